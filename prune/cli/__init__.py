@@ -1,0 +1,121 @@
+"""The command line: a table of commands, each a file of its own, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Protocol, cast
+
+from prune import __version__
+from prune.errors import PruneError
+
+COMMANDS: dict[str, str] = {
+    "data": "make or check a data set: voc, coco, shapes, check",
+    "train": "train a network, or fine-tune a pruned one (--pt)",
+    "val": "score a checkpoint on a split: P, R, mAP",
+    "detect": "draw boxes on pictures, folders, videos",
+    "whole": "turn any public checkpoint into ours",
+    "show": "layers, couplings and costs of a checkpoint",
+    "diff": "two checkpoints, layer by layer",
+    "conv": "prune single convolutions",
+    "layers": "prune a range of layers",
+    "export": "write ONNX (checked) or Darknet files",
+}
+
+
+class _CommandModule(Protocol):
+    """What each file in this folder offers."""
+
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int | None: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, with a guess at what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with status 2."""
+        hint = f" (see {self.prog} --help)"
+        sys.stderr.write(f"prune: {message}{hint}\n")
+        sys.exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"prune {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        sys.stderr.write(f"prune: unknown command {name!r}{_guess(name, COMMANDS)}\n")
+        return 2
+    module = cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
+    parser = _parser(name, module)
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        known = _option_strings(parser)
+        parser.error(f"unknown argument {unknown[0]!r}{_guess(unknown[0], known)}")
+    return _guarded(module, args)
+
+
+def _guarded(module: _CommandModule, args: argparse.Namespace) -> int:
+    try:
+        return module.run(args) or 0
+    except PruneError as error:
+        sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("prune: stopped\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`| head`); nothing more to say to it
+        return 0
+
+
+def _parser(name: str, module: _CommandModule) -> Parser:
+    parser = Parser(
+        prog=f"prune {name}",
+        description=COMMANDS[name],
+        epilog=f"example:\n{module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+    return (
+        f"prune {__version__}: make trained detectors small and fast, every cut proved\n\n"
+        f"usage: prune COMMAND [options]    prune COMMAND --help\n\n{rows}"
+    )
+
+
+def _hyphens(word: str) -> str:
+    """Let --img_size mean --img-size; values keep their underscores."""
+    option, equals, value = word.partition("=")
+    return option.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
+    own = list(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            own += [s for sub in action.choices.values() for s in _option_strings(sub)]
+    return own
+
+
+def _guess(word: str, known: Sequence[str] | dict[str, str]) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

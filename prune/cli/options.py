@@ -1,0 +1,89 @@
+"""Options that several commands share, under the names YOLO users' fingers know."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def weights(parser: argparse.ArgumentParser, *, default: str | None = "whole_model.pt") -> None:
+    """Add --weights, one checkpoint."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path(default) if default else None,
+        required=default is None,
+        metavar="FILE",
+        help="checkpoint to read" + (f" (default ./{default})" if default else ""),
+    )
+
+
+def image_size(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Add --img-size; None means the checkpoint's own size. With `nargs` "+" it is a list."""
+    parser.add_argument(
+        "--img-size",
+        "--imgsz",
+        "--img",
+        type=int,
+        nargs=nargs,
+        default=None,
+        metavar="PX",
+        help="picture size in pixels (default: the checkpoint's)",
+    )
+
+
+def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:
+    """Add --batch-size."""
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"pictures a batch (default {default})",
+    )
+
+
+def device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", default="", metavar="D", help="cpu or a GPU's number (default: GPU if any)"
+    )
+
+
+def data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add --data, a data.yaml."""
+    parser.add_argument(
+        "--data", type=Path, required=required, metavar="YAML", help="data set description"
+    )
+
+
+def workers(parser: argparse.ArgumentParser, *, default: int = 2) -> None:
+    """Add --workers."""
+    parser.add_argument(
+        "--workers", type=int, default=default, metavar="N", help="loader processes (0: none)"
+    )
+
+
+def thresholds(parser: argparse.ArgumentParser, *, confidence: float, iou: float) -> None:
+    """Add --conf-thres and --iou-thres."""
+    parser.add_argument(
+        "--conf-thres", "--conf", type=float, default=confidence, help="lowest confidence kept"
+    )
+    parser.add_argument(
+        "--iou-thres", "--iou", type=float, default=iou, help="overlap above which NMS drops a box"
+    )
+
+
+def run_folder(parser: argparse.ArgumentParser, *, project: str) -> None:
+    """Add --project, --name and --exist-ok: where a run's files go."""
+    parser.add_argument("--project", type=Path, default=Path(project), help="folder of runs")
+    parser.add_argument("--name", default="exp", help="this run's folder in it")
+    parser.add_argument("--exist-ok", action="store_true", help="write into an existing folder")
+
+
+def json_output(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON document on stdout, nothing else"
+    )

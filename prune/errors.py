@@ -1,0 +1,64 @@
+"""What can go wrong, as one tree.
+
+    PruneError                 exit 2: the user can mend it
+    ├── InputError             a file or an option that cannot be used
+    │   ├── CfgError           Darknet text: unknown section or key, layers that do not fit
+    │   ├── CheckpointError    not a checkpoint, truncated, weights that do not fit the cfg
+    │   └── DataError          data.yaml, labels, pictures
+    ├── PlanError              a cut that cannot be made
+    ├── DeviceError            a device this machine lacks
+    └── RunError               exit 1: the input was good, the run failed
+        ├── ProofError         a pruned network that differs from the masked original
+        ├── ExportError        an exported file that differs from the network
+        └── TrainError         a loss that is not finite, a run that cannot go on
+
+The command line turns each into one line on stderr; anything else is a bug and keeps its traceback.
+"""
+
+
+class PruneError(Exception):
+    """Anything the project raises on purpose; the message says what came and what is allowed."""
+
+    exit_code = 2
+
+
+class InputError(PruneError):
+    """A file or an option that cannot be used."""
+
+
+class CfgError(InputError):
+    """Darknet cfg text that describes no network."""
+
+
+class CheckpointError(InputError):
+    """A weights file that cannot be read, or weights that do not fit their cfg."""
+
+
+class DataError(InputError):
+    """A data set, label or picture that cannot be used."""
+
+
+class PlanError(PruneError):
+    """A cut that cannot be made."""
+
+
+class DeviceError(PruneError):
+    """A device this machine does not have."""
+
+
+class RunError(PruneError):
+    """The input was good; the run failed."""
+
+    exit_code = 1
+
+
+class ProofError(RunError):
+    """A pruned network whose outputs differ from the masked original's."""
+
+
+class ExportError(RunError):
+    """An exported file that does not compute what the network computes."""
+
+
+class TrainError(RunError):
+    """Training that cannot go on."""

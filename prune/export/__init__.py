@@ -1,0 +1,1 @@
+"""Exports: ONNX checked against torch, Darknet files."""

@@ -1,0 +1,64 @@
+"""Folders for runs: runs/<command>/<name>, never overwritten."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+
+from prune.atomic import write_text
+from prune.errors import InputError
+
+_RECORDED = ("detector-prune", "torch", "torch-pruning", "numpy", "onnx", "onnxruntime")
+
+
+def new_run(project: Path, name: str, *, exist_ok: bool = False) -> Path:
+    """Make the folder `project/name`, or name2, name3, ... where that one is taken.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    for number in count(1):
+        folder = project / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        return folder
+    raise AssertionError("unreachable: count() never ends")
+
+
+def versions() -> dict[str, str]:
+    """Name the versions a result depends on: Python and the libraries that compute."""
+    found = {"python": platform.python_version()}
+    for package in _RECORDED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def record(folder: Path, options: Mapping[str, object]) -> None:
+    """Write opt.yaml (the options) and run.json (options, command, versions, machine)."""
+    import yaml
+
+    plain = {key: _plain(value) for key, value in sorted(options.items())}
+    write_text(folder / "opt.yaml", yaml.safe_dump(plain, sort_keys=True))
+    run = {
+        "command": sys.argv,
+        "options": plain,
+        "versions": versions(),
+        "machine": {"node": platform.node(), "system": platform.platform()},
+    }
+    write_text(folder / "run.json", json.dumps(run, indent=1))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,1 @@
+"""Scoring: detections out of boxes, COCO metrics, plots."""

@@ -1,0 +1,1 @@
+"""Training: loss, assignment, optimiser, schedule and the loop."""
