@@ -1,6 +1,7 @@
 """Boxes as tensors: conversions and overlaps.
 
-"xywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom. Units are the caller's.
+"xywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom.
+Units are the caller's.
 """
 
 import math

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
@@ -77,8 +78,8 @@ def _guarded(module: _CommandModule, args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("prune: stopped\n")
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`| head`); nothing more to say to it
+    except BrokenPipeError:  # the reader went away (`| head`): drop what is left, quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

@@ -35,8 +35,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         for i, name in enumerate(columns)
     ]
     right = [
-        all(not isinstance(row[i], str) for row in rows) and bool(rows)
-        for i in range(len(columns))
+        all(not isinstance(row[i], str) for row in rows) and bool(rows) for i in range(len(columns))
     ]
     print(_line(columns, widths, right))
     print("  ".join("-" * width for width in widths))

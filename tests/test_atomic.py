@@ -1,0 +1,37 @@
+"""Files are written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from prune.atomic import replacing, write_text
+from prune.errors import InputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "kept.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as part:
+        part.write_text("half")
+        raise RuntimeError("the writer died")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_good_write_replaces_and_makes_the_folder(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "file.txt"
+    write_text(target, "whole")
+    write_text(target, "whole again")
+    assert target.read_text() == "whole again"
+    assert target.stat().st_mode & 0o044, "others may read it, as they could any other new file"
+
+
+def test_a_folder_as_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        write_text(tmp_path, "text")
+
+
+def test_a_file_as_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_text(tmp_path / "file" / "inside.txt", "text")
