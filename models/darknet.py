@@ -1,0 +1,142 @@
+"""The network of a cfg, built section by section."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .head import Yolo
+from .layers import LAYERS, Convolution, present
+from .layout import LayerInfo, decoded_layers, layout
+from .sections import Section, head_path, heads, parse, with_options, write
+
+
+def build(text: str, *, source: str = "cfg") -> Darknet:
+    """Build the network that cfg text describes.
+
+    Raises:
+        CfgError: the text describes no network; the message names source, line and key.
+    """
+    return Darknet(parse(text, source=source))
+
+
+class Darknet(nn.Module):
+    """A detector whose layers are the sections of a cfg.
+
+    Attributes:
+        module_list: layer i is section i + 1; each module is called with the tensors it reads.
+    """
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        super().__init__()
+        layers = layout(sections)
+        decoded = decoded_layers(sections)
+        self._built = tuple(sections)
+        self._inputs = tuple(layer.inputs for layer in layers)
+        self._stale = _last_uses(self._inputs)
+        self.module_list = nn.ModuleList(
+            LAYERS[layer.kind](_as_logits(section) if layer.index in decoded else section, layer)
+            for section, layer in zip(sections[1:], layers, strict=True)
+        )
+        for head, convolution in zip(self.heads, self._head_layers().values(), strict=True):
+            _expect_few_objects(convolution, head)
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The cfg of the network as it is now: widths are read from the modules."""
+        return (self._built[0], *map(present, self._built[1:], self.module_list))
+
+    @property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """Inputs, present widths and strides of every layer."""
+        return layout(self.sections)
+
+    @property
+    def heads(self) -> list[Yolo]:
+        """The detection heads in cfg order."""
+        return [module for module in self.module_list if isinstance(module, Yolo)]
+
+    @property
+    def stride(self) -> int:
+        """The largest stride of any layer: sides of a picture must be multiples of it."""
+        return max(max(layer.strides) for layer in self.layers)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the head maps.
+
+        Args:
+            images: RGB in 0..1, [N, 3, H, W].
+
+        Returns:
+            One map of logits a head, [N, A*(5+classes), ny, nx], in cfg order.
+        """
+        maps = []
+        kept = {-1: images}
+        for index, module in enumerate(self.module_list):
+            kept[index] = module(*(kept[layer] for layer in self._inputs[index]))
+            if isinstance(module, Yolo):
+                maps.append(kept[index])
+            for layer in self._stale[index]:
+                del kept[layer]
+        return tuple(maps)
+
+    def decode(self, maps: Sequence[Tensor]) -> Tensor:
+        """Turn head maps into boxes.
+
+        Args:
+            maps: what `forward` gave.
+
+        Returns:
+            [N, boxes, 5 + classes]: centre x, y, width, height in pixels, objectness, class probabilities.
+        """
+        decoded = [head.decode(x) for head, x in zip(self.heads, maps, strict=True)]
+        return torch.cat(decoded, dim=1)
+
+    def head_convolutions(self) -> frozenset[str]:
+        """Name the convolutions that feed the heads, whose outputs no cut may touch."""
+        return frozenset(f"module_list.{index}.Conv2d" for index in self._head_layers())
+
+    def cfg_text(self) -> str:
+        """Write the cfg of the network as it is now."""
+        return write(self.sections)
+
+    def _head_layers(self) -> dict[int, Convolution]:
+        """Find the convolution of each head, by its index, in cfg order."""
+        found = {}
+        for head in heads(self._built):
+            index = head_path(self._built, head)[-1]
+            module = self.module_list[index]
+            assert isinstance(module, Convolution)
+            found[index] = module
+        return found
+
+
+def _as_logits(section: Section) -> Section:
+    return with_options(section, activation="linear")
+
+
+def _last_uses(inputs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """List after each layer the outputs that nothing reads any more."""
+    last = {-1: 0}
+    for index, layers in enumerate(inputs):
+        last |= dict.fromkeys((index, *layers), index)
+    return tuple(
+        tuple(i for i, use in last.items() if use == index) for index in range(len(inputs))
+    )
+
+
+@torch.no_grad()
+def _expect_few_objects(convolution: Convolution, head: Yolo) -> None:
+    """Start a head with few objects in mind: 8 a picture of 640 pixels, all classes alike.
+
+    A prior of this kind keeps early training stable (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    """
+    bias = convolution.Conv2d.bias
+    if bias is None:
+        return
+    prior = bias.view(head.anchors.shape[0], -1)  # [A, 5 + classes]
+    prior[:, 4] += math.log(8 / (640 / head.stride) ** 2)
+    prior[:, 5:] += math.log(0.6 / (head.classes - 0.99))

@@ -1,0 +1,247 @@
+"""Which layer reads which, how wide each is and at which stride: a cfg checked without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .sections import (
+    Section,
+    activation,
+    anchor_mask,
+    count,
+    fault,
+    flag,
+    heads,
+    numbers,
+    option,
+    positive,
+    references,
+)
+
+Strides = tuple[int, int]
+EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer's place in the network.
+
+    Attributes:
+        index: its position in module_list.
+        kind: its section's name.
+        inputs: the layers it reads, in the order its module takes them; -1 is the picture.
+        in_channels: width of what it reads; of a route all of it, of a sum or product one of its terms.
+        out_channels: width of what it gives.
+        strides: picture pixels a cell, down and across; 0 for one cell that stands for the whole picture.
+    """
+
+    index: int
+    kind: str
+    inputs: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    strides: Strides
+
+    @property
+    def stride(self) -> int:
+        """Picture pixels a cell, down."""
+        return self.strides[0]
+
+
+def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
+    """Follow widths and strides through a cfg.
+
+    Raises:
+        CfgError: a reference to a layer that is not there, or layers whose shapes do not fit.
+    """
+    channels = option(sections[0], "channels", positive, 3)
+    done = {-1: LayerInfo(-1, "net", (), channels, channels, (1, 1))}
+    for index, section in enumerate(sections[1:]):
+        inputs = references(sections, index)
+        sources = tuple(done[i] for i in inputs)
+        for source in sources:
+            if source.kind == "yolo":
+                raise fault(section, "", f"layer {index} reads layer {source.index}, a [yolo] head")
+        width, strides = RULES[section.kind](section, sources)
+        read = sources if section.kind == "route" else sources[:1]
+        read_width = sum(source.out_channels for source in read)
+        done[index] = LayerInfo(index, section.kind, inputs, read_width, width, strides)
+    decoded_layers(sections)
+    return tuple(done[index] for index in range(len(sections) - 1))
+
+
+# A rule gives a layer's width and strides from its section and from what it reads.
+Rule = Callable[[Section, Sequence[LayerInfo]], tuple[int, Strides]]
+
+
+def _convolutional(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    filters = option(section, "filters", positive)
+    groups = option(section, "groups", positive, 1)
+    width = sources[0].out_channels
+    if width % groups or filters % groups:
+        raise fault(
+            section,
+            "groups",
+            f"{groups} divides not both {width} channels in and {filters} filters",
+        )
+    option(section, "activation", activation)
+    return filters, _down(section, sources[0], 1)
+
+
+def _maxpool(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    return sources[0].out_channels, _down(section, sources[0], 1)
+
+
+def step(section: Section) -> Strides:
+    """Read a window's stride, down and across."""
+    both = option(section, "stride", positive, 1)
+    return option(section, "stride_y", positive, both), option(section, "stride_x", positive, both)
+
+
+def _down(section: Section, source: LayerInfo, _: int) -> Strides:
+    down, across = step(section)
+    return source.strides[0] * down, source.strides[1] * across
+
+
+def _upsample(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    factor = option(section, "stride", positive, 2)
+    down, across = sources[0].strides
+    if down % factor or across % factor:
+        raise fault(
+            section, "stride", f"{factor} times finer than stride {down} is finer than a pixel"
+        )
+    return sources[0].out_channels, (down // factor, across // factor)
+
+
+def _route(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    groups = option(section, "groups", positive, 1)
+    if option(section, "group_id", count, 0) >= groups:
+        raise fault(section, "group_id", f"must be below groups={groups}")
+    for source in sources:
+        if source.out_channels % groups:
+            raise fault(section, "groups", f"{groups} does not divide {_shape(source)}")
+        if source.strides != sources[0].strides:
+            raise _unequal(section, "layers", sources[0], source)
+    return sum(source.out_channels // groups for source in sources), sources[0].strides
+
+
+def _shortcut(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    for source in sources[1:]:
+        if (source.out_channels, source.strides) != (sources[0].out_channels, sources[0].strides):
+            raise _unequal(section, "from", sources[0], source)
+    return sources[0].out_channels, sources[0].strides
+
+
+def _broadcast(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    """Let one value a channel (the second input) meet a map (the first)."""
+    if len(sources) != 2:
+        raise fault(section, "from", f"names {len(sources) - 1} layers; it must name one")
+    first, second = sources
+    if first.out_channels != second.out_channels or second.strides not in (
+        EVERYWHERE,
+        first.strides,
+    ):
+        raise _unequal(section, "from", first, second)
+    return first.out_channels, first.strides
+
+
+def _scale_channels(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    """Squeeze-and-excitation: the layer before holds the scales, `from` the map."""
+    return _broadcast(section, sources[::-1])
+
+
+def _average(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    return sources[0].out_channels, EVERYWHERE
+
+
+def _reorg(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    factor = option(section, "stride", positive, 2)
+    down, across = sources[0].strides
+    return sources[0].out_channels * factor * factor, (down * factor, across * factor)
+
+
+def _implicit(section: Section, _: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    return option(section, "filters", positive), EVERYWHERE
+
+
+def _same(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    return sources[0].out_channels, sources[0].strides
+
+
+def _yolo(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    source = sources[0]
+    anchors = option(section, "anchors", numbers)
+    mask = anchor_mask(section)
+    if len(anchors) % 2 or option(section, "num", positive, len(anchors) // 2) != len(anchors) // 2:
+        raise fault(
+            section, "anchors", f"{len(anchors)} numbers are not num= pairs of width and height"
+        )
+    if not all(0 <= i < len(anchors) // 2 for i in mask):
+        raise fault(section, "mask", f"anchors are 0 to {len(anchors) // 2 - 1}")
+    outputs = len(mask) * (5 + option(section, "classes", positive, 20))
+    if source.out_channels != outputs:
+        raise fault(
+            section,
+            "classes",
+            f"needs {outputs} channels (anchors x (5 + classes)), gets {_shape(source)}",
+        )
+    if source.strides[0] != source.strides[1] or source.strides[0] < 1:
+        raise fault(section, "", f"needs square cells, gets {_shape(source)}")
+    return outputs, source.strides
+
+
+RULES: Mapping[str, Rule] = {
+    "convolutional": _convolutional,
+    "maxpool": _maxpool,
+    "upsample": _upsample,
+    "route": _route,
+    "shortcut": _shortcut,
+    "scale_channels": _scale_channels,
+    "avgpool": _average,
+    "reorg": _reorg,
+    "implicit_add": _implicit,
+    "implicit_mul": _implicit,
+    "shift_channels": _broadcast,
+    "control_channels": _broadcast,
+    "dropout": _same,
+    "yolo": _yolo,
+}
+
+
+def decoded_layers(sections: Sequence[Section]) -> frozenset[int]:
+    """List the layers whose activation=logistic belongs to the decoding of the head behind them.
+
+    A new_coords=1 head takes probabilities in Darknet, so the layer before it ends in a sigmoid there. Here maps are
+    logits: the builder leaves that sigmoid out and the head applies it when it decodes.
+
+    Raises:
+        CfgError: a new_coords=1 head without it, or another layer that reads the same output.
+    """
+    found = set()
+    for head in heads(sections):
+        if not option(sections[head + 1], "new_coords", flag, 0):
+            continue
+        before = sections[head]
+        if head == 0 or before.options.get("activation") != "logistic":
+            raise fault(
+                sections[head + 1],
+                "new_coords",
+                f"expects probabilities: write activation=logistic in the [{before.kind}] of line {before.line}",
+            )
+        found.add(head - 1)
+    for index in range(len(sections) - 1):
+        for layer in found.intersection(references(sections, index)) if found else ():
+            if sections[index + 1].kind != "yolo":
+                raise fault(
+                    sections[index + 1], "", f"reads layer {layer}, whose output belongs to a head"
+                )
+    return frozenset(found)
+
+
+def _shape(layer: LayerInfo) -> str:
+    return f"{layer.out_channels} channels at stride {layer.stride} of layer {layer.index}"
+
+
+def _unequal(section: Section, key: str, first: LayerInfo, second: LayerInfo) -> Exception:
+    return fault(section, key, f"{_shape(first)} do not fit {_shape(second)}")

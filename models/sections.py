@@ -1,0 +1,440 @@
+"""Darknet cfg text <-> sections, without torch.
+
+A cfg is a list of `[kind]` sections with `key=value` lines. The first is [net]; section i + 1 is layer i. Every kind and
+every key is in KEYS with the reader of its value, so an unknown one is an error and never a silent skip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from prune.errors import CfgError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section; equal to another with the same content, wherever it was read.
+
+    Attributes:
+        kind: the name between the brackets, e.g. "convolutional".
+        options: key -> value as written.
+        line: where its header stands, counted from 1; 0 for a section that was never text.
+        comments: remarks above or inside it, without the leading `#`; written back above it.
+        source: the file it was read from, for messages.
+    """
+
+    kind: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    line: int = field(default=0, compare=False)
+    comments: tuple[str, ...] = ()
+    source: str = field(default="cfg", compare=False)
+
+
+def fault(section: Section, key: str, problem: str) -> CfgError:
+    """Name the place of a mistake in front of what is wrong: `net.cfg, line 12, [route] layers: ...`."""
+    place = f"{section.source}, line {section.line}, [{section.kind}]"
+    return CfgError(f"{place} {key}: {problem}" if key else f"{place}: {problem}")
+
+
+# A reader turns a value's text into what it means; its ValueError says what would be right.
+
+
+def anything(text: str) -> str:
+    """Take a value that only Darknet's own training reads."""
+    return text
+
+
+def integer(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Read a whole number that is not below `low`."""
+
+    def read(text: str) -> int:
+        if (value := integer(text)) < low:
+            raise ValueError(f"a whole number of at least {low}")
+        return value
+
+    return read
+
+
+def number(text: str) -> float:
+    """Read a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("a number")
+    return value
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas; a comma at the end is allowed, as in Darknet."""
+    try:
+        return tuple(int(part) for part in text.strip(" ,").split(","))
+    except ValueError:
+        raise ValueError("whole numbers between commas, e.g. -1,-4") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read numbers between commas; a comma at the end is allowed, as in Darknet."""
+    try:
+        return tuple(number(part) for part in text.strip(" ,").split(","))
+    except ValueError:
+        raise ValueError("numbers between commas, e.g. 12,16, 19,36") from None
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Read one of a few words."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError("one of " + ", ".join(names))
+        return text
+
+    return read
+
+
+Reader = Callable[[str], object]
+
+flag, count, positive = at_least(0), at_least(0), at_least(1)
+activation = one_of("linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "logistic")
+weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
+weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
+
+# Keys that steer Darknet's own training or display and do not change what a network computes.
+NET_TRAINING = (
+    "batch subdivisions batch_normalize time_steps track augment_speed sequential_subdivisions momentum decay angle"
+    " saturation exposure hue learning_rate burn_in max_batches policy power gamma step scale steps scales seq_scales"
+    " sgdr_cycle sgdr_mult num_cycles mosaic mosaic_bound cutmix mixup blur gaussian_noise letter_box flip aspect"
+    " max_crop min_crop ema_alpha adam B1 B2 eps loss_scale optimized_memory workspace_size_limit_MB adversarial_lr"
+    " attention contrastive contrastive_jit_flip contrastive_color unsupervised label_smooth_eps dynamic_minibatch"
+    " max_chart_loss num_sigmas_reject_badlabels equidistant_point badlabels_rejection_threshold weights_reject_freq"
+    " use_cuda_graph try_fix_nan show_receptive_field no_exposure resize_step init_sequential_subdivisions"
+    " learning_rate_min inputs random focal_loss"
+)
+YOLO_TRAINING = (
+    "jitter ignore_thresh truth_thresh random iou_thresh iou_normalizer cls_normalizer obj_normalizer"
+    " delta_normalizer uc_normalizer iou_loss iou_thresh_kind beta_nms nms_kind max_delta resize label_smooth_eps"
+    " focal_loss objectness_smooth counters_per_class max thresh map show_details embedding_layer"
+    " track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm stopbackward use_tanh"
+)
+LAYER_TRAINING = "stopbackward onlyforward burnin_update train_only_bn learning_rate_scale dontload dontloadscales"
+
+
+def _training(keys: str) -> dict[str, Reader]:
+    return dict.fromkeys(keys.split(), anything)
+
+
+KEYS: dict[str, dict[str, Reader]] = {
+    "net": {"width": positive, "height": positive, "channels": positive} | _training(NET_TRAINING),
+    "convolutional": {
+        "batch_normalize": flag,
+        "filters": positive,
+        "size": positive,
+        "stride": positive,
+        "stride_x": positive,
+        "stride_y": positive,
+        "pad": flag,
+        "padding": count,
+        "groups": positive,
+        "activation": activation,
+    },
+    "maxpool": {
+        "size": positive,
+        "stride": positive,
+        "stride_x": positive,
+        "stride_y": positive,
+        "padding": count,
+    },
+    "upsample": {"stride": positive},
+    "route": {"layers": integers, "groups": positive, "group_id": count},
+    "shortcut": {
+        "from": integers,
+        "activation": activation,
+        "weights_type": weights_type,
+        "weights_normalization": weights_normalization,
+    },
+    "scale_channels": {"from": integers, "activation": activation},
+    "avgpool": {},
+    "reorg": {"stride": positive},
+    "implicit_add": {"filters": positive},
+    "implicit_mul": {"filters": positive},
+    "shift_channels": {"from": integers, "activation": activation},
+    "control_channels": {"from": integers, "activation": activation},
+    "dropout": {"probability": number}
+    | _training("dropblock dropblock_size_rel dropblock_size_abs"),
+    "yolo": {
+        "mask": integers,
+        "anchors": numbers,
+        "classes": positive,
+        "num": positive,
+        "scale_x_y": number,
+        "new_coords": flag,
+    }
+    | _training(YOLO_TRAINING),
+}
+for _kind in KEYS.keys() - {"net", "yolo"}:
+    KEYS[_kind] |= _training(LAYER_TRAINING)
+
+ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool"}
+
+
+def option(section: Section, key: str, read: Callable[[str], T], default: T | None = None) -> T:
+    """Read one value of a section.
+
+    Raises:
+        CfgError: the key is missing and has no default, or its text is not what `read` takes.
+    """
+    if key not in section.options:
+        if default is None:
+            raise fault(section, key, "is missing")
+        return default
+    try:
+        return read(section.options[key])
+    except ValueError as error:
+        raise fault(section, key, f"is {section.options[key]!r}; it must be {error}") from None
+
+
+def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
+    """Read cfg text.
+
+    Args:
+        text: the file's content; `#` and `;` start comments.
+        source: the file's name, for messages.
+
+    Raises:
+        CfgError: an unknown section or key, a key given twice with two values, a value of the wrong kind, or text that
+            does not start with [net]; the message names source, line and key.
+    """
+    sections: list[Section] = []
+    waiting: tuple[
+        str, ...
+    ] = ()  # comments that belong to the next header, or to this section if a key comes first
+    for line, raw in enumerate(text.lstrip("\ufeff").splitlines(), start=1):
+        code, comments = _without_comment(raw)
+        waiting += comments
+        if code.startswith("["):
+            sections.append(_header(code, line, source=source, comments=waiting))
+        elif code and not sections:
+            raise CfgError(
+                f"{source}, line {line}: {code!r} stands before any section; a cfg starts with [net]"
+            )
+        elif code:
+            sections[-1] = _with_line(sections[-1], code, line, comments=waiting)
+        waiting = () if code else waiting
+    if not sections:
+        raise CfgError(f"{source} holds no sections; a cfg starts with [net]")
+    sections[-1] = replace(sections[-1], comments=sections[-1].comments + waiting)
+    _check_order(sections)
+    return tuple(sections)
+
+
+def _without_comment(raw: str) -> tuple[str, tuple[str, ...]]:
+    """Split a line into its code and its comment, if there is one."""
+    line = raw.strip()
+    if line.startswith((";", "#")):
+        return "", (line[1:].strip(),)
+    code, sign, comment = line.partition("#")
+    return code.strip(), (comment.strip(),) if sign else ()
+
+
+def _header(code: str, line: int, *, source: str, comments: tuple[str, ...]) -> Section:
+    kind = code[1:-1].strip() if code.endswith("]") else ""
+    kind = ALIASES.get(kind, kind)
+    if kind not in KEYS:
+        known = ", ".join(KEYS)
+        raise CfgError(f"{source}, line {line}: unknown section {code}; known are {known}")
+    return Section(kind, {}, line, comments, source)
+
+
+def _with_line(section: Section, code: str, line: int, *, comments: tuple[str, ...]) -> Section:
+    """Add the key=value of one line to a section."""
+    here = replace(section, line=line)
+    key, sign, value = (part.strip() for part in code.partition("="))
+    if not sign:
+        raise fault(here, "", f"{code!r} is not key=value")
+    if key not in KEYS[section.kind]:
+        known = ", ".join(key for key, read in KEYS[section.kind].items() if read is not anything)
+        raise fault(here, key, f"unknown key; this section has {known or 'none'}")
+    if section.options.get(key, value) != value:
+        raise fault(here, key, f"is {value} here and {section.options[key]} above; keep one")
+    option(replace(here, options={key: value}), key, KEYS[section.kind][key])
+    return replace(
+        section,
+        options={**section.options, key: value},
+        comments=section.comments + comments,
+    )
+
+
+def _check_order(sections: Sequence[Section]) -> None:
+    if sections[0].kind != "net":
+        raise fault(sections[0], "", "is the first section; a cfg starts with [net]")
+    for section in sections[1:]:
+        if section.kind == "net":
+            raise fault(section, "", "is a second [net]; a cfg has one, at the top")
+
+
+def write(sections: Iterable[Section]) -> str:
+    """Write sections as cfg text; `parse` gives equal sections back."""
+    return "\n".join(_text(section) for section in sections)
+
+
+def _text(section: Section) -> str:
+    comments = [f"# {comment}".rstrip() for comment in section.comments]
+    options = [f"{key}={value}" for key, value in section.options.items()]
+    return "\n".join([*comments, f"[{section.kind}]", *options, ""])
+
+
+def with_options(section: Section, **changes: object) -> Section:
+    """Copy a section with some values set; a key that was there keeps its place."""
+    return replace(section, options={**section.options, **{k: str(v) for k, v in changes.items()}})
+
+
+def references(sections: Sequence[Section], index: int) -> tuple[int, ...]:
+    """Name the layers that layer `index` reads, in the order its module takes them; -1 is the picture.
+
+    Raises:
+        CfgError: a reference to a layer that is not before this one.
+    """
+    section = sections[index + 1]
+    kind = section.kind
+    if kind in ("implicit_add", "implicit_mul"):
+        return ()
+    if kind == "route":
+        return _resolve(section, "layers", index)
+    if kind in ("shortcut", "scale_channels", "shift_channels", "control_channels"):
+        return (index - 1, *_resolve(section, "from", index))
+    return (index - 1,)
+
+
+def _resolve(section: Section, key: str, index: int) -> tuple[int, ...]:
+    """Turn a list of layers, negative ones counted from here, into indexes."""
+    found = []
+    for value in option(section, key, integers):
+        layer = index + value if value < 0 else value
+        if not 0 <= layer < index:
+            allowed = f"layers before it are 0 to {index - 1}" if index else "no layer is before it"
+            raise fault(section, key, f"{value} is no layer before layer {index}; {allowed}")
+        found.append(layer)
+    return tuple(found)
+
+
+def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
+    """List the layers between a [yolo] layer and its convolution, from the head back to it.
+
+    The convolution comes last; what is multiplied with or added to its output ([implicit_mul]) is on the way.
+
+    Raises:
+        CfgError: no convolution feeds the head.
+    """
+    path: list[int] = []
+    layer = index
+    while True:
+        sources = references(sections, layer)
+        if not sources or sources[0] < 0 or sections[layer + 1].kind not in _PASSING:
+            raise fault(sections[index + 1], "", f"no convolution feeds the head at layer {index}")
+        path.extend(sources[1:])
+        layer = sources[0]
+        path.append(layer)
+        if sections[layer + 1].kind == "convolutional":
+            return tuple(path)
+
+
+_PASSING = ("yolo", "route", "shift_channels", "control_channels", "dropout")
+
+
+def heads(sections: Sequence[Section]) -> tuple[int, ...]:
+    """List the indexes of the [yolo] layers."""
+    return tuple(i for i, section in enumerate(sections[1:]) if section.kind == "yolo")
+
+
+def anchor_mask(section: Section) -> tuple[int, ...]:
+    """Name the anchors a [yolo] section uses; all of them without mask=."""
+    pairs = len(option(section, "anchors", numbers)) // 2
+    return option(section, "mask", integers, tuple(range(pairs)))
+
+
+def with_classes(sections: Sequence[Section], classes: int) -> tuple[Section, ...]:
+    """Copy a cfg for another number of classes: heads, their convolutions and what these are multiplied with.
+
+    Raises:
+        CfgError: `classes` below 1, or a head without a convolution.
+    """
+    if classes < 1:
+        raise CfgError(f"classes is {classes}; a detector needs at least 1")
+    changed = list(sections)
+    for head in heads(sections):
+        outputs = len(anchor_mask(sections[head + 1])) * (5 + classes)
+        changed[head + 1] = with_options(changed[head + 1], classes=classes)
+        for layer in head_path(sections, head):
+            if "filters" in KEYS[changed[layer + 1].kind]:
+                changed[layer + 1] = with_options(changed[layer + 1], filters=outputs)
+    return tuple(changed)
+
+
+def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, ...]:
+    """Copy a cfg with its decoding spelled out.
+
+    Args:
+        sections: what `parse` gave.
+        decoding: "torch" for a cfg that came with a checkpoint of the public PyTorch code, which decodes every head as
+            xy = 2p - 0.5, wh = (2p)^2 anchor whatever the cfg says, and weighs a shortcut by 2 sigmoid(w) / n;
+            "darknet" for one that came with .weights, where exp() is the rule unless new_coords=1 is there.
+
+    Raises:
+        CfgError: another word, or a head that nothing feeds.
+    """
+    if decoding not in DECODINGS:
+        raise CfgError(f"decoding is {decoding!r}; it must be one of {', '.join(DECODINGS)}")
+    return DECODINGS[decoding](sections)
+
+
+def _torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
+    changed = [
+        with_options(section, weights_normalization="sigmoid")
+        if section.options.get("weights_type", "none") != "none"
+        else section
+        for section in sections
+    ]
+    for head in heads(sections):
+        changed[head + 1] = with_options(changed[head + 1], new_coords=1, scale_x_y="2.0")
+        before = changed[head]
+        if before.kind not in ("convolutional", "control_channels"):
+            raise fault(
+                sections[head + 1],
+                "",
+                f"follows [{before.kind}]; a head follows a [convolutional] or [control_channels]",
+            )
+        changed[head] = with_options(before, activation="logistic")
+    return tuple(changed)
+
+
+def _darknet_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
+    return tuple(
+        with_options(
+            section,
+            new_coords=section.options.get("new_coords", "0"),
+            scale_x_y=section.options.get("scale_x_y", "1.0"),
+        )
+        if section.kind == "yolo"
+        else section
+        for section in sections
+    )
+
+
+DECODINGS: dict[str, Callable[[Sequence[Section]], tuple[Section, ...]]] = {
+    "torch": _torch_decoding,
+    "darknet": _darknet_decoding,
+}
