@@ -1,0 +1,166 @@
+"""A detector over a split: forward, NMS, back to the original pictures, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prune.data import labels
+from prune.data.frames import Frame
+from prune.score.frames import to_original
+from prune.score.metrics import Boxes, Scores, evaluate
+from prune.score.nms import detections
+
+if TYPE_CHECKING:
+    from prune.data.loader import Batch
+    from prune.models.darknet import Darknet
+
+Detector = Callable[[Tensor], Tensor]
+"""images [N, 3, H, W] float 0..1 -> decoded [N, boxes, 5 + classes], xywh in pixels."""
+
+Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
+"""(head maps, targets [M, 6]) -> the loss's items, [k]."""
+
+
+@dataclass
+class Collected:
+    """What a pass over a split gave, one array a picture (see metrics.py), and what it took."""
+
+    truth: list[Boxes] = field(default_factory=list)
+    found: list[Boxes] = field(default_factory=list)
+    forward_s: float = 0.0
+    nms_s: float = 0.0
+
+    def scores(self, names: Sequence[str]) -> Scores:
+        """Evaluate what was collected; times are a picture."""
+        pictures = max(len(self.truth), 1)
+        return replace(
+            evaluate(self.truth, self.found, names),
+            forward_ms=1000 * self.forward_s / pictures,
+            nms_ms=1000 * self.nms_s / pictures,
+        )
+
+
+def score(
+    net: Darknet,
+    loader: Iterable[Batch],
+    names: Sequence[str],
+    *,
+    device: torch.device,
+    confidence: float = 0.001,
+    iou: float = 0.65,
+    half: bool = False,
+    loss: Loss | None = None,
+) -> Scores:
+    """Score a network; it comes back in the mode (training or not) it was in.
+
+    Args:
+        net: on `device` already.
+        loader: batches of the split.
+        names: the classes.
+        device: where pictures are put.
+        confidence: lowest confidence kept; low, since a score counts the whole curve.
+        iou: NMS threshold.
+        half: compute in mixed precision on a GPU; the weights stay as they are.
+        loss: also average this loss over the split, into `Scores.losses`.
+
+    Raises:
+        DataError: a picture or a label of the split cannot be read.
+    """
+    sums: list[Tensor] = []
+
+    def forward(images: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.float16, enabled=half and device.type == "cuda"):
+            maps = net(images)
+        maps = tuple(head.float() for head in maps)
+        if loss is not None:
+            sums.append(loss(maps, targets.to(device)) * len(images))
+        return net.decode(maps)
+
+    with evaluating(net):
+        collected = _collect(
+            forward, loader, len(names), device=device, confidence=confidence, iou=iou
+        )
+    scores = collected.scores(names)
+    if not sums:
+        return scores
+    return replace(scores, losses=tuple((torch.stack(sums).sum(dim=0) / scores.images).tolist()))
+
+
+def collect(
+    detector: Detector,
+    loader: Iterable[Batch],
+    classes: int,
+    *,
+    device: torch.device,
+    confidence: float = 0.001,
+    iou: float = 0.65,
+) -> Collected:
+    """Run any detector, a network or an exported file, over a split; arguments as in `score`."""
+
+    def forward(images: Tensor, _: Tensor) -> Tensor:
+        return detector(images)
+
+    with torch.inference_mode():
+        return _collect(forward, loader, classes, device=device, confidence=confidence, iou=iou)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, without gradients, for the length of the block."""
+    before = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        net.train(before)
+
+
+def _collect(
+    forward: Callable[[Tensor, Tensor], Tensor],
+    loader: Iterable[Batch],
+    classes: int,
+    *,
+    device: torch.device,
+    confidence: float,
+    iou: float,
+) -> Collected:
+    collected = Collected()
+    for batch in loader:
+        images = batch.images.to(device, non_blocking=True).float() / 255  # [N, 3, H, W]
+        started = _now(device)
+        decoded = forward(images, batch.targets)
+        between = _now(device)
+        found = detections(decoded, confidence=confidence, iou=iou)
+        collected.forward_s += between - started
+        collected.nms_s += _now(device) - between
+        for boxes, path, frame in zip(found, batch.paths, batch.frames, strict=True):
+            collected.found.append(to_original(boxes, frame).cpu().numpy())
+            collected.truth.append(_truth(path, frame, classes))
+    return collected
+
+
+def _truth(path: Path, frame: Frame, classes: int) -> Boxes:
+    """Read a picture's label file, [n, 5] class + xyxy in pixels of the original.
+
+    From the file, not from the batch's targets: what the loader did to them is not taken on trust.
+    """
+    rows = labels.read(labels.label_path(path), classes=classes).astype(np.float64)
+    size = np.array((frame.width, frame.height))
+    centre, half = rows[:, 1:3] * size, rows[:, 3:5] * size / 2
+    return np.concatenate((rows[:, :1], centre - half, centre + half), axis=1)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
