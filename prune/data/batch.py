@@ -1,0 +1,93 @@
+"""One batch from its key: the functions that run in worker processes and keep no state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import PCG64, Generator, SeedSequence
+from torch import Tensor
+
+from prune.data.augment import letterbox
+from prune.data.frames import Frame, batch_shape, place
+from prune.data.labels import Boxes
+from prune.data.pictures import Image
+from prune.data.samples import training_sample
+from prune.data.store import Pictures, load, to_shares
+
+
+class Batch(NamedTuple):
+    """What one step of training or scoring needs.
+
+    Attributes:
+        images: uint8 [N, 3, H, W], RGB, contiguous.
+        targets: float32 [M, 6]: picture's number in the batch, class, cx, cy, w, h as shares of
+            the batch's picture.
+        paths: one a picture; of a mosaic, the first picture's.
+        frames: one a picture when scoring, to map boxes back; empty when training.
+    """
+
+    images: Tensor
+    targets: Tensor
+    paths: list[Path]
+    frames: list[Frame]
+
+
+class TrainKey(NamedTuple):
+    """Names one training batch: the epoch, the place of its first sample in it, the pictures."""
+
+    epoch: int
+    first: int
+    indices: tuple[int, ...]
+
+
+def generator(seed: int, epoch: int, position: int) -> Generator:
+    """The random numbers of one sample; position -1 is the epoch's own, for its order."""
+    return Generator(PCG64(SeedSequence((seed, epoch, position + 1))))
+
+
+def training_batch(
+    key: TrainKey, *, pictures: Pictures, hyp: Mapping[str, float], seed: int
+) -> Batch:
+    """Augment the pictures of one batch, [N, 3, imgsz, imgsz]."""
+    samples = [
+        training_sample(pictures, index, hyp=hyp, rng=generator(seed, key.epoch, position))
+        for position, index in enumerate(key.indices, start=key.first)
+    ]
+    return assemble(samples, paths=[pictures.paths[index] for index in key.indices])
+
+
+def scoring_batch(
+    indices: tuple[int, ...], *, pictures: Pictures, stride: int, rectangular: bool
+) -> Batch:
+    """Letterbox pictures into the least shape that holds them, or the least square for `imgsz`."""
+    loaded = [load(pictures, index) for index in indices]
+    sizes = [(image.shape[0], image.shape[1]) for image, _, _ in loaded]
+    square = [(pictures.imgsz, pictures.imgsz)]
+    shape = batch_shape(sizes if rectangular else square, stride)
+    return assemble(
+        [letterbox(image, boxes, shape) for image, boxes, _ in loaded],
+        paths=[pictures.paths[index] for index in indices],
+        frames=[
+            place(original, size, shape)
+            for (_, _, original), size in zip(loaded, sizes, strict=True)
+        ],
+    )
+
+
+def assemble(
+    samples: Sequence[tuple[Image, Boxes]], *, paths: list[Path], frames: Sequence[Frame] = ()
+) -> Batch:
+    """Join samples of one size: BGR [H, W, 3] to RGB [N, 3, H, W], pixels to shares."""
+    height, width = shape = (samples[0][0].shape[0], samples[0][0].shape[1])
+    images = np.empty((len(samples), 3, height, width), dtype=np.uint8)
+    targets = [np.zeros((0, 6), dtype=np.float32)]
+    for i, (image, boxes) in enumerate(samples):
+        for channel in range(3):
+            cv2.extractChannel(image, 2 - channel, images[i, channel])
+        numbers = np.full((len(boxes), 1), i, dtype=np.float32)
+        targets.append(np.concatenate((numbers, to_shares(boxes, shape)), axis=1))
+    joined = torch.from_numpy(np.concatenate(targets))
+    return Batch(torch.from_numpy(images), joined, paths, list(frames))

@@ -1,0 +1,85 @@
+"""Where a picture lies inside the square or rectangle that the network sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from prune.data.pictures import Image
+
+GREY = 114  # the published padding value, near the mean of natural pictures
+
+Shape = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An original picture's size and its place in the batch: x_original = (x - pad_x) / scale.
+
+    Sizes and pads are pixels. The shorter side is rounded to whole pixels after scaling, so boxes
+    mapped back are right to half a pixel of the scaled picture.
+    """
+
+    height: int
+    width: int
+    scale: float
+    pad_x: int
+    pad_y: int
+
+
+def loading_size(size: Shape, longest: int) -> Shape:
+    """Scale a height and width so that the longer becomes `longest`; no side falls below 1 px."""
+    scale = longest / max(size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def resize(image: Image, size: Shape) -> Image:
+    """Resize to (height, width): by area when shrinking, so that small things do not flicker."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method), dtype=np.uint8)
+
+
+def place(original: Shape, loaded: Shape, shape: Shape) -> Frame:
+    """Centre a picture of size `original`, resized to `loaded`, in a batch of size `shape`."""
+    longer = 0 if original[0] >= original[1] else 1
+    return Frame(
+        height=original[0],
+        width=original[1],
+        scale=loaded[longer] / original[longer],  # the side that was not rounded
+        pad_x=(shape[1] - loaded[1]) // 2,
+        pad_y=(shape[0] - loaded[0]) // 2,
+    )
+
+
+def pad(image: Image, shape: Shape) -> Image:
+    """Centre a picture on grey of size (height, width), which must hold it."""
+    height, width = image.shape[:2]
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    if (height, width) == shape:
+        return image
+    sides = (top, shape[0] - height - top, left, shape[1] - width - left)
+    padded = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
+    return np.asarray(padded, dtype=np.uint8)
+
+
+def fit(image: Image, shape: Shape) -> tuple[Image, Frame]:
+    """Letterbox any picture into (height, width), as large as it can be.
+
+    Returns:
+        The padded picture, [height, width, 3], and the frame that maps boxes back.
+    """
+    original = (image.shape[0], image.shape[1])
+    scale = min(shape[0] / original[0], shape[1] / original[1])
+    loaded = loading_size(original, round(max(original) * scale))
+    return pad(resize(image, loaded), shape), place(original, loaded, shape)
+
+
+def batch_shape(sizes: Sequence[Shape], stride: int) -> Shape:
+    """The least height and width, both multiples of `stride`, that hold every size."""
+    height, width = (-(-max(sides) // stride) * stride for sides in zip(*sizes, strict=True))
+    return height, width

@@ -1,0 +1,231 @@
+"""Batches of pictures: shuffled and augmented for training, in order and untouched for scoring.
+
+What a batch holds depends on the seed, the epoch and the batch's number alone, never on how many
+worker processes made it: every sample has its own random generator, and a worker keeps no state.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Generic, TypeVar
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training_batch
+from prune.data.frames import Frame
+from prune.data.samples import HYP_KEYS
+from prune.data.spec import DataSpec
+from prune.data.store import Pictures, cpus, gather, picture_size
+from prune.errors import DataError, PruneError
+
+__all__ = ["Batch", "Frame", "Loader", "TrainLoader", "score_loader", "train_loader"]
+
+Key = TypeVar("Key")
+
+
+class Loader:
+    """Batches made by worker processes, in a fixed order.
+
+    The workers live as long as the loader. Breaking off an iteration is fine; the next one starts
+    at the beginning.
+
+    Raises:
+        DataError: while iterating, a picture that cannot be read; it is raised here, not in a
+            worker, and names the file.
+    """
+
+    def __init__(
+        self, make: Callable[[Key], Batch], keys: Iterable[Key], *, count: int, workers: int
+    ) -> None:
+        self.count = count
+        self.workers = min(workers, cpus(), count)  # more only take each other's processor
+        self._batches: DataLoader[Batch | PruneError] = DataLoader(
+            _Made(make),
+            batch_size=None,  # a key is a whole batch
+            sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            multiprocessing_context=_context() if self.workers else None,
+            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # its own, so that loading leaves torch's numbers alone
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for made in self._batches:
+            if isinstance(made, PruneError):
+                raise made
+            yield made
+
+
+class TrainLoader(Loader):
+    """Training batches of one epoch at a time; the last one may be smaller."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        batch_size: int,
+        hyp: Mapping[str, float],
+        workers: int,
+        seed: int,
+    ) -> None:
+        self._order = _Order(len(pictures.paths), batch_size, seed)
+        make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
+        super().__init__(make, self._order, count=len(self._order), workers=workers)
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the number of its first batch.
+
+        A run that stopped after k batches goes on with start=k as if it had never stopped;
+        `len()` stays the whole epoch's.
+        """
+        self._order.epoch, self._order.start = epoch, start
+
+
+def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
+    spec: DataSpec,
+    *,
+    split: str = "train",
+    imgsz: int,
+    batch_size: int,
+    stride: int = 32,
+    hyp: Mapping[str, float],
+    workers: int = 2,
+    seed: int = 0,
+    cache: str | None = None,
+) -> TrainLoader:
+    """Load a split shuffled and augmented.
+
+    Args:
+        spec: the data set.
+        split: which of its splits.
+        imgsz: the batch's height and width, pixels.
+        batch_size: pictures a batch.
+        stride: the network's largest stride, which must divide `imgsz`.
+        hyp: the augmentation's chances and ranges (`HYP_KEYS`); other keys are not looked at.
+        workers: processes that load; 0 loads in this one. At most one a processor is started.
+        seed: fixes order and augmentation, for any number of workers.
+        cache: "ram" keeps the decoded pictures in memory at the loading size.
+
+    Raises:
+        DataError: no pictures, a broken label, a size that does not suit the network, no room for
+            the cache.
+    """
+    if imgsz % stride or imgsz <= 0:
+        below = imgsz // stride * stride
+        raise DataError(
+            f"image size is {imgsz}; training needs a multiple of the network's stride {stride}, "
+            f"e.g. {max(below, stride)} or {max(below, stride) + stride}"
+        )
+    if missing := [key for key in HYP_KEYS if key not in hyp]:
+        raise DataError(f"hyper-parameters lack {', '.join(missing)}")
+    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    return TrainLoader(pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed)
+
+
+def score_loader(
+    spec: DataSpec,
+    *,
+    split: str,
+    imgsz: int,
+    batch_size: int,
+    stride: int = 32,
+    workers: int = 2,
+    rectangular: bool = True,
+    cache: str | None = None,
+) -> Loader:
+    """Load every picture of a split once, letterboxed, nothing else done to it.
+
+    Args:
+        spec: the data set.
+        split: which of its splits.
+        imgsz: what the longer side of a picture is scaled to, pixels.
+        batch_size: pictures a batch.
+        stride: the batch's height and width are multiples of it.
+        workers: processes that load; 0 loads in this one. At most one a processor is started.
+        rectangular: batches of pictures alike in shape, as small as they allow; otherwise squares
+            in the split's order.
+        cache: "ram" keeps the decoded pictures in memory at the loading size.
+
+    Raises:
+        DataError: no pictures, a broken label or picture header, no room for the cache.
+    """
+    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
+    keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
+    return Loader(make, keys, count=len(keys), workers=workers)
+
+
+def by_aspect(pictures: Pictures) -> list[int]:
+    """The pictures' numbers from widest to tallest, equal ones in their own order."""
+    if pictures.cache is not None:
+        sizes = list(pictures.cache.originals)
+    else:
+        with ThreadPoolExecutor(cpus()) as pool:
+            sizes = list(pool.map(picture_size, pictures.paths))
+    return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
+
+
+class _Order:
+    """The keys of one epoch, shuffled by seed and epoch alone."""
+
+    def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
+        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-self.pictures // self.batch_size)
+
+    def __iter__(self) -> Iterator[TrainKey]:
+        order = generator(self.seed, self.epoch, -1).permutation(self.pictures).tolist()
+        for first in range(self.start * self.batch_size, self.pictures, self.batch_size):
+            yield TrainKey(self.epoch, first, tuple(order[first : first + self.batch_size]))
+
+
+class _Made(Dataset["Batch | PruneError"], Generic[Key]):
+    """What torch's loader asks for a batch; our errors come back as values.
+
+    Raised in a worker, they would reach the caller wrapped in the worker's traceback.
+    """
+
+    def __init__(self, make: Callable[[Key], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, key: Key) -> Batch | PruneError:
+        try:
+            return self.make(key)
+        except PruneError as error:
+            return error
+
+
+def _as_it_is(made: object) -> object:
+    """Take the place of torch's collation, which would turn paths and frames into tensors."""
+    return made
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Start workers from a clean server process: forking one that runs threads can hang.
+
+    The server imports torch and OpenCV once, so that a further worker costs milliseconds.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _start_worker(_: int) -> None:
+    """Keep a worker to one thread, and leave Ctrl-C to the main process, which ends its workers."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

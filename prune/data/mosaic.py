@@ -1,0 +1,42 @@
+"""Four pictures on one canvas (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.3)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prune.data.augment import shift, visible
+from prune.data.frames import GREY
+from prune.data.labels import Boxes
+from prune.data.pictures import Image
+
+# Which of a tile's corners touches the mosaic's centre, as shares of the tile's width and height
+# to step back from it: top left tile, top right, bottom left, bottom right.
+STEPS_BACK = ((1, 1), (0, 1), (1, 0), (0, 0))
+
+
+def mosaic(
+    tiles: Sequence[tuple[Image, Boxes]], centre: tuple[int, int], size: int
+) -> tuple[Image, Boxes]:
+    """Put four pictures around one point of a grey canvas, cut where they leave it.
+
+    Args:
+        tiles: four pictures with boxes in pixels; no side longer than `size`.
+        centre: x, y in pixels where the four meet, published as uniform in [size/2, 3 size/2].
+        size: half the canvas's side.
+
+    Returns:
+        The canvas, [2 size, 2 size, 3], and the boxes of which enough is left on it.
+    """
+    side = 2 * size
+    canvas = np.full((side, side, 3), GREY, dtype=np.uint8)
+    parts = []
+    for (image, boxes), back in zip(tiles, STEPS_BACK, strict=True):
+        height, width = image.shape[:2]
+        left, top = centre[0] - back[0] * width, centre[1] - back[1] * height
+        rows = slice(max(top, 0), min(top + height, side))
+        columns = slice(max(left, 0), min(left + width, side))
+        canvas[rows, columns] = image[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
+        parts.append(shift(boxes, (left, top)))
+    return canvas, visible(np.concatenate(parts), (side, side))

@@ -1,0 +1,153 @@
+"""A split's pictures and labels: read, scaled to the loading size, kept in memory on request."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from prune.data import labels
+from prune.data.frames import Shape, loading_size, resize
+from prune.data.labels import Boxes
+from prune.data.pictures import Image, read_image
+from prune.errors import DataError
+
+EXIF_ORIENTATION = 0x0112  # the tag; 1 means upright
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Decoded pictures one after another in memory that worker processes share."""
+
+    pixels: Tensor  # uint8 [bytes], in shared memory
+    starts: tuple[int, ...]  # first byte of each picture
+    originals: tuple[Shape, ...]  # height, width before scaling
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split, ready to load: paths, labels, and the length that longer sides are scaled to."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[Boxes, ...]  # each [n, 5]: class, cx, cy, w, h as shares of the picture
+    imgsz: int
+    cache: Cache | None = None
+
+
+def gather(paths: Sequence[Path], *, classes: int, imgsz: int, cache: str | None) -> Pictures:
+    """Read all labels, and with cache="ram" all pictures, up front.
+
+    Raises:
+        DataError: a broken label or picture, no pictures at all, or no room for the cache.
+    """
+    if not paths:
+        raise DataError("no pictures in this split; `prune data check` shows what data.yaml finds")
+    if cache not in (None, "ram"):
+        raise DataError(f"cache is {cache!r}; it can be 'ram' or left out")
+    boxes = tuple(labels.read(labels.label_path(path), classes=classes) for path in paths)
+    kept = fill_cache(paths, imgsz) if cache else None
+    return Pictures(tuple(paths), boxes, imgsz, kept)
+
+
+def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
+    """One picture with its longer side at `imgsz`.
+
+    Returns:
+        The picture, uint8 [h, w, 3] BGR (not to be written to: it may be the cache itself); its
+        boxes, [n, 5] class + xyxy in pixels; its original height and width.
+    """
+    if pictures.cache is not None:
+        image, original = _cached(pictures.cache, index, pictures.imgsz)
+    else:
+        whole = read_image(pictures.paths[index])
+        original = (whole.shape[0], whole.shape[1])
+        image = resize(whole, loading_size(original, pictures.imgsz))
+    return image, to_pixels(pictures.labels[index], (image.shape[0], image.shape[1])), original
+
+
+def to_pixels(boxes: Boxes, shape: Shape) -> Boxes:
+    """Turn shares (class, cx, cy, w, h) into pixels (class, x1, y1, x2, y2), [n, 5]."""
+    size = np.array(shape[::-1], dtype=np.float32)
+    centre, half = boxes[:, 1:3] * size, boxes[:, 3:5] * size / 2
+    return np.concatenate((boxes[:, :1], centre - half, centre + half), axis=1)
+
+
+def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
+    """Turn pixels (class, x1, y1, x2, y2) into shares (class, cx, cy, w, h), [n, 5]."""
+    size = np.array(shape[::-1], dtype=np.float32)
+    low, high = boxes[:, 1:3] / size, boxes[:, 3:5] / size
+    return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
+
+
+def picture_size(path: Path) -> Shape:
+    """Read a picture's height and width as decoded, from the header where that is enough.
+
+    Raises:
+        DataError: the file cannot be read as a picture.
+    """
+    try:
+        with PIL.Image.open(path) as header:
+            width, height = header.size
+            upright = header.getexif().get(EXIF_ORIENTATION, 1) == 1
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        upright = False  # Pillow cannot tell
+    if upright:
+        return height, width
+    whole = read_image(path)  # the decoder in use has the last word
+    return whole.shape[0], whole.shape[1]
+
+
+def fill_cache(paths: Sequence[Path], imgsz: int) -> Cache:
+    """Decode and scale every picture into shared memory.
+
+    Raises:
+        DataError: a broken picture, or not enough shared memory.
+    """
+    with ThreadPoolExecutor(cpus()) as pool:  # decoding and resizing let go of the interpreter
+        originals = tuple(pool.map(picture_size, paths))
+        sizes = [loading_size(original, imgsz) for original in originals]
+        ends = np.cumsum([height * width * 3 for height, width in sizes]).tolist()
+        starts = (0, *ends[:-1])
+        cache = Cache(_shared(ends[-1]), starts, originals)
+
+        def fill(index: int) -> None:
+            whole = read_image(paths[index])
+            if whole.shape[:2] != originals[index]:
+                raise DataError(f"{paths[index]}: decodes to another size than its header says")
+            _cached(cache, index, imgsz)[0][:] = resize(whole, sizes[index])
+
+        list(pool.map(fill, range(len(paths))))
+    return cache
+
+
+def cpus() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cached(cache: Cache, index: int, imgsz: int) -> tuple[Image, Shape]:
+    """A view of one cached picture, and its original size."""
+    original = cache.originals[index]
+    height, width = loading_size(original, imgsz)
+    start = cache.starts[index]
+    pixels = cache.pixels[start : start + height * width * 3].numpy()
+    return pixels.reshape(height, width, 3), original
+
+
+def _shared(size: int) -> Tensor:
+    """Memory for `size` bytes that every process sees, uint8 [size]."""
+    try:
+        pixels = torch.empty(size, dtype=torch.uint8)
+        pixels.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    except RuntimeError as error:
+        raise DataError(
+            f"cache needs {size / 1e6:.0f} MB of shared memory ({error}); train without --cache"
+        ) from error
+    return pixels
