@@ -7,13 +7,14 @@ run and no code has to be kept beside it. `torch.load(path, weights_only=True)` 
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from prune.atomic import replacing
 from prune.errors import CheckpointError
@@ -67,7 +68,7 @@ def capture(
     imgsz: int,
     history: Iterable[Mapping[str, object]] = (),
 ) -> Checkpoint:
-    """Describe `net` as a checkpoint; the tensors are shared with the network where it is on the CPU.
+    """Describe `net` as a checkpoint; a network on the CPU shares its tensors with it.
 
     Raises:
         CheckpointError: the number of names is not the number of classes.
@@ -145,7 +146,8 @@ def network(checkpoint: Checkpoint) -> Darknet:
         CheckpointError: weights that do not fit the cfg (names the layer and both shapes), that are
             not finite, or another number of names than of classes.
     """
-    net = build(checkpoint.cfg, source="the checkpoint's cfg")
+    with _Undrawn():
+        net = build(checkpoint.cfg, source="the checkpoint's cfg")
     _check_names(net, checkpoint.names)
     fill(net, checkpoint.model)
     return net.eval()
@@ -191,6 +193,34 @@ def digest(path: Path) -> str:
 def network_id(cfg_text: str) -> str:
     """Return the SHA-256 of a cfg text, in hexadecimal: what a plan names its network by."""
     return hashlib.sha256(cfg_text.encode()).hexdigest()
+
+
+_DRAWING = (
+    torch.nn.init.kaiming_uniform_,
+    torch.nn.init.uniform_,
+    torch.nn.init.normal_,
+    Tensor.uniform_,
+    Tensor.normal_,
+)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave fresh weights undrawn: the file's take their place, and memory not touched is not used.
+
+    (Building on the meta device does the same, and imports sympy on the way: 1.6 seconds.)
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = kwargs or {}
+        if func in _DRAWING:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _read(path: Path) -> object:
@@ -289,7 +319,7 @@ def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> N
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
-    # The sum needs no temporary the size of the weights; only a suspicious one is looked at closely.
+    # The sum needs no temporary of the size of the weights; a suspicious one is looked at closely.
     if not tensor.sum().isfinite() and not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).sum())
         raise CheckpointError(
