@@ -1,0 +1,24 @@
+"""One thing that is wrong with a data set, and where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, in which file and, where known, in which line.
+
+    `kind` is a few fixed words that can be counted; `detail` says what this one is about.
+    A fatal problem is one that training refuses; the others are remarks.
+    """
+
+    kind: str
+    path: Path
+    line: int | None = None
+    detail: str = ""
+    fatal: bool = False
+
+    def __str__(self) -> str:
+        """Write "file:line: kind: detail", as compilers do."""
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.kind}" + (f": {self.detail}" if self.detail else "")
