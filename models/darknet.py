@@ -28,21 +28,22 @@ class Darknet(nn.Module):
 
     Attributes:
         module_list: layer i is section i + 1; each module is called with the tensors it reads.
+        stride: the largest of any layer; sides of a picture must be multiples of it.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
         super().__init__()
-        layers = layout(sections)
-        decoded = decoded_layers(sections)
+        layers, decoded = layout(sections), decoded_layers(sections)
         self._built = tuple(sections)
         self._inputs = tuple(layer.inputs for layer in layers)
         self._stale = _last_uses(self._inputs)
+        self.stride = max(max(layer.strides) for layer in layers)
         self.module_list = nn.ModuleList(
             LAYERS[layer.kind](_as_logits(section) if layer.index in decoded else section, layer)
             for section, layer in zip(sections[1:], layers, strict=True)
         )
-        for head, convolution in zip(self.heads, self._head_layers().values(), strict=True):
-            _expect_few_objects(convolution, head)
+        for index, head in zip(self._head_layers(), self.heads, strict=True):
+            _expect_few_objects(self.module_list[index], head)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -58,11 +59,6 @@ class Darknet(nn.Module):
     def heads(self) -> list[Yolo]:
         """The detection heads in cfg order."""
         return [module for module in self.module_list if isinstance(module, Yolo)]
-
-    @property
-    def stride(self) -> int:
-        """The largest stride of any layer: sides of a picture must be multiples of it."""
-        return max(max(layer.strides) for layer in self.layers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the head maps.
@@ -90,7 +86,8 @@ class Darknet(nn.Module):
             maps: what `forward` gave.
 
         Returns:
-            [N, boxes, 5 + classes]: centre x, y, width, height in pixels, objectness, class probabilities.
+            [N, boxes, 5 + classes]: centre x, y, width, height in pixels, objectness, class
+            probabilities.
         """
         decoded = [head.decode(x) for head, x in zip(self.heads, maps, strict=True)]
         return torch.cat(decoded, dim=1)
@@ -103,15 +100,9 @@ class Darknet(nn.Module):
         """Write the cfg of the network as it is now."""
         return write(self.sections)
 
-    def _head_layers(self) -> dict[int, Convolution]:
-        """Find the convolution of each head, by its index, in cfg order."""
-        found = {}
-        for head in heads(self._built):
-            index = head_path(self._built, head)[-1]
-            module = self.module_list[index]
-            assert isinstance(module, Convolution)
-            found[index] = module
-        return found
+    def _head_layers(self) -> tuple[int, ...]:
+        """Find the convolution of each head, in cfg order."""
+        return tuple(head_path(self._built, head)[-1] for head in heads(self._built))
 
 
 def _as_logits(section: Section) -> Section:
@@ -124,16 +115,17 @@ def _last_uses(inputs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     for index, layers in enumerate(inputs):
         last |= dict.fromkeys((index, *layers), index)
     return tuple(
-        tuple(i for i, use in last.items() if use == index) for index in range(len(inputs))
+        tuple(layer for layer, use in last.items() if use == index) for index in range(len(inputs))
     )
 
 
 @torch.no_grad()
-def _expect_few_objects(convolution: Convolution, head: Yolo) -> None:
+def _expect_few_objects(convolution: nn.Module, head: Yolo) -> None:
     """Start a head with few objects in mind: 8 a picture of 640 pixels, all classes alike.
 
-    A prior of this kind keeps early training stable (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    Such a prior keeps early training stable (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
+    assert isinstance(convolution, Convolution)
     bias = convolution.Conv2d.bias
     if bias is None:
         return

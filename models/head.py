@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 
 class Yolo(nn.Module):
-    """One detection head. It learns nothing; its layer passes the map on, `decode` turns it into boxes.
+    """One detection head: as a layer it passes its map on, `decode` turns the map into boxes.
 
     Attributes:
-        anchors: widths and heights in pixels, [A, 2]; moves with the module and is not in its state dict.
+        anchors: widths and heights in pixels, [A, 2]; moves with the module, stays out of its
+            state dict.
         stride: pixels a cell.
         classes: number of classes.
         scale_x_y: how far a centre may leave its cell; 1.0 not at all, 2.0 by half a cell.
-        new_coords: True for wh = (2p)^2 anchor (the PyTorch decoding), False for wh = exp(t) anchor (YOLOv3/v4).
+        new_coords: True for wh = (2p)^2 anchor (the PyTorch decoding), False for
+            wh = exp(t) anchor (YOLOv3/v4).
     """
 
     anchors: Tensor
@@ -40,7 +42,10 @@ class Yolo(nn.Module):
         return x
 
     def split(self, x: Tensor) -> Tensor:
-        """Sort a map by anchor and cell, [N, A*no, ny, nx] -> [N, A, ny, nx, no] with no = 5 + classes."""
+        """Sort a map by anchor and cell, [N, A*no, ny, nx] -> [N, A, ny, nx, no].
+
+        no is 5 + classes.
+        """
         batch, _, rows, columns = x.shape
         x = x.reshape(batch, self.anchors.shape[0], 5 + self.classes, rows, columns)
         return x.permute(0, 1, 3, 4, 2)
@@ -53,7 +58,7 @@ class Yolo(nn.Module):
             anchors: the anchor of each, pixels, [..., 2].
 
         Returns:
-            Offset of the centre from its cell's corner, in cells, [..., 2]; size in pixels, [..., 2].
+            Offset of the centre from its cell's corner in cells, size in pixels, both [..., 2].
         """
         centre = raw[..., :2].sigmoid() * self.scale_x_y - (self.scale_x_y - 1) / 2
         if self.new_coords:
@@ -67,18 +72,20 @@ class Yolo(nn.Module):
             x: logits, [N, A*no, ny, nx].
 
         Returns:
-            [N, A*ny*nx, no]: centre x, y, width, height in pixels, objectness, class probabilities; in the order
-            anchor, row, column.
+            [N, A*ny*nx, no]: centre x, y, width, height in pixels, objectness, class
+            probabilities; in the order anchor, row, column.
         """
         raw = self.split(x)  # [N, A, ny, nx, no]
-        offset, size = self.box(raw[..., :4], self.anchors[:, None, None].to(raw.dtype))
+        offset, size = self.box(raw[..., :4], self.anchors[:, None, None])
         centre = (offset + self._cells(raw)) * self.stride
         return torch.cat((centre, size, raw[..., 4:].sigmoid()), dim=-1).flatten(1, 3)
 
-    @staticmethod
-    def _cells(raw: Tensor) -> Tensor:
-        """Number the cells, [N, A, ny, nx, no] -> x and y of each, [ny, nx, 2]."""
-        rows = torch.arange(raw.shape[2], device=raw.device, dtype=raw.dtype)
-        columns = torch.arange(raw.shape[3], device=raw.device, dtype=raw.dtype)
+    def _cells(self, raw: Tensor) -> Tensor:
+        """Number the cells, [N, A, ny, nx, no] -> x and y of each, [ny, nx, 2].
+
+        They have the anchors' type: under autocast a half-precision map gets float32 pixels.
+        """
+        rows = torch.arange(raw.shape[2], device=raw.device, dtype=self.anchors.dtype)
+        columns = torch.arange(raw.shape[3], device=raw.device, dtype=self.anchors.dtype)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         return torch.stack((x, y), dim=-1)

@@ -1,4 +1,4 @@
-"""The layer kinds of a cfg as modules; each is called with the tensors it reads, module(*tensors)."""
+"""The layer kinds of a cfg as modules, each called with the tensors it reads: module(*tensors)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .head import Yolo
-from .layout import LayerInfo, step
-from .sections import (
-    Section,
+from .keys import (
     activation,
-    anchor_mask,
     count,
     flag,
     number,
     numbers,
-    option,
     positive,
     weights_normalization,
     weights_type,
-    with_options,
 )
+from .layout import LayerInfo, step
+from .sections import Section, anchor_mask, option, with_options
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
@@ -62,7 +59,7 @@ class Convolution(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Darknet's maximum of a window: `padding` cells of -inf in all, the smaller half of them first.
+    """Darknet's maximum of a window: `padding` cells of -inf in all, the smaller half first.
 
     The output has (size in + padding - window) // stride + 1 cells.
     """
@@ -110,7 +107,7 @@ class Shortcut(nn.Module):
         return out
 
 
-# A normalisation turns the weights of a sum, [n] or [n, C], into what its terms are multiplied with.
+# A normalisation turns the weights of a sum, [n] or [n, C], into the factors of its terms.
 
 
 def _as_they_are(w: Tensor) -> Tensor:
@@ -118,7 +115,10 @@ def _as_they_are(w: Tensor) -> Tensor:
 
 
 def _relu_share(w: Tensor) -> Tensor:
-    """Darknet's `relu`: w / sum(w), no weight below 0.001 (its training code; 0.0001 keeps the sum from zero)."""
+    """Darknet's `relu`, as its GPU code trains it: w / sum(w), with no w below 0.001.
+
+    It adds 0.0001 to the sum.
+    """
     w = w.clamp(min=1e-3)
     return w / (w.sum(dim=0, keepdim=True) + 1e-4)
 

@@ -1,23 +1,14 @@
-"""Which layer reads which, how wide each is and at which stride: a cfg checked without building anything."""
+"""Which layer reads which, how wide and at which stride: a cfg checked before anything is built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .sections import (
-    Section,
-    activation,
-    anchor_mask,
-    count,
-    fault,
-    flag,
-    heads,
-    numbers,
-    option,
-    positive,
-    references,
-)
+from prune.errors import CfgError
+
+from .keys import KEYS, activation, count, flag, numbers, positive
+from .sections import Section, anchor_mask, fault, heads, option, references
 
 Strides = tuple[int, int]
 EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
@@ -31,9 +22,9 @@ class LayerInfo:
         index: its position in module_list.
         kind: its section's name.
         inputs: the layers it reads, in the order its module takes them; -1 is the picture.
-        in_channels: width of what it reads; of a route all of it, of a sum or product one of its terms.
+        in_channels: width of what it reads: of a route all inputs, of a sum or product one.
         out_channels: width of what it gives.
-        strides: picture pixels a cell, down and across; 0 for one cell that stands for the whole picture.
+        strides: picture pixels a cell, down and across; 0 where one cell stands for the picture.
     """
 
     index: int
@@ -55,6 +46,8 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
     Raises:
         CfgError: a reference to a layer that is not there, or layers whose shapes do not fit.
     """
+    if not heads(sections):
+        raise fault(sections[0], "", "no [yolo] follows; a detector has at least one head")
     channels = option(sections[0], "channels", positive, 3)
     done = {-1: LayerInfo(-1, "net", (), channels, channels, (1, 1))}
     for index, section in enumerate(sections[1:]):
@@ -80,17 +73,14 @@ def _convolutional(section: Section, sources: Sequence[LayerInfo]) -> tuple[int,
     groups = option(section, "groups", positive, 1)
     width = sources[0].out_channels
     if width % groups or filters % groups:
-        raise fault(
-            section,
-            "groups",
-            f"{groups} divides not both {width} channels in and {filters} filters",
-        )
+        problem = f"{groups} must divide {width} channels in and {filters} filters"
+        raise fault(section, "groups", problem)
     option(section, "activation", activation)
-    return filters, _down(section, sources[0], 1)
+    return filters, _down(section, sources[0])
 
 
 def _maxpool(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
-    return sources[0].out_channels, _down(section, sources[0], 1)
+    return sources[0].out_channels, _down(section, sources[0])
 
 
 def step(section: Section) -> Strides:
@@ -99,7 +89,7 @@ def step(section: Section) -> Strides:
     return option(section, "stride_y", positive, both), option(section, "stride_x", positive, both)
 
 
-def _down(section: Section, source: LayerInfo, _: int) -> Strides:
+def _down(section: Section, source: LayerInfo) -> Strides:
     down, across = step(section)
     return source.strides[0] * down, source.strides[1] * across
 
@@ -108,9 +98,7 @@ def _upsample(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Stri
     factor = option(section, "stride", positive, 2)
     down, across = sources[0].strides
     if down % factor or across % factor:
-        raise fault(
-            section, "stride", f"{factor} times finer than stride {down} is finer than a pixel"
-        )
+        raise fault(section, "stride", f"{factor} makes {_shape(sources[0])} finer than pixels")
     return sources[0].out_channels, (down // factor, across // factor)
 
 
@@ -138,10 +126,8 @@ def _broadcast(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Str
     if len(sources) != 2:
         raise fault(section, "from", f"names {len(sources) - 1} layers; it must name one")
     first, second = sources
-    if first.out_channels != second.out_channels or second.strides not in (
-        EVERYWHERE,
-        first.strides,
-    ):
+    fits = second.strides in (EVERYWHERE, first.strides)
+    if first.out_channels != second.out_channels or not fits:
         raise _unequal(section, "from", first, second)
     return first.out_channels, first.strides
 
@@ -171,24 +157,24 @@ def _same(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
 
 def _yolo(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
     source = sources[0]
-    anchors = option(section, "anchors", numbers)
-    mask = anchor_mask(section)
-    if len(anchors) % 2 or option(section, "num", positive, len(anchors) // 2) != len(anchors) // 2:
-        raise fault(
-            section, "anchors", f"{len(anchors)} numbers are not num= pairs of width and height"
-        )
-    if not all(0 <= i < len(anchors) // 2 for i in mask):
-        raise fault(section, "mask", f"anchors are 0 to {len(anchors) // 2 - 1}")
-    outputs = len(mask) * (5 + option(section, "classes", positive, 20))
+    outputs = _check_anchors(section) * (5 + option(section, "classes", positive, 20))
     if source.out_channels != outputs:
-        raise fault(
-            section,
-            "classes",
-            f"needs {outputs} channels (anchors x (5 + classes)), gets {_shape(source)}",
-        )
+        problem = f"anchors x (5 + classes) is {outputs}, but in come {_shape(source)}"
+        raise fault(section, "classes", problem)
     if source.strides[0] != source.strides[1] or source.strides[0] < 1:
-        raise fault(section, "", f"needs square cells, gets {_shape(source)}")
+        raise fault(section, "", f"needs square cells, but in come {_shape(source)}")
     return outputs, source.strides
+
+
+def _check_anchors(section: Section) -> int:
+    """Count the anchors a head uses."""
+    values = len(option(section, "anchors", numbers))
+    pairs, mask = values // 2, anchor_mask(section)
+    if values % 2 or option(section, "num", positive, pairs) != pairs:
+        raise fault(section, "anchors", f"{values} numbers are not num= pairs of width and height")
+    if not all(0 <= i < pairs for i in mask):
+        raise fault(section, "mask", f"is {mask}; the anchors are 0 to {pairs - 1}")
+    return len(mask)
 
 
 RULES: Mapping[str, Rule] = {
@@ -212,36 +198,36 @@ RULES: Mapping[str, Rule] = {
 def decoded_layers(sections: Sequence[Section]) -> frozenset[int]:
     """List the layers whose activation=logistic belongs to the decoding of the head behind them.
 
-    A new_coords=1 head takes probabilities in Darknet, so the layer before it ends in a sigmoid there. Here maps are
-    logits: the builder leaves that sigmoid out and the head applies it when it decodes.
+    A new_coords=1 head takes probabilities in Darknet, so the layer before it ends in a sigmoid
+    there. Here maps are logits: the builder leaves that sigmoid out, the head applies it when it
+    decodes.
 
     Raises:
         CfgError: a new_coords=1 head without it, or another layer that reads the same output.
     """
-    found = set()
-    for head in heads(sections):
-        if not option(sections[head + 1], "new_coords", flag, 0):
-            continue
-        before = sections[head]
-        if head == 0 or before.options.get("activation") != "logistic":
-            raise fault(
-                sections[head + 1],
-                "new_coords",
-                f"expects probabilities: write activation=logistic in the [{before.kind}] of line {before.line}",
-            )
-        found.add(head - 1)
-    for index in range(len(sections) - 1):
-        for layer in found.intersection(references(sections, index)) if found else ():
-            if sections[index + 1].kind != "yolo":
-                raise fault(
-                    sections[index + 1], "", f"reads layer {layer}, whose output belongs to a head"
-                )
-    return frozenset(found)
+    found = frozenset(
+        head - 1
+        for head in heads(sections)
+        if option(sections[head + 1], "new_coords", flag, 0) and _is_logistic(sections, head)
+    )
+    for index, section in enumerate(sections[1:]):
+        shared = found.intersection(references(sections, index))
+        if shared and section.kind != "yolo":
+            raise fault(section, "", f"reads layer {min(shared)}, whose output belongs to a head")
+    return found
+
+
+def _is_logistic(sections: Sequence[Section], head: int) -> bool:
+    before = sections[head]
+    if before.options.get("activation") == "logistic" and "activation" in KEYS[before.kind]:
+        return True
+    wanted = f"write activation=logistic into the [{before.kind}] of line {before.line}"
+    raise fault(sections[head + 1], "new_coords", f"is 1, which takes probabilities: {wanted}")
 
 
 def _shape(layer: LayerInfo) -> str:
     return f"{layer.out_channels} channels at stride {layer.stride} of layer {layer.index}"
 
 
-def _unequal(section: Section, key: str, first: LayerInfo, second: LayerInfo) -> Exception:
+def _unequal(section: Section, key: str, first: LayerInfo, second: LayerInfo) -> CfgError:
     return fault(section, key, f"{_shape(first)} do not fit {_shape(second)}")

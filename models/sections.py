@@ -1,17 +1,18 @@
 """Darknet cfg text <-> sections, without torch.
 
-A cfg is a list of `[kind]` sections with `key=value` lines. The first is [net]; section i + 1 is layer i. Every kind and
-every key is in KEYS with the reader of its value, so an unknown one is an error and never a silent skip.
+A cfg is a list of `[kind]` sections with `key=value` lines. The first is [net]; section i + 1 is
+layer i, and a layer names others by their index or, negative, counted back from itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from prune.errors import CfgError
+
+from .keys import ALIASES, KEYS, anything, integers, numbers
 
 T = TypeVar("T")
 
@@ -36,159 +37,9 @@ class Section:
 
 
 def fault(section: Section, key: str, problem: str) -> CfgError:
-    """Name the place of a mistake in front of what is wrong: `net.cfg, line 12, [route] layers: ...`."""
+    """Put the place of a mistake before what is wrong: `net.cfg, line 12, [route] layers: ...`."""
     place = f"{section.source}, line {section.line}, [{section.kind}]"
     return CfgError(f"{place} {key}: {problem}" if key else f"{place}: {problem}")
-
-
-# A reader turns a value's text into what it means; its ValueError says what would be right.
-
-
-def anything(text: str) -> str:
-    """Take a value that only Darknet's own training reads."""
-    return text
-
-
-def integer(text: str) -> int:
-    """Read a whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("a whole number") from None
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """Read a whole number that is not below `low`."""
-
-    def read(text: str) -> int:
-        if (value := integer(text)) < low:
-            raise ValueError(f"a whole number of at least {low}")
-        return value
-
-    return read
-
-
-def number(text: str) -> float:
-    """Read a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError("a number")
-    return value
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Read whole numbers between commas; a comma at the end is allowed, as in Darknet."""
-    try:
-        return tuple(int(part) for part in text.strip(" ,").split(","))
-    except ValueError:
-        raise ValueError("whole numbers between commas, e.g. -1,-4") from None
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Read numbers between commas; a comma at the end is allowed, as in Darknet."""
-    try:
-        return tuple(number(part) for part in text.strip(" ,").split(","))
-    except ValueError:
-        raise ValueError("numbers between commas, e.g. 12,16, 19,36") from None
-
-
-def one_of(*names: str) -> Callable[[str], str]:
-    """Read one of a few words."""
-
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError("one of " + ", ".join(names))
-        return text
-
-    return read
-
-
-Reader = Callable[[str], object]
-
-flag, count, positive = at_least(0), at_least(0), at_least(1)
-activation = one_of("linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "logistic")
-weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
-weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
-
-# Keys that steer Darknet's own training or display and do not change what a network computes.
-NET_TRAINING = (
-    "batch subdivisions batch_normalize time_steps track augment_speed sequential_subdivisions momentum decay angle"
-    " saturation exposure hue learning_rate burn_in max_batches policy power gamma step scale steps scales seq_scales"
-    " sgdr_cycle sgdr_mult num_cycles mosaic mosaic_bound cutmix mixup blur gaussian_noise letter_box flip aspect"
-    " max_crop min_crop ema_alpha adam B1 B2 eps loss_scale optimized_memory workspace_size_limit_MB adversarial_lr"
-    " attention contrastive contrastive_jit_flip contrastive_color unsupervised label_smooth_eps dynamic_minibatch"
-    " max_chart_loss num_sigmas_reject_badlabels equidistant_point badlabels_rejection_threshold weights_reject_freq"
-    " use_cuda_graph try_fix_nan show_receptive_field no_exposure resize_step init_sequential_subdivisions"
-    " learning_rate_min inputs random focal_loss"
-)
-YOLO_TRAINING = (
-    "jitter ignore_thresh truth_thresh random iou_thresh iou_normalizer cls_normalizer obj_normalizer"
-    " delta_normalizer uc_normalizer iou_loss iou_thresh_kind beta_nms nms_kind max_delta resize label_smooth_eps"
-    " focal_loss objectness_smooth counters_per_class max thresh map show_details embedding_layer"
-    " track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm stopbackward use_tanh"
-)
-LAYER_TRAINING = "stopbackward onlyforward burnin_update train_only_bn learning_rate_scale dontload dontloadscales"
-
-
-def _training(keys: str) -> dict[str, Reader]:
-    return dict.fromkeys(keys.split(), anything)
-
-
-KEYS: dict[str, dict[str, Reader]] = {
-    "net": {"width": positive, "height": positive, "channels": positive} | _training(NET_TRAINING),
-    "convolutional": {
-        "batch_normalize": flag,
-        "filters": positive,
-        "size": positive,
-        "stride": positive,
-        "stride_x": positive,
-        "stride_y": positive,
-        "pad": flag,
-        "padding": count,
-        "groups": positive,
-        "activation": activation,
-    },
-    "maxpool": {
-        "size": positive,
-        "stride": positive,
-        "stride_x": positive,
-        "stride_y": positive,
-        "padding": count,
-    },
-    "upsample": {"stride": positive},
-    "route": {"layers": integers, "groups": positive, "group_id": count},
-    "shortcut": {
-        "from": integers,
-        "activation": activation,
-        "weights_type": weights_type,
-        "weights_normalization": weights_normalization,
-    },
-    "scale_channels": {"from": integers, "activation": activation},
-    "avgpool": {},
-    "reorg": {"stride": positive},
-    "implicit_add": {"filters": positive},
-    "implicit_mul": {"filters": positive},
-    "shift_channels": {"from": integers, "activation": activation},
-    "control_channels": {"from": integers, "activation": activation},
-    "dropout": {"probability": number}
-    | _training("dropblock dropblock_size_rel dropblock_size_abs"),
-    "yolo": {
-        "mask": integers,
-        "anchors": numbers,
-        "classes": positive,
-        "num": positive,
-        "scale_x_y": number,
-        "new_coords": flag,
-    }
-    | _training(YOLO_TRAINING),
-}
-for _kind in KEYS.keys() - {"net", "yolo"}:
-    KEYS[_kind] |= _training(LAYER_TRAINING)
-
-ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool"}
 
 
 def option(section: Section, key: str, read: Callable[[str], T], default: T | None = None) -> T:
@@ -207,6 +58,9 @@ def option(section: Section, key: str, read: Callable[[str], T], default: T | No
         raise fault(section, key, f"is {section.options[key]!r}; it must be {error}") from None
 
 
+START = "a cfg starts with [net]"
+
+
 def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
     """Read cfg text.
 
@@ -215,8 +69,9 @@ def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
         source: the file's name, for messages.
 
     Raises:
-        CfgError: an unknown section or key, a key given twice with two values, a value of the wrong kind, or text that
-            does not start with [net]; the message names source, line and key.
+        CfgError: an unknown section or key, a key given twice with two values, a value of the
+            wrong kind, or text that does not start with [net]; the message names source, line
+            and key.
     """
     sections: list[Section] = []
     waiting: tuple[
@@ -235,7 +90,7 @@ def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
             sections[-1] = _with_line(sections[-1], code, line, comments=waiting)
         waiting = () if code else waiting
     if not sections:
-        raise CfgError(f"{source} holds no sections; a cfg starts with [net]")
+        raise CfgError(f"{source} holds no sections; {START}")
     sections[-1] = replace(sections[-1], comments=sections[-1].comments + waiting)
     _check_order(sections)
     return tuple(sections)
@@ -280,7 +135,7 @@ def _with_line(section: Section, code: str, line: int, *, comments: tuple[str, .
 
 def _check_order(sections: Sequence[Section]) -> None:
     if sections[0].kind != "net":
-        raise fault(sections[0], "", "is the first section; a cfg starts with [net]")
+        raise fault(sections[0], "", f"is the first section; {START}")
     for section in sections[1:]:
         if section.kind == "net":
             raise fault(section, "", "is a second [net]; a cfg has one, at the top")
@@ -303,7 +158,7 @@ def with_options(section: Section, **changes: object) -> Section:
 
 
 def references(sections: Sequence[Section], index: int) -> tuple[int, ...]:
-    """Name the layers that layer `index` reads, in the order its module takes them; -1 is the picture.
+    """Name the layers that layer `index` reads, as its module takes them; -1 is the picture.
 
     Raises:
         CfgError: a reference to a layer that is not before this one.
@@ -334,7 +189,7 @@ def _resolve(section: Section, key: str, index: int) -> tuple[int, ...]:
 def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
     """List the layers between a [yolo] layer and its convolution, from the head back to it.
 
-    The convolution comes last; what is multiplied with or added to its output ([implicit_mul]) is on the way.
+    The convolution comes last; what its output is multiplied with or shifted by is on the way.
 
     Raises:
         CfgError: no convolution feeds the head.
@@ -367,7 +222,7 @@ def anchor_mask(section: Section) -> tuple[int, ...]:
 
 
 def with_classes(sections: Sequence[Section], classes: int) -> tuple[Section, ...]:
-    """Copy a cfg for another number of classes: heads, their convolutions and what these are multiplied with.
+    """Copy a cfg for another number of classes: heads, their convolutions, their [implicit_mul].
 
     Raises:
         CfgError: `classes` below 1, or a head without a convolution.
@@ -389,9 +244,10 @@ def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, 
 
     Args:
         sections: what `parse` gave.
-        decoding: "torch" for a cfg that came with a checkpoint of the public PyTorch code, which decodes every head as
-            xy = 2p - 0.5, wh = (2p)^2 anchor whatever the cfg says, and weighs a shortcut by 2 sigmoid(w) / n;
-            "darknet" for one that came with .weights, where exp() is the rule unless new_coords=1 is there.
+        decoding: "torch" for a cfg that came with a checkpoint of the public PyTorch code, which
+            decodes every head as xy = 2p - 0.5, wh = (2p)^2 anchor whatever the cfg says, and
+            weighs a shortcut by 2 sigmoid(w) / n; "darknet" for one that came with .weights,
+            where exp() is the rule unless new_coords=1 is there.
 
     Raises:
         CfgError: another word, or a head that nothing feeds.
@@ -411,12 +267,9 @@ def _torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
     for head in heads(sections):
         changed[head + 1] = with_options(changed[head + 1], new_coords=1, scale_x_y="2.0")
         before = changed[head]
-        if before.kind not in ("convolutional", "control_channels"):
-            raise fault(
-                sections[head + 1],
-                "",
-                f"follows [{before.kind}]; a head follows a [convolutional] or [control_channels]",
-            )
+        written = before.options.get("activation", "linear")
+        if "activation" not in KEYS[before.kind] or written not in ("linear", "logistic"):
+            raise fault(before, "activation", f"is {written} before a head; it must be linear")
         changed[head] = with_options(before, activation="logistic")
     return tuple(changed)
 

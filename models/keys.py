@@ -1,0 +1,165 @@
+"""Which sections and keys a Darknet cfg may hold, and how each value reads.
+
+Every kind and every key is in KEYS, so an unknown one is an error and never a silent skip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+# A reader turns a value's text into what it means; its ValueError says what would be right.
+Reader = Callable[[str], object]
+
+
+def anything(text: str) -> str:
+    """Take a value that only Darknet's own training reads."""
+    return text
+
+
+def integer(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Read a whole number that is not below `low`."""
+
+    def read(text: str) -> int:
+        if (value := integer(text)) < low:
+            raise ValueError(f"a whole number of at least {low}")
+        return value
+
+    return read
+
+
+def number(text: str) -> float:
+    """Read a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("a number")
+    return value
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas; a comma at the end is allowed, as in Darknet."""
+    try:
+        return tuple(int(part) for part in text.strip(" ,").split(","))
+    except ValueError:
+        raise ValueError("whole numbers between commas, e.g. -1,-4") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read numbers between commas; a comma at the end is allowed, as in Darknet."""
+    try:
+        return tuple(number(part) for part in text.strip(" ,").split(","))
+    except ValueError:
+        raise ValueError("numbers between commas, e.g. 12,16, 19,36") from None
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Read one of a few words."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+
+    return read
+
+
+flag = count = at_least(0)
+positive = at_least(1)
+activation = one_of("linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "logistic")
+weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
+weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
+
+
+# Keys that steer Darknet's own training or display and do not change what a network computes.
+NET_TRAINING = """
+    B1 B2 adam adversarial_lr angle aspect attention augment_speed badlabels_rejection_threshold
+    batch batch_normalize blur burn_in contrastive contrastive_color contrastive_jit_flip cutmix
+    decay dynamic_minibatch ema_alpha eps equidistant_point exposure flip focal_loss gamma
+    gaussian_noise hue init_sequential_subdivisions inputs label_smooth_eps learning_rate
+    learning_rate_min letter_box loss_scale max_batches max_chart_loss max_crop min_crop mixup
+    momentum mosaic mosaic_bound no_exposure num_cycles num_sigmas_reject_badlabels
+    optimized_memory policy power random resize_step saturation scale scales seq_scales
+    sequential_subdivisions sgdr_cycle sgdr_mult show_receptive_field step steps subdivisions
+    time_steps track try_fix_nan unsupervised use_cuda_graph weights_reject_freq
+    workspace_size_limit_MB
+"""
+YOLO_TRAINING = """
+    beta_nms cls_normalizer counters_per_class delta_normalizer dets_for_show dets_for_track
+    embedding_layer focal_loss ignore_thresh iou_loss iou_normalizer iou_thresh iou_thresh_kind
+    jitter label_smooth_eps map max max_delta nms_kind obj_normalizer objectness_smooth random
+    resize show_details sim_thresh stopbackward thresh track_ciou_norm track_history_size
+    truth_thresh uc_normalizer
+"""
+LAYER_TRAINING = """
+    burnin_update dontload dontloadscales learning_rate_scale onlyforward stopbackward
+    train_only_bn
+"""
+DROPOUT_TRAINING = "dropblock dropblock_size_abs dropblock_size_rel"
+
+
+def _ignored(keys: str) -> dict[str, Reader]:
+    return dict.fromkeys(keys.split(), anything)
+
+
+_LAYER = _ignored(LAYER_TRAINING)
+_STRIDE: dict[str, Reader] = {"stride": positive, "stride_x": positive, "stride_y": positive}
+_JOIN: dict[str, Reader] = {"from": integers, "activation": activation}
+
+KEYS: dict[str, dict[str, Reader]] = {
+    "net": {
+        "width": positive,
+        "height": positive,
+        "channels": positive,
+        **_ignored(NET_TRAINING),
+    },
+    "convolutional": {
+        "batch_normalize": flag,
+        "filters": positive,
+        "size": positive,
+        **_STRIDE,
+        "pad": flag,
+        "padding": count,
+        "groups": positive,
+        "activation": activation,
+        **_LAYER,
+    },
+    "maxpool": {"size": positive, **_STRIDE, "padding": count, **_LAYER},
+    "upsample": {"stride": positive, **_LAYER},
+    "route": {"layers": integers, "groups": positive, "group_id": count, **_LAYER},
+    "shortcut": {
+        **_JOIN,
+        "weights_type": weights_type,
+        "weights_normalization": weights_normalization,
+        **_LAYER,
+    },
+    "scale_channels": {**_JOIN, "scale_wh": one_of("0"), **_LAYER},
+    "avgpool": _LAYER,
+    "reorg": {"stride": positive, **_LAYER},
+    "implicit_add": {"filters": positive, "atoms": one_of("1"), **_LAYER},
+    "implicit_mul": {"filters": positive, "atoms": one_of("1"), **_LAYER},
+    "shift_channels": {**_JOIN, **_LAYER},
+    "control_channels": {**_JOIN, **_LAYER},
+    "dropout": {"probability": number, **_ignored(DROPOUT_TRAINING), **_LAYER},
+    "yolo": {
+        "mask": integers,
+        "anchors": numbers,
+        "classes": positive,
+        "num": positive,
+        "scale_x_y": number,
+        "new_coords": flag,
+        **_ignored(YOLO_TRAINING),
+    },
+}
+
+ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool"}
