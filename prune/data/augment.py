@@ -5,6 +5,7 @@ in pixels measured from the picture's outer edge, so that pixel i covers [i, i +
 """
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from prune.data.frames import GREY, Shape, pad
 from prune.data.labels import Boxes
 from prune.data.pictures import Image
 
+Flip = Callable[[Image, Boxes], tuple[Image, Boxes]]
 Matrix = NDArray[np.float64]  # [3, 3], maps (x, y, 1) of the source to the target
 
 MIN_SIDE = 2.0  # pixels; thinner boxes teach noise

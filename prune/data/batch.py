@@ -85,8 +85,7 @@ def assemble(
     images = np.empty((len(samples), 3, height, width), dtype=np.uint8)
     targets = [np.zeros((0, 6), dtype=np.float32)]
     for i, (image, boxes) in enumerate(samples):
-        for channel in range(3):
-            cv2.extractChannel(image, 2 - channel, images[i, channel])
+        cv2.split(image, [*images[i, ::-1]])  # BGR planes written in place, last one first
         numbers = np.full((len(boxes), 1), i, dtype=np.float32)
         targets.append(np.concatenate((numbers, to_shares(boxes, shape)), axis=1))
     joined = torch.from_numpy(np.concatenate(targets))

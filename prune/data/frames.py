@@ -36,11 +36,15 @@ def loading_size(size: Shape, longest: int) -> Shape:
 
 
 def resize(image: Image, size: Shape) -> Image:
-    """Resize to (height, width): by area when shrinking, so that small things do not flicker."""
+    """Resize to (height, width): averaging areas from half the size down, else bilinear.
+
+    Bilinear reads 2 x 2 pixels, so it skips none until half the size; there both are the same, and
+    averaging areas of broken widths takes ten times as long.
+    """
     if image.shape[:2] == size:
         return image
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    halved = max(image.shape[:2]) >= 2 * max(size)
+    method = cv2.INTER_AREA if halved else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), dtype=np.uint8)
 
 
