@@ -1,0 +1,151 @@
+"""prune val: score a checkpoint or an exported file on a split."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.data.spec import DataSpec
+    from prune.score.metrics import Scores
+    from prune.score.runtime import Runner
+    from prune.score.score import Collected
+
+EXAMPLE = """\
+  prune val --weights runs/train/exp/weights/best.pt --data data/bccd.yaml
+  prune val --weights model.onnx --data data/bccd.yaml --split test --json"""
+
+COLUMNS = ("class", "images", "instances", "P", "R", "mAP@.5", "mAP@.5:.95")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    options.weights(parser)
+    options.data(parser)
+    parser.add_argument("--split", "--task", default="val", help="split to score (default val)")
+    options.image_size(parser)
+    options.batch_size(parser)
+    options.thresholds(parser, confidence=0.001, iou=0.65)
+    options.device(parser)
+    options.workers(parser)
+    parser.add_argument(
+        "--plots",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write PR and F1 curves and the confusion matrix (default: yes)",
+    )
+    options.run_folder(parser, project="runs/val")
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score and print; with plots, write the run's folder."""
+    from prune.cli import console
+    from prune.data import spec as data
+    from prune.score.runtime import open_weights
+
+    log = console.logger()
+    spec = data.load(args.data, splits=[args.split])
+    runner = open_weights(args.weights, device_name=args.device)
+    _check_classes(runner, spec, args.weights)
+    if runner.names != spec.names:
+        log.info(
+            f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
+            "names are shown"
+        )
+    collected = _collect(args, runner, spec)
+    scores = collected.scores(spec.names)
+    if args.json:
+        console.print_json(document(scores))
+    else:
+        console.print_table(COLUMNS, _rows(scores))
+    log.info(
+        f"{scores.forward_ms:.1f} ms forward, {scores.nms_ms:.1f} ms NMS a picture; P and R "
+        f"at confidence {scores.confidence:.3f}"
+    )
+    if args.plots:
+        log.info(f"plots in {_plots(args, collected, spec.names)}")
+
+
+def document(scores: Scores) -> dict[str, object]:
+    """Return what --json prints."""
+    return {
+        "map50": scores.map50,
+        "map": scores.map,
+        "precision": scores.precision,
+        "recall": scores.recall,
+        "f1": scores.f1,
+        "confidence": scores.confidence,
+        "per_class": [vars(row) for row in scores.per_class],
+        "images": scores.images,
+        "forward_ms": scores.forward_ms,
+        "nms_ms": scores.nms_ms,
+    }
+
+
+def _check_classes(runner: Runner, spec: DataSpec, weights: Path) -> None:
+    from prune.errors import InputError
+
+    if len(runner.names) != len(spec.names):
+        raise InputError(
+            f"{weights} detects {len(runner.names)} classes ({_some(runner.names)}) but "
+            f"{spec.path} has {len(spec.names)} ({_some(spec.names)}); they must agree"
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:
+    from prune.cli import console
+    from prune.score.feed import split_batches
+    from prune.score.score import collect
+
+    batches, count = split_batches(
+        runner,
+        spec,
+        args.split,
+        imgsz=runner.picture_size(args.img_size),
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    with console.progress() as bar:
+        task = bar.add_task(f"val on {args.split}", total=count, note="")
+        return collect(
+            runner.detect,
+            bar.track(batches, total=count, task_id=task),
+            len(spec.names),
+            device=runner.device,
+            confidence=args.conf_thres,
+            iou=args.iou_thres,
+        )
+
+
+def _rows(scores: Scores) -> list[list[object]]:
+    instances = sum(row.instances for row in scores.per_class)
+    means = (scores.precision, scores.recall, scores.map50, scores.map)
+    rows: list[list[object]] = [["all", scores.images, instances, *means]]
+    for row in scores.per_class:
+        own = (row.precision, row.recall, row.map50, row.map)
+        rows.append([row.name, scores.images, row.instances, *own])
+    return rows
+
+
+def _plots(args: argparse.Namespace, collected: Collected, names: tuple[str, ...]) -> Path:
+    from prune import runs
+    from prune.score import metrics, plots
+
+    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    runs.record(folder, vars(args))
+    pair, classes = (collected.truth, collected.found), len(names)
+    precision = metrics.coco_precision(*pair, classes)[0]
+    plots.precision_recall(precision, names, folder / "pr_curve.png")
+    curves = metrics.confidence_curves(*pair, classes)
+    plots.f1_confidence(curves, names, folder / "f1_curve.png")
+    counts = metrics.confusion(*pair, classes)
+    plots.confusion_matrix(counts, names, folder / "confusion_matrix.png")
+    return folder

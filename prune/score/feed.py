@@ -1,0 +1,72 @@
+"""Pictures in the shape that a detector takes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from prune.data.batch import Batch, assemble
+from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
+from prune.data.loader import score_loader
+from prune.data.pictures import Image, read_image
+from prune.data.spec import DataSpec
+from prune.score.runtime import Runner
+
+
+def letterboxed(image: Image, runner: Runner, imgsz: int) -> tuple[Tensor, Frame]:
+    """Prepare one picture: the least rectangle with the longer side at `imgsz`, or the fixed shape.
+
+    Args:
+        image: uint8 [h, w, 3] BGR.
+        runner: what will look at it.
+        imgsz: pixels.
+
+    Returns:
+        The picture, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
+    """
+    height, width = image.shape[:2]
+    shape = runner.shape or batch_shape([loading_size((height, width), imgsz)], runner.stride)
+    padded, frame = fit(image, shape)
+    batch = assemble([(padded, _NO_BOXES)], paths=[])
+    return batch.images.to(runner.device).float() / 255, frame
+
+
+def split_batches(
+    runner: Runner,
+    spec: DataSpec,
+    split: str,
+    *,
+    imgsz: int,
+    batch_size: int,
+    workers: int,
+) -> tuple[Iterable[Batch], int]:
+    """Load a split for a detector; also say how many batches that is.
+
+    Raises:
+        DataError: no such split, no pictures; while iterating, a picture that cannot be read.
+    """
+    if runner.shape:
+        paths = spec.pictures(split)
+        return _fitted(paths, runner.shape, batch_size), -(-len(paths) // batch_size)
+    loader = score_loader(
+        spec,
+        split=split,
+        imgsz=imgsz,
+        batch_size=batch_size,
+        stride=runner.stride,
+        workers=workers,
+    )
+    return loader, len(loader)
+
+
+_NO_BOXES = np.zeros((0, 5), dtype=np.float32)
+
+
+def _fitted(paths: Sequence[Path], shape: Shape, batch_size: int) -> Iterator[Batch]:
+    """Batches of one height and width, which need not be a square; without targets."""
+    for start in range(0, len(paths), batch_size):
+        own = list(paths[start : start + batch_size])
+        fitted = [fit(read_image(path), shape) for path in own]
+        images = [(image, _NO_BOXES) for image, _ in fitted]
+        yield assemble(images, paths=own, frames=[frame for _, frame in fitted])

@@ -1,0 +1,151 @@
+"""Pictures of a score: boxes, precision-recall and F1 curves, the confusion matrix."""
+
+from __future__ import annotations
+
+import colorsys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from prune.atomic import replacing
+from prune.data.pictures import Image
+from prune.score.metrics import GRID, Array, Boxes, Curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Colour = tuple[int, int, int]  # blue, green, red, 0..255
+
+_LEGEND = 20  # classes that a legend can name and still be read
+_CELLS = 30  # classes whose counts can be written into a matrix
+
+
+def colour(label: int) -> Colour:
+    """Give each class its own colour: hues a golden ratio apart, so that neighbours differ."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
+    """Draw boxes with class and confidence on a copy of a picture.
+
+    Args:
+        image: uint8 [h, w, 3] BGR.
+        boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the surest is drawn last.
+        names: the classes.
+    """
+    drawn = np.ascontiguousarray(image).copy()
+    thick = max(round(sum(image.shape[:2]) / 600), 1)
+    for x1, y1, x2, y2, confidence, label in boxes[::-1].tolist():
+        low, high = (round(x1), round(y1)), (round(x2), round(y2))
+        cv2.rectangle(drawn, low, high, colour(int(label)), thick, cv2.LINE_AA)
+        _tag(drawn, f"{names[int(label)]} {confidence:.2f}", low, colour(int(label)))
+    return drawn
+
+
+def _tag(image: Image, text: str, corner: tuple[int, int], background: Colour) -> None:
+    """Write into `image`: text above a box's corner, or inside the box at the picture's edge."""
+    scale = max(sum(image.shape[:2]) / 2400, 0.35)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    tall = height + below + 2
+    x = max(min(corner[0], image.shape[1] - width), 0)
+    y = corner[1] - tall if corner[1] >= tall else corner[1]
+    cv2.rectangle(image, (x, y), (x + width, y + tall), background, cv2.FILLED)
+    bright = sum(weight * part for weight, part in zip((0.11, 0.59, 0.3), background, strict=True))
+    ink = (0, 0, 0) if bright > 140 else (255, 255, 255)
+    place = (x, y + height + 1)
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+
+
+def precision_recall(precision: Array, names: Sequence[str], target: Path) -> None:
+    """Plot precision over recall at IoU 0.5, a curve a class and their mean.
+
+    Args:
+        precision: COCO's at 101 recalls, [101, classes]; -1 for a class without truth.
+        names: the classes.
+        target: the PNG to write.
+    """
+    figure, axes = _axes("recall", "precision", "Precision and recall at IoU 0.5")
+    recall = np.linspace(0, 1, len(precision))
+    curves = {
+        f"{name} {curve.mean():.3f}": curve
+        for name, curve in zip(names, precision.T, strict=True)
+        if curve[0] >= 0
+    }
+    mean = np.mean(list(curves.values()), axis=0) if curves else np.zeros(len(precision))
+    _curves(axes, recall, curves, (f"mean {mean.mean():.3f}", mean))
+    _save(figure, target)
+
+
+def f1_confidence(curves: Curves, names: Sequence[str], target: Path) -> None:
+    """Plot F1 over the confidence threshold at IoU 0.5, and mark where the mean is highest."""
+    figure, axes = _axes("confidence threshold", "F1", "F1 at IoU 0.5")
+    own = {
+        name: curve
+        for name, curve, count in zip(names, curves.f1, curves.instances, strict=True)
+        if count
+    }
+    mean, best = curves.mean(curves.f1), curves.best()
+    label = f"mean, best {mean[best]:.3f} at {GRID[best]:.3f}"
+    axes.axvline(GRID[best], color="0.6", linestyle=":")
+    _curves(axes, GRID, own, (label, mean))
+    _save(figure, target)
+
+
+def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], target: Path) -> None:
+    """Plot the confusion matrix, each column as shares of its true class.
+
+    Args:
+        counts: [classes + 1, classes + 1], rows predicted, columns true, the last background.
+        names: the classes.
+        target: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+    side = min(4 + 0.45 * len(counts), 24)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=axes, fraction=0.046)
+    labels = [*names, "background"]
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="true", ylabel="predicted", title="Confusion (shares of the true class)")
+    if len(labels) <= _CELLS:
+        for (row, column), count in np.ndenumerate(counts):
+            ink = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+    _save(figure, target)
+
+
+def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=x, ylabel=y, title=title, xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _curves(axes: Axes, x: Array, curves: dict[str, Array], mean: tuple[str, Array]) -> None:
+    named = len(curves) <= _LEGEND
+    for label, (name, values) in enumerate(curves.items()):
+        tint = tuple(part / 255 for part in reversed(colour(label)))
+        shown = name if named else "_"  # matplotlib leaves names with an underscore out
+        axes.plot(x, values, linewidth=1, color=tint, label=shown)
+    axes.plot(x, mean[1], linewidth=2.5, color="black", label=mean[0])
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+
+
+def _save(figure: Figure, target: Path) -> None:
+    with warnings.catch_warnings(), replacing(target) as part:
+        # a class name the font has no letters for is drawn as boxes; the curve is still right
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(part, dpi=120)

@@ -1,0 +1,229 @@
+"""What can detect, behind one face: our checkpoint run by torch, or an ONNX file."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from prune import checkpoint, device
+from prune.data.frames import Shape
+from prune.errors import CheckpointError, DeviceError, InputError, RunError
+from prune.score.score import Detector, evaluating
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A detector ready to run, and what it expects.
+
+    Attributes:
+        detect: images [N, 3, H, W] float 0..1 on `device` -> decoded [N, boxes, 5 + classes].
+        names: the classes.
+        imgsz: the length of a picture's longer side it was made for, pixels.
+        stride: sides of a picture must be multiples of it.
+        device: where pictures are put.
+        shape: the one height and width it takes; None: any.
+    """
+
+    detect: Detector
+    names: tuple[str, ...]
+    imgsz: int
+    stride: int
+    device: torch.device
+    shape: Shape | None = None
+
+    def picture_size(self, wanted: int | None) -> int:
+        """Settle the length of a picture's longer side: what is wanted, or else its own.
+
+        Raises:
+            InputError: another size than the one it takes, or one that is no multiple of `stride`.
+        """
+        size = self.imgsz if wanted is None else wanted
+        if self.shape and size != max(self.shape):
+            height, width = self.shape
+            raise InputError(
+                f"image size is {size}, but this file takes {height} x {width} pictures only; "
+                "leave --img-size out, or export with --dynamic"
+            )
+        if size <= 0 or size % self.stride:
+            above = max(-(-size // self.stride), 1) * self.stride
+            raise InputError(
+                f"image size is {size}; it must be a multiple of {self.stride}, e.g. {above}"
+            )
+        return size
+
+
+def open_weights(path: Path, *, device_name: str = "") -> Runner:
+    """Open a checkpoint or an exported file; `device_name` as for `--device`.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        DeviceError: the device is not there.
+    """
+    return OPENERS.get(path.suffix.lower(), _open_checkpoint)(path, device_name)
+
+
+def _open_checkpoint(path: Path, device_name: str) -> Runner:
+    chosen = device.choose(device_name)
+    loaded = checkpoint.load(path)
+    net = checkpoint.network(loaded).to(chosen)
+
+    def detect(images: Tensor) -> Tensor:
+        with evaluating(net):
+            return net.decode(net(images))
+
+    return Runner(detect, tuple(loaded.names), loaded.imgsz, net.stride, chosen)
+
+
+def _open_onnx(path: Path, device_name: str) -> Runner:
+    session = _session(path, device_name)
+    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    names = _names(facts, path)
+    pictures = session.get_inputs()[0]
+    height, width = pictures.shape[2:4] if len(pictures.shape) == 4 else (None, None)
+    shape = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return Runner(
+        _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
+        names,
+        imgsz=max(shape or _sizes(facts, path)),
+        stride=_whole(_fact(facts, "stride", path), "stride", path),
+        device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
+        shape=shape,
+    )
+
+
+Opener = Callable[[Path, str], Runner]
+"""(file, --device) -> runner."""
+
+OPENERS: dict[str, Opener] = {".pt": _open_checkpoint, ".onnx": _open_onnx}
+
+
+@dataclass(frozen=True)
+class _OnnxDetector:
+    """Runs a session; a batch that the file fixes is filled up with blank pictures."""
+
+    session: InferenceSession
+    path: Path
+    output: str
+    classes: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Detect: [N, 3, H, W] -> [N, boxes, 5 + classes]."""
+        taken = self.session.get_inputs()[0].shape[0]
+        size = taken if isinstance(taken, int) else max(len(images), 1)
+        return torch.cat([self._run(part, size) for part in torch.split(images, size)])
+
+    def _run(self, images: Tensor, size: int) -> Tensor:
+        entry: NodeArg = self.session.get_inputs()[0]
+        blank = images.new_zeros(size - len(images), *images.shape[1:])
+        kind = torch.float16 if "float16" in entry.type else torch.float32
+        filled = torch.cat((images, blank)).to(kind).numpy()
+        try:
+            (decoded,) = self.session.run([self.output], {entry.name: filled})
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise RunError(f"{self.path} failed in ONNX Runtime: {error}") from error
+        if decoded.shape[-1] != 5 + self.classes:
+            raise CheckpointError(
+                f"{self.path} gives {decoded.shape[-1]} numbers a box; with {self.classes} names "
+                f"it must be {5 + self.classes}: x, y, w, h, objectness and the classes"
+            )
+        return torch.from_numpy(decoded[: len(images)])
+
+
+def _session(path: Path, device_name: str) -> InferenceSession:
+    import onnxruntime
+
+    if not path.is_file() or not path.stat().st_size:
+        raise CheckpointError(f"{path} is empty" if path.is_file() else f"no such file: {path}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; they are raised as well
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=_providers(device_name))
+    except DeviceError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise CheckpointError(f"{path} is no ONNX file that can be run: {error}") from error
+
+
+def _providers(device_name: str) -> list[str]:
+    """Choose ONNX Runtime's providers: the GPU's where it is asked for, or there and not refused.
+
+    Raises:
+        DeviceError: a GPU is asked for, and this ONNX Runtime has no provider for it.
+    """
+    import onnxruntime
+
+    cpu, gpu = "CPUExecutionProvider", "CUDAExecutionProvider"
+    if gpu in onnxruntime.get_available_providers():
+        return [cpu] if device_name.lower() == "cpu" else [gpu, cpu]
+    if device_name and device_name.lower() != "cpu":
+        raise DeviceError(
+            f"device is {device_name!r}, but this ONNX Runtime runs on the CPU only; "
+            "try cpu, or install onnxruntime-gpu"
+        )
+    return [cpu]
+
+
+def _boxes_output(session: InferenceSession, path: Path) -> NodeArg:
+    for output in session.get_outputs():
+        if len(output.shape) == 3:
+            return output
+    shapes = ", ".join(str(output.shape) for output in session.get_outputs())
+    raise CheckpointError(
+        f"{path} has no decoded boxes [N, boxes, 5 + classes] among its outputs ({shapes}); "
+        "export it without --raw"
+    )
+
+
+def _fact(facts: Mapping[str, str], key: str, path: Path) -> str:
+    if key not in facts:
+        raise CheckpointError(f"{path} has no {key!r} in its metadata; write it by `prune export`")
+    return facts[key]
+
+
+def _names(facts: Mapping[str, str], path: Path) -> tuple[str, ...]:
+    """Read the classes: a list, or a dictionary from number to name as other exporters write."""
+    value = _literal(_fact(facts, "names", path))
+    if isinstance(value, dict):
+        numbered = {int(key): name for key, name in value.items() if str(key).isdigit()}
+        value = [numbered[i] for i in sorted(numbered)]
+    if not isinstance(value, list) or not value:
+        raise CheckpointError(f"{path}: 'names' in its metadata is no list of names")
+    return tuple(str(name) for name in value)
+
+
+def _sizes(facts: Mapping[str, str], path: Path) -> tuple[int, ...]:
+    value = _literal(_fact(facts, "imgsz", path))
+    sizes = value if isinstance(value, list) else [value]
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise CheckpointError(f"{path}: 'imgsz' in its metadata is no size in pixels")
+    return tuple(sizes)
+
+
+def _whole(text: str, key: str, path: Path) -> int:
+    value = _literal(text)
+    if not isinstance(value, int | float) or value < 1:
+        raise CheckpointError(f"{path}: {key!r} in its metadata is {text!r}, not a whole number")
+    return int(value)
+
+
+def _literal(text: str) -> object:
+    """Read JSON, or the text of a Python literal; None where it is neither."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        value: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value
