@@ -1,0 +1,101 @@
+"""Hyper-parameters: the recipes, and reading them from a file."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from prune.atomic import write_text
+from prune.errors import InputError
+
+# The published values for training from nothing; cfg/hyp/scratch.yaml says what each is.
+SCRATCH: Mapping[str, float] = {
+    "lr0": 0.01,
+    "lrf": 0.2,
+    "momentum": 0.937,
+    "weight_decay": 0.0005,
+    "warmup_epochs": 3.0,
+    "warmup_momentum": 0.8,
+    "warmup_bias_lr": 0.1,
+    "box": 0.05,
+    "cls": 0.3,
+    "cls_pw": 1.0,
+    "obj": 0.7,
+    "obj_pw": 1.0,
+    "anchor_t": 4.0,
+    "label_smoothing": 0.0,
+    "hsv_h": 0.015,
+    "hsv_s": 0.7,
+    "hsv_v": 0.4,
+    "degrees": 0.0,
+    "translate": 0.1,
+    "scale": 0.5,
+    "shear": 0.0,
+    "perspective": 0.0,
+    "flipud": 0.0,
+    "fliplr": 0.5,
+    "mosaic": 1.0,
+    "mixup": 0.0,
+}
+# For weights that know their task already: smaller steps, no jolt to the biases, an even finish.
+FINETUNE: Mapping[str, float] = {
+    **SCRATCH,
+    "lr0": 0.005,
+    "lrf": 0.1,
+    "warmup_epochs": 1.0,
+    "warmup_bias_lr": 0.005,
+}
+_POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
+_UP_TO_ONE = (
+    *("lrf", "momentum", "warmup_momentum", "label_smoothing", "hsv_h", "hsv_s", "hsv_v"),
+    *("translate", "scale", "flipud", "fliplr", "mosaic", "mixup"),
+)
+
+
+def load(path: Path) -> dict[str, float]:
+    """Read a YAML file of hyper-parameters; what it leaves out keeps the published value.
+
+    Raises:
+        InputError: no such file, no YAML mapping, an unknown key, or a value out of its range.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
+    return {**SCRATCH, **{key: _checked(key, value, path) for key, value in found.items()}}
+
+
+def save(hyp: Mapping[str, float], path: Path) -> None:
+    """Write hyper-parameters so that `load` reads them back unchanged."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(dict(hyp), sort_keys=False))
+
+
+def _checked(key: object, value: object, path: Path) -> float:
+    if key not in SCRATCH:
+        raise InputError(
+            f"{path} has the unknown key {key!r}; the known ones: {', '.join(SCRATCH)}"
+        )
+    number = _number(value)
+    if not math.isfinite(number):
+        raise InputError(f"{path}: {key} is {value!r}; it must be a number")
+    if number < 0 or (key in _UP_TO_ONE and number > 1) or (key in _POSITIVE and number == 0):
+        allowed = "above 0" if key in _POSITIVE else "0 to 1" if key in _UP_TO_ONE else "0 or more"
+        raise InputError(f"{path}: {key} is {number:g}; it must be {allowed}")
+    return number
+
+
+def _number(value: object) -> float:
+    """Return a float; YAML reads 1e-4 as text, and that is meant as a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan

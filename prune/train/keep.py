@@ -1,0 +1,181 @@
+"""The files a run leaves: the last weights with all it takes to go on, the best by six measures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from prune import checkpoint
+from prune.atomic import replacing
+from prune.checkpoint import Checkpoint
+from prune.errors import CheckpointError
+from prune.runs import versions
+from prune.train.run import Run
+
+Row = dict[str, float]
+
+
+def fitness(row: Mapping[str, float]) -> float:
+    """Weigh the two mean average precisions into one number, as YOLO trainers do."""
+    return 0.1 * row["map50"] + 0.9 * row["map"]
+
+
+# File name -> (the checkpoint's key for the best value so far, the value of one epoch's row).
+BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
+    "best": ("best_fitness", fitness),
+    "best_p": ("best_fitness_p", lambda row: row["precision"]),
+    "best_r": ("best_fitness_r", lambda row: row["recall"]),
+    "best_ap50": ("best_fitness_ap50", lambda row: row["map50"]),
+    "best_ap": ("best_fitness_ap", lambda row: row["map"]),
+    "best_f": ("best_fitness_f", lambda row: row["f1"]),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the kept files say of where they come from: names, earlier history, parent's digest."""
+
+    names: tuple[str, ...]
+    data: str
+    history: Sequence[Mapping[str, object]] = ()
+    parent: str | None = None
+
+
+def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
+    """Write last.pt, and the files of every measure in which the last row beats all before it.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    epoch = len(rows)
+    finished = _finished(run, origin=origin, epoch=epoch)
+    wanted = [folder / f"{name}.pt" for name in records(rows)]
+    if run.settings.save_period and epoch % run.settings.save_period == 0:
+        wanted.append(folder / f"epoch{epoch:03d}.pt")
+    _save_under(finished, wanted)
+    checkpoint.save(replace(finished, training=_state(run, rows)), folder / "last.pt")
+
+
+def records(rows: Sequence[Row]) -> list[str]:
+    """Name the measures in which the last row is better than every row before it."""
+    *earlier, latest = [row for row in rows if "map" in row] or [{}]
+    if "map" not in rows[-1]:
+        return []
+    return [
+        name
+        for name, (_, value) in BEST.items()
+        if all(value(latest) > value(row) for row in earlier)
+    ]
+
+
+def restore(run: Run, state: Mapping[str, object], *, batches: int) -> list[Row]:
+    """Put a run back to where `save` left it; return its rows so far.
+
+    Args:
+        run: started on the network of the same checkpoint, so that the average holds its weights.
+        state: the checkpoint's training state.
+        batches: batches an epoch, which must be what they were.
+
+    Raises:
+        CheckpointError: the state is incomplete, or belongs to other data or another batch size.
+    """
+    try:
+        position = cast("dict[str, int]", state["scheduler"])
+        parts = cast("dict[str, Any]", state["optimizer"])
+        generators = cast("dict[str, Any]", state["rng"])
+        rows = cast("list[Row]", state["training_results"])
+        updates = cast(int, state["ema_updates"])
+    except KeyError as error:
+        raise CheckpointError(
+            f"the run is finished or its state incomplete (no {error}); start from --weights"
+        ) from error
+    if position["batches"] != batches:
+        raise CheckpointError(
+            f"the run had {position['batches']} batches an epoch and the data now gives {batches}; "
+            "resume needs the same pictures and batch size"
+        )
+    run.net.load_state_dict(parts["weights"])
+    run.optimizer.load_state_dict(parts["sgd"])
+    run.scaler.load_state_dict(parts["scaler"])
+    run.ema.n_averaged.fill_(updates)
+    torch.set_rng_state(generators["cpu"])
+    if "cuda" in generators and run.device.type == "cuda":
+        torch.cuda.set_rng_state(generators["cuda"], run.device)
+    return [dict(row) for row in rows]
+
+
+def finish(folder: Path) -> None:
+    """Take the training state out of last.pt: it is a checkpoint like any other now."""
+    last = folder / "last.pt"
+    checkpoint.save(replace(checkpoint.load(last), training={}), last)
+
+
+def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
+    entry = {
+        "command": "train",
+        "epochs": run.settings.epochs,
+        "epoch": epoch,
+        "data": origin.data,
+        "params": sum(parameter.numel() for parameter in run.net.parameters()),
+        "seed": run.settings.seed,
+        "versions": versions(),
+        "parent": origin.parent,
+    }
+    shot = checkpoint.capture(
+        run.averaged,
+        names=origin.names,
+        imgsz=run.settings.imgsz,
+        history=[*origin.history, entry],
+    )
+    # Training's order in memory (channels innermost) is no property of the network.
+    return replace(shot, model={name: value.contiguous() for name, value in shot.model.items()})
+
+
+def _state(run: Run, rows: Sequence[Row]) -> dict[str, object]:
+    """Return everything beside the averaged weights that the next epoch depends on.
+
+    `optimizer` holds the weights under training too: the checkpoint's `model` is their average.
+    """
+    generators = {"cpu": torch.get_rng_state()}
+    if run.device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(run.device)
+    scored = [row for row in rows if "map" in row]
+    best = {key: max(map(value, scored), default=0.0) for key, value in BEST.values()}
+    return {
+        "epoch": len(rows) - 1,
+        **best,
+        "training_results": list(rows),
+        "ema_updates": int(run.ema.n_averaged),
+        "optimizer": {
+            "sgd": run.optimizer.state_dict(),
+            "weights": run.net.state_dict(),
+            "scaler": run.scaler.state_dict(),
+        },
+        "scheduler": {"batch": len(rows) * _batches(run), "batches": _batches(run)},
+        "rng": generators,
+    }
+
+
+def _batches(run: Run) -> int:
+    return run.schedule.total // run.settings.epochs
+
+
+def _save_under(finished: Checkpoint, targets: Sequence[Path]) -> None:
+    """Write one file, and the others as links to it: early epochs are best in everything."""
+    if not targets:
+        return
+    first, *others = targets
+    checkpoint.save(finished, first)
+    for target in others:
+        with replacing(target) as part:
+            part.unlink()
+            try:
+                os.link(first, part)
+            except OSError:  # no links on this file system
+                shutil.copyfile(first, part)

@@ -1,0 +1,141 @@
+"""What a run tells while it goes on: a bar, a line an epoch, results.csv, TensorBoard, pictures."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from prune.atomic import write_text
+from prune.train import plots
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from prune.data.loader import Batch
+    from prune.score.metrics import Scores
+
+_LOSSES = ("box", "obj", "cls", "loss")
+_SCORES = ("precision", "recall", "map50", "map", "f1")
+COLUMNS = (
+    "epoch",
+    *(f"train_{name}" for name in _LOSSES),
+    *(f"val_{name}" for name in _LOSSES),
+    *_SCORES,
+    "lr",
+    "seconds",
+)
+_DRAWN_BATCHES = 3
+
+
+def as_row(
+    epoch: int, losses: Sequence[float], scores: Scores | None, *, rate: float, seconds: float
+) -> dict[str, float]:
+    """Put an epoch's figures together; an epoch without a score lacks its columns."""
+    row: dict[str, float] = {"epoch": epoch + 1}
+    row |= {f"train_{name}": value for name, value in zip(_LOSSES, losses, strict=True)}
+    if scores is not None:
+        row |= {f"val_{name}": value for name, value in zip(_LOSSES, scores.losses, strict=False)}
+        row |= {name: float(getattr(scores, name)) for name in _SCORES}
+    return {**row, "lr": rate, "seconds": seconds}
+
+
+@dataclass
+class _Clock:
+    """The bar's present task and when it began."""
+
+    task: TaskID | None = None
+    began: float = 0.0
+    pictures: int = 0
+
+
+@dataclass(frozen=True)
+class Log:
+    """Where a run's figures go: `folder` for files, `say` for lines, `bar` and `board` if any."""
+
+    folder: Path
+    say: Callable[[str], None]
+    bar: Progress | None = None
+    board: SummaryWriter | None = None
+    clock: _Clock = field(default_factory=_Clock)
+
+    @property
+    def weights(self) -> Path:
+        """The folder of kept checkpoints."""
+        return self.folder / "weights"
+
+    def begin(self, epoch: int, epochs: int, batches: int) -> None:
+        """Start an epoch's bar; `epoch` counts from 0."""
+        self.clock.began, self.clock.pictures = time.perf_counter(), 0
+        if self.bar is not None:
+            title = f"epoch {epoch + 1}/{epochs}"
+            self.clock.task = self.bar.add_task(title, total=batches, note="")
+
+    def batch(self, position: int, batch: Batch) -> None:
+        """Draw the run's first batches with their boxes."""
+        if position < _DRAWN_BATCHES:
+            plots.batch_picture(batch, self.folder / f"train_batch{position}.jpg")
+
+    def step(self, losses: Tensor, pictures: int) -> None:
+        """Move the bar by a batch of so many pictures; losses box, obj, cls, sum, [4]."""
+        self.clock.pictures += pictures
+        if self.bar is None or self.clock.task is None:
+            return
+        rate = self.clock.pictures / (time.perf_counter() - self.clock.began)
+        parts = " ".join(f"{name} {value:.3f}" for name, value in zip(_LOSSES, losses, strict=True))
+        note = f"{parts}  {rate:.1f} pictures/s  {memory_gib():.1f} GiB"
+        self.bar.update(self.clock.task, advance=1, note=note)
+
+    def end(self) -> None:
+        """Take the epoch's bar away; a line will stand in its place."""
+        if self.bar is not None and self.clock.task is not None:
+            self.bar.remove_task(self.clock.task)
+            self.clock.task = None
+
+    def epoch(self, rows: Sequence[dict[str, float]], epochs: int) -> None:
+        """Tell of the last row, and bring the files up to date."""
+        self.say(_line(rows[-1], epochs))
+        write_text(self.folder / "results.csv", _csv(rows))
+        if self.board is not None:
+            for name, value in rows[-1].items():
+                self.board.add_scalar(_tag(name), value, int(rows[-1]["epoch"]))
+
+
+def memory_gib() -> float:
+    """Return the peak memory of this process so far, on the GPU if it uses one."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
+        return torch.cuda.max_memory_reserved() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _line(row: dict[str, float], epochs: int) -> str:
+    figures = " ".join(f"{name} {row[f'train_{name}']:.4f}" for name in _LOSSES)
+    scores = " ".join(f"{name} {row[name]:.4f}" for name in _SCORES if name in row)
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {scores or 'not scored'}"
+        f"  lr {row['lr']:.5f}  {memory_gib():.1f} GiB  {row['seconds']:.1f} s"
+    )
+
+
+def _csv(rows: Sequence[dict[str, float]]) -> str:
+    lines = [",".join(COLUMNS)]
+    for row in rows:
+        lines.append(",".join(f"{row[name]:.6g}" if name in row else "" for name in COLUMNS))
+    return "\n".join(lines) + "\n"
+
+
+def _tag(column: str) -> str:
+    """Sort TensorBoard's curves: train/..., val/..., metrics/..., and the rest."""
+    group, _, name = column.partition("_")
+    if name:
+        return f"{group}/{name}"
+    return f"metrics/{column}" if column in _SCORES else f"run/{column}"

@@ -1,0 +1,125 @@
+"""The detection loss: where boxes are (CIoU), whether there is one (objectness), of what class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+
+from prune.boxes import ciou
+from prune.errors import TrainError
+from prune.train.assignment import Positives, assign, last_claims
+
+if TYPE_CHECKING:
+    from prune.models.head import Yolo
+
+# How much a level's objectness counts, finest level first: it has the most cells, and a small mean.
+_BALANCE: dict[int, tuple[float, ...]] = {
+    1: (1.0,),
+    2: (4.0, 1.0),
+    3: (4.0, 1.0, 0.4),
+    4: (4.0, 1.0, 0.4, 0.1),
+    5: (4.0, 1.0, 0.5, 0.4, 0.1),
+}
+ITEMS = ("box", "obj", "cls", "sum")
+
+
+def detection_loss(
+    maps: Sequence[Tensor], heads: Sequence[Yolo], targets: Tensor, *, hyp: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    """Compare a batch's raw maps with its boxes.
+
+    A class loss is counted only where there are several classes, as the published recipe does.
+
+    Args:
+        maps: one map of logits a head, [N, A * (5 + classes), ny, nx].
+        heads: the heads they come from, in the same order.
+        targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6];
+            no rows are fine.
+        hyp: gains `box`, `obj`, `cls`, positive weights `obj_pw`, `cls_pw`, `anchor_t`,
+            `label_smoothing`.
+
+    Returns:
+        The loss to descend, a scalar that grows with the batch (items' sum x N), and its parts
+        without gradient: box, obj, cls, sum, [4].
+
+    Raises:
+        TrainError: more heads than the recipe has weights for.
+    """
+    balance = _level_balance(heads)
+    total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
+    for raw, head, weight in zip(maps, heads, balance, strict=True):
+        box, objectness, label = _level_loss(raw.float(), head, targets, hyp)
+        total = total + torch.stack((box, weight * objectness, label))
+    gained = total * total.new_tensor(_gains(len(heads), hyp))  # [3]
+    items = torch.cat((gained, gained.sum(dim=0, keepdim=True)))  # [4]
+    return items[3] * len(maps[0]), items.detach()
+
+
+def _level_loss(
+    raw: Tensor, head: Yolo, targets: Tensor, hyp: Mapping[str, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one level's box, objectness and class loss, without gains."""
+    values = head.split(raw)  # [N, A, ny, nx, 5 + classes]
+    found = assign(head, targets, grid=(raw.shape[2], raw.shape[3]), anchor_t=hyp["anchor_t"])
+    chosen = values[found.picture, found.anchor, found.row, found.column]  # [P, 5 + classes]
+    overlap = _overlap(chosen, found, head)  # [P]
+    objectness = F.binary_cross_entropy_with_logits(
+        values[..., 4],
+        _objectness_target(values[..., 4], found, overlap.detach()),
+        pos_weight=values.new_tensor(hyp["obj_pw"]),
+    )
+    return _mean(1 - overlap), objectness, _class_loss(chosen[:, 5:], found.label, hyp)
+
+
+def _overlap(chosen: Tensor, found: Positives, head: Yolo) -> Tensor:
+    """Return the CIoU of each positive's decoded box with the box it answers for, [P]."""
+    offset, size = head.box(chosen[:, :4], head.anchors[found.anchor])  # cells, px
+    wanted = torch.cat((found.box[:, :2] * head.stride, found.box[:, 2:]), dim=1)
+    return ciou(torch.cat((offset * head.stride, size), dim=1), wanted)
+
+
+def _objectness_target(logits: Tensor, found: Positives, overlap: Tensor) -> Tensor:
+    """Return how well each anchor cell's box fits, zero where there is none, [N, A, ny, nx]."""
+    _, anchors, rows, columns = logits.shape
+    cell = ((found.picture * anchors + found.anchor) * rows + found.row) * columns + found.column
+    stands = last_claims(cell, logits.numel())  # [P]
+    target = torch.zeros_like(logits, memory_format=torch.contiguous_format).flatten()
+    target[cell[stands]] = overlap[stands].clamp(min=0)
+    return target.view(logits.shape)
+
+
+def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
+    """Return the mean binary cross entropy of the positives' classes; logits [P, classes]."""
+    if logits.shape[1] == 1:
+        return logits.new_zeros(())
+    low = 0.5 * hyp["label_smoothing"]
+    target = torch.full_like(logits, low).scatter_(1, label[:, None], 1 - low)
+    each = F.binary_cross_entropy_with_logits(
+        logits, target, pos_weight=logits.new_tensor(hyp["cls_pw"]), reduction="none"
+    )
+    return _mean(each)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Return the mean, and a zero that keeps its gradient where there is nothing."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def _level_balance(heads: Sequence[Yolo]) -> list[float]:
+    """Return each head's objectness weight, by stride: a cfg may list heads either way."""
+    if len(heads) not in _BALANCE:
+        raise TrainError(f"the network has {len(heads)} heads; the loss knows 1 to {max(_BALANCE)}")
+    table = _BALANCE[len(heads)]
+    finest_first = sorted(range(len(heads)), key=lambda i: heads[i].stride)
+    return [table[finest_first.index(i)] for i in range(len(heads))]
+
+
+def _gains(levels: int, hyp: Mapping[str, float]) -> tuple[float, float, float]:
+    """Scale the gains, which were tuned on three levels, to the number of levels."""
+    share = 3 / levels
+    objectness = hyp["obj"] * share * (1.4 if levels >= 4 else 1.0)
+    return hyp["box"] * share, objectness, hyp["cls"] * share

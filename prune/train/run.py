@@ -1,0 +1,139 @@
+"""What a training run is asked for, and what it holds while it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from prune.errors import DeviceError, InputError
+from prune.train.ema import average
+from prune.train.optimiser import optimiser
+from prune.train.schedule import Schedule, plan
+
+if TYPE_CHECKING:
+    from prune.models.darknet import Darknet
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_LOWEST = {
+    "epochs": 1,
+    "imgsz": 1,
+    "batch_size": 1,
+    "nominal_batch": 1,
+    "seed": 0,
+    "val_every": 0,
+    "save_period": 0,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for.
+
+    `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
+    if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
+    `precision` is that of the convolutions, one of PRECISIONS.
+
+    Raises:
+        InputError: a number too low, or an unknown precision.
+    """
+
+    epochs: int
+    imgsz: int
+    batch_size: int = 16
+    nominal_batch: int = 64
+    seed: int = 0
+    linear_lr: bool = False
+    val_every: int = 1
+    save_period: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            if value < low:
+                raise InputError(f"{name.replace('_', ' ')} is {value}; it must be {low} or more")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
+
+    def scored(self, epoch: int) -> bool:
+        """Tell whether this epoch, counted from 0, ends with a score."""
+        due = self.val_every > 0 and (epoch + 1) % self.val_every == 0
+        return due or epoch + 1 == self.epochs
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run that change as it goes on, and what they go by."""
+
+    net: Darknet
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    ema: AveragedModel
+    schedule: Schedule
+    settings: Settings
+    hyp: Mapping[str, float]
+    device: torch.device
+
+    @property
+    def averaged(self) -> Darknet:
+        """The running average: what is scored and kept."""
+        return cast("Darknet", self.ema.module)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type that convolutions compute in."""
+        return PRECISIONS[self.settings.precision]
+
+
+def start(
+    net: Darknet,
+    batches: int,
+    *,
+    settings: Settings,
+    hyp: Mapping[str, float],
+    device: torch.device,
+) -> Run:
+    """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
+
+    Args:
+        net: the network; its weights change in place.
+        batches: batches an epoch.
+        settings: the run's options.
+        hyp: hyper-parameters.
+        device: where to compute.
+
+    Raises:
+        DeviceError: float16 on a CPU.
+    """
+    half = settings.precision == "float16"
+    if half and device.type != "cuda":
+        raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
+    # The type checker misses this overload; convolutions run fastest with channels innermost.
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accumulate = max(1, round(settings.nominal_batch / settings.batch_size))
+    decay_share = settings.batch_size * accumulate / settings.nominal_batch
+    return Run(
+        net=net,
+        optimizer=optimiser(net, hyp, decay_share=decay_share),
+        scaler=torch.amp.GradScaler(device.type, enabled=half),
+        ema=average(net, updates=settings.epochs * math.ceil(batches / accumulate)),
+        schedule=plan(
+            hyp,
+            epochs=settings.epochs,
+            batches=batches,
+            accumulate=accumulate,
+            linear=settings.linear_lr,
+        ),
+        settings=settings,
+        hyp=hyp,
+        device=device,
+    )

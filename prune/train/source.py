@@ -1,0 +1,136 @@
+"""The network a run starts from: a checkpoint's, or a fresh one from a cfg."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from prune import checkpoint
+from prune.checkpoint import Checkpoint
+from prune.errors import CfgError, CheckpointError, InputError
+from prune.models.darknet import Darknet, build
+from prune.models.sections import parse, with_classes, write
+
+FRESH_IMGSZ = 640
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to train, and what is known of it.
+
+    `imgsz` is the size it was trained at, in pixels; `notes` are remarks for the user; `parent` is
+    the digest of the file it comes from.
+    """
+
+    net: Darknet
+    imgsz: int
+    pruned: bool = False
+    history: Sequence[Mapping[str, object]] = ()
+    parent: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
+    """Build the cfg's network with the data's classes and random weights.
+
+    Raises:
+        CfgError: no such file, or no network in it.
+    """
+    torch.manual_seed(seed)
+    sections = with_classes(parse(_text(cfg), source=str(cfg)), len(names))
+    return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ)
+
+
+def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) -> Source:
+    """Take a checkpoint's network, pruned or not.
+
+    Args:
+        weights: one of our checkpoints.
+        names: the data's classes.
+        cfg: a cfg the user named beside it; it decides nothing, a difference is noted.
+        pt: whether the user said that the weights are pruned; being wrong is noted.
+
+    Raises:
+        CheckpointError: not one of our checkpoints, or a broken one.
+        CfgError: the cfg cannot be read.
+        InputError: another number of classes than the data has.
+    """
+    found = checkpoint.load(weights)
+    if len(found.names) != len(names):
+        raise InputError(
+            f"{weights} has {len(found.names)} classes ({_few(found.names)}) and the data "
+            f"{len(names)} ({_few(names)}); both must be the same, or train from --cfg"
+        )
+    return Source(
+        net=checkpoint.network(found),
+        imgsz=found.imgsz,
+        pruned=found.pruned,
+        history=found.history,
+        parent=checkpoint.digest(weights),
+        notes=tuple(_remarks(found, weights, names=names, cfg=cfg, pt=pt)),
+    )
+
+
+def interrupted(last: Path) -> tuple[Source, dict[str, object]]:
+    """Take up a run where it stopped: its network, with the averaged weights, and its state.
+
+    Raises:
+        CheckpointError: not one of our checkpoints, or one of a run that came to its end.
+    """
+    found = checkpoint.load(last)
+    if not found.training:
+        raise CheckpointError(
+            f"{last} is finished; to train it further start from --weights {last}"
+        )
+    *earlier, own = found.history
+    parent = own.get("parent")
+    source = Source(
+        net=checkpoint.network(found),
+        imgsz=found.imgsz,
+        pruned=found.pruned,
+        history=earlier,
+        parent=None if parent is None else str(parent),
+    )
+    return source, found.training
+
+
+def _remarks(
+    found: Checkpoint, weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool
+) -> list[str]:
+    remarks = []
+    if pt and not found.pruned:
+        remarks.append(f"--pt: {weights} is not pruned; it is trained all the same")
+    if found.pruned and not pt:
+        remarks.append(f"{weights} is pruned; its structure is kept, as with --pt")
+    if list(names) != found.names:
+        remarks.append(f"the classes are called {_few(names)} from now on, not {_few(found.names)}")
+    if cfg is not None and not _same_network(cfg, found):
+        remarks.append(f"{cfg} is another network than {weights} holds; the checkpoint's is kept")
+    return remarks
+
+
+def _same_network(cfg: Path, found: Checkpoint) -> bool:
+    """Tell whether a cfg, with the checkpoint's classes, describes the checkpoint's layers."""
+    sections = with_classes(parse(_text(cfg), source=str(cfg)), len(found.names))
+    return _layers(write(sections)) == _layers(found.cfg)
+
+
+def _layers(text: str) -> list[tuple[str, dict[str, str]]]:
+    """List the sections but [net], which says how to train and not what the network is."""
+    layers = parse(build(text).cfg_text())[1:]
+    return [(section.kind, dict(section.options)) for section in layers]
+
+
+def _text(cfg: Path) -> str:
+    try:
+        return cfg.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CfgError(f"cannot read {cfg}: {reason}") from error
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
