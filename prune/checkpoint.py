@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from prune.atomic import replacing
 from prune.errors import CheckpointError
-from prune.models.darknet import Darknet, build
+from prune.models.darknet import Darknet
+from prune.models.sections import Section, parse
 
 FORMAT = "prune/1"
 
@@ -146,21 +147,22 @@ def network(checkpoint: Checkpoint) -> Darknet:
         CheckpointError: weights that do not fit the cfg (names the layer and both shapes), that are
             not finite, or another number of names than of classes.
     """
-    with _Undrawn():
-        net = build(checkpoint.cfg, source="the checkpoint's cfg")
+    net = assemble(parse(checkpoint.cfg, source="the checkpoint's cfg"), checkpoint.model)
     _check_names(net, checkpoint.names)
-    fill(net, checkpoint.model)
-    return net.eval()
+    return net
 
 
-def fill(net: Darknet, weights: Mapping[str, Tensor]) -> None:
-    """Put `weights` into `net`; the tensors become the network's own, nothing is copied.
+def assemble(sections: Sequence[Section], weights: Mapping[str, Tensor]) -> Darknet:
+    """Build a network around weights, in eval mode; they become its own, nothing is copied.
 
     A missing BatchNorm counter (`num_batches_tracked`) is no fault: Darknet files have none.
 
     Raises:
-        CheckpointError: see `network`.
+        CfgError: the sections describe no network.
+        CheckpointError: weights that do not fit (layer and both shapes named) or are not finite.
     """
+    with _Undrawn():
+        net = Darknet(sections)
     expected = net.state_dict()
     counters = {
         name: torch.zeros((), dtype=torch.long)
@@ -172,6 +174,7 @@ def fill(net: Darknet, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in given.items():
         _check_finite(name, tensor)
     net.load_state_dict(given, assign=True)
+    return net.eval()
 
 
 def digest(path: Path) -> str:

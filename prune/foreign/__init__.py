@@ -1,0 +1,1 @@
+"""Files of other projects, read without running a line of theirs."""

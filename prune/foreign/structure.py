@@ -1,0 +1,150 @@
+"""The cfg of weights: from a file, from the pickled module itself, or matched; widths as they are.
+
+A pruned network's tensors tell its widths, so any cfg of the same layers will do: what it says of
+filters and classes is replaced by what the tensors show.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from prune.errors import CfgError, CheckpointError
+from prune.foreign.parameters import tensors
+from prune.foreign.standins import Instance, array
+from prune.models.sections import (
+    Section,
+    anchor_mask,
+    head_path,
+    heads,
+    parse,
+    with_classes,
+    with_options,
+    write,
+)
+
+Weights = Mapping[str, Tensor]
+
+
+def read_cfg(path: Path) -> tuple[Section, ...]:
+    """Read a cfg file.
+
+    Raises:
+        CfgError: the file cannot be read, or is no cfg.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CfgError(f"cannot read {path}: {reason}") from error
+
+
+def from_definitions(
+    definitions: Sequence[Mapping[object, object]], *, imgsz: int
+) -> tuple[Section, ...]:
+    """Write the sections that a pickled module keeps of its cfg (all but [net]).
+
+    Args:
+        definitions: one dict a section; its kind is under "type".
+        imgsz: pixels, for [net], which such a module does not keep.
+
+    Raises:
+        CfgError: they describe no network.
+    """
+    net = f"[net]\nwidth={imgsz}\nheight={imgsz}\nchannels=3\n"
+    text = "\n".join(_definition_text(entry) for entry in definitions if entry.get("type") != "net")
+    return parse(f"{net}\n{text}", source="the pickle's module_defs")
+
+
+def _definition_text(entry: Mapping[object, object]) -> str:
+    options = [f"{key}={_value_text(value)}" for key, value in entry.items() if key != "type"]
+    return "\n".join([f"[{entry.get('type')}]", *options, ""])
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, Instance):
+        return ",".join(f"{number:g}" for number in array(value).flatten().tolist())
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def match(weights: Weights, folder: Path) -> Path:
+    """Find the cfg in `folder` whose layers are those of the weights, whatever their widths.
+
+    Raises:
+        CheckpointError: none matches, or several that would give different networks.
+    """
+    wanted = _signature({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    matching = {}
+    for path in sorted(folder.glob("*.cfg")):
+        try:
+            sections = read_cfg(path)
+            if _signature(tensors(sections)) == wanted:
+                matching[path] = with_widths(sections, weights)
+        except CfgError:
+            continue  # a broken file among others; whoever wants it names it
+    # Equal but for the widths, which come from the tensors anyway, is as good as one.
+    if len({write(sections[1:]) for sections in matching.values()}) == 1:
+        return next(iter(matching))
+    told = ", ".join(path.name for path in matching)
+    reason = f"{told} all have these layers" if told else f"no cfg in {folder} has these layers"
+    raise CheckpointError(f"the file says nothing of its network and {reason}; name one with --cfg")
+
+
+def _signature(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Tell layers apart by what pruning does not change: their tensors' names and kernel sizes."""
+    return {
+        name: shape[2:] if len(shape) == 4 else ()
+        for name, shape in shapes.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def with_widths(sections: Sequence[Section], weights: Weights) -> tuple[Section, ...]:
+    """Copy a cfg with the widths and the number of classes that the tensors show.
+
+    Raises:
+        CheckpointError: a head's convolution has a width that no number of classes gives.
+        CfgError: a head that no convolution feeds.
+    """
+    classes = _classes(sections, weights)
+    changed = list(with_classes(sections, classes) if classes else sections)
+    for index, section in enumerate(changed[1:]):
+        kernel = weights.get(f"module_list.{index}.Conv2d.weight")
+        implicit = weights.get(f"module_list.{index}.implicit")
+        if section.kind == "convolutional" and kernel is not None and kernel.dim() == 4:
+            changed[index + 1] = _with_filters(section, kernel.shape[0])
+        elif implicit is not None and implicit.dim() == 4 and "filters" in section.options:
+            changed[index + 1] = with_options(section, filters=implicit.shape[1])
+    return tuple(changed)
+
+
+def _with_filters(section: Section, filters: int) -> Section:
+    before = section.options.get("filters")
+    if before is not None and section.options.get("groups") == before != "1":
+        section = with_options(section, groups=filters)  # depthwise: one group a channel
+    return with_options(section, filters=filters)
+
+
+def _classes(sections: Sequence[Section], weights: Weights) -> int | None:
+    counts = {}
+    for head in heads(sections):
+        name = f"module_list.{head_path(sections, head)[-1]}.Conv2d.weight"
+        if name in weights and weights[name].dim() == 4:
+            counts[name] = _head_classes(name, weights[name], sections[head + 1])
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise CheckpointError(f"the heads have different numbers of classes: {told}")
+    return next(iter(counts.values()), None)
+
+
+def _head_classes(name: str, kernel: Tensor, head: Section) -> int:
+    anchors = len(anchor_mask(head))
+    classes, left = divmod(kernel.shape[0], anchors)
+    if left or classes < 6:
+        raise CheckpointError(
+            f"the cfg does not fit the weights: {name} is {list(kernel.shape)} in the file, and "
+            f"{kernel.shape[0]} is not {anchors} anchors x (5 + classes)"
+        )
+    return classes - 5

@@ -1,0 +1,100 @@
+"""Darknet .weights files: a header, then float32 numbers layer after layer.
+
+The header is three int32 (major, minor, revision of the format) and the count of pictures seen in
+training, int64 from version 0.2 on and int32 before.
+"""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune.errors import CheckpointError
+from prune.foreign.parameters import tensors
+from prune.models.sections import Section
+
+# AlexeyAB's Darknet normalises by sqrt(variance + 1e-5), our BatchNorm by sqrt(variance + 1e-4).
+# The difference goes into the variance on the way in and out, so that both compute the same.
+EPS_DIFFERENCE = 1e-4 - 1e-5
+_OUR_EPS = 1e-4
+
+
+def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
+    """Read a .weights file as the state dict of the network that `sections` describe.
+
+    What is wrong is told without the file's name, for the caller to put before it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds more or fewer numbers than the cfg's.
+        CfgError: the sections describe no network.
+    """
+    numbers = _numbers(path)
+    shapes = tensors(sections)
+    _check_length(numbers.size, shapes)
+    state: dict[str, Tensor] = {}
+    start = 0
+    for name, shape in shapes.items():
+        end = start + math.prod(shape)
+        state[name] = torch.from_numpy(numbers[start:end].copy()).view(shape)
+        start = end
+    return _with_our_eps(state)
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], sections: Sequence[Section]) -> None:
+    """Write the tensors of `state` that a .weights file holds; version 0.2.5, no pictures seen."""
+    with path.open("wb") as handle:
+        handle.write(struct.pack("<iiiq", 0, 2, 5, 0))
+        for name in tensors(sections):
+            values = state[name].detach().float().cpu()
+            if name.endswith("running_var"):
+                values = values + EPS_DIFFERENCE
+            handle.write(values.contiguous().numpy().astype("<f4").tobytes())
+
+
+def _numbers(path: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise CheckpointError("empty")
+    major, minor = struct.unpack("<ii", data[:8]) if len(data) >= 20 else (-1, -1)
+    if not (0 <= major < 1000 and 0 <= minor < 1000):
+        raise CheckpointError("no checkpoint: neither of torch.save nor of Darknet")
+    header = 20 if major * 10 + minor >= 2 else 16
+    if (len(data) - header) % 4:
+        raise CheckpointError("truncated: it ends within a number")
+    return np.frombuffer(data, dtype="<f4", offset=header)
+
+
+def _check_length(found: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    needed = 0
+    for name, shape in shapes.items():
+        needed += math.prod(shape)
+        if needed > found:
+            total = sum(math.prod(shape) for shape in shapes.values())
+            raise CheckpointError(
+                f"the cfg does not fit the weights: the file holds {found:,} numbers and the cfg "
+                f"asks for {total:,}; they end in {name} {list(shape)}"
+            )
+    if needed < found:
+        raise CheckpointError(
+            f"the cfg does not fit the weights: the file holds {found:,} numbers and the cfg asks "
+            f"for {needed:,}"
+        )
+
+
+def _with_our_eps(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name in [name for name in state if name.endswith("running_var")]:
+        scale = name.replace("running_var", "weight")
+        variance = state[name].double()
+        # A variance cannot go below zero; what is left there goes into the scale instead.
+        ours = (variance - EPS_DIFFERENCE).clamp(min=0)
+        rest = ((ours + _OUR_EPS) / (variance + _OUR_EPS - EPS_DIFFERENCE)).sqrt()
+        rest = torch.where(variance < EPS_DIFFERENCE, rest, 1.0)
+        state[name], state[scale] = ours.float(), (state[scale] * rest).float()
+    return state

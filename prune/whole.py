@@ -1,0 +1,100 @@
+"""A public checkpoint becomes one of ours."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from prune.checkpoint import Checkpoint, assemble, capture, digest, load, network
+from prune.errors import CheckpointError
+from prune.foreign.archive import is_torch_file, read_pickle
+from prune.foreign.source import Source, from_darknet, from_document
+from prune.models.darknet import Darknet
+from prune.models.keys import positive
+from prune.models.sections import Section, option
+from prune.runs import versions
+
+
+def import_foreign(
+    path: Path,
+    *,
+    cfg: Path | None = None,
+    names: Sequence[str] | None = None,
+    imgsz: int | None = None,
+) -> Checkpoint:
+    """Make a checkpoint of a public one: a YOLOR or YOLOv4 .pt, a pickled module, Darknet .weights.
+
+    Its last history entry tells what was read ("read") and what to know about it ("notes"). One of
+    our own comes back with the new names and size.
+
+    Args:
+        path: the file; none of its code is run.
+        cfg: the network's cfg; without it the file's own word is taken, or ./cfg searched.
+        names: class names; without them the file's own, or "0", "1", ...
+        imgsz: pixels; without it the cfg's width or height, the larger.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the cfg or the names.
+        CfgError: the cfg cannot be read.
+    """
+    document = read_pickle(path) if is_torch_file(path) else None
+    if isinstance(document, dict) and "format" in document:
+        return _renewed(path, names=names, imgsz=imgsz)
+    with _naming(path):
+        if document is None:
+            source = from_darknet(path, cfg=cfg)
+        else:
+            source = from_document(document, cfg=cfg, imgsz=imgsz)
+        net = assemble(source.sections, source.weights)
+    return capture(
+        net,
+        names=_own_names(source, net) if names is None else names,
+        imgsz=imgsz or _cfg_size(source.sections),
+        history=[_entry(path, net, read=source.read, notes=source.notes)],
+    )
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its content."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: int | None) -> Checkpoint:
+    own = load(path)
+    net = network(own)
+    notes = ["it was a checkpoint of ours already; its own cfg was kept"]
+    return capture(
+        net,
+        names=own.names if names is None else names,
+        imgsz=imgsz or own.imgsz,
+        history=[*own.history, _entry(path, net, read="checkpoint", notes=notes)],
+    )
+
+
+def _own_names(source: Source, net: Darknet) -> Sequence[str]:
+    if not net.heads:
+        raise CheckpointError("the cfg has no [yolo] section; the network detects nothing")
+    classes = net.heads[0].classes
+    return source.names if len(source.names) == classes else [str(i) for i in range(classes)]
+
+
+def _entry(path: Path, net: Darknet, *, read: str, notes: Iterable[str]) -> dict[str, object]:
+    return {
+        "command": "whole",
+        "plan": None,
+        "criterion": None,
+        "params": sum(parameter.numel() for parameter in net.parameters()),
+        "seed": None,
+        "versions": versions(),
+        "parent": digest(path),
+        "read": read,
+        "notes": list(notes),
+    }
+
+
+def _cfg_size(sections: Sequence[Section]) -> int:
+    width, height = (option(sections[0], side, positive, 640) for side in ("width", "height"))
+    return max(width, height)
