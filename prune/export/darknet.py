@@ -1,0 +1,150 @@
+"""Write a network back as Darknet .cfg and .weights, or as the public PyTorch code's pair."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prune.atomic import replacing
+from prune.errors import InputError
+from prune.foreign.weights import write_weights
+from prune.models.darknet import Darknet
+from prune.models.keys import KEYS, anything
+from prune.models.layers import NORMALIZATIONS, WeightedShortcut
+from prune.models.sections import Section, heads, with_options, write
+
+Files = tuple[Path, Path]
+
+# What the public PyTorch code reads in a section; it refuses other keys, or passes over them.
+_YOLOR_KEYS = frozenset(
+    (
+        *("batch_normalize", "filters", "size", "stride", "stride_x", "stride_y", "pad", "groups"),
+        *("activation", "layers", "from", "mask", "anchors", "classes", "num", "scale_x_y"),
+        "weights_type",
+    )
+)
+_YOLOR_KINDS = frozenset(KEYS) - {"avgpool", "dropout"}
+_YOLOR_ACTIVATIONS = frozenset({"linear", "leaky", "mish", "silu", "swish", "logistic"})
+# Keys that say nothing there, for what they say here is the rule there; `_check_yolor` has looked.
+_YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "scale_wh"})
+
+
+def write_darknet(net: Darknet, target: Path) -> Files:
+    """Write Darknet's own pair of files, whole or not at all.
+
+    Implicit layers' values go into the .weights in cfg order. [reorg] keeps YOLOR's order of
+    phases; Darknet's own [reorg] has another, so read a pair that has one with this project.
+
+    Args:
+        net: the network; it is not changed.
+        target: a path whose suffix is replaced by .cfg and .weights.
+
+    Returns:
+        The .cfg and the .weights.
+
+    Raises:
+        InputError: the target cannot be written.
+    """
+    cfg, weights = _beside(target, ".cfg"), _beside(target, ".weights")
+    state = net.state_dict() | _plain_shortcuts(net)
+    sections = tuple(map(_darknet_section, net.sections))
+    with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
+        cfg_part.write_text(write(sections), encoding="utf-8")
+        write_weights(weights_part, state, sections)
+    return cfg, weights
+
+
+def write_yolor(net: Darknet, target: Path, names: Sequence[str]) -> Files:
+    """Write a cfg and a .pt that YOLOR's and Scaled-YOLOv4's own code reads.
+
+    Args:
+        net: the network; it is not changed.
+        target: a path whose suffix is replaced by .cfg and .pt.
+        names: the classes; they go into the .pt beside the weights.
+
+    Returns:
+        The .cfg and the .pt, {"model": state dict, "names": list}.
+
+    Raises:
+        InputError: that code would compute something else, or the target cannot be written.
+    """
+    _check_yolor(net)
+    cfg, weights = _beside(target, ".cfg"), _beside(target, ".pt")
+    state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+    with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
+        cfg_part.write_text(write(_yolor_sections(net.sections)), encoding="utf-8")
+        with weights_part.open("wb") as handle:
+            torch.save({"model": state, "names": list(names)}, handle)
+    return cfg, weights
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    known = target.suffix in (".cfg", ".weights", ".pt")
+    return target.with_suffix(suffix) if known else target.with_name(target.name + suffix)
+
+
+def _plain_shortcuts(net: Darknet) -> dict[str, Tensor]:
+    """Compute the weights of sums whose rule Darknet does not know (2 sigmoid(w) / n)."""
+    return {
+        f"module_list.{index}.w": NORMALIZATIONS["sigmoid"](module.w)
+        for index, module in enumerate(net.module_list)
+        if isinstance(module, WeightedShortcut) and module.normalization == "sigmoid"
+    }
+
+
+def _darknet_section(section: Section) -> Section:
+    if section.options.get("activation") == "silu":
+        section = with_options(section, activation="swish")  # Darknet's word for the same function
+    if section.options.get("weights_normalization") == "sigmoid":
+        section = with_options(section, weights_normalization="none")
+    return section
+
+
+def _yolor_sections(sections: Sequence[Section]) -> tuple[Section, ...]:
+    logits = set(heads(sections))  # index of the section before each head
+    plain = [replace(sections[0], comments=())]
+    for index, section in enumerate(sections[1:], start=1):
+        options = {k: v for k, v in section.options.items() if k in _YOLOR_KEYS}
+        if index in logits and section.kind == "convolutional":
+            options["activation"] = "linear"  # the decoding's sigmoid, which is implied there
+        elif section.kind != "convolutional":
+            options.pop("activation", None)
+        plain.append(replace(section, options=options, comments=()))
+    return tuple(plain)
+
+
+def _check_yolor(net: Darknet) -> None:
+    for head in net.heads:
+        if not head.new_coords or head.scale_x_y != 2.0:
+            raise InputError(
+                "the public PyTorch code decodes every head as xy = 2p - 0.5, wh = (2p)^2 anchor, "
+                "and this network was trained with another decoding; use --format darknet"
+            )
+    logits = set(heads(net.sections))
+    for index, section in enumerate(net.sections[1:], start=1):
+        if problem := _foreign_to_yolor(section, decoded=index in logits):
+            raise InputError(
+                f"the public PyTorch code does not know {problem} (layer {index - 1}); "
+                "use --format darknet"
+            )
+
+
+def _foreign_to_yolor(section: Section, *, decoded: bool) -> str:
+    """Name what that code would not compute as this section means it; "" if there is nothing."""
+    if section.kind not in _YOLOR_KINDS:
+        return f"[{section.kind}]"
+    for key, value in section.options.items():
+        ignored = KEYS[section.kind].get(key) is anything
+        if not ignored and key not in _YOLOR_KEYS | _YOLOR_IMPLIED:
+            return f"[{section.kind}] {key}"
+        if key == "weights_normalization" and value != "sigmoid":
+            return f"[{section.kind}] {key}={value}"
+        if key == "weights_type" and value == "per_channel":
+            return f"[{section.kind}] {key}={value}"
+        if key == "activation" and not decoded:
+            known = _YOLOR_ACTIVATIONS if section.kind == "convolutional" else {"linear"}
+            if value not in known:
+                return f"[{section.kind}] {key}={value}"
+    return ""
