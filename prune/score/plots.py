@@ -42,10 +42,13 @@ def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
     """
     drawn = np.ascontiguousarray(image).copy()
     thick = max(round(sum(image.shape[:2]) / 600), 1)
-    for x1, y1, x2, y2, confidence, label in boxes[::-1].tolist():
+    rows = boxes[::-1].tolist()
+    for x1, y1, x2, y2, _, label in rows:
         low, high = (round(x1), round(y1)), (round(x2), round(y2))
         cv2.rectangle(drawn, low, high, colour(int(label)), thick, cv2.LINE_AA)
-        _tag(drawn, f"{names[int(label)]} {confidence:.2f}", low, colour(int(label)))
+    for x1, y1, _, _, confidence, label in rows:  # after all boxes: no line crosses a text
+        text = f"{names[int(label)]} {confidence:.2f}"
+        _tag(drawn, text, (round(x1), round(y1)), colour(int(label)))
     return drawn
 
 
@@ -73,28 +76,24 @@ def precision_recall(precision: Array, names: Sequence[str], target: Path) -> No
     """
     figure, axes = _axes("recall", "precision", "Precision and recall at IoU 0.5")
     recall = np.linspace(0, 1, len(precision))
-    curves = {
-        f"{name} {curve.mean():.3f}": curve
-        for name, curve in zip(names, precision.T, strict=True)
-        if curve[0] >= 0
-    }
-    mean = np.mean(list(curves.values()), axis=0) if curves else np.zeros(len(precision))
-    _curves(axes, recall, curves, (f"mean {mean.mean():.3f}", mean))
+    present = np.flatnonzero(precision[0] >= 0)
+    curves = precision[:, present].T  # [present classes, 101]
+    labels = [f"{names[i]} {precision[:, i].mean():.3f}" for i in present.tolist()]
+    mean = curves.mean(axis=0) if len(present) else np.zeros(len(precision))
+    _classes(axes, recall, curves, labels=labels, numbers=present)
+    _mean(axes, recall, mean, label=f"mean {mean.mean():.3f}")
     _save(figure, target)
 
 
 def f1_confidence(curves: Curves, names: Sequence[str], target: Path) -> None:
     """Plot F1 over the confidence threshold at IoU 0.5, and mark where the mean is highest."""
     figure, axes = _axes("confidence threshold", "F1", "F1 at IoU 0.5")
-    own = {
-        name: curve
-        for name, curve, count in zip(names, curves.f1, curves.instances, strict=True)
-        if count
-    }
+    present = np.flatnonzero(curves.instances)
     mean, best = curves.mean(curves.f1), curves.best()
-    label = f"mean, best {mean[best]:.3f} at {GRID[best]:.3f}"
     axes.axvline(GRID[best], color="0.6", linestyle=":")
-    _curves(axes, GRID, own, (label, mean))
+    labels = [names[i] for i in present.tolist()]
+    _classes(axes, GRID, curves.f1[present], labels=labels, numbers=present)
+    _mean(axes, GRID, mean, label=f"mean, best {mean[best]:.3f} at {GRID[best]:.3f}")
     _save(figure, target)
 
 
@@ -134,13 +133,18 @@ def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _curves(axes: Axes, x: Array, curves: dict[str, Array], mean: tuple[str, Array]) -> None:
-    named = len(curves) <= _LEGEND
-    for label, (name, values) in enumerate(curves.items()):
-        tint = tuple(part / 255 for part in reversed(colour(label)))
-        shown = name if named else "_"  # matplotlib leaves names with an underscore out
+def _classes(
+    axes: Axes, x: Array, curves: Array, *, labels: Sequence[str], numbers: NDArray[np.intp]
+) -> None:
+    """Draw a thin curve a class, [classes, T]; the legend names them while it can be read."""
+    for label, number, values in zip(labels, numbers.tolist(), curves, strict=True):
+        tint = tuple(part / 255 for part in reversed(colour(number)))
+        shown = label if len(labels) <= _LEGEND else "_"  # matplotlib skips labels with a _
         axes.plot(x, values, linewidth=1, color=tint, label=shown)
-    axes.plot(x, mean[1], linewidth=2.5, color="black", label=mean[0])
+
+
+def _mean(axes: Axes, x: Array, values: Array, *, label: str) -> None:
+    axes.plot(x, values, linewidth=2.5, color="black", label=label)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from prune.data.pictures import SUFFIXES, Image, is_picture, read_image
 from prune.errors import DataError
 
+# FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 )
@@ -89,8 +92,6 @@ def frames_a_second(path: Path) -> float:
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
-    # FFmpeg would print its own lines on stderr; read at the first video a process opens
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if not path.is_file() or not path.stat().st_size:
         raise DataError(f"{path}: " + ("video file is empty" if path.is_file() else "no such file"))
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)

@@ -1,0 +1,107 @@
+"""The command val, on a network that finds every square."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import squares
+
+from prune.cli import main
+from prune.export.onnx import export
+
+KEYS = {"map50", "map", "precision", "recall", "per_class", "images"}
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """Return the command's words with a checkpoint, a data set and a folder for runs."""
+    weights, yaml = squares.save(tmp_path / "net.pt"), squares.data(tmp_path)
+    places = ["--data", str(yaml), "--weights", str(weights), "--project", str(tmp_path / "runs")]
+    return ["val", *places, "--workers", "0", "--device", "cpu"]
+
+
+def test_json_has_the_keys_that_scripts_rely_on(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json", "--no-plots"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) >= KEYS
+    assert (document["map50"], document["map"]) == pytest.approx((1, 1))
+    assert document["images"] == len(squares.SPLIT)
+    row = {"name": "red", "map50": 1, "map": 1, "precision": 1, "recall": 1, "instances": 3}
+    assert document["per_class"][0] == pytest.approx(row)
+
+
+def test_table_has_all_classes_and_each(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--no-plots"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["all", *squares.NAMES]
+    assert "mAP@.5:.95" in lines[0]
+
+
+@pytest.mark.parametrize("imgsz", [(64, 64), (48, 64)], ids=["square", "wide"])
+def test_onnx_file_scores_what_the_checkpoint_scores(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], imgsz: tuple[int, int]
+) -> None:
+    target = tmp_path / "net.onnx"
+    export(squares.network(), target, names=squares.NAMES, imgsz=imgsz)
+    assert main([*words, "--weights", str(target), "--json", "--no-plots"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["map50"], document["map"]) == pytest.approx((1, 1))
+
+
+def test_plots_lie_in_a_folder_of_their_own_each_time(words: list[str], tmp_path: Path) -> None:
+    for folder in ("exp", "exp2"):
+        assert main(words) == 0
+        written = {path.name for path in (tmp_path / "runs" / folder).iterdir()}
+        assert written >= {"pr_curve.png", "f1_curve.png", "confusion_matrix.png", "run.json"}
+
+
+def test_no_plots_writes_nothing(words: list[str], tmp_path: Path) -> None:
+    assert main([*words, "--no-plots"]) == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def wrong_classes(folder: Path) -> list[str]:
+    (folder / "data.yaml").write_text("val: images/val\nnames: [a, b, c]\n")
+    return []
+
+
+def broken_picture(folder: Path) -> list[str]:
+    (folder / "images" / "val" / "1.png").write_bytes(b"no picture")
+    return []
+
+
+def class_out_of_range(folder: Path) -> list[str]:
+    (folder / "labels" / "val" / "1.txt").write_text("2 0.5 0.5 0.1 0.1\n")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (wrong_classes, "2 classes (red, blue)"),
+        (broken_picture, "1.png"),
+        (class_out_of_range, "1.txt:1"),
+        (lambda _: ["--split", "test"], "no split 'test'"),
+        (lambda _: ["--conf-thres", "1.5"], "confidence threshold is 1.5"),
+        (lambda _: ["--img-size", "60"], "image size is 60"),
+        (lambda folder: ["--weights", str(folder / "none.pt")], "none.pt"),
+    ],
+    ids=["classes", "picture", "label", "split", "confidence", "size", "weights"],
+)
+def test_wrong_input_is_one_line_and_nothing_written(
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], list[str]],
+    message: str,
+) -> None:
+    assert main([*words, *spoil(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and len(err.splitlines()) == 1
+    assert not out
+    assert not (tmp_path / "runs").exists()
