@@ -74,18 +74,14 @@ def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
             and key.
     """
     sections: list[Section] = []
-    waiting: tuple[
-        str, ...
-    ] = ()  # comments that belong to the next header, or to this section if a key comes first
+    waiting: tuple[str, ...] = ()  # comments of the next header, or of this section's next key
     for line, raw in enumerate(text.lstrip("\ufeff").splitlines(), start=1):
         code, comments = _without_comment(raw)
         waiting += comments
         if code.startswith("["):
             sections.append(_header(code, line, source=source, comments=waiting))
         elif code and not sections:
-            raise CfgError(
-                f"{source}, line {line}: {code!r} stands before any section; a cfg starts with [net]"
-            )
+            raise CfgError(f"{source}, line {line}: {code!r} before any section; {START}")
         elif code:
             sections[-1] = _with_line(sections[-1], code, line, comments=waiting)
         waiting = () if code else waiting
