@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prune.checkpoint import Checkpoint, assemble, capture, digest, load, network
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.source import Source, from_darknet, from_document
 from prune.models.darknet import Darknet
@@ -35,6 +35,7 @@ def import_foreign(
     Raises:
         CheckpointError: the file cannot be read, or does not fit the cfg or the names.
         CfgError: the cfg cannot be read.
+        InputError: a picture size that the network cannot take.
     """
     document = read_pickle(path) if is_torch_file(path) else None
     if isinstance(document, dict) and "format" in document:
@@ -48,7 +49,7 @@ def import_foreign(
     return capture(
         net,
         names=_own_names(source, net) if names is None else names,
-        imgsz=imgsz or _cfg_size(source.sections),
+        imgsz=_checked_size(imgsz, net, usual=_cfg_size(source.sections)),
         history=[_entry(path, net, read=source.read, notes=source.notes)],
     )
 
@@ -69,7 +70,7 @@ def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: int | None) -> C
     return capture(
         net,
         names=own.names if names is None else names,
-        imgsz=imgsz or own.imgsz,
+        imgsz=_checked_size(imgsz, net, usual=own.imgsz),
         history=[*own.history, _entry(path, net, read="checkpoint", notes=notes)],
     )
 
@@ -93,6 +94,14 @@ def _entry(path: Path, net: Darknet, *, read: str, notes: Iterable[str]) -> dict
         "read": read,
         "notes": list(notes),
     }
+
+
+def _checked_size(wanted: int | None, net: Darknet, *, usual: int) -> int:
+    if wanted is not None and (wanted <= 0 or wanted % net.stride):
+        raise InputError(
+            f"picture size is {wanted}; it must be a multiple of the network's stride, {net.stride}"
+        )
+    return usual if wanted is None else wanted
 
 
 def _cfg_size(sections: Sequence[Section]) -> int:

@@ -1,0 +1,136 @@
+"""prune whole: turn any public checkpoint into ours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+from prune.errors import InputError
+
+if TYPE_CHECKING:
+    from prune.checkpoint import Checkpoint
+    from prune.models.darknet import Darknet
+
+EXAMPLE = """\
+  prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data data/bccd.yaml
+  prune whole --weights old_whole_model.pt --names person,car --out model.pt --onnx
+  prune whole --weights yolov4-csp.weights --cfg yolov4-csp.cfg --names coco.names"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .pt of YOLOR or YOLOv4 (state dict or pickled module), or Darknet .weights",
+    )
+    parser.add_argument(
+        "--cfg",
+        type=Path,
+        metavar="FILE",
+        help="the network's cfg (default: what the file says of itself, or a match in ./cfg)",
+    )
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--data", type=Path, metavar="YAML", help="take the class names from it")
+    names.add_argument(
+        "--names", metavar="A,B", help="class names, or a file with one a line (default: 0,1,...)"
+    )
+    options.image_size(parser)
+    parser.add_argument("--onnx", action="store_true", help="also export it, beside --out")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("whole_model.pt"),
+        metavar="FILE",
+        help="checkpoint to write (default ./whole_model.pt)",
+    )
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, write, say what was read and what was written."""
+    from prune import checkpoint
+    from prune.cli import console
+    from prune.whole import import_foreign
+
+    if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
+        raise InputError(f"{args.out} is the file to read; name another with --out")
+    found = import_foreign(args.weights, cfg=args.cfg, names=_names(args), imgsz=args.img_size)
+    net = checkpoint.network(found)
+    checkpoint.save(found, args.out)
+    onnx = _onnx(net, found, args.out) if args.onnx else None
+    facts = _facts(net, found)
+    if args.json:
+        console.print_json({**facts, "out": args.out, "onnx": onnx})
+    else:
+        print(_described(facts, [path for path in (args.out, onnx) if path]))
+
+
+def _names(args: argparse.Namespace) -> Sequence[str] | None:
+    """Take the class names from --data, a file or the command line.
+
+    Raises:
+        InputError: there are none, or the file cannot be read.
+    """
+    if args.data is not None:
+        from prune.data import spec
+
+        return spec.load(args.data).names
+    if args.names is None:
+        return None
+    path = Path(args.names)
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else args.names.replace(",", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the names in {path}: {error}") from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"--names {args.names!r} names no class; write e.g. --names person,car")
+    return names
+
+
+def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:
+    from prune import checkpoint
+    from prune.export.onnx import export
+
+    done = export(
+        net,
+        out.with_suffix(".onnx"),
+        names=source.names,
+        imgsz=(source.imgsz, source.imgsz),
+        source=checkpoint.digest(out),
+    )
+    return done.out
+
+
+def _facts(net: Darknet, source: Checkpoint) -> dict[str, object]:
+    entry = source.history[-1]
+    return {
+        "read": entry["read"],
+        "notes": entry["notes"],
+        "layers": len(net.module_list),
+        "params": entry["params"],
+        "names": source.names,
+        "imgsz": source.imgsz,
+    }
+
+
+def _described(facts: dict[str, object], written: Sequence[Path]) -> str:
+    names, notes = facts["names"], facts["notes"]
+    assert isinstance(names, list)
+    assert isinstance(notes, list)
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    rows = [
+        ("read", facts["read"]),
+        *(("note", note) for note in notes),
+        ("network", f"{facts['layers']} layers, {facts['params']:,} parameters"),
+        ("classes", f"{len(names)}: {shown}"),
+        ("pictures", f"{facts['imgsz']} pixels"),
+        *(("written", f"{path}  {path.stat().st_size:,} bytes") for path in written),
+    ]
+    return "\n".join(f"{label:9}{text}" for label, text in rows)
