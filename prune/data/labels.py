@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prune.atomic import write_text
-from prune.data.problem import Problem
+from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, Problem
 from prune.errors import DataError
 
 Boxes = npt.NDArray[np.float32]
@@ -58,26 +58,22 @@ def scan(path: Path, *, classes: int) -> tuple[Boxes, list[Problem]]:
         return _array([]), []
     except (OSError, UnicodeDecodeError) as error:
         return _array([]), [Problem("cannot read label file", path, None, str(error), fatal=True)]
-    rows: dict[Row, int] = {}  # box -> its line; a dict keeps the order and finds duplicates
+    rows: dict[Row, None] = {}  # a dict keeps the order and finds duplicates
     problems: list[Problem] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row, remark = _clip(_parse(line.split(), classes))
+            row, kind = _clip(_parse(line.split(), classes))
         except ValueError as error:
             problems.append(Problem("malformed label", path, number, str(error), fatal=True))
             continue
-        if row[3] <= 0 or row[4] <= 0:
-            remark = "box without area"
-        elif row in rows:
-            remark = "duplicate box"
-            problems.append(Problem(remark, path, number, f"same as line {rows[row]}"))
-            continue
-        else:
-            rows[row] = number
-        if remark:
-            problems.append(Problem(remark, path, number, " ".join(line.split())))
+        if row in rows:
+            kind = DUPLICATE
+        if kind:
+            problems.append(Problem(kind, path, number, " ".join(line.split())))
+        if kind in ("", CLIPPED):
+            rows[row] = None
     return _array(list(rows)), problems
 
 
@@ -143,12 +139,13 @@ def _around(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, flo
 
 
 def _clip(row: Row) -> tuple[Row, str]:
-    """Cut a box off at the picture's border; say so when more than rounding was outside."""
+    """Cut a box off at the picture's border; name what is wrong with it, if anything."""
     index, cx, cy, w, h = row
     left, right, top, bottom = cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2
     over = max(-left, right - 1, -top, bottom - 1)
-    if over <= 0:
-        return row, ""
-    left, right, top, bottom = max(left, 0.0), min(right, 1.0), max(top, 0.0), min(bottom, 1.0)
-    clipped = (index, *_around((left, right), (top, bottom)))
-    return clipped, "box outside the picture" if over > TOLERANCE else ""
+    if over > 0:
+        left, right, top, bottom = max(left, 0.0), min(right, 1.0), max(top, 0.0), min(bottom, 1.0)
+        row = (index, *_around((left, right), (top, bottom)))
+    if row[3] <= 0 or row[4] <= 0:
+        return row, DEGENERATE
+    return row, CLIPPED if over > TOLERANCE else ""

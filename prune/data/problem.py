@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+# What may be wrong with a box; all but a clipped one are dropped.
+CLIPPED = "box reaches out of the picture"
+OUTSIDE = "box outside the picture"
+DEGENERATE = "degenerate box"
+DUPLICATE = "duplicate box"
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -93,6 +93,11 @@ def _names(document: Mapping[object, object], path: Path) -> tuple[str, ...]:
     if not isinstance(given, list) or not given:
         raise DataError(f"{path}: names: must list the classes, e.g. names: [cat, dog]")
     names = tuple(_name(value, path) for value in given)
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"{path}: names: has {name!r} twice; each class needs a name of its own"
+            )
     count = document.get("nc", len(names))
     if count != len(names):
         raise DataError(f"{path}: nc is {count}, but names has {len(names)} entries")

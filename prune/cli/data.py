@@ -1,0 +1,286 @@
+"""prune data: make a data set from VOC, COCO or generated shapes, or check one."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+from prune.cli.console import logger, print_json, print_table
+
+if TYPE_CHECKING:
+    from prune.data.annotation import Converted
+    from prune.data.check import Count
+    from prune.data.problem import Problem
+
+EXAMPLES = {
+    "voc": "  prune data voc VOCdevkit/VOC2007 --out data/voc.yaml",
+    "coco": "  prune data coco instances_train.json instances_val.json --out data/mine.yaml",
+    "shapes": "  prune data shapes --out data/shapes.yaml",
+    "check": "  prune data check data/mine.yaml",
+}
+EXAMPLE = "\n".join(EXAMPLES.values())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a parser for each kind of data set."""
+    commands = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for name, (text, add, _) in KINDS.items():
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n{EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add(sub)
+        options.json_output(sub)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the kind's handler does."""
+    logger()  # the readers' notes come as plain lines on stderr
+    _, _, handler = KINDS[args.kind]
+    handler(args)
+
+
+def _add_voc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="holds Annotations, JPEGImages")
+    _add_out(parser)
+    _add_conversion(parser, "ImageSets/Main, or 0.8,0.1,0.1")
+    parser.add_argument("--skip-difficult", action="store_true", help="leave out difficult boxes")
+
+
+def _add_coco(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="JSON", help="instances files")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the pictures' folder")
+    _add_out(parser)
+    _add_conversion(parser, "the file's name says it, or 0.8,0.1,0.1")
+
+
+def _add_shapes(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser, default=Path("data/shapes.yaml"))
+    parser.add_argument("--images", type=_positive, default=160, metavar="N", help="pictures (160)")
+    parser.add_argument("--size", type=_positive, default=160, metavar="PX", help="width (160)")
+    parser.add_argument("--split", type=_shares, metavar="A,B,C", help="shares (0.7,0.2,0.1)")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the drawing (0)")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="YAML", help="data set description")
+
+
+def _add_out(parser: argparse.ArgumentParser, *, default: Path | None = None) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default,
+        required=default is None,
+        metavar="YAML",
+        help="file to write; pictures and labels go into the folder of that name beside it",
+    )
+
+
+def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
+    parser.add_argument(
+        "--names",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="classes in this order, no others (default: all found)",
+    )
+    parser.add_argument(
+        "--split",
+        type=_shares,
+        metavar="A,B,C",
+        help=f"shares of train, val, test (default: {split})",
+    )
+    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the split (0)")
+    parser.add_argument(
+        "--copy", action="store_true", help="copy the pictures (default: relative links)"
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave broken files out instead of stopping"
+    )
+
+
+def _voc(args: argparse.Namespace) -> None:
+    from prune.data import voc
+    from prune.errors import InputError
+
+    if args.folder.resolve() in args.out.resolve().parents:
+        raise InputError(f"--out {args.out} lies in {args.folder}; nothing is written there")
+    converted = voc.read(
+        args.folder,
+        names=args.names,
+        shares=args.split,
+        seed=args.seed,
+        skip_difficult=args.skip_difficult,
+        skip_broken=args.skip_broken,
+    )
+    _write(args, converted)
+
+
+def _coco(args: argparse.Namespace) -> None:
+    from prune.data import coco
+
+    converted = coco.read(
+        args.files,
+        images=args.images,
+        names=args.names,
+        shares=args.split,
+        seed=args.seed,
+        skip_broken=args.skip_broken,
+    )
+    _write(args, converted)
+
+
+def _write(args: argparse.Namespace, converted: Converted) -> None:
+    from prune.data import yolo
+
+    yolo.write(
+        args.out,
+        names=converted.names,
+        splits=converted.splits,
+        made_by=f"prune data {args.kind}",
+        copy=args.copy,
+    )
+    _print_written(args, converted.problems)
+
+
+def _shapes(args: argparse.Namespace) -> None:
+    from prune.data import shapes, yolo
+
+    shares = args.split or shapes.SHARES
+    yolo.write(
+        args.out,
+        names=tuple(shapes.SHAPES),
+        splits=shapes.samples(args.images, size=args.size, seed=args.seed, shares=shares),
+        made_by="prune data shapes",
+    )
+    _print_written(args, ())
+
+
+def _check(args: argparse.Namespace) -> None:
+    from prune.data.check import check
+    from prune.errors import DataError
+
+    report = check(args.data)
+    _print(args.data, report.counts, report.problems, as_json=args.json)
+    fatal = [problem for problem in report.problems if problem.fatal]
+    if fatal:
+        raise DataError(f"{args.data}: training would refuse {len(fatal)} things; {fatal[0]}")
+
+
+def _print_written(args: argparse.Namespace, problems: Sequence[Problem]) -> None:
+    """Print what was written by reading it back, which shows that it can be read."""
+    from prune.data.check import count
+
+    _print(args.out, count(args.out), problems, as_json=args.json)
+    if not args.json:
+        print(f"wrote {args.out}")
+
+
+def _print(
+    path: Path, counts: Mapping[str, Count], problems: Sequence[Problem], *, as_json: bool
+) -> None:
+    if as_json:
+        print_json(_document(path, counts, problems))
+        return
+    print_table(["", *counts], _rows(counts))
+    if problems:
+        print()
+        kinds = Counter((problem.kind, problem.fatal) for problem in problems)
+        rows = [(kind, number, fatal) for (kind, fatal), number in sorted(kinds.items())]
+        print_table(("problem", "count", "stops training"), rows)
+        print()
+        print("\n".join(str(problem) for problem in problems))
+
+
+def _rows(counts: Mapping[str, Count]) -> list[list[object]]:
+    """Make a row for pictures, boxes, each class and each size, a column for each split."""
+    columns = list(counts.values())
+    rows: list[list[object]] = [
+        ["pictures", *(column.pictures for column in columns)],
+        ["without boxes", *(column.without_boxes for column in columns)],
+        ["boxes", *(sum(column.boxes.values()) for column in columns)],
+    ]
+    for name in columns[0].boxes:
+        rows.append([f"  {name}", *(column.boxes[name] for column in columns)])
+    for name in columns[0].sizes:
+        rows.append([f"{name} boxes", *(column.sizes[name] for column in columns)])
+    return rows
+
+
+def _document(
+    path: Path, counts: Mapping[str, Count], problems: Sequence[Problem]
+) -> dict[str, object]:
+    return {
+        "data": str(path),
+        "names": list(next(iter(counts.values())).boxes),
+        "splits": {
+            name: {
+                "pictures": count.pictures,
+                "without_boxes": count.without_boxes,
+                "boxes": dict(count.boxes),
+                "sizes": dict(count.sizes),
+            }
+            for name, count in counts.items()
+        },
+        "problems": [
+            {
+                "kind": problem.kind,
+                "file": str(problem.path),
+                "line": problem.line,
+                "detail": problem.detail,
+                "fatal": problem.fatal,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} must be different names, e.g. cat,dog")
+    return names
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        train = val = test = math.nan
+    if not all(math.isfinite(share) and share >= 0 for share in (train, val, test)) or not train:
+        raise argparse.ArgumentTypeError(f"{text!r} must be three shares, e.g. 0.8,0.1,0.1")
+    return train, val, test
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _natural(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+    return int(text)
+
+
+_Add = Callable[[argparse.ArgumentParser], None]
+_Handler = Callable[[argparse.Namespace], None]
+
+# Kind -> what it does, how its arguments are added, what carries it out.
+KINDS: dict[str, tuple[str, _Add, _Handler]] = {
+    "voc": ("convert a Pascal VOC folder", _add_voc, _voc),
+    "coco": ("convert COCO instances files", _add_coco, _coco),
+    "shapes": ("generate circles, squares and triangles", _add_shapes, _shapes),
+    "check": ("count boxes and list everything that is wrong", _add_check, _check),
+}

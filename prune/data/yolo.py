@@ -1,0 +1,193 @@
+"""Write a data set in YOLO's layout, whole or not at all: NAME.yaml and, beside it, NAME/.
+
+NAME/images/<split> holds the pictures, NAME/labels/<split> a label file for each. NAME/written.json
+records every file, so that a later run replaces exactly what an earlier one wrote and refuses to
+touch anything else.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from prune.atomic import write_text
+from prune.data.labels import label_path, to_text
+from prune.data.pictures import Image
+from prune.errors import DataError, InputError
+
+RECORD = "written.json"
+_FORMAT = "prune-data/1"
+_MARK = "# Written by prune data"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture with its boxes, ready to be written.
+
+    `picture` is a file to link or copy, or pixels [h, w, 3] BGR to encode as `file`'s suffix says.
+    """
+
+    file: str
+    picture: Path | Image
+    boxes: npt.NDArray[np.float32]  # [n, 5]: class, cx, cy, w, h as fractions of the picture
+
+
+def write(
+    target: Path,
+    *,
+    names: Sequence[str],
+    splits: Mapping[str, Iterable[Sample]],
+    made_by: str,
+    copy: bool = False,
+) -> None:
+    """Write `target`, a .yaml, and the folder of the same name beside it.
+
+    Pictures are linked, relative to the link: a project that holds pictures and links can be moved
+    or mounted elsewhere as a whole, which absolute links would not survive. With `copy` the folder
+    stands alone. Everything is prepared in a folder beside the target; the yaml comes last, so a
+    run that is cut short leaves no yaml that describes half a data set.
+
+    Raises:
+        InputError: the target cannot be written, or it holds files that an earlier run did not
+            write or that were changed since; two pictures have the same name.
+    """
+    if target.suffix not in (".yaml", ".yml"):
+        raise InputError(f"cannot write {target}: the name must end in .yaml")
+    folder = target.with_suffix("")
+    _refuse_foreign(target, folder)
+    try:
+        with _stage(folder) as stage:
+            filled = [name for name, samples in splits.items() if _fill(stage, name, samples, copy)]
+            _record(stage, made_by)
+            target.unlink(missing_ok=True)
+            _swap(stage, folder)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}: {error.filename}") from error
+    write_text(target, _document(folder.name, filled, names, made_by))
+
+
+def _document(folder: str, splits: Sequence[str], names: Sequence[str], made_by: str) -> str:
+    head = f"# Written by {made_by}\n# Running it again replaces this file and the folder {folder}.\n"
+    content = {
+        **{split: f"{folder}/images/{split}" for split in splits},
+        "nc": len(names),
+        "names": list(names),
+    }
+    return head + yaml.safe_dump(
+        content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100
+    )
+
+
+def _fill(stage: Path, split: str, samples: Iterable[Sample], copy: bool) -> int:
+    """Write a split's pictures and labels; return how many there are."""
+    count = 0
+    for count, sample in enumerate(samples, start=1):  # noqa: B007 - the last one is the answer
+        picture = stage / "images" / split / sample.file
+        label = label_path(picture)
+        if label.exists():
+            raise DataError(f"two pictures of {split} are called {picture.stem}; rename one")
+        for path in (picture, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _place(sample.picture, picture, copy)
+        label.write_text(to_text(sample.boxes), encoding="utf-8")
+    return count
+
+
+def _place(source: Path | Image, path: Path, copy: bool) -> None:
+    if not isinstance(source, Path):
+        path.write_bytes(cv2.imencode(path.suffix, source)[1].tobytes())
+    elif copy:
+        shutil.copyfile(source, path)
+    else:
+        # The stage lies as deep as the folder it becomes, so what is relative to it stays right.
+        path.symlink_to(os.path.relpath(source.resolve(), path.parent.resolve()))
+
+
+@contextmanager
+def _stage(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; it goes if it is still there at the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _swap(stage: Path, folder: Path) -> None:
+    old = stage.with_name(f"{stage.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    stage.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)  # only files that _refuse_foreign knew
+
+
+def _record(stage: Path, made_by: str) -> None:
+    files = {path: _fingerprint(stage / path) for path in _files(stage)}
+    record = {"format": _FORMAT, "made_by": made_by, "files": files}
+    (stage / RECORD).write_text(json.dumps(record, indent=0), encoding="utf-8")
+
+
+def _refuse_foreign(target: Path, folder: Path) -> None:
+    """Make sure that replacing `target` and `folder` destroys nothing but an earlier run's output.
+
+    Raises:
+        InputError: something there is not ours, or was changed since.
+    """
+    advice = "move it away or choose another --out"
+    if target.exists() and not _is_ours(target):
+        raise InputError(f"{target} was not written by prune data; {advice}")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder} is no plain folder; {advice}")
+    if not folder.exists():
+        return
+    known = _known(folder / RECORD)
+    for path in _files(folder):
+        if path not in known and path != RECORD:
+            raise InputError(f"{folder / path} was not written by prune data; {advice}")
+        if path != RECORD and _fingerprint(folder / path) != known[path]:
+            raise InputError(f"{folder / path} was changed since prune data wrote it; {advice}")
+
+
+def _is_ours(target: Path) -> bool:
+    return target.is_file() and target.read_bytes().startswith(_MARK.encode())
+
+
+def _known(record: Path) -> Mapping[str, str]:
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{record}: cannot read the record of an earlier run: {error}") from error
+    ours = isinstance(document, dict) and document.get("format") == _FORMAT
+    if not ours or not isinstance(document.get("files"), dict):
+        raise InputError(f"{record} is no record of prune data; move it away")
+    return {str(path): str(mark) for path, mark in document["files"].items()}
+
+
+def _files(folder: Path) -> list[str]:
+    """List everything below a folder but folders, links not followed, as sorted relative paths."""
+    return sorted(
+        (Path(place) / name).relative_to(folder).as_posix()
+        for place, folders, files in os.walk(folder)
+        for name in files + [f for f in folders if (Path(place) / f).is_symlink()]
+    )
+
+
+def _fingerprint(path: Path) -> str:
+    """Say what a file holds: a link's target, or the digest of its bytes."""
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
