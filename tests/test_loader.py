@@ -1,6 +1,9 @@
 """Loading: the same batches whatever the machine does, every picture where it belongs."""
 
 import hashlib
+import select
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -107,7 +110,7 @@ def test_cache_gives_the_same_batches(spec: DataSpec, workers: int) -> None:
 
 def test_epoch_and_seed_change_the_batches(spec: DataSpec) -> None:
     first, second = epochs(training(spec))
-    other, _ = epochs(training(spec, seed=1))
+    other, _ = epochs(training(spec, seed=-1))
     assert len({*first, *second, *other}) == 3 * len(first)
 
 
@@ -273,6 +276,7 @@ def test_broken_label_is_found_before_training(spec: DataSpec) -> None:
             {"imgsz": 100}, "multiple of the network's stride 32, e.g. 96 or 128", id="imgsz"
         ),
         pytest.param({"imgsz": 0}, "image size is 0", id="no size"),
+        pytest.param({"batch_size": 0}, "batch size is 0", id="no batch"),
         pytest.param({"hyp": {"mosaic": 1.0}}, "lack degrees", id="hyp"),
         pytest.param({"cache": "disk"}, "cache is 'disk'", id="cache"),
         pytest.param({"split": "val"}, "no split 'val'", id="split"),
@@ -286,3 +290,30 @@ def test_what_cannot_be_loaded_is_said(
     given: dict[str, object] = {"imgsz": 64, "batch_size": 2, "hyp": HYP, "workers": 0}
     with pytest.raises(DataError, match=message):
         train_loader(spec, **{**given, **change})  # type: ignore[arg-type]  # cases are data
+
+
+ORPHAN = """
+import time
+from prune.data import workers
+
+def work():
+    workers.start()
+    print("started", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    workers.context([]).Process(target=work).start()
+    time.sleep(60)
+"""
+
+
+def test_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"started\n"
+        run.kill()
+        # The worker and its server hold the pipe's other end: it ends when they do.
+        assert select.select([run.stdout], [], [], 30)[0]
+        assert run.stdout.read() == b""

@@ -45,7 +45,8 @@ class TrainKey(NamedTuple):
 
 def generator(seed: int, epoch: int, position: int) -> Generator:
     """The random numbers of one sample; position -1 is the epoch's own, for its order."""
-    return Generator(PCG64(SeedSequence((seed, epoch, position + 1))))
+    unsigned = seed % 2**64  # numpy takes no negative seeds, torch does
+    return Generator(PCG64(SeedSequence((unsigned, epoch, position + 1))))
 
 
 def training_batch(

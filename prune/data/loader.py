@@ -4,14 +4,11 @@ What a batch holds depends on the seed, the epoch and the batch's number alone, 
 worker processes made it: every sample has its own random generator, and a worker keeps no state.
 """
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
-import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +17,8 @@ from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.data.store import Pictures, cpus, gather, picture_size
+from prune.data.workers import context
+from prune.data.workers import start as start_worker
 from prune.errors import DataError, PruneError
 
 __all__ = ["Batch", "Frame", "Loader", "TrainLoader", "score_loader", "train_loader"]
@@ -43,18 +42,8 @@ class Loader:
     ) -> None:
         self.count = count
         self.workers = min(workers, cpus(), count)  # more only take each other's processor
-        self._batches: DataLoader[Batch | PruneError] = DataLoader(
-            _Made(make),
-            batch_size=None,  # a key is a whole batch
-            sampler=keys,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            multiprocessing_context=_context() if self.workers else None,
-            persistent_workers=self.workers > 0,
-            generator=torch.Generator(),  # its own, so that loading leaves torch's numbers alone
-        )
+        self._open = partial(_open, make, keys, workers=self.workers)
+        self._batches = self._open()
 
     def __len__(self) -> int:
         return self.count
@@ -62,6 +51,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         for made in self._batches:
             if isinstance(made, PruneError):
+                # Lets the workers go now. The error's traceback would keep them until a garbage
+                # collection, which closes their queues first and then waits 5 s for each to end.
+                self._batches = self._open()
                 raise made
             yield made
 
@@ -120,7 +112,8 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         DataError: no pictures, a broken label, a size that does not suit the network, no room for
             the cache.
     """
-    if imgsz % stride or imgsz <= 0:
+    _check(imgsz, batch_size)
+    if imgsz % stride:
         below = imgsz // stride * stride
         raise DataError(
             f"image size is {imgsz}; training needs a multiple of the network's stride {stride}, "
@@ -159,11 +152,24 @@ def score_loader(
     Raises:
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
+    _check(imgsz, batch_size)
     pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers)
+
+
+def _check(imgsz: int, batch_size: int) -> None:
+    """Refuse sizes that make no batch.
+
+    Raises:
+        DataError: a size below 1.
+    """
+    if imgsz < 1:
+        raise DataError(f"image size is {imgsz}; it must be at least 1 pixel, e.g. 640")
+    if batch_size < 1:
+        raise DataError(f"batch size is {batch_size}; it must be at least 1, e.g. 16")
 
 
 def by_aspect(pictures: Pictures) -> list[int]:
@@ -208,24 +214,24 @@ class _Made(Dataset["Batch | PruneError"], Generic[Key]):
             return error
 
 
+def _open(
+    make: Callable[[Key], Batch], keys: Iterable[Key], *, workers: int
+) -> DataLoader[Batch | PruneError]:
+    """Wrap torch's loader around `make`; the processes start with the first iteration."""
+    return DataLoader(
+        _Made(make),
+        batch_size=None,  # a key is a whole batch
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=start_worker,
+        multiprocessing_context=context([__name__]) if workers else None,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own, so that loading leaves torch's numbers alone
+    )
+
+
 def _as_it_is(made: object) -> object:
     """Take the place of torch's collation, which would turn paths and frames into tensors."""
     return made
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """Start workers from a clean server process: forking one that runs threads can hang.
-
-    The server imports torch and OpenCV once, so that a further worker costs milliseconds.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _start_worker(_: int) -> None:
-    """Keep a worker to one thread, and leave Ctrl-C to the main process, which ends its workers."""
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
