@@ -1,0 +1,119 @@
+"""The command export: what it writes, what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import squares
+
+from prune import checkpoint
+from prune.cli import main
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Write a checkpoint into a folder of its own."""
+    return squares.save(tmp_path / "net.pt")
+
+
+def files(folder: Path) -> set[str]:
+    """Name what is in the folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def test_onnx_is_written_beside_the_weights(
+    weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--weights", str(weights)]) == 0
+    assert files(weights.parent) == {"net.pt", "net.onnx"}
+    printed = capfd.readouterr()
+    assert printed.out.splitlines()[1:3] == [
+        "  input  images: 1 x 3 x 64 x 64",
+        "  output output: 1 x 64 x 7",
+    ]
+    assert printed.err == ""  # what the exporters have to say about themselves
+
+
+def test_json_holds_what_scripts_rely_on(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = weights.parent / "sub" / "m.onnx"
+    words = ["--out", str(out), "--img_size", "32", "48", "--batch", "2", "--raw", "--json"]
+    assert main(["export", "--weights", str(weights), *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["out"] == str(out)
+    assert document["inputs"] == {"images": [2, 3, 32, 48]}
+    assert document["outputs"] == {"head0": [2, 7, 4, 6]}
+    assert document["opset"] == 18
+    assert document["bytes"] == out.stat().st_size
+    assert 0 <= document["max_rel_diff"] < 1e-4
+    assert document["max_abs_diff"] >= 0
+
+
+def test_the_file_names_the_checkpoint_it_came_from(weights: Path) -> None:
+    assert main(["export", "--weights", str(weights), "--dynamic", "--opset", "17"]) == 0
+    model = onnx.load(weights.with_suffix(".onnx"))
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["source_sha256"] == checkpoint.digest(weights)
+    assert facts["names"] == "{0: 'red', 1: 'blue'}"
+    assert model.opset_import[0].version == 17
+
+
+@pytest.mark.parametrize(
+    ("form", "written"),
+    [
+        ("darknet", {"net.cfg", "net.weights"}),
+        ("yolor", {"net_yolor.cfg", "net_yolor.pt"}),
+    ],
+)
+def test_pairs_are_written_beside_the_weights(
+    weights: Path, capsys: pytest.CaptureFixture[str], form: str, written: set[str]
+) -> None:
+    before = checkpoint.digest(weights)
+    assert main(["export", "--weights", str(weights), "--format", form, "--json"]) == 0
+    assert files(weights.parent) == {"net.pt"} | written
+    assert {Path(name).name for name in json.loads(capsys.readouterr().out)["out"]} == written
+    assert checkpoint.digest(weights) == before
+
+
+WRONG = {
+    "missing weights": (["--weights", "nowhere.pt"], "nowhere.pt"),
+    "no multiple": (["--img-size", "100"], "nearest is 96 x 96"),
+    "three sides": (["--img-size", "64", "64", "64"], "one number or height and width"),
+    "no pictures": (["--batch", "0"], "batch is 0"),
+    "a folder": (["--out", "folder"], "it is a folder"),
+    "below a file": (["--out", "file/m.onnx"], "cannot write file/m.onnx"),
+    "the weights": (["--out", "net.pt"], "the checkpoint itself"),
+    "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "the checkpoint itself"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(weights.parent)
+    Path("folder").mkdir()
+    Path("file").write_text("kept")
+    before = checkpoint.digest(weights)
+    assert main(["export", "--weights", "net.pt", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert files(weights.parent) == {"net.pt", "folder", "file"}
+    assert checkpoint.digest(weights) == before
+
+
+def test_a_batch_of_fixed_size_is_not_open(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "--weights", str(weights), "--batch", "2", "--dynamic"])
+    assert stopped.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
