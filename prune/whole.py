@@ -76,8 +76,6 @@ def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: int | None) -> C
 
 
 def _own_names(source: Source, net: Darknet) -> Sequence[str]:
-    if not net.heads:
-        raise CheckpointError("the cfg has no [yolo] section; the network detects nothing")
     classes = net.heads[0].classes
     return source.names if len(source.names) == classes else [str(i) for i in range(classes)]
 
