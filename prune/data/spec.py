@@ -67,6 +67,15 @@ def load(path: Path, *, splits: Collection[str] = ()) -> DataSpec:
     )
 
 
+def load_names(path: Path) -> tuple[str, ...]:
+    """Read only the classes' names from a data.yaml; the pictures need not be there.
+
+    Raises:
+        DataError: the file is missing or broken, or names and nc disagree.
+    """
+    return _names(_document(path), path)
+
+
 def _document(path: Path) -> dict[object, object]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))

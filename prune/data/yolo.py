@@ -77,7 +77,7 @@ def write(
 
 
 def _document(folder: str, splits: Sequence[str], names: Sequence[str], made_by: str) -> str:
-    head = f"# Written by {made_by}\n# Running it again replaces this file and the folder {folder}.\n"
+    head = f"# Written by {made_by}\n# A later run replaces this file and the folder {folder}.\n"
     content = {
         **{split: f"{folder}/images/{split}" for split in splits},
         "nc": len(names),
