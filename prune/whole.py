@@ -1,10 +1,11 @@
 """A public checkpoint becomes one of ours."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from prune.checkpoint import Checkpoint, assemble, capture, digest, load, network
+from prune.count import count
 from prune.errors import CheckpointError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.source import Source, from_darknet, from_document
@@ -46,11 +47,12 @@ def import_foreign(
         else:
             source = from_document(document, cfg=cfg, imgsz=imgsz)
         net = assemble(source.sections, source.weights)
+    size = _checked_size(_cfg_size(source.sections) if imgsz is None else imgsz, net)
     return capture(
         net,
         names=_own_names(source, net) if names is None else names,
-        imgsz=_checked_size(imgsz, net, usual=_cfg_size(source.sections)),
-        history=[_entry(path, net, read=source.read, notes=source.notes)],
+        imgsz=size,
+        history=[{**_entry(path, net, size), "read": source.read, "notes": list(source.notes)}],
     )
 
 
@@ -66,12 +68,14 @@ def _naming(path: Path) -> Iterator[None]:
 def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: int | None) -> Checkpoint:
     own = load(path)
     net = network(own)
+    size = _checked_size(own.imgsz if imgsz is None else imgsz, net)
     notes = ["it was a checkpoint of ours already; its own cfg was kept"]
+    entry = {**_entry(path, net, size), "read": "checkpoint", "notes": notes}
     return capture(
         net,
         names=own.names if names is None else names,
-        imgsz=_checked_size(imgsz, net, usual=own.imgsz),
-        history=[*own.history, _entry(path, net, read="checkpoint", notes=notes)],
+        imgsz=size,
+        history=[*own.history, entry],
     )
 
 
@@ -80,26 +84,27 @@ def _own_names(source: Source, net: Darknet) -> Sequence[str]:
     return source.names if len(source.names) == classes else [str(i) for i in range(classes)]
 
 
-def _entry(path: Path, net: Darknet, *, read: str, notes: Iterable[str]) -> dict[str, object]:
+def _entry(path: Path, net: Darknet, imgsz: int) -> dict[str, object]:
+    channels = net.layers[0].in_channels
+    cost = count(net, (1, channels, imgsz, imgsz))
     return {
         "command": "whole",
         "plan": None,
         "criterion": None,
-        "params": sum(parameter.numel() for parameter in net.parameters()),
+        "params": cost.params,
+        "macs": cost.macs,
         "seed": None,
         "versions": versions(),
         "parent": digest(path),
-        "read": read,
-        "notes": list(notes),
     }
 
 
-def _checked_size(wanted: int | None, net: Darknet, *, usual: int) -> int:
-    if wanted is not None and (wanted <= 0 or wanted % net.stride):
+def _checked_size(imgsz: int, net: Darknet) -> int:
+    if imgsz < 1 or imgsz % net.stride:
         raise InputError(
-            f"picture size is {wanted}; it must be a multiple of the network's stride, {net.stride}"
+            f"picture size is {imgsz}; it must be a multiple of the network's stride, {net.stride}"
         )
-    return usual if wanted is None else wanted
+    return imgsz
 
 
 def _cfg_size(sections: Sequence[Section]) -> int:

@@ -167,7 +167,7 @@ BY_HAND: dict[str, tuple[bytes, str]] = {
     "items of a number": (b"K\x01K\x02a.", "appended to a int"),
     "entries of a list": (b"]K\x01K\x02s.", "set in a list"),
     "list as a key": (b"}]K\x01s.", "a list is used as a key"),
-    "deep tuple as a key": (b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.", "used as a key"),
+    "deep tuple as a key": (b"}" + b")" + b"\x85" * 5_000 + b"K\x01s.", "used as a key"),
     "deep call": (
         b")" + b"ctorch._tensor\n_rebuild_from_type_v2\n" * 3 + b"NNNNt.",
         "broken",
@@ -368,7 +368,7 @@ def test_writing_and_reading_weights_are_each_others_inverse(tmp_path: Path) -> 
     found = read_weights(tmp_path / "net.weights", net.sections)
     assert list(found) == list(tensors(net.sections))
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, net.state_dict()[name], rtol=1e-6, atol=1e-6)
+        assert torch.allclose(tensor, net.state_dict()[name], rtol=1e-6, atol=1e-6), name
 
 
 @pytest.mark.parametrize("kind", ["none", "per_feature", "per_channel"])

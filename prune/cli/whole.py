@@ -115,6 +115,7 @@ def _facts(net: Darknet, source: Checkpoint) -> dict[str, object]:
         "notes": entry["notes"],
         "layers": len(net.module_list),
         "params": entry["params"],
+        "macs": entry["macs"],
         "names": source.names,
         "imgsz": source.imgsz,
     }
@@ -128,7 +129,10 @@ def _described(facts: dict[str, object], written: Sequence[Path]) -> str:
     rows = [
         ("read", facts["read"]),
         *(("note", note) for note in notes),
-        ("network", f"{facts['layers']} layers, {facts['params']:,} parameters"),
+        (
+            "network",
+            f"{facts['layers']} layers, {facts['params']:,} parameters, {facts['macs']:,} MACs",
+        ),
         ("classes", f"{len(names)}: {shown}"),
         ("pictures", f"{facts['imgsz']} pixels"),
         *(("written", f"{path}  {path.stat().st_size:,} bytes") for path in written),

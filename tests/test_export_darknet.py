@@ -1,0 +1,161 @@
+"""Darknet files written here compute the same elsewhere, and come back as they went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from public import difference, picture, trained, yolor_cfg, yolov3_tiny_cfg
+
+from prune import checkpoint
+from prune.cli import main
+from prune.errors import InputError
+from prune.export.darknet import write_darknet, write_yolor
+from prune.models.darknet import Darknet
+from prune.models.sections import head_path, heads, parse, with_classes, with_options, write
+from prune.whole import import_foreign
+
+CFG = Path(__file__).parent.parent / "cfg"
+
+
+def yolov4_csp_cfg() -> str:
+    """YOLOv4-CSP, whole, at a sixteenth of its width."""
+    sections = parse((CFG / "yolov4_csp.cfg").read_text())
+    thin = [
+        with_options(section, filters=max(4, int(section.options["filters"]) // 16))
+        if section.kind == "convolutional"
+        else section
+        for section in sections
+    ]
+    return write(with_classes(thin, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "decoding"),
+    [(yolov4_csp_cfg, "torch"), (yolov3_tiny_cfg, "darknet")],
+    ids=["YOLOv4-CSP", "YOLOv3-tiny"],
+)
+def test_opencv_computes_the_same_head_maps(
+    tmp_path: Path, make: Callable[[], str], decoding: str
+) -> None:
+    net = trained(make(), decoding=decoding)
+    cfg, weights = write_darknet(net, tmp_path / "net.cfg")
+    there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    there.setInput(picture().numpy())
+    layers = [head_path(net.sections, head)[-1] for head in heads(net.sections)]
+    found = there.forward([f"conv_{layer}" for layer in layers])
+    with torch.no_grad():
+        expected = [x.numpy() for x in net(picture())]
+    for one, other in zip(found, expected, strict=True):
+        # OpenCV divides by sqrt(variance + 1e-6), Darknet by sqrt(variance + 1e-5).
+        assert np.abs(one - other).max() < 1e-4 * np.abs(other).max()
+
+
+WEIGHTED = yolor_cfg().replace("[shortcut]", "[shortcut]\nweights_type={}")
+
+NETWORKS = {
+    "yolor": (yolor_cfg(), "torch"),
+    "yolor with Darknet's decoding": (yolor_cfg(), "darknet"),
+    "yolov3": (yolov3_tiny_cfg(), "darknet"),
+    "weighted sums of the public code": (WEIGHTED.format("per_feature"), "torch"),
+    "weighted sums of Darknet": (
+        WEIGHTED.format("per_channel\nweights_normalization=softmax"),
+        "darknet",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_darknet_files_come_back_as_they_went(tmp_path: Path, name: str) -> None:
+    text, decoding = NETWORKS[name]
+    net = trained(text, decoding=decoding)
+    cfg, weights = write_darknet(net, tmp_path / "net")
+    assert (cfg.name, weights.name) == ("net.cfg", "net.weights")
+    back = checkpoint.network(import_foreign(weights, cfg=cfg))
+    assert difference(back, net) < 1e-4
+
+
+def test_darknet_cfg_uses_darknets_words(tmp_path: Path) -> None:
+    net = trained(WEIGHTED.format("per_feature"), decoding="torch")
+    text = write_darknet(net, tmp_path / "net.cfg")[0].read_text()
+    assert "activation=swish" in text
+    assert "silu" not in text
+    assert "sigmoid" not in text, "that rule of weighing is no word of Darknet's"
+
+
+@pytest.mark.parametrize("name", ["yolor", "weighted sums of the public code"])
+def test_public_pair_comes_back_as_it_went(tmp_path: Path, name: str) -> None:
+    net = trained(NETWORKS[name][0], decoding="torch")
+    cfg, weights = write_yolor(net, tmp_path / "net.pt", ["cat", "dog"])
+    assert (cfg.name, weights.name) == ("net.cfg", "net.pt")
+    back = import_foreign(weights, cfg=cfg)
+    assert difference(checkpoint.network(back), net) == 0.0
+    assert back.names == ["cat", "dog"]
+
+
+def test_public_cfg_has_only_what_that_code_reads(tmp_path: Path) -> None:
+    net = trained(yolor_cfg(), decoding="torch")
+    sections = parse(write_yolor(net, tmp_path / "net.cfg", ["cat", "dog"])[0].read_text())
+    for section, before in zip(sections[1:], parse(yolor_cfg())[1:], strict=True):
+        assert section.kind == before.kind
+        known = {k: v for k, v in before.options.items() if k not in ("jitter", "ignore_thresh")}
+        known.pop("activation" if section.kind == "shortcut" else "", None)
+        known |= {"scale_x_y": "2.0"} if section.kind == "yolo" else {}
+        assert dict(section.options) == known
+
+
+def test_public_weights_have_the_names_of_that_code(tmp_path: Path) -> None:
+    net = trained(yolor_cfg(), decoding="torch")
+    weights = write_yolor(net, tmp_path / "net.cfg", ["cat", "dog"])[1]
+    document = torch.load(weights, weights_only=True)
+    assert set(document) == {"model", "names"}
+    assert set(document["model"]) == set(net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("text", "decoding", "expected"),
+    [
+        (yolor_cfg(), "darknet", "trained with another decoding"),
+        (yolor_cfg().replace("activation=mish", "activation=relu6"), "torch", "activation=relu6"),
+        (WEIGHTED.format("per_channel"), "torch", "weights_type=per_channel"),
+        (yolor_cfg().replace("layers=7", "layers=7\ngroups=1\ngroup_id=0"), "torch", "group_id"),
+        (yolor_cfg().replace("[maxpool]\nsize=5\nstride=1", "[dropout]"), "torch", "[dropout]"),
+    ],
+    ids=["decoding", "activation", "weights", "share", "kind"],
+)
+def test_what_the_public_code_would_compute_otherwise_is_refused(
+    tmp_path: Path, text: str, decoding: str, expected: str
+) -> None:
+    net = trained(text, decoding=decoding)
+    with pytest.raises(InputError) as caught:
+        write_yolor(net, tmp_path / "net.cfg", ["cat", "dog"])
+    assert expected in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", ["darknet", "yolor"])
+def test_command_writes_the_pair(
+    tmp_path: Path, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = trained(yolor_cfg(), decoding="torch")
+    source = checkpoint.capture(net, names=["cat", "dog"], imgsz=64)
+    checkpoint.save(source, tmp_path / "net.pt")
+    words = ["--weights", str(tmp_path / "net.pt"), "--format", wanted]
+    assert main(["export", *words, "--out", str(tmp_path / "out.cfg")]) == 0
+    suffix = {"darknet": ".weights", "yolor": ".pt"}[wanted]
+    weights = tmp_path / f"out{suffix}"
+    assert str(weights) in capsys.readouterr().out
+    back = checkpoint.network(import_foreign(weights, cfg=tmp_path / "out.cfg"))
+    assert difference(back, net) < 1e-4
+
+
+def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:
+    net: Darknet = trained(yolor_cfg(), decoding="torch")
+    (tmp_path / "net.weights").mkdir()
+    with pytest.raises(InputError, match=r"net\.weights: it is a folder"):
+        write_darknet(net, tmp_path / "net.cfg")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.weights"]
