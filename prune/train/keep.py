@@ -14,7 +14,7 @@ import torch
 from prune import checkpoint
 from prune.atomic import replacing
 from prune.checkpoint import Checkpoint
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, TrainError
 from prune.runs import versions
 from prune.train.run import Run
 
@@ -52,9 +52,15 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
 
     Raises:
         InputError: the folder cannot be written.
+        TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
     finished = _finished(run, origin=origin, epoch=epoch)
+    if not all(value.isfinite().all() for value in finished.model.values()):
+        raise TrainError(
+            f"the weights are no longer finite after epoch {epoch}, which is not kept; "
+            "a lower lr0 may help"
+        )
     wanted = [folder / f"{name}.pt" for name in records(rows)]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")

@@ -21,11 +21,15 @@ Image = NDArray[np.uint8]  # [height, width, 3], BGR
 
 _MOST = 16  # pictures of a batch that are drawn
 _COLOURS = ((60, 76, 231), (113, 204, 46), (219, 152, 52), (15, 196, 241), (182, 89, 155))  # BGR
-_CURVES = (
-    *("train_box", "train_obj", "train_cls", "train_loss", "precision"),
-    *("val_box", "val_obj", "val_cls", "val_loss", "recall"),
-    *("map50", "map", "f1", "lr", "seconds"),
-)
+# One panel each: its title and the columns of results.csv it shows.
+_PANELS: dict[str, tuple[str, ...]] = {
+    "loss": ("train_loss", "val_loss"),
+    "training loss": ("train_box", "train_obj", "train_cls"),
+    "validation loss": ("val_box", "val_obj", "val_cls"),
+    "learning rate": ("lr",),
+    "precision, recall": ("precision", "recall", "f1"),
+    "mean average precision": ("map50", "map"),
+}
 
 
 def batch_picture(batch: Batch, path: Path) -> None:
@@ -40,14 +44,18 @@ def batch_picture(batch: Batch, path: Path) -> None:
 
 
 def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:
-    """Write the curves of results.csv, one panel a column."""
+    """Write the curves of results.csv."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    for name, axes in zip(_CURVES, figure.subplots(3, 5).flat, strict=True):
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True) if points else ((), ()), marker=".")
-        axes.set_title(name)
+    figure = Figure(figsize=(13, 7))
+    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.06, top=0.94, hspace=0.25)
+    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, _PANELS.items(), strict=True):
+        for column in columns:
+            known = [row for row in rows if column in row]
+            values = [row[column] for row in known]
+            axes.plot([row["epoch"] for row in known], values, marker=".", label=column)
+        axes.set_title(title)
+        axes.legend()
         axes.grid(alpha=0.3)
     with replacing(path) as part:
         figure.savefig(part, dpi=100)

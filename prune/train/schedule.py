@@ -77,4 +77,4 @@ def plan(
 
 
 def _between(start: float, end: float, share: float) -> float:
-    return start + (end - start) * share
+    return start * (1 - share) + end * share

@@ -82,9 +82,7 @@ def interrupted(last: Path) -> tuple[Source, dict[str, object]]:
     """
     found = checkpoint.load(last)
     if not found.training:
-        raise CheckpointError(
-            f"{last} is finished; to train it further start from --weights {last}"
-        )
+        raise CheckpointError(f"{last} is finished; to train on, start from --weights {last}")
     *earlier, own = found.history
     parent = own.get("parent")
     source = Source(

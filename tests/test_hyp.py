@@ -1,0 +1,60 @@
+"""Hyper-parameters: the files in cfg/hyp, and what a user's file may hold."""
+
+from pathlib import Path
+
+import pytest
+
+from prune.data.samples import HYP_KEYS
+from prune.errors import InputError
+from prune.train import hyp
+
+FILES = Path(__file__).parent.parent / "cfg" / "hyp"
+
+
+@pytest.mark.parametrize(("name", "values"), [("scratch", hyp.SCRATCH), ("finetune", hyp.FINETUNE)])
+def test_shipped_file_says_what_the_default_is(name: str, values: dict[str, float]) -> None:
+    assert hyp.load(FILES / f"{name}.yaml") == values
+
+
+def test_augmentation_finds_all_it_needs() -> None:
+    assert set(HYP_KEYS) <= set(hyp.SCRATCH)
+
+
+def test_what_a_file_leaves_out_keeps_the_published_value(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("lr0: 1e-4\nmosaic: 0\n")  # YAML reads 1e-4 as text
+    assert hyp.load(path) == {**hyp.SCRATCH, "lr0": 1e-4, "mosaic": 0.0}
+
+
+def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
+    values = {**hyp.SCRATCH, "lr0": 1 / 3}
+    hyp.save(values, tmp_path / "hyp.yaml")
+    assert hyp.load(tmp_path / "hyp.yaml") == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 0.1", "unknown key 'learning_rate'"),
+        ("lr0: fast", "lr0 is 'fast'"),
+        ("lr0: yes", "lr0 is True"),
+        ("lr0: .nan", "lr0 is nan"),
+        ("lr0: 0", "lr0 is 0; it must be above 0"),
+        ("momentum: 1.5", "momentum is 1.5; it must be 0 to 1"),
+        ("degrees: -3", "degrees is -3; it must be 0 or more"),
+        ("lr0: [", "is not YAML"),
+        ("0.01", "must hold lines"),
+    ],
+    ids=["key", "word", "truth", "nan", "zero", "high", "negative", "syntax", "shape"],
+)
+def test_unusable_file_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"mine\.yaml") as caught:
+        hyp.load(path)
+    assert message in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        hyp.load(tmp_path / "none.yaml")

@@ -1,0 +1,55 @@
+"""The optimiser's groups: every parameter in exactly one, decay where it belongs."""
+
+import torch
+from reference import CFG
+from torch import nn
+
+from prune.models.darknet import Darknet
+from prune.models.sections import parse
+from prune.train.hyp import SCRATCH
+from prune.train.optimiser import GROUPS, group, optimiser, tell
+from prune.train.schedule import Setting
+
+
+def yolor() -> Darknet:
+    """YOLOR has all kinds: kernels, BatchNorm, biases of heads, implicit layers."""
+    with torch.device("meta"):
+        return Darknet(parse((CFG / "yolor_csp_n.cfg").read_text()))
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    net = yolor()
+    grouped = [name for members in group(net).values() for name in members]
+    assert sorted(grouped) == sorted(dict(net.named_parameters()))
+
+
+def test_groups_hold_what_their_names_say() -> None:
+    groups = group(yolor())
+    assert {name.split(".", 2)[2] for name in groups["weights"]} == {"Conv2d.weight"}
+    assert {name.split(".", 2)[2] for name in groups["biases"]} == {
+        "Conv2d.bias",
+        "BatchNorm2d.bias",
+    }
+    assert {name.split(".", 2)[2] for name in groups["scales"]} == {
+        "BatchNorm2d.weight",
+        "implicit",
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    net[0].requires_grad_(False)
+    assert list(group(net)["weights"]) == ["1.weight"]
+
+
+def test_only_kernels_decay_and_by_the_batch_share() -> None:
+    optimizer = optimiser(yolor(), SCRATCH, decay_share=0.75)
+    decays = dict(zip(GROUPS, (g["weight_decay"] for g in optimizer.param_groups), strict=True))
+    assert decays == {"weights": 0.000375, "scales": 0.0, "biases": 0.0}
+
+
+def test_biases_have_a_rate_of_their_own() -> None:
+    optimizer = optimiser(yolor(), SCRATCH, decay_share=1)
+    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3, accumulate=1))
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1, 0.2]
+    assert {g["momentum"] for g in optimizer.param_groups} == {0.3}

@@ -1,0 +1,46 @@
+"""The schedule: its ends, its warm-up, and how it is cut to short runs."""
+
+import pytest
+
+from prune.train.hyp import SCRATCH
+from prune.train.schedule import plan
+
+LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 5000 batches, 150 of warm-up
+
+
+def test_warm_up_starts_at_rest_with_eager_biases() -> None:
+    first = LONG.at(0)
+    assert (first.rate, first.bias_rate, first.momentum, first.accumulate) == (0, 0.1, 0.8, 1)
+
+
+def test_after_warm_up_all_groups_go_alike() -> None:
+    setting = LONG.at(LONG.warmup)
+    assert setting.rate == setting.bias_rate == pytest.approx(0.01, rel=0.01)
+    assert (setting.momentum, setting.accumulate) == (0.937, 4)
+
+
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "cosine"])
+def test_rate_falls_steadily_from_all_to_its_last_share(linear: bool) -> None:
+    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, linear=linear)
+    shares = [schedule.share(batch) for batch in range(101)]
+    assert shares[0] == pytest.approx(1)
+    assert shares[50] == pytest.approx(0.6)  # halfway, both are halfway down
+    assert shares[100] == pytest.approx(0.2)
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "warmup"),
+    [(300, 1000, 3000), (60, 13, 39), (10, 13, 13), (1, 4, 0)],
+    ids=["large set", "small set", "short run", "one epoch"],
+)
+def test_warm_up_is_three_epochs_but_a_tenth_of_the_run_at_most(
+    epochs: int, batches: int, warmup: int
+) -> None:
+    assert plan(SCRATCH, epochs=epochs, batches=batches, accumulate=4).warmup == warmup
+
+
+def test_run_without_warm_up_starts_at_full_rate() -> None:
+    schedule = plan({**SCRATCH, "warmup_epochs": 0}, epochs=10, batches=10, accumulate=4)
+    assert schedule.at(0).rate == pytest.approx(0.01)
+    assert schedule.at(0).accumulate == 4

@@ -1,0 +1,284 @@
+"""Training from end to end on a tiny set: what it learns, keeps, resumes and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prune import checkpoint
+from prune.cli import main
+from prune.train import keep
+from prune.train.log import Log
+from prune.train.run import Run, Settings
+
+Train = Callable[..., int]
+
+# Nothing random in the pictures and big steps: for learning six pictures by heart.
+BY_HEART = (
+    "lr0: 0.1\nmomentum: 0.9\n"
+    "mosaic: 0\ntranslate: 0\nscale: 0\nhsv_h: 0\nhsv_s: 0\nhsv_v: 0\nfliplr: 0\n"
+)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run `prune train` on the tiny set, on the CPU, in this process; returns the exit status."""
+    data = tiny.data(tmp_path)
+
+    def run(*words: object, batch: int = 3) -> int:
+        fixed = ("--data", data, "--project", tmp_path / "runs", "--batch", batch, "--workers", 0)
+        return main(["train", *map(str, words), *map(str, fixed), "--device", "cpu"])
+
+    return run
+
+
+def test_six_pictures_are_learnt_by_heart(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hyp.yaml").write_text(BY_HEART)
+    recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", 3, "--val-every", 30)
+    assert train("--cfg", tiny.cfg(tmp_path), "--img", 64, "--epochs", 60, *recipe) == 0
+    assert "mAP@.5" in capsys.readouterr().out
+    lines = (tmp_path / "runs" / "exp" / "results.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    first, halfway, last = (
+        dict(zip(columns, lines[i].split(","), strict=True)) for i in (1, 30, 60)
+    )
+    assert float(last["train_loss"]) < 0.5 * float(first["train_loss"])
+    assert float(last["map50"]) > 0.8
+    assert float(last["map50"]) >= float(halfway["map50"])
+    assert first["map50"] == ""
+
+
+def test_run_leaves_all_its_files(train: Train, tmp_path: Path) -> None:
+    recipe = ("--img", 64, "--epochs", 2, "--save-period", 2, "--name", "kept")
+    assert train("--cfg", tiny.cfg(tmp_path), *recipe) == 0
+    folder = tmp_path / "runs" / "kept"
+    found = {path.stem for path in (folder / "weights").iterdir()}
+    assert found == {*keep.BEST, "last", "epoch002"}
+    for name in ("opt.yaml", "hyp.yaml", "run.json", "results.csv", "results.png"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "train_batch0.jpg").stat().st_size > 0
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert not list(folder.rglob(".*"))  # no temporary file stays
+    for path in (folder / "weights").iterdir():
+        kept = checkpoint.load(path)
+        assert kept.training == {}
+        assert (kept.names, kept.imgsz) == (list(tiny.NAMES), 64)
+        assert kept.history[-1]["command"] == "train"
+        checkpoint.network(kept)
+
+
+def test_resumed_run_ends_with_the_same_weights_to_the_bit(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ("--weights", tiny.weights(tmp_path), "--epochs", 3)
+    assert train(*start, "--name", "whole") == 0
+    tell = Log.epoch
+
+    def stop_after_the_first(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "epoch", stop_after_the_first)
+        assert train(*start, "--name", "broken") == 130
+    last = tmp_path / "runs" / "broken" / "weights" / "last.pt"
+    assert set(checkpoint.load(last).training) == set(checkpoint.TRAINING_KEYS)
+    assert main(["train", "--resume", str(last)]) == 0
+    for name in ("last", "best", "best_p"):
+        whole, broken = (
+            checkpoint.load(tmp_path / "runs" / run / "weights" / f"{name}.pt")
+            for run in ("whole", "broken")
+        )
+        assert broken.history == whole.history
+        assert all(broken.model[key].equal(value) for key, value in whole.model.items())
+    lines = (tmp_path / "runs" / "broken" / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+def test_newest_run_is_resumed_when_none_is_named(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1) == 0
+    assert train("--resume") == 2
+    assert "is finished; to train on, start from --weights" in capsys.readouterr().err
+
+
+def test_pruned_checkpoint_is_fine_tuned_in_its_own_structure(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny.weights(tmp_path, pruned=True)
+    assert train("--weights", start, "--pt", "--epochs", 1) == 0
+    assert "note:" not in capsys.readouterr().err
+    before = checkpoint.load(start)
+    after = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "best.pt")
+    assert after.pruned
+    assert after.cfg == before.cfg
+    assert [entry["command"] for entry in after.history] == ["layers", "train"]
+    assert after.history[-1]["parent"] == checkpoint.digest(start)
+    kernel = "module_list.0.Conv2d.weight"
+    assert not after.model[kernel].equal(before.model[kernel])
+
+
+def test_weights_of_a_run_are_no_start_of_its_optimiser(train: Train, tmp_path: Path) -> None:
+    train("--weights", tiny.weights(tmp_path), "--epochs", 2, "--name", "dense")
+    best = tmp_path / "runs" / "dense" / "weights" / "best.pt"
+    assert train("--weights", best, "--epochs", 1, "--name", "again") == 0
+    lines = (tmp_path / "runs" / "again" / "results.csv").read_text().splitlines()
+    assert lines[1].startswith("1,")
+    history = checkpoint.load(tmp_path / "runs" / "again" / "weights" / "last.pt").history
+    assert [entry["epochs"] for entry in history] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("pruned", "words", "note"),
+    [
+        (True, (), "is pruned; its structure is kept, as with --pt"),
+        (False, ("--pt",), "is not pruned"),
+        (False, ("--cfg", "tiny20.cfg"), "is another network than"),
+        (False, ("--img", "60"), "picture size 60 is raised to 64"),
+    ],
+    ids=["pt left out", "pt on dense", "other cfg", "odd size"],
+)
+def test_what_looks_wrong_but_is_not_fatal_is_noted(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    pruned: bool,
+    words: tuple[str, ...],
+    note: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.cfg(tmp_path, width=20)
+    start = tiny.weights(tmp_path, pruned=pruned)
+    assert train("--weights", start, "--epochs", 1, *words) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("note:") == 1
+    assert note in captured.err
+
+
+def test_same_cfg_beside_the_weights_is_no_news(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--cfg", tiny.cfg(tmp_path), "--epochs", 1, "--noval")
+    assert train("--weights", tiny.weights(tmp_path), *words) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_with_the_pictures(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e30\nwarmup_epochs: 0\n")
+    recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", 2, "--epochs", 2)
+    assert train("--weights", tiny.weights(tmp_path), *recipe, batch=2) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith("prune: the loss is ")
+    assert "images/train/" in errors[-1]
+    assert not (tmp_path / "runs" / "exp" / "weights").exists()
+
+
+def test_weights_that_are_not_finite_are_not_kept(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e38\nobj: 1e10\nwarmup_epochs: 0\n")
+    recipe = ("--hyp", tmp_path / "hyp.yaml", "--epochs", 2)  # the only update ends the epoch
+    assert train("--weights", tiny.weights(tmp_path), *recipe) == 1
+    assert "weights are no longer finite after epoch 1" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "exp" / "weights").exists()
+
+
+def test_json_is_all_there_is_on_stdout(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["epochs"], result["best_epoch"]) == (1, 1)
+    assert Path(result["best"]).is_file()
+    assert 0 <= result["map"] <= result["map50"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing to train; give --weights"),
+        (("--weights", "none.pt"), "cannot read none.pt"),
+        (("--cfg", "none.cfg"), "cannot read none.cfg"),
+        (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
+        (("--weights", "dense.pt", "--data", "three.yaml"), "has 2 classes (red, blue) and the"),
+        (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
+        (("--weights", "dense.pt", "--epochs", "0"), "epochs is 0; it must be 1 or more"),
+        (("--weights", "dense.pt", "--batch-size", "0"), "batch size is 0"),
+        (("--weights", "dense.pt", "--img-size", "0"), "imgsz is 0"),
+        (("--weights", "dense.pt", "--device", "99"), "device is '99'"),
+        (("--resume", "none.pt"), "cannot resume none.pt"),
+        (("--resume",), "no run to resume"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
+)
+def test_wrong_input_is_one_line_and_nothing_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.data(tmp_path)
+    tiny.weights(tmp_path)
+    (tmp_path / "three.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b, c]\n")
+    (tmp_path / "typo.yaml").write_text("lr: 0.1\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", "--data", "data.yaml", "--workers", "0", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prune: ")
+    assert message in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--weights", "any.pt"]) == 2
+    assert "give --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("val_every", "scored"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (0, [4])])
+def test_epochs_that_are_scored(val_every: int, scored: list[int]) -> None:
+    settings = Settings(epochs=5, imgsz=64, val_every=val_every)
+    assert [epoch for epoch in range(5) if settings.scored(epoch)] == scored
+
+
+def test_records_are_strictly_better_than_all_before() -> None:
+    figures = ("precision", "recall", "map50", "map", "f1")
+    rows = [dict.fromkeys(figures, 0.5), {}, {**dict.fromkeys(figures, 0.5), "recall": 0.6}]
+    assert keep.records(rows[:1]) == list(keep.BEST)
+    assert keep.records(rows[:2]) == []
+    assert keep.records(rows) == ["best_r"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "nominal", "updates"),
+    [(2, 64, 1), (2, 6, 1), (2, 4, 2), (2, 2, 3), (6, 2, 1)],
+    ids=["set below nominal", "all", "a rest is used too", "none gathered", "batch above nominal"],
+)
+def test_updates_of_an_epoch_of_six_pictures(
+    train: Train, tmp_path: Path, *, batch: int, nominal: int, updates: int
+) -> None:
+    (tmp_path / "hyp.yaml").write_text("warmup_epochs: 0\n")
+    seen: list[int] = []
+
+    def keep_count(run: Run, *_: object, **__: object) -> None:
+        seen.append(int(run.ema.n_averaged))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keep, "save", keep_count)
+        recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", nominal, "--val-every", 9)
+        assert train("--weights", tiny.weights(tmp_path), *recipe, batch=batch) == 130
+    assert seen == [updates]
