@@ -1,0 +1,181 @@
+"""What `conv` and `layers` share: options, the tables before a cut, and carrying it out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+from prune.errors import PlanError
+
+if TYPE_CHECKING:
+    from prune.plan import Plan
+    from prune.pruning import Pruned, Subject
+
+CRITERIA = ("l1", "l2", "random")  # of prune.criteria, which --help must not import
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
+    """Add the options that every cutting command has."""
+    options.weights(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(out),
+        metavar="FILE",
+        help=f"checkpoint to write (default {out})",
+    )
+    parser.add_argument(
+        "--criterion", choices=CRITERIA, default="l1", help="how filters are ranked (default l1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --criterion random")
+    parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="cut layer after layer, coupled groups again and again: the old counts",
+    )
+    parser.add_argument(
+        "--round-to",
+        type=int,
+        default=1,
+        metavar="N",
+        help="keep a multiple of N channels, the nearest (default 1)",
+    )
+    parser.add_argument("--plan-out", type=Path, metavar="FILE", help="also write the plan, JSON")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print and prove, write no checkpoint"
+    )
+    options.json_output(parser)
+
+
+def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
+    """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
+    from prune import select
+    from prune.pruning import convolutions
+
+    names = [convolutions(subject.net)[index] for index in layers]
+    wish = {
+        "amount": args.amount,
+        "criterion": args.criterion,
+        "seed": args.seed,
+        "round_to": args.round_to,
+    }
+    if not args.sequential:
+        return select.by_amount(subject.net, subject.groups, names, **wish)
+    plan, repeated = select.one_after_another(subject.net, subject.groups, names, **wish)
+    for group in repeated:
+        sys.stderr.write(
+            f"prune: warning: {group.root} and what is coupled to it were cut {group.times} "
+            f"times; {group.after} of {group.before} channels are left\n"
+        )
+    return plan
+
+
+def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
+    """Read `22`, `22-40` and `5,6,9`; a range takes the convolutions in it.
+
+    Raises:
+        PlanError: no number, or a layer that is no convolution or is a head (says which are not).
+    """
+    known = sorted(allowed)
+    chosen: set[int] = set()
+    for part in (part.strip() for word in words for part in word.split(",")):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise PlanError(f"layer is {part!r}; write a number or a range, e.g. 22 or 22-40")
+        inside = [i for i in known if int(low) <= i <= int(high or low)]
+        if not inside:
+            raise PlanError(
+                f"layer {part} is no convolution that can be cut (heads cannot); these can: "
+                f"{as_ranges(known)}"
+            )
+        chosen.update(inside)
+    return sorted(chosen)
+
+
+def as_ranges(numbers: Sequence[int]) -> str:
+    """Write sorted numbers shortly, 0, 1, 2, 5 as "0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def finish(args: argparse.Namespace, subject: Subject, plan: Plan, *, made_by: str) -> None:
+    """Cut, print what goes, prove, and only then write."""
+    from prune import checkpoint, pruning
+    from prune.atomic import write_text
+    from prune.plan import to_json
+
+    pruned = pruning.carry_out(subject, plan, made_by=made_by)
+    if not args.json:
+        _print_cut(subject, pruned)
+    difference = pruning.prove(subject, pruned, seed=args.seed)
+    result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
+    if args.plan_out:
+        write_text(args.plan_out, to_json(pruned.plan))
+    if not args.dry_run:
+        checkpoint.save(result, args.out)
+    _report(args, subject, pruned, difference)
+
+
+def _print_cut(subject: Subject, pruned: Pruned) -> None:
+    from prune.cli import console
+    from prune.pruning import touched
+
+    groups = touched(subject.groups, pruned.plan)
+    console.print_table(
+        ("group", "before", "after", "members"),
+        [(short_name(str(g["root"])), g["before"], g["after"], _members(g)) for g in groups],
+    )
+    print()
+    rows = [(name, *_change(before, after)) for name, (before, after) in _costs(pruned).items()]
+    console.print_table(("", "before", "after", "change"), rows)
+
+
+def _report(args: argparse.Namespace, subject: Subject, pruned: Pruned, difference: float) -> None:
+    from prune.cli import console
+    from prune.pruning import touched
+
+    out = None if args.dry_run else str(args.out)
+    if args.json:
+        costs = {name: {"before": b, "after": a} for name, (b, a) in _costs(pruned).items()}
+        groups = touched(subject.groups, pruned.plan)
+        proof = {"max_abs_diff": difference}
+        console.print_json({**costs, "groups": groups, "proof": proof, "out": out})
+        return
+    print(f"\nproved   pruned and masked original differ by at most {difference:.2g}")
+    print(f"written  {out}" if out else "written  nothing (--dry-run)")
+
+
+def _costs(pruned: Pruned) -> dict[str, tuple[int, int]]:
+    before, after = pruned.before, pruned.after
+    return {"params": (before.params, after.params), "macs": (before.macs, after.macs)}
+
+
+def _change(before: int, after: int) -> tuple[int, int, str]:
+    return before, after, f"{100 * (after / before - 1):+.1f} %"
+
+
+def short_name(name: str) -> str:
+    """Name a layer by its index, as the user does: module_list.22.Conv2d -> 22."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "module_list" else name
+
+
+def member_text(names: Sequence[str]) -> str:
+    """Write the members of a group shortly, e.g. "19, 22-23"."""
+    short = [short_name(name) for name in names]
+    return as_ranges([int(s) for s in short]) if all(map(str.isdigit, short)) else ", ".join(short)
+
+
+def _members(group: dict[str, object]) -> str:
+    names = group["members"]
+    assert isinstance(names, list)
+    return member_text(names)

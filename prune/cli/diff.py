@@ -1,0 +1,105 @@
+"""prune diff: two checkpoints side by side, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.inventory import Inventory, Layer
+
+EXAMPLE = """\
+  prune diff whole_model.pt model_data/layer_pruning.pt
+  prune diff before.pt after.pt --json"""
+
+COLUMNS = ("layer", "type", "channels", "", "params", "", "MACs", "")
+# A layer's field -> its key in --json.
+COMPARED = {
+    "type": "type",
+    "in_channels": "in",
+    "out_channels": "out",
+    "params": "params",
+    "macs": "macs",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("first", type=Path, metavar="A", help="checkpoint before")
+    parser.add_argument("second", type=Path, metavar="B", help="checkpoint after")
+    options.image_size(parser)
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the layers that differ, then the totals."""
+    from prune import checkpoint
+    from prune.cli import console
+    from prune.inventory import take
+
+    files = [checkpoint.load(path) for path in (args.first, args.second)]
+    side = args.img_size or files[0].imgsz
+    before, after = (take(found, imgsz=side) for found in files)
+    changed = _changed(before, after)
+    if args.json:
+        console.print_json(_document(before, after, changed, files[0].names != files[1].names))
+        return
+    if changed:
+        console.print_table(COLUMNS, [_row(pair) for pair in changed])
+        print()
+    console.print_table(
+        ("", "before", "after", "change"),
+        [(name, a, b, f"{100 * (b / a - 1):+.1f} %") for name, a, b in _totals(before, after)],
+    )
+    print(f"\n{len(changed)} of {len(before.layers)} layers differ, at {side} pixels")
+    if files[0].names != files[1].names:
+        print("the class names differ")
+
+
+Pair = tuple["Layer | None", "Layer | None"]
+
+
+def _changed(before: Inventory, after: Inventory) -> list[Pair]:
+    return [
+        (a, b)
+        for a, b in zip_longest(before.layers, after.layers)
+        if a is None or b is None or any(getattr(a, k) != getattr(b, k) for k in COMPARED)
+    ]
+
+
+def _totals(before: Inventory, after: Inventory) -> list[tuple[str, int, int]]:
+    return [("params", before.params, after.params), ("macs", before.macs, after.macs)]
+
+
+def _row(pair: Pair) -> Sequence[object]:
+    first, second = pair
+    some = first or second
+    assert some is not None
+    types = [layer.type for layer in pair if layer]
+    both = [(layer.out_channels, layer.params, layer.macs) if layer else None for layer in pair]
+    values = [value[i] if value else None for i in range(3) for value in both]
+    return some.index, " -> ".join(dict.fromkeys(types)), *values
+
+
+def _document(
+    before: Inventory, after: Inventory, changed: Sequence[Pair], renamed: bool
+) -> dict[str, object]:
+    return {
+        **{name: {"before": a, "after": b} for name, a, b in _totals(before, after)},
+        "names_differ": renamed,
+        "layers": [
+            {"index": (a or b).index, "before": _facts(a), "after": _facts(b)}  # type: ignore[union-attr]  # one is there
+            for a, b in changed
+        ],
+    }
+
+
+def _facts(layer: Layer | None) -> dict[str, object] | None:
+    if layer is None:
+        return None
+    return {key: getattr(layer, name) for name, key in COMPARED.items()}

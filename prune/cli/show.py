@@ -1,0 +1,118 @@
+"""prune show: layers, couplings and costs of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.checkpoint import Checkpoint
+    from prune.graph import Group
+    from prune.inventory import Inventory, Layer
+
+EXAMPLE = """\
+  prune show whole_model.pt
+  prune show model_data/layer_pruning.pt --groups
+  prune show whole_model.pt --img-size 320 --json"""
+
+COLUMNS = ("layer", "type", "from", "in", "out", "params", "MACs", "output")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        default=Path("whole_model.pt"),
+        metavar="FILE",
+        help="checkpoint to read (default ./whole_model.pt)",
+    )
+    parser.add_argument(
+        "--groups", action="store_true", help="the coupled groups instead of the layers"
+    )
+    options.image_size(parser)
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is in the file."""
+    from prune import checkpoint
+    from prune.cli import console
+    from prune.inventory import take
+
+    found = checkpoint.load(args.file)
+    inventory = take(found, imgsz=args.img_size)
+    if args.json:
+        console.print_json(_document(found, inventory))
+        return
+    if args.groups:
+        rows = [_group_row(group) for group in inventory.groups]
+        console.print_table(("group", "channels", "members", "kept because"), rows)
+    else:
+        console.print_table(COLUMNS, [_row(layer) for layer in inventory.layers])
+    _print_summary(found, inventory)
+
+
+def _document(found: Checkpoint, inventory: Inventory) -> dict[str, object]:
+    return {
+        "params": inventory.params,
+        "macs": inventory.macs,
+        "imgsz": inventory.imgsz,
+        "names": found.names,
+        "layers": [_layer_document(layer) for layer in inventory.layers],
+        "groups": [
+            {
+                "root": group.root,
+                "channels": group.channels,
+                "members": list(group.producers),
+                "kept": group.kept,
+            }
+            for group in inventory.groups
+        ],
+        "history": [entry.get("command") for entry in found.history],
+    }
+
+
+def _layer_document(layer: Layer) -> dict[str, object]:
+    return {
+        "index": layer.index,
+        "type": layer.type,
+        "in": layer.in_channels,
+        "out": layer.out_channels,
+        "params": layer.params,
+        "macs": layer.macs,
+        "output": [layer.height, layer.width],
+    }
+
+
+def _row(layer: Layer) -> tuple[object, ...]:
+    own = () if layer.inputs == (layer.index - 1,) else layer.inputs
+    return (
+        layer.index,
+        layer.type,
+        ",".join(map(str, own)),
+        layer.in_channels,
+        layer.out_channels,
+        layer.params,
+        layer.macs,
+        f"{layer.height} x {layer.width}",
+    )
+
+
+def _group_row(group: Group) -> tuple[object, ...]:
+    from prune.cli.cutting import member_text, short_name
+
+    return short_name(group.root), group.channels, member_text(group.producers), group.kept or ""
+
+
+def _print_summary(found: Checkpoint, inventory: Inventory) -> None:
+    names = ", ".join(found.names[:8]) + (", ..." if len(found.names) > 8 else "")
+    done = ", ".join(str(entry.get("command")) for entry in found.history) or "-"
+    print(f"\nparameters  {inventory.params:,}")
+    print(f"MACs        {inventory.macs:,} at {inventory.imgsz} pixels")
+    print(f"classes     {len(found.names)}: {names}")
+    print(f"history     {done}")

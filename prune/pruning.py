@@ -1,0 +1,150 @@
+"""Prune a checkpoint: a plan carried out, proved, and written as the text that rebuilds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from prune import checkpoint, cut, plan, proof, runs
+from prune.checkpoint import Checkpoint
+from prune.count import Cost, count
+from prune.errors import PlanError, ProofError
+from prune.graph import Group, trace
+from prune.models.darknet import Darknet
+from prune.plan import Plan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint opened for pruning: its network and the groups that are coupled in it."""
+
+    path: Path
+    checkpoint: Checkpoint
+    net: Darknet
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network after its cut, not yet proved.
+
+    Attributes:
+        net: the pruned network.
+        plan: what was removed, with the network it was made for.
+        before: cost of one picture at the checkpoint's size.
+        after: likewise.
+    """
+
+    net: Darknet
+    plan: Plan
+    before: Cost
+    after: Cost
+
+
+def open_subject(path: Path) -> Subject:
+    """Read a checkpoint and find what is coupled in its network.
+
+    Raises:
+        CheckpointError: the file is none of our checkpoints, or its weights do not fit its cfg.
+    """
+    found = checkpoint.load(path)
+    net = checkpoint.network(found)
+    groups = trace(net, _trace_shape(net), protected=net.head_convolutions())
+    return Subject(path, found, net, groups)
+
+
+def convolutions(net: Darknet) -> dict[int, str]:
+    """Name the convolutions a cut may start from by their layer index: all but the heads'."""
+    heads = net.head_convolutions()
+    named = {
+        layer.index: f"module_list.{layer.index}.Conv2d"
+        for layer in net.layers
+        if layer.kind == "convolutional"
+    }
+    return {index: name for index, name in named.items() if name not in heads}
+
+
+def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
+    """Cut the subject's network by a plan; the subject stays as it is.
+
+    Raises:
+        PlanError: the plan does not fit the network.
+    """
+    identity = checkpoint.network_id(subject.checkpoint.cfg)
+    if wanted.network not in ("", identity):
+        raise PlanError(
+            f"the plan was made for the network {wanted.network[:12]}..., "
+            f"and {subject.path} holds {identity[:12]}..."
+        )
+    wanted = replace(wanted, network=identity, made_by=made_by)
+    net = cut.apply(subject.net, subject.groups, wanted)
+    side = subject.checkpoint.imgsz
+    shape = (1, 3, side, side)
+    return Pruned(net, wanted, before=count(subject.net, shape), after=count(net, shape))
+
+
+def prove(subject: Subject, pruned: Pruned, *, seed: int = 0) -> float:
+    """Prove a cut; return the largest absolute difference of any head map.
+
+    Raises:
+        ProofError: the pruned network differs from the masked original.
+    """
+    shape = _trace_shape(subject.net)
+    return proof.prove(subject.net, pruned.net, subject.groups, pruned.plan, shape=shape, seed=seed)
+
+
+def as_checkpoint(subject: Subject, pruned: Pruned, *, seed: int) -> Checkpoint:
+    """Describe a pruned network as a checkpoint, and see that its text rebuilds the same network.
+
+    The training state is left behind: momentum and best scores were another network's.
+
+    Raises:
+        ProofError: the network built from the written cfg text computes something else.
+    """
+    entry: dict[str, object] = {
+        "command": pruned.plan.made_by,
+        "plan": plan.to_dict(pruned.plan),
+        "criterion": pruned.plan.criterion,
+        "params": {"before": pruned.before.params, "after": pruned.after.params},
+        "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
+        "seed": seed,
+        "versions": runs.versions(),
+        "parent": checkpoint.digest(subject.path),
+    }
+    result = checkpoint.capture(
+        pruned.net,
+        names=subject.checkpoint.names,
+        imgsz=subject.checkpoint.imgsz,
+        history=[*subject.checkpoint.history, entry],
+    )
+    _check_rebuilt(pruned.net, checkpoint.network(result))
+    return result
+
+
+def touched(groups: Sequence[Group], wanted: Plan) -> list[dict[str, object]]:
+    """List the groups a plan cuts: root, width before and after, and members, as plain values."""
+    return [
+        {
+            "root": cut.layer,
+            "before": cut.channels,
+            "after": cut.channels - len(cut.remove),
+            "members": list(cut.members),
+        }
+        for cut in wanted.cuts
+    ]
+
+
+def _trace_shape(net: Darknet) -> tuple[int, int, int, int]:
+    """Choose a small picture: channels do not depend on its size, and two cells a side suffice."""
+    return (1, 3, 2 * net.stride, 2 * net.stride)
+
+
+def _check_rebuilt(net: Darknet, rebuilt: Darknet) -> None:
+    image = torch.rand(_trace_shape(net), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        same = all(torch.equal(a, b) for a, b in zip(net(image), rebuilt(image), strict=True))
+    if not same:
+        raise ProofError("the cfg text written for the pruned network builds another network")
