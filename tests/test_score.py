@@ -73,13 +73,10 @@ def test_times_are_told(loader: Loader) -> None:
 
 
 def test_boxes_go_back_where_they_came_from() -> None:
-    image = np.zeros((90, 160, 3), dtype=np.uint8)
-    _, frame = fit(image, (64, 64))
-    original = torch.tensor([[8.0, 16, 80, 48, 0.5, 1]])
-    moved = original.clone()
-    moved[:, :4] = original[:, :4] * frame.scale
-    moved[:, [0, 2]] += frame.pad_x
-    moved[:, [1, 3]] += frame.pad_y
+    image = np.zeros((85, 160, 3), dtype=np.uint8)
+    _, frame = fit(image, (64, 64))  # 64 x 34 pixels, 15 above
+    original = torch.tensor([[8.0, 15, 80, 85, 0.5, 1]])
+    moved = torch.tensor([[3.2, 15 + 15 * 34 / 85, 32, 15 + 34, 0.5, 1]])
     torch.testing.assert_close(to_original(moved, frame), original)
 
 
@@ -118,6 +115,7 @@ def test_onnx_file_detects_what_the_checkpoint_detects(
         ({"names": "__import__('os')"}, "no list of names"),
         ({"names": None}, "no 'names'"),
         ({"stride": "wide"}, "not a whole number"),
+        ({"stride": "NaN"}, "not a whole number"),
         ({"stride": None}, "no 'stride'"),
         ({"imgsz": None}, (*squares.NAMES,)),
     ],
@@ -129,6 +127,7 @@ def test_onnx_file_detects_what_the_checkpoint_detects(
         "code",
         "none",
         "stride",
+        "stride not finite",
         "no stride",
         "size from the graph",
     ],

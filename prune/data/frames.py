@@ -15,15 +15,16 @@ Shape = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class Frame:
-    """An original picture's size and its place in the batch: x_original = (x - pad_x) / scale.
+    """An original picture's size and its place in the batch: x_original = (x - pad_x) / scale_x.
 
-    Sizes and pads are pixels. The shorter side is rounded to whole pixels after scaling, so boxes
-    mapped back are right to half a pixel of the scaled picture.
+    Sizes and pads are pixels. The shorter side is rounded to whole pixels after scaling, so the
+    two scales differ a little.
     """
 
     height: int
     width: int
-    scale: float
+    scale_x: float
+    scale_y: float
     pad_x: int
     pad_y: int
 
@@ -50,11 +51,11 @@ def resize(image: Image, size: Shape) -> Image:
 
 def place(original: Shape, loaded: Shape, shape: Shape) -> Frame:
     """Centre a picture of size `original`, resized to `loaded`, in a batch of size `shape`."""
-    longer = 0 if original[0] >= original[1] else 1
     return Frame(
         height=original[0],
         width=original[1],
-        scale=loaded[longer] / original[longer],  # the side that was not rounded
+        scale_x=loaded[1] / original[1],
+        scale_y=loaded[0] / original[0],
         pad_x=(shape[1] - loaded[1]) // 2,
         pad_y=(shape[0] - loaded[0]) // 2,
     )

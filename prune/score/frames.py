@@ -16,6 +16,6 @@ def to_original(boxes: Tensor, frame: Frame) -> Tensor:
         A copy, corners in pixels of the original.
     """
     moved = boxes.clone()
-    moved[:, [0, 2]] = ((boxes[:, [0, 2]] - frame.pad_x) / frame.scale).clamp(0, frame.width)
-    moved[:, [1, 3]] = ((boxes[:, [1, 3]] - frame.pad_y) / frame.scale).clamp(0, frame.height)
+    moved[:, [0, 2]] = ((boxes[:, [0, 2]] - frame.pad_x) / frame.scale_x).clamp(0, frame.width)
+    moved[:, [1, 3]] = ((boxes[:, [1, 3]] - frame.pad_y) / frame.scale_y).clamp(0, frame.height)
     return moved

@@ -211,7 +211,7 @@ def _sizes(facts: Mapping[str, str], path: Path) -> tuple[int, ...]:
 
 def _whole(text: str, key: str, path: Path) -> int:
     value = _literal(text)
-    if not isinstance(value, int | float) or value < 1:
+    if not isinstance(value, int | float) or not 1 <= value < 1e6:  # JSON knows NaN and Infinity
         raise CheckpointError(f"{path}: {key!r} in its metadata is {text!r}, not a whole number")
     return int(value)
 
