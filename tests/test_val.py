@@ -65,6 +65,17 @@ def test_no_plots_writes_nothing(words: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("option", ["--batch-size", "--workers"])
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+def test_impossible_counts_are_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, suffix: str
+) -> None:
+    export(squares.network(), tmp_path / "net.onnx", names=squares.NAMES, imgsz=(64, 64))
+    assert main([*words, "--weights", str(tmp_path / f"net{suffix}"), option, "-1"]) == 2
+    err = capsys.readouterr().err
+    assert "is -1; it must be at least" in err and len(err.splitlines()) == 1
+
+
 def wrong_classes(folder: Path) -> list[str]:
     (folder / "data.yaml").write_text("val: images/val\nnames: [a, b, c]\n")
     return []

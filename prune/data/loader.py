@@ -21,7 +21,7 @@ from prune.data.workers import context
 from prune.data.workers import start as start_worker
 from prune.errors import DataError, PruneError
 
-__all__ = ["Batch", "Frame", "Loader", "TrainLoader", "score_loader", "train_loader"]
+__all__ = ["Batch", "Frame", "Loader", "TrainLoader", "check_sizes", "score_loader", "train_loader"]
 
 Key = TypeVar("Key")
 
@@ -112,7 +112,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         DataError: no pictures, a broken label, a size that does not suit the network, no room for
             the cache.
     """
-    _check(imgsz, batch_size)
+    check_sizes(imgsz, batch_size, workers)
     if imgsz % stride:
         below = imgsz // stride * stride
         raise DataError(
@@ -152,7 +152,7 @@ def score_loader(
     Raises:
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
-    _check(imgsz, batch_size)
+    check_sizes(imgsz, batch_size, workers)
     pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
@@ -160,16 +160,18 @@ def score_loader(
     return Loader(make, keys, count=len(keys), workers=workers)
 
 
-def _check(imgsz: int, batch_size: int) -> None:
+def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
     """Refuse sizes that make no batch.
 
     Raises:
-        DataError: a size below 1.
+        DataError: a size below 1, or fewer than 0 workers.
     """
     if imgsz < 1:
         raise DataError(f"image size is {imgsz}; it must be at least 1 pixel, e.g. 640")
     if batch_size < 1:
         raise DataError(f"batch size is {batch_size}; it must be at least 1, e.g. 16")
+    if workers < 0:
+        raise DataError(f"workers is {workers}; it must be at least 0, e.g. 2")
 
 
 def by_aspect(pictures: Pictures) -> list[int]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
-from prune.data.loader import score_loader
+from prune.data.loader import check_sizes, score_loader
 from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
 from prune.score.runtime import Runner
@@ -44,8 +44,10 @@ def split_batches(
     """Load a split for a detector; also say how many batches that is.
 
     Raises:
-        DataError: no such split, no pictures; while iterating, a picture that cannot be read.
+        DataError: no such split, no pictures, a size below 1; while iterating, a picture that
+            cannot be read.
     """
+    check_sizes(imgsz, batch_size, workers)
     if runner.shape:
         paths = spec.pictures(split)
         return _fitted(paths, runner.shape, batch_size), -(-len(paths) // batch_size)
