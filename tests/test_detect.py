@@ -155,11 +155,12 @@ def test_broken_picture_does_not_stop_the_others(
         (["--source", "*.jpg"], "no such file or match: *.jpg"),
         (["--source", "."], "no pictures or videos in ."),
         (["--source", "net.txt"], "neither a picture nor a video"),
+        (["--source", "x" * 300], "File name too long"),
         (["--classes", "green"], "class 'green' is unknown"),
         (["--conf-thres", "2"], "confidence threshold is 2"),
         (["--weights", "net.txt"], "net.txt"),
     ],
-    ids=["path", "glob", "folder", "file", "class", "confidence", "weights"],
+    ids=["path", "glob", "folder", "file", "length", "class", "confidence", "weights"],
 )
 def test_wrong_input_is_one_line_and_nothing_written(
     words: list[str],

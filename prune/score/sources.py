@@ -32,15 +32,18 @@ def find(source: str) -> list[Path]:
         source: a file, a folder (not its subfolders), or a glob (** for subfolders).
 
     Raises:
-        DataError: there is none, or a file that is neither.
+        DataError: there is none, a file that is neither, or a folder that cannot be read.
     """
     path = Path(source)
-    if path.is_file():
-        if not (is_picture(path) or is_video(path)):
-            raise DataError(f"{path} is neither a picture nor a video ({_suffixes()})")
-        return [path]
-    inside = path.iterdir() if path.is_dir() else map(Path, _matches(source))
-    found = sorted(file for file in inside if is_picture(file) or is_video(file))
+    try:
+        if path.is_file():
+            if not (is_picture(path) or is_video(path)):
+                raise DataError(f"{path} is neither a picture nor a video ({_suffixes()})")
+            return [path]
+        inside = path.iterdir() if path.is_dir() else map(Path, _matches(source))
+        found = sorted(file for file in inside if is_picture(file) or is_video(file))
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror}") from error
     if not found:
         missing = "no pictures or videos in" if path.is_dir() else "no such file or match:"
         raise DataError(f"{missing} {source} ({_suffixes()})")
