@@ -183,7 +183,13 @@ def test_last_claim_of_each_cell_stands() -> None:
 # The same loss, one box at a time, in plain Python numbers.
 
 STEPS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
-WEIGHTS = {1: [1], 2: [4, 1], 3: [4, 1, 0.4], 4: [4, 1, 0.4, 0.1], 5: [4, 1, 0.5, 0.4, 0.1]}
+WEIGHTS: dict[int, list[float]] = {
+    1: [1],
+    2: [4, 1],
+    3: [4, 1, 0.4],
+    4: [4, 1, 0.4, 0.1],
+    5: [4, 1, 0.5, 0.4, 0.1],
+}
 
 
 def slow_loss(
