@@ -1,0 +1,73 @@
+"""Carry a plan out: the one file that changes a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from prune.graph import Group, Slot
+from prune.plan import Plan, removed
+from prune.shapes import copied
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# A cutter takes a layer and the positions that leave one of its sides. torch-pruning's for the
+# inputs of a grouped convolution is right where every share loses the same places: groups are so.
+Cutter = Callable[[nn.Module, list[int]], object]
+
+CUTTERS: dict[tuple[str, str], Cutter] = {
+    ("convolution", "out"): tp.prune_conv_out_channels,
+    ("convolution", "in"): tp.prune_conv_in_channels,
+    ("depthwise", "out"): tp.prune_depthwise_conv_out_channels,
+    ("linear", "out"): tp.prune_linear_out_channels,
+    ("linear", "in"): tp.prune_linear_in_channels,
+    ("norm", "out"): tp.prune_batchnorm_out_channels,
+    ("prelu", "out"): tp.prune_prelu_out_channels,
+}
+
+
+def apply(net: Module, groups: Sequence[Group], plan: Plan) -> Module:
+    """Return a copy of `net` without the channels a plan removes; `net` stays as it is.
+
+    Raises:
+        PlanError: the plan does not fit the groups.
+    """
+    slots = {(slot.name, slot.side): slot for group in groups for slot in group.slots}
+    gone = removed(groups, plan)
+    pruned = copied(net, lambda tensor: tensor)  # shares every weight until it is cut or copied
+    with torch.no_grad():
+        for place, positions in gone.items():
+            _shrink(pruned, slots[place], list(positions))
+    _own(pruned, net)
+    return pruned
+
+
+def _shrink(net: nn.Module, slot: Slot, positions: list[int]) -> None:
+    if slot.kind != "parameter":
+        CUTTERS[slot.kind, slot.side](net.get_submodule(slot.name), positions)
+        return
+    owner, _, name = slot.name.rpartition(".")
+    cutter = tp.function.ParameterPruner(pruning_dim=slot.dim)
+    module = net.get_submodule(owner)
+    setattr(module, name, cutter.prune_out_channels(getattr(module, name), positions))
+
+
+def _own(pruned: nn.Module, net: nn.Module) -> None:
+    """Give a copy its own weights where it still shares them, and the original's requires_grad."""
+    shared = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    mine: dict[int, Tensor] = {}  # weights that two layers share stay one
+    for path, module in pruned.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            source = net.get_submodule(path).get_parameter(name)
+            if id(parameter) in shared:
+                mine.setdefault(id(parameter), nn.Parameter(parameter.detach().clone()))
+                setattr(module, name, mine[id(parameter)])
+            getattr(module, name).requires_grad_(source.requires_grad)
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) in shared:
+                mine.setdefault(id(buffer), buffer.clone())
+                setattr(module, name, mine[id(buffer)])

@@ -1,0 +1,180 @@
+"""What is to be cut, as frozen data that can be printed, saved, edited and replayed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from prune.errors import PlanError
+from prune.graph import Group, Slot
+
+FORMAT = "prune-plan/1"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Channels to take off one coupled group, counted as outputs of its first layer.
+
+    Attributes:
+        layer: the group's first layer.
+        channels: how many outputs of that layer the group holds.
+        remove: which of the layer's outputs go; sorted and unique.
+        members: all layers that lose outputs with it, itself included.
+    """
+
+    layer: str
+    channels: int
+    remove: tuple[int, ...]
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision about one network.
+
+    Attributes:
+        network: SHA-256 of the cfg text it was made for; "" for a network that has none.
+        criterion: how channels were ranked; "given" where somebody named them.
+        cuts: one entry a coupled group.
+        blocks: layers to remove whole.
+        made_by: the command line behind it.
+    """
+
+    network: str
+    criterion: str
+    cuts: tuple[Cut, ...]
+    blocks: tuple[int, ...] = ()
+    made_by: str = ""
+
+
+Removed = dict[tuple[str, str], tuple[int, ...]]
+
+
+def to_dict(plan: Plan) -> dict[str, object]:
+    """Return a plan as plain values, the form it has in files."""
+    return {"format": FORMAT, **json.loads(json.dumps(asdict(plan)))}
+
+
+def to_json(plan: Plan) -> str:
+    """Write a plan as JSON, one line a cut."""
+    document = to_dict(plan)
+    cuts = ",\n  ".join(json.dumps(cut) for cut in cast("list[object]", document.pop("cuts")))
+    rest = json.dumps(document)
+    return rest[:-1] + (f', "cuts": [\n  {cuts}\n]}}\n' if cuts else ', "cuts": []}\n')
+
+
+def from_json(text: str) -> Plan:
+    """Read a plan back.
+
+    Raises:
+        PlanError: not JSON, not a plan, or a field of another type.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise PlanError(f"the plan is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise PlanError(f'the plan must be a JSON object with "format": "{FORMAT}"')
+    return Plan(
+        network=_text(document, "network"),
+        criterion=_text(document, "criterion"),
+        cuts=tuple(_cut(entry) for entry in _list(document, "cuts")),
+        blocks=_numbers(document, "blocks"),
+        made_by=_text(document, "made_by"),
+    )
+
+
+def removed(groups: Iterable[Group], plan: Plan) -> Removed:
+    """Spell a plan out: the positions that leave each side of each module or parameter.
+
+    A channel takes everything coupled to it along, whatever part of it the plan names.
+
+    Raises:
+        PlanError: a cut that fits no group, touches a kept one, or would empty a layer.
+    """
+    groups = tuple(groups)
+    gone: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for cut in plan.cuts:
+        for slot, channel in _claimed(groups, cut):
+            gone[slot.name, slot.side].update(slot.index[channel])
+    _check_not_emptied(groups, gone)
+    return {place: tuple(sorted(positions)) for place, positions in gone.items() if positions}
+
+
+def _claimed(groups: Sequence[Group], cut: Cut) -> Iterable[tuple[Slot, int]]:
+    """Find every slot and channel a cut takes."""
+    homes = [group for group in groups if group.root == cut.layer]
+    place = {
+        position: (group, channel)
+        for group in homes
+        for channel, positions in enumerate(group.slot(group.root).index)
+        for position in positions
+    }
+    if not homes:
+        raise PlanError(
+            f"{cut.layer} is the first layer of no coupled group; see `prune show --groups`"
+        )
+    if unknown := sorted(set(cut.remove) - place.keys()):
+        raise PlanError(f"{cut.layer} has outputs 0 to {max(place)}, not {unknown[0]}")
+    for position in cut.remove:
+        group, channel = place[position]
+        if group.kept:
+            raise PlanError(f"{cut.layer} must keep its channels: {group.kept}")
+        if group.width != cut.channels:
+            raise PlanError(
+                f"{cut.layer} has {group.width} channels here, the plan says {cut.channels}"
+            )
+        yield from ((slot, channel) for slot in group.slots)
+
+
+def _check_not_emptied(groups: Iterable[Group], gone: dict[tuple[str, str], set[int]]) -> None:
+    held: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for group in groups:
+        for slot in group.slots:
+            if slot.side == "out":
+                held[slot.name, slot.side].update(p for positions in slot.index for p in positions)
+    for place, positions in held.items():
+        if positions <= gone.get(place, set()):
+            raise PlanError(
+                f"{place[0]} would be left without channels: {len(positions)} of {len(positions)} "
+                "are to go; leave at least one"
+            )
+
+
+def _cut(entry: object) -> Cut:
+    if not isinstance(entry, dict):
+        raise PlanError(f"a cut in the plan is {entry!r}; it must be an object")
+    channels = entry.get("channels")
+    if not isinstance(channels, int):
+        raise PlanError(f'"channels" of a cut is {channels!r}; it must be a whole number')
+    members = _list(entry, "members")
+    return Cut(
+        layer=_text(entry, "layer"),
+        channels=channels,
+        remove=tuple(sorted(set(_numbers(entry, "remove")))),
+        members=tuple(str(member) for member in members),
+    )
+
+
+def _text(entry: dict[str, object], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise PlanError(f'"{key}" in the plan is {value!r}; it must be text')
+    return value
+
+
+def _list(entry: dict[str, object], key: str) -> list[object]:
+    value = entry.get(key)
+    if not isinstance(value, list):
+        raise PlanError(f'"{key}" in the plan is {value!r}; it must be a list')
+    return value
+
+
+def _numbers(entry: dict[str, object], key: str) -> tuple[int, ...]:
+    values = _list(entry, key)
+    if not all(type(value) is int for value in values):
+        raise PlanError(f'"{key}" in the plan must hold whole numbers')
+    return tuple(cast("list[int]", values))

@@ -1,0 +1,225 @@
+"""Ways to choose channels: groups, weights and a wish -> Plan. Nothing here changes a network."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import torch
+from torch import Generator, Tensor, nn
+
+from prune.criteria import CRITERIA, filters
+from prune.errors import PlanError
+from prune.graph import Group
+from prune.plan import Cut, Plan
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A group that one-after-another pruning cut several times; widths are those of its root."""
+
+    root: str
+    times: int
+    before: int
+    after: int
+
+
+def by_amount(
+    net: nn.Module,
+    groups: Sequence[Group],
+    layers: Collection[str],
+    *,
+    amount: float,
+    criterion: str = "l1",
+    seed: int = 0,
+    round_to: int = 1,
+) -> Plan:
+    """Cut every group that one of `layers` is a member of once, against its original width.
+
+    From each go the int(amount x channels) channels whose filters in the group's first layer score
+    lowest; ties go from the front.
+
+    Args:
+        net: where the weights are.
+        groups: of the same network.
+        layers: names of convolutions or linear layers.
+        amount: in [0, 1).
+        criterion: a key of CRITERIA.
+        seed: for criteria that draw numbers.
+        round_to: keep the nearest multiple of this many channels, at least one multiple and never
+            more than there are; a group narrower than one multiple stays whole.
+
+    Raises:
+        PlanError: a value out of range, an unknown layer, or nothing to remove; it says why.
+    """
+    _check(amount, criterion, round_to)
+    generator = Generator().manual_seed(seed)
+    touched = touching(groups, layers)
+    cuts = []
+    for group in touched:
+        if group.kept:
+            continue
+        scores = _scores(filters(net.get_submodule(group.root)), group, criterion, generator)
+        count = _count(group.channels, amount, group.width // group.channels, round_to)
+        cuts.append(_cut(group, _lowest(scores, count)))
+    return _plan(criterion, cuts, touched, f"amount {amount}")
+
+
+def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) -> Plan:
+    """Cut the outputs of one layer that somebody named, with everything coupled to them.
+
+    Raises:
+        PlanError: no such output, all of them, or outputs that must stay (the message says why).
+    """
+    place = {
+        position: (group, channel)
+        for group in touching(groups, [layer])
+        for channel, positions in enumerate(group.slot(layer).index)
+        for position in positions
+    }
+    if unknown := sorted(set(channels) - place.keys()):
+        raise PlanError(f"{layer} has channels 0 to {max(place)}, not {unknown[0]}")
+    if len(set(channels)) == len(place):
+        raise PlanError(f"all {len(place)} channels of {layer} are to go; leave at least one")
+    chosen: dict[Group, set[int]] = defaultdict(set)
+    for position in channels:
+        group, channel = place[position]
+        if group.kept:
+            raise PlanError(f"{layer} must keep channel {position}: {group.kept}")
+        chosen[group].add(channel)
+    return _plan(
+        "given", [_cut(group, units) for group, units in chosen.items()], (), "no channels"
+    )
+
+
+def one_after_another(
+    net: nn.Module,
+    groups: Sequence[Group],
+    layers: Sequence[str],
+    *,
+    amount: float,
+    criterion: str = "l1",
+    seed: int = 0,
+    round_to: int = 1,
+) -> tuple[Plan, tuple[Repeated, ...]]:
+    """Cut layer after layer, each against the width the layers before it have left: the old way.
+
+    Of each layer go int(amount x present channels), ranked by its own present weights. A group is
+    cut again whenever another of its members comes up. Arguments and errors are those of
+    `by_amount`; `layers` are taken in this order.
+
+    Returns:
+        The plan, and the groups that were cut several times.
+    """
+    _check(amount, criterion, round_to)
+    generator = Generator().manual_seed(seed)
+    touched = touching(groups, layers)
+    gone: dict[Group, set[int]] = {group: set() for group in touched if not group.kept}
+    lost: dict[str, set[int]] = defaultdict(set)  # layer -> input positions that are gone
+    times: Counter[Group] = Counter()
+    for layer in layers:
+        present = [
+            (group, channel)
+            for group in gone
+            if layer in group.producers
+            for channel in range(group.channels)
+            if channel not in gone[group]
+        ]
+        if not present:
+            continue
+        weight = _present_inputs(net.get_submodule(layer), lost[layer])
+        ranks = CRITERIA[criterion](weight, generator)  # [out]
+        scores = [ranks[list(group.slot(layer).index[channel])].sum() for group, channel in present]
+        tied = len(present[0][0].slot(layer).index[present[0][1]])
+        count = _count(len(present), amount, tied, round_to)
+        leaving = [present[i] for i in _lowest(_finite(torch.stack(scores), layer), count)]
+        times.update({group for group, _ in leaving})
+        for group, channel in leaving:
+            gone[group].add(channel)
+            for slot in group.slots:
+                if slot.side == "in":
+                    lost[slot.name].update(slot.index[channel])
+    cuts = [_cut(group, units) for group, units in gone.items()]
+    plan = _plan(criterion, cuts, touched, f"amount {amount}")
+    repeated = tuple(
+        Repeated(group.root, times[group], group.width, group.width - len(cut.remove))
+        for group, cut in zip(gone, cuts, strict=True)
+        if times[group] > 1
+    )
+    return plan, repeated
+
+
+def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, ...]:
+    """Return the groups that one of `layers` is a member of, kept ones included.
+
+    Raises:
+        PlanError: a layer that is in no group.
+    """
+    known = {name for group in groups for name in group.producers}
+    if missing := [layer for layer in layers if layer not in known]:
+        raise PlanError(f"{missing[0]} cannot be cut: the trace never reached it")
+    wanted = set(layers)
+    return tuple(group for group in groups if wanted.intersection(group.producers))
+
+
+def _check(amount: float, criterion: str, round_to: int) -> None:
+    if not 0 <= amount < 1:
+        raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.4")
+    if criterion not in CRITERIA:
+        raise PlanError(f"criterion is {criterion!r}; it must be one of {', '.join(CRITERIA)}")
+    if round_to < 1:
+        raise PlanError(f"round-to is {round_to}; it must be at least 1, e.g. 8")
+
+
+def _scores(weight: Tensor, group: Group, criterion: str, generator: Generator) -> Tensor:
+    """Score a group's channels by its root's filters, [channels]; tied filters add up."""
+    ranks = CRITERIA[criterion](weight, generator)  # [out]
+    index = torch.tensor(group.slot(group.root).index)  # [channels, tied]
+    return _finite(ranks[index].sum(dim=1), group.root)
+
+
+def _finite(scores: Tensor, layer: str) -> Tensor:
+    if not scores.isfinite().all():
+        raise PlanError(
+            f"the weights of {layer} hold NaN or infinity; the training that made them failed"
+        )
+    return scores
+
+
+def _present_inputs(layer: nn.Module, gone: set[int]) -> Tensor:
+    """Return a layer's filters without the inputs that are gone, [out, in left, ...]."""
+    weight = filters(layer)
+    left = [i for i in range(weight.shape[1]) if i not in gone]  # tied: every share lost the same
+    return weight[:, left]
+
+
+def _count(present: int, amount: float, tied: int, round_to: int) -> int:
+    """Say how many of the present channels go; each of them is `tied` outputs of its layer."""
+    keep = present - int(amount * present)
+    step = round_to // gcd(round_to, tied)
+    if present < step:
+        return 0 if round_to > 1 else present - keep
+    multiples = min(max((2 * keep + step) // (2 * step), 1), present // step)
+    return present - multiples * step
+
+
+def _lowest(scores: Tensor, count: int) -> list[int]:
+    """Return the places of the `count` lowest scores; ties go from the front."""
+    return sorted(torch.argsort(scores, stable=True)[:count].tolist())
+
+
+def _cut(group: Group, channels: Iterable[int]) -> Cut:
+    index = group.slot(group.root).index
+    remove = sorted(position for channel in channels for position in index[channel])
+    return Cut(group.root, group.width, tuple(remove), group.producers)
+
+
+def _plan(criterion: str, cuts: Iterable[Cut], touched: Iterable[Group], wish: str) -> Plan:
+    cuts = tuple(cut for cut in cuts if cut.remove)
+    if not cuts:
+        reasons = [f"{group.root}: {group.kept}" for group in touched if group.kept]
+        why = "; ".join(reasons) or f"{wish} leaves every group whole"
+        raise PlanError(f"nothing to remove: {why}")
+    return Plan(network="", criterion=criterion, cuts=cuts)
