@@ -1,0 +1,246 @@
+"""conv, layers, show and diff, as typed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from prune import checkpoint
+from prune.cli import main
+from prune.cli.cutting import CRITERIA, as_ranges, layer_indices
+from prune.criteria import CRITERIA as KNOWN
+from prune.errors import PlanError
+from prune.plan import from_json
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    return tiny.weights(tmp_path)
+
+
+def _json(words: Sequence[object], capsys: Capture) -> dict[str, object]:
+    """Run a command that succeeds; everything on stdout must be one JSON document."""
+    assert main([str(word) for word in words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
+
+
+def _refused(words: Sequence[object], capsys: Capture) -> str:
+    """Run a command that must end with one line on stderr and exit 2; return the line."""
+    assert main([str(word) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    return printed.err
+
+
+def test_the_command_line_offers_every_criterion() -> None:
+    assert set(CRITERIA) == set(KNOWN)
+
+
+def test_layers_reports_what_the_files_hold(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "model_data" / "cut.pt"
+    told = _json(
+        ["layers", "--weights", dense, "--upto", 1, "--amount", 0.25, "--out", out, "--json"],
+        capsys,
+    )
+    before, after = checkpoint.load(dense), checkpoint.load(out)
+    params = [sum(p.numel() for p in checkpoint.network(c).parameters()) for c in (before, after)]
+    assert told["params"] == {"before": params[0], "after": params[1]}
+    assert told["out"] == str(out)
+    assert told["groups"] == [
+        {
+            "root": f"module_list.{i}.Conv2d",
+            "before": width,
+            "after": width * 3 // 4,
+            "members": [m],
+        }
+        for i, width, m in ((0, 8, "module_list.0.Conv2d"), (1, 16, "module_list.1.Conv2d"))
+    ]
+    assert after.pruned
+    assert not before.pruned
+    assert after.history[-1]["parent"] == checkpoint.digest(dense)
+    assert not after.training
+
+
+def test_coupled_layers_go_together(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "cut.pt"
+    told = _json(
+        ["conv", "--weights", dense, "--layer", 3, "--amount", 0.5, "--out", out, "--json"], capsys
+    )
+    assert told["groups"] == [
+        {
+            "root": "module_list.2.Conv2d",
+            "before": 32,
+            "after": 16,
+            "members": ["module_list.2.Conv2d", "module_list.3.Conv2d"],
+        }
+    ]
+    model = checkpoint.load(out).model
+    assert model["module_list.5.Conv2d.weight"].shape == (21, 16, 1, 1), "the head lost inputs only"
+
+
+def test_named_channels_are_the_ones_that_go(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "cut.pt"
+    words = ["conv", "--weights", dense, "--layer", 1, "--channels", "2,6,9", "--out", out]
+    _json([*words, "--json"], capsys)
+    kept = [i for i in range(16) if i not in (2, 6, 9)]
+    before, after = (checkpoint.load(path).model for path in (dense, out))
+    name = "module_list.1.BatchNorm2d.weight"
+    assert torch.equal(after[name], before[name][kept])
+
+
+def test_sequential_cuts_a_coupled_group_again_and_says_so(
+    dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "cut.pt"
+    words = ["layers", "--weights", dense, "--from", 2, "--upto", 3, "--out", out, "--json"]
+    assert main([*map(str, words), "--sequential"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["groups"][0]["after"] == 8, "32, halved by 2 and again by 3"
+    assert "cut 2 times; 8 of 32 channels are left" in printed.err
+
+
+def test_a_dry_run_writes_no_checkpoint_but_the_plan(
+    dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, plan = tmp_path / "cut.pt", tmp_path / "plan.json"
+    words = ["layers", "--weights", dense, "--upto", 0, "--out", out, "--dry-run", "--json"]
+    told = _json([*words, "--plan-out", plan], capsys)
+    assert told["out"] is None
+    assert not out.exists()
+    written = from_json(plan.read_text())
+    assert written.network == checkpoint.network_id(checkpoint.load(dense).cfg)
+    assert len(written.cuts[0].remove) == 4
+
+
+def test_the_table_comes_before_the_proof_and_the_file(
+    dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert (
+        main(
+            [
+                "conv",
+                "--weights",
+                str(dense),
+                "--layer",
+                "1",
+                "--amount",
+                "0.5",
+                "--out",
+                str(tmp_path / "cut.pt"),
+            ]
+        )
+        == 0
+    )
+    printed = capsys.readouterr().out
+    order = [printed.index(word) for word in ("members", "params", "macs", "proved", "written")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["conv", "--layer", "4", "--amount", "0.5"], "these can: 0-3, 8"),
+        (["conv", "--layer", "5", "--amount", "0.5"], "heads cannot"),
+        (["conv", "--layer", "99", "--amount", "0.5"], "layer 99"),
+        (["conv", "--layer", "two", "--amount", "0.5"], "'two'"),
+        (["conv", "--layer", "1", "--amount", "1.0"], "[0, 1)"),
+        (["conv", "--layer", "1", "--amount", "-0.1"], "[0, 1)"),
+        (["conv", "--layer", "1", "--amount", "nan"], "[0, 1)"),
+        (["conv", "--layer", "1", "--amount", "0.01"], "nothing"),
+        (["conv", "--layer", "1"], "--amount"),
+        (["conv", "--amount", "0.5"], "--layer"),
+        (["conv", "--layer", "0", "--channels", "0,1,2,3,4,5,6,7"], "all"),
+        (["conv", "--layer", "0", "--channels", "8"], "8"),
+        (["conv", "--layer", "0", "--channels", "one"], "'one'"),
+        (["conv", "--layer", "0-1", "--channels", "1"], "one layer"),
+        (["layers", "--from", "9", "--upto", "2"], "9 to 2"),
+        (["layers", "--upto", "1", "--round-to", "0"], "round-to"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_cut_that_cannot_be_made_is_one_line(
+    words: list[str], expected: str, dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    line = _refused([*words, "--weights", dense, "--out", tmp_path / "cut.pt"], capsys)
+    assert expected in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unwritable_output_is_one_line(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    words = [
+        "layers",
+        "--weights",
+        dense,
+        "--upto",
+        1,
+        "--json",
+        "--out",
+        tmp_path / "file" / "x.pt",
+    ]
+    assert "cannot write" in _refused(words, capsys)
+
+
+def test_nan_weights_are_refused(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    found = checkpoint.load(dense)
+    model = {name: tensor.clone() for name, tensor in found.model.items()}
+    model["module_list.1.Conv2d.weight"][0] = torch.nan
+    checkpoint.save(replace(found, model=model), tmp_path / "nan.pt")
+    words = ["layers", "--weights", tmp_path / "nan.pt", "--out", tmp_path / "cut.pt"]
+    assert "module_list.1.Conv2d.weight" in _refused(words, capsys)
+    assert not (tmp_path / "cut.pt").exists()
+
+
+def test_show_lists_layers_that_add_up(dense: Path, capsys: Capture) -> None:
+    told = _json(["show", dense, "--json"], capsys)
+    layers = told["layers"]
+    assert isinstance(layers, list)
+    assert sum(layer["params"] for layer in layers) == told["params"]
+    assert sum(layer["macs"] for layer in layers) == told["macs"]
+    assert layers[0]["macs"] == 3 * 8 * 9 * 32 * 32, "3x3, 3 to 8 channels, 32 x 32 cells"
+    assert layers[0]["output"] == [32, 32]
+    assert main(["show", str(dense)]) == 0
+    assert main(["show", str(dense), "--groups"]) == 0
+    assert "2-3" in capsys.readouterr().out
+
+
+def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "cut.pt"
+    _json(
+        ["conv", "--weights", dense, "--layer", 0, "--amount", 0.5, "--out", out, "--json"], capsys
+    )
+    told = _json(["diff", dense, out, "--json"], capsys)
+    layers = told["layers"]
+    assert isinstance(layers, list)
+    assert [layer["index"] for layer in layers] == [0, 1], "the layer and the one that reads it"
+    assert main(["diff", str(dense), str(dense)]) == 0
+    assert "0 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["show", "diff", "layers"])
+def test_a_file_that_is_no_checkpoint_is_one_line(
+    command: str, tmp_path: Path, capsys: Capture
+) -> None:
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"")
+    words = {"show": [bad], "diff": [bad, bad], "layers": ["--weights", bad]}[command]
+    assert "bad.pt" in _refused([command, *words], capsys)
+
+
+def test_layer_words() -> None:
+    allowed = [0, 1, 2, 5, 6, 9]
+    assert layer_indices(["1-5", "9"], allowed) == [1, 2, 5, 9]
+    assert layer_indices(["0,6"], allowed) == [0, 6]
+    assert as_ranges(allowed) == "0-2, 5-6, 9"
+    with pytest.raises(PlanError, match="0-2, 5-6, 9"):
+        layer_indices(["3-4"], allowed)
