@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,7 +283,6 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     from prune.cli import console
-    from prune.train import plots
     from prune.train.keep import Origin
     from prune.train.log import Log
     from prune.train.loop import train
@@ -302,16 +302,39 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         device=job.device,
     )
     with console.progress() as bar, SummaryWriter(str(folder)) as board:
+        # A line written past a live bar would tear it.
+        above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         rows = train(
             state,
             job.batches,
             job.judge,
             origin=origin,
-            log=Log(folder, say, bar=bar, board=board),
+            log=Log(folder, say if bar.disable else above, bar=bar, board=board),
             resume=job.state,
         )
-    plots.results_picture(rows, folder / "results.png")
+    _draw_curves(job, rows, folder)
     return rows
+
+
+def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
+    """Draw the run's figures, and what the best weights find."""
+    from prune import checkpoint
+    from prune.score import metrics, plots
+    from prune.score.score import collect
+    from prune.train.plots import results_picture
+
+    results_picture(rows, folder / "results.png")
+    net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
+    names = job.spec.names
+    classes = len(names)
+    found = collect(lambda images: net.decode(net(images)), job.judge, classes, device=job.device)
+    pair = found.truth, found.found
+    precision = metrics.coco_precision(*pair, classes)[0]
+    plots.precision_recall(precision, names, folder / "pr_curve.png")
+    plots.f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")
+    plots.confusion_matrix(
+        metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png"
+    )
 
 
 def _tell(rows: list[Row], folder: Path, *, as_json: bool) -> None:
