@@ -2,8 +2,8 @@
 
 The old way is written here from its description, on the same network: load the module, trace it
 with a real forward pass at 640 pixels, prune one convolution after another with torch-pruning,
-pickle the module. It proves nothing and writes no cfg. Both run as whole processes, in turn; printed
-are the medians of wall seconds and of the peak memory.
+pickle the module. It proves nothing and writes no cfg. Both run as whole processes, in turn; the
+medians of wall seconds and of peak memory are printed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def compare(folder: Path, rounds: int) -> None:
             if turn:
                 runs[name].append(figures)
     print(f"{platform.processor() or platform.machine()}, {rounds} rounds in turn, medians")
-    for name, figures in runs.items():
-        seconds, kilobytes = (median(column) for column in zip(*figures, strict=True))
+    for name, rows in runs.items():
+        seconds, kilobytes = (median(column) for column in zip(*rows, strict=True))
         print(f"{name:34}{seconds:7.2f} s {kilobytes / 1e6:7.2f} GB peak")
 
 
