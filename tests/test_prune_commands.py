@@ -233,7 +233,12 @@ def test_a_file_that_is_no_checkpoint_is_one_line(
 ) -> None:
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"")
-    words = {"show": [bad], "diff": [bad, bad], "layers": ["--weights", bad]}[command]
+    arguments: dict[str, list[object]] = {
+        "show": [bad],
+        "diff": [bad, bad],
+        "layers": ["--weights", bad],
+    }
+    words = arguments[command]
     assert "bad.pt" in _refused([command, *words], capsys)
 
 
