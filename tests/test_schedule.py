@@ -5,7 +5,7 @@ import pytest
 from prune.train.hyp import SCRATCH
 from prune.train.schedule import plan
 
-LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 5000 batches, 150 of warm-up
+LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up
 
 
 def test_warm_up_starts_at_rest_with_eager_biases() -> None:
@@ -16,7 +16,22 @@ def test_warm_up_starts_at_rest_with_eager_biases() -> None:
 def test_after_warm_up_all_groups_go_alike() -> None:
     setting = LONG.at(LONG.warmup)
     assert setting.rate == setting.bias_rate == pytest.approx(0.01, rel=0.01)
-    assert (setting.momentum, setting.accumulate) == (0.937, 4)
+    assert setting.momentum == 0.937
+
+
+def test_updates_gather_more_and_more_over_a_thousand_batches() -> None:
+    assert [LONG.gathered(batch) for batch in (0, 200, 400, 600, 900, 5000)] == [1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("epochs", [3, 100], ids=["within the ramp", "beyond it"])
+def test_updates_are_counted_as_they_come(epochs: int) -> None:
+    schedule = plan(SCRATCH, epochs=epochs, batches=50, accumulate=4)
+    waiting = updates = 0
+    for batch in range(schedule.total):
+        waiting += 1
+        if waiting >= schedule.at(batch).accumulate:
+            waiting, updates = 0, updates + 1
+    assert schedule.updates() == pytest.approx(updates, abs=2)
 
 
 @pytest.mark.parametrize("linear", [True, False], ids=["linear", "cosine"])

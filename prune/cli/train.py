@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train as asked, and say what to use next."""
+    # Threads that wait for each other must not spin where others want the processor, the loader's
+    # workers first of all (a busy machine: 5 s a step, not over 40). Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from prune import runs
     from prune.cli import console
 
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> int | None:
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
     rows = _train(job, folder, say)
-    _tell(rows, folder, as_json=args.json)
+    _tell(rows, folder, args.json, pruned=job.source.pruned)
     return 0
 
 
@@ -108,7 +112,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="pictures an update sees, gathered over batches (default 64)",
+        help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
     )
     parser.add_argument(
         "--linear-lr",
@@ -159,6 +163,8 @@ def _take_up(args: argparse.Namespace, say: Say) -> Path:
         raise InputError(
             f"cannot resume {last}: {folder / 'opt.yaml'}: {error.strerror}"
         ) from error
+    if not isinstance(recorded, dict):
+        raise InputError(f"cannot resume {last}: {folder / 'opt.yaml'} holds no options")
     said = _said(args)
     for name, value in recorded.items():
         if name not in _FREE:
@@ -337,7 +343,7 @@ def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
     )
 
 
-def _tell(rows: list[Row], folder: Path, *, as_json: bool) -> None:
+def _tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
     """Print the best epoch and the last, and what to use next."""
     from prune.cli import console
     from prune.train.keep import fitness
@@ -363,4 +369,5 @@ def _tell(rows: list[Row], folder: Path, *, as_json: bool) -> None:
     )
     print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
     print(f"curves        {folder / 'results.png'}")
-    print(f"next          prune layers --weights {files['best']} --upto 60")
+    then = "export" if pruned else "layers --upto 60"
+    print(f"next          prune {then} --weights {files['best']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -121,18 +120,19 @@ def start(
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     accumulate = max(1, round(settings.nominal_batch / settings.batch_size))
     decay_share = settings.batch_size * accumulate / settings.nominal_batch
+    schedule = plan(
+        hyp,
+        epochs=settings.epochs,
+        batches=batches,
+        accumulate=accumulate,
+        linear=settings.linear_lr,
+    )
     return Run(
         net=net,
         optimizer=optimiser(net, hyp, decay_share=decay_share),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
-        ema=average(net, updates=settings.epochs * math.ceil(batches / accumulate)),
-        schedule=plan(
-            hyp,
-            epochs=settings.epochs,
-            batches=batches,
-            accumulate=accumulate,
-            linear=settings.linear_lr,
-        ),
+        ema=average(net, updates=schedule.updates()),
+        schedule=schedule,
         settings=settings,
         hyp=hyp,
         device=device,

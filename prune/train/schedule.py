@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Warm-up may take this share of a run. The published code warms up for at least 1000 batches, which
-# is more than a whole run on a few hundred pictures.
+# The published code warms up for at least 1000 batches, which is more than a whole run on a few
+# hundred pictures. Rates and momentum therefore warm up for a tenth of a run at most. How many
+# batches an update gathers grows over the published time: a short run needs updates most of all.
 _WARMUP_SHARE = 0.1
+_LEAST_RAMP = 1000
 
 
 class Setting(NamedTuple):
@@ -26,12 +28,13 @@ class Setting(NamedTuple):
 class Schedule:
     """A whole run's settings.
 
-    `total` and `warmup` are numbers of batches, `accumulate` batches an update after warm-up;
-    the rest are hyper-parameters.
+    `total`, `warmup` and `ramp` are numbers of batches, `accumulate` is how many make an update
+    after the ramp; the rest are hyper-parameters.
     """
 
     total: int
     warmup: int
+    ramp: int
     accumulate: int
     linear: bool
     lr0: float
@@ -43,13 +46,24 @@ class Schedule:
     def at(self, batch: int) -> Setting:
         """Return the settings for the batch at this position, counted from the run's start."""
         rate = self.lr0 * self.share(batch)
-        ramp = min(batch / self.warmup, 1.0) if self.warmup else 1.0
+        warm = min(batch / self.warmup, 1.0) if self.warmup else 1.0
         return Setting(
-            rate=ramp * rate,
-            bias_rate=_between(self.warmup_bias_lr, rate, ramp),
-            momentum=_between(self.warmup_momentum, self.momentum, ramp),
-            accumulate=max(1, round(_between(1, self.accumulate, ramp))),
+            rate=warm * rate,
+            bias_rate=_between(self.warmup_bias_lr, rate, warm),
+            momentum=_between(self.warmup_momentum, self.momentum, warm),
+            accumulate=self.gathered(batch),
         )
+
+    def gathered(self, batch: int) -> int:
+        """Return how many batches make an update at this position."""
+        grown = min(batch / self.ramp, 1.0) if self.ramp else 1.0
+        return round(_between(1, self.accumulate, grown))
+
+    def updates(self) -> int:
+        """Return about how many updates the run has."""
+        ramp = min(self.ramp, self.total)
+        early = sum(1 / self.gathered(batch) for batch in range(ramp))
+        return max(1, round(early + (self.total - ramp) / self.accumulate))
 
     def share(self, batch: int) -> float:
         """Return the learning rate as a share of lr0, warm-up left aside: from 1 to lrf."""
@@ -62,10 +76,11 @@ def plan(
     hyp: Mapping[str, float], *, epochs: int, batches: int, accumulate: int, linear: bool = False
 ) -> Schedule:
     """Lay out a run of `epochs` times `batches`; the rate falls by a cosine or linearly."""
-    total = epochs * batches
+    total, warmup = epochs * batches, hyp["warmup_epochs"] * batches
     return Schedule(
         total=total,
-        warmup=round(min(hyp["warmup_epochs"] * batches, _WARMUP_SHARE * total)),
+        warmup=round(min(warmup, _WARMUP_SHARE * total)),
+        ramp=round(max(warmup, _LEAST_RAMP)) if warmup else 0,
         accumulate=accumulate,
         linear=linear,
         lr0=hyp["lr0"],
