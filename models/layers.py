@@ -19,8 +19,9 @@ from .keys import (
     weights_normalization,
     weights_type,
 )
-from .layout import LayerInfo, step
+from .layout import LayerInfo
 from .sections import Section, anchor_mask, option, with_options
+from .windows import step, window
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
@@ -245,15 +246,14 @@ Build = Callable[[Section, LayerInfo], nn.Module]
 
 
 def _convolutional(section: Section, info: LayerInfo) -> nn.Module:
-    size = option(section, "size", positive, 1)
-    centred = option(section, "pad", flag, 0)
+    size, padding = window(section)
     normalize = bool(option(section, "batch_normalize", flag, 0))
     convolution = nn.Conv2d(
         info.in_channels,
         info.out_channels,
         size,
         stride=step(section),
-        padding=size // 2 if centred else option(section, "padding", count, 0),
+        padding=padding // 2,
         groups=option(section, "groups", positive, 1),
         bias=not normalize,
     )
@@ -261,8 +261,7 @@ def _convolutional(section: Section, info: LayerInfo) -> nn.Module:
 
 
 def _maxpool(section: Section, _: LayerInfo) -> nn.Module:
-    size = option(section, "size", positive, option(section, "stride", positive, 1))
-    padding = option(section, "padding", count, size - 1)
+    size, padding = window(section)
     return MaxPool(size, stride=step(section), padding=padding)
 
 

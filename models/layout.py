@@ -9,8 +9,8 @@ from prune.errors import CfgError
 
 from .keys import KEYS, activation, count, flag, numbers, positive
 from .sections import Section, anchor_mask, fault, heads, option, references
+from .windows import Strides, check_grid, step
 
-Strides = tuple[int, int]
 EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
 
 
@@ -61,7 +61,22 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
         read_width = sum(source.out_channels for source in read)
         done[index] = LayerInfo(index, section.kind, inputs, read_width, width, strides)
     decoded_layers(sections)
-    return tuple(done[index] for index in range(len(sections) - 1))
+    layers = tuple(done[index] for index in range(len(sections) - 1))
+    _check_windows(sections, layers)
+    return layers
+
+
+def _check_windows(sections: Sequence[Section], layers: Sequence[LayerInfo]) -> None:
+    """Check the windows that a head, or a layer with several inputs, looks through."""
+    gridded: set[int] = set()
+    for layer in reversed(layers):
+        counts = layer.kind in ("yolo", "reorg") or len(layer.inputs) > 1
+        if counts or (layer.index in gridded and layer.kind != "avgpool"):
+            gridded.update(layer.inputs)
+    for layer in layers:
+        one_cell = layer.strides == EVERYWHERE
+        if layer.kind in ("convolutional", "maxpool") and (one_cell or layer.index in gridded):
+            check_grid(sections[layer.index + 1], one_cell=one_cell)
 
 
 # A rule gives a layer's width and strides from its section and from what it reads.
@@ -83,12 +98,6 @@ def _maxpool(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strid
     return sources[0].out_channels, _down(section, sources[0])
 
 
-def step(section: Section) -> Strides:
-    """Read a window's stride, down and across."""
-    both = option(section, "stride", positive, 1)
-    return option(section, "stride_y", positive, both), option(section, "stride_x", positive, both)
-
-
 def _down(section: Section, source: LayerInfo) -> Strides:
     down, across = step(section)
     return source.strides[0] * down, source.strides[1] * across
@@ -96,10 +105,18 @@ def _down(section: Section, source: LayerInfo) -> Strides:
 
 def _upsample(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
     factor = option(section, "stride", positive, 2)
-    down, across = sources[0].strides
+    down, across = _cells(section, sources[0])
     if down % factor or across % factor:
         raise fault(section, "stride", f"{factor} makes {_shape(sources[0])} finer than pixels")
     return sources[0].out_channels, (down // factor, across // factor)
+
+
+def _cells(section: Section, source: LayerInfo) -> Strides:
+    """Take the strides of a map that is more than one cell."""
+    if source.strides == EVERYWHERE:
+        came = f"layer {source.index}, whose one cell stands for the whole picture"
+        raise fault(section, "", f"reads {came}; leave it out, or read a map")
+    return source.strides
 
 
 def _route(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
@@ -143,7 +160,7 @@ def _average(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
 
 def _reorg(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
     factor = option(section, "stride", positive, 2)
-    down, across = sources[0].strides
+    down, across = _cells(section, sources[0])
     return sources[0].out_channels * factor * factor, (down * factor, across * factor)
 
 

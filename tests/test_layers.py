@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune.models.darknet import build
-from prune.models.layers import Convolution, WeightedShortcut
+from prune.models.layers import LAYERS, Convolution, WeightedShortcut
+from prune.models.layout import LayerInfo
+from prune.models.sections import Section
 
 HEAD = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=9,9\nclasses=1\n"
 CONV = "[convolutional]\nactivation=linear\nfilters="
@@ -46,22 +48,27 @@ def test_activation_is_its_formula(name: str) -> None:
     torch.testing.assert_close(module(x, y), ACTIVATIONS[name](x + y))
 
 
+# Alone, a convolution may have a window that fits no network; no cfg has such a one.
 CONVOLUTIONS = {
-    "pad": ("size=3\npad=1", 1, 1, 1),
-    "pad rounds down": ("size=4\npad=1", 1, 2, 1),
-    "padding": ("size=3\npadding=2", 1, 2, 1),
-    "pad wins over padding": ("size=5\npad=1\npadding=9", 1, 2, 1),
-    "none": ("size=3", 1, 0, 1),
-    "stride": ("size=3\nstride=2\npad=1", 2, 1, 1),
-    "groups": ("size=1\ngroups=2", 1, 0, 2),
+    "pad": ({"size": 3, "pad": 1}, 1, 1, 1),
+    "pad rounds down": ({"size": 4, "pad": 1}, 1, 2, 1),
+    "padding": ({"size": 3, "padding": 2}, 1, 2, 1),
+    "pad wins over padding": ({"size": 5, "pad": 1, "padding": 9}, 1, 2, 1),
+    "none": ({"size": 3}, 1, 0, 1),
+    "stride": ({"size": 3, "stride": 2, "pad": 1}, 2, 1, 1),
+    "groups": ({"size": 1, "groups": 2}, 1, 0, 2),
 }
 
 
 @pytest.mark.parametrize(
     ("keys", "stride", "padding", "groups"), CONVOLUTIONS.values(), ids=CONVOLUTIONS
 )
-def test_convolution_is_torchs(keys: str, stride: int, padding: int, groups: int) -> None:
-    module = module_of(f"[convolutional]\nfilters=6\nactivation=relu\n{keys}")
+def test_convolution_is_torchs(
+    keys: dict[str, int], stride: int, padding: int, groups: int
+) -> None:
+    options = {"activation": "relu", **{key: str(value) for key, value in keys.items()}}
+    info = LayerInfo(0, "convolutional", (-1,), 4, 6, (stride, stride))
+    module = LAYERS["convolutional"](Section("convolutional", options), info)
     assert isinstance(module, Convolution)
     x, weight, bias = maps(2, 4, 9, 12), module.Conv2d.weight, module.Conv2d.bias
     wanted = functional.conv2d(x, weight, bias, stride, padding, groups=groups)
