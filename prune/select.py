@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -116,39 +116,29 @@ def one_after_another(
     _check(amount, criterion, round_to)
     generator = Generator().manual_seed(seed)
     touched = touching(groups, layers)
-    gone: dict[Group, set[int]] = {group: set() for group in touched if not group.kept}
+    free = [group for group in touched if not group.kept]
+    gone: list[set[int]] = [set() for _ in free]
     lost: dict[str, set[int]] = defaultdict(set)  # layer -> input positions that are gone
-    times: Counter[Group] = Counter()
+    times = [0] * len(free)
     for layer in layers:
-        present = [
-            (group, channel)
-            for group in gone
-            if layer in group.producers
-            for channel in range(group.channels)
-            if channel not in gone[group]
-        ]
-        if not present:
-            continue
+        present = _present(free, gone, layer)
         weight = _present_inputs(net.get_submodule(layer), lost[layer])
-        ranks = CRITERIA[criterion](weight, generator)  # [out]
-        scores = [ranks[list(group.slot(layer).index[channel])].sum() for group, channel in present]
-        tied = len(present[0][0].slot(layer).index[present[0][1]])
-        count = _count(len(present), amount, tied, round_to)
-        leaving = [present[i] for i in _lowest(_finite(torch.stack(scores), layer), count)]
-        times.update({group for group, _ in leaving})
-        for group, channel in leaving:
-            gone[group].add(channel)
-            for slot in group.slots:
+        ranks = _finite(CRITERIA[criterion](weight, generator), layer)  # [out]
+        leaving = _leaving(free, layer, present, ranks, amount=amount, round_to=round_to)
+        for number, channel in leaving:
+            gone[number].add(channel)
+            for slot in free[number].slots:
                 if slot.side == "in":
                     lost[slot.name].update(slot.index[channel])
-    cuts = [_cut(group, units) for group, units in gone.items()]
-    plan = _plan(criterion, cuts, touched, f"amount {amount}")
+        for number in {number for number, _ in leaving}:
+            times[number] += 1
+    cuts = [_cut(group, channels) for group, channels in zip(free, gone, strict=True)]
     repeated = tuple(
-        Repeated(group.root, times[group], group.width, group.width - len(cut.remove))
-        for group, cut in zip(gone, cuts, strict=True)
-        if times[group] > 1
+        Repeated(group.root, count, group.width, group.width - len(cut.remove))
+        for group, count, cut in zip(free, times, cuts, strict=True)
+        if count > 1
     )
-    return plan, repeated
+    return _plan(criterion, cuts, touched, f"amount {amount}"), repeated
 
 
 def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, ...]:
@@ -193,6 +183,39 @@ def _present_inputs(layer: nn.Module, gone: set[int]) -> Tensor:
     weight = filters(layer)
     left = [i for i in range(weight.shape[1]) if i not in gone]  # tied: every share lost the same
     return weight[:, left]
+
+
+def _present(
+    groups: Sequence[Group], gone: Sequence[set[int]], layer: str
+) -> list[tuple[int, int]]:
+    """List what is left of a layer's outputs, as group number and channel."""
+    return [
+        (number, channel)
+        for number, group in enumerate(groups)
+        if layer in group.producers
+        for channel in range(group.channels)
+        if channel not in gone[number]
+    ]
+
+
+def _leaving(
+    groups: Sequence[Group],
+    layer: str,
+    present: list[tuple[int, int]],
+    ranks: Tensor,
+    *,
+    amount: float,
+    round_to: int,
+) -> list[tuple[int, int]]:
+    """Choose the lowest of a layer's present channels, but never all that a group has left."""
+    if not present:
+        return []
+    places = [list(groups[number].slot(layer).index[channel]) for number, channel in present]
+    scores = torch.stack([ranks[place].sum() for place in places])
+    count = _count(len(present), amount, len(places[0]), round_to)
+    order = torch.argsort(scores, stable=True).tolist()
+    best = {present[i][0]: i for i in order}  # of each group: the last one in the order
+    return [present[i] for i in order if i not in best.values()][:count]
 
 
 def _count(present: int, amount: float, tied: int, round_to: int) -> int:

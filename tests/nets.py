@@ -11,6 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def outputs(layer: nn.Module) -> int:
+    """Return how many channels a convolution or linear layer makes."""
+    assert isinstance(layer, (nn.Linear, *CONVOLUTIONS))
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
 
 def conv(
     inputs: int, outputs: int, size: int = 1, *, stride: int = 1, groups: int = 1
@@ -375,6 +383,15 @@ CASES: dict[str, Case] = {
 }
 
 
+def shapes(output: object) -> object:
+    """Replace every tensor in an output by its shape."""
+    if isinstance(output, Tensor):
+        return list(output.shape)
+    if isinstance(output, dict):
+        return {key: shapes(value) for key, value in output.items()}
+    return [shapes(value) for value in output] if isinstance(output, (list, tuple)) else output
+
+
 def net(name: str, *, seed: int = 0) -> nn.Module:
     """Build one in eval mode and float64, with statistics that make every channel differ."""
     with torch.random.fork_rng():
@@ -386,4 +403,6 @@ def net(name: str, *, seed: int = 0) -> nn.Module:
                 nn.init.normal_(module.bias)
                 module.running_mean = torch.randn(module.num_features).double()
                 module.running_var = torch.rand(module.num_features).double() + 0.5
+            elif isinstance(module, nn.PReLU):
+                nn.init.uniform_(module.weight, 0.1, 0.9)
     return built

@@ -1,0 +1,150 @@
+"""The proof: it passes what is right (see test_cut) and finds what is not."""
+
+from dataclasses import replace
+
+import nets
+import pytest
+import torch
+from plans import plan_of
+from torch import Tensor, nn
+
+from prune import cut
+from prune.errors import ProofError
+from prune.graph import Group, trace
+from prune.plan import Plan
+from prune.proof import prove
+
+SHAPE = (2, 3, 8, 8)
+
+
+def _shifted(group: Group, number: int) -> Group:
+    """Let one slot be off by one: each channel has the positions of the next."""
+    slot = group.slots[number]
+    wrong = replace(slot, index=slot.index[1:] + slot.index[:1])
+    return replace(group, slots=(*group.slots[:number], wrong, *group.slots[number + 1 :]))
+
+
+WRONG = [
+    pytest.param(name, i, number, id=f"{name}, {group.root}: {slot.name} {slot.side}")
+    for name in ("chain", "residual", "concat", "depthwise", "grouped", "gate", "implicit", "flat")
+    for i, group in enumerate(trace(nets.net(name), nets.CASES[name].shape))
+    if not group.kept
+    for number, slot in enumerate(group.slots)
+    if slot.name != group.root and slot.kind != "prelu"  # a slope shows where signs change
+]
+
+
+@pytest.mark.parametrize(("name", "place", "number"), WRONG)
+def test_a_coupling_that_is_off_by_one_is_found(name: str, place: int, number: int) -> None:
+    net, shape = nets.net(name), nets.CASES[name].shape
+    right = trace(net, shape)
+    wrong = tuple(_shifted(g, number) if i == place else g for i, g in enumerate(right))
+    plan = plan_of(right, {place: [0]})
+    pruned = cut.apply(net, wrong, plan)
+    with pytest.raises(ProofError, match="differs"):
+        prove(net, pruned, wrong, plan, shape=shape)
+
+
+def test_the_layer_that_differs_first_is_named() -> None:
+    net = nets.net("residual")
+    groups = trace(net, SHAPE)
+    plan = plan_of(groups, {0: [1]})
+    pruned = cut.apply(net, groups, plan)
+    with torch.no_grad():
+        pruned.get_parameter("in2.0.weight").add_(0.1)
+    with pytest.raises(ProofError, match=r"in2\.0"):
+        prove(net, pruned, groups, plan, shape=SHAPE)
+
+
+def test_a_difference_is_seen_where_the_outputs_hardly_depend_on_it() -> None:
+    """Weights that let signals die away must not make any cut look right."""
+    net = nets.net("chain")
+    groups = trace(net, SHAPE)
+    with torch.no_grad():
+        net.get_parameter("c.weight").mul_(1e-12)
+    plan = plan_of(groups, {0: [1]})
+    wrong = tuple(_shifted(g, 2) if g.root == "a.0" else g for g in groups)
+    with pytest.raises(ProofError, match=r"b\.0"):
+        prove(net, cut.apply(net, wrong, plan), wrong, plan, shape=SHAPE)
+
+
+class _Mean(nn.Module):
+    """A sum over channels that no trace need be asked about: groups are made by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        out: Tensor = self.b(a) + a.sum(dim=1, keepdim=True)
+        return out
+
+
+def test_a_channel_used_behind_the_groups_back_is_found() -> None:
+    net = _Mean()
+    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    plan = plan_of(free, {0: [2]})
+    with pytest.raises(ProofError, match="differs"):
+        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+
+
+def test_an_output_that_shrinks_is_found() -> None:
+    net = nets.net("chain")
+    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    plan = plan_of(free, {2: [0]})
+    with pytest.raises(
+        ProofError, match=r"shapes \[\[2, 4, 4, 4\]\], after the cut \[\[2, 3, 4, 4\]\]"
+    ):
+        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+
+
+def test_a_pruned_network_that_does_not_run_is_found() -> None:
+    net = nets.net("refused")
+    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    number = next(i for i, group in enumerate(free) if group.root == "constant.0")
+    plan = plan_of(free, {number: [0]})
+    with pytest.raises(ProofError, match="does not run"):
+        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_prove_nothing(value: float) -> None:
+    net = nets.net("chain")
+    groups = trace(net, SHAPE)
+    nn.init.constant_(net.get_submodule("c").get_parameter("bias"), value)
+    plan = plan_of(groups, {0: [1]})
+    with pytest.raises(ProofError, match="masked original gives values that are NaN or infinite"):
+        prove(net, cut.apply(net, groups, plan), groups, plan, shape=SHAPE)
+
+
+def test_rounding_of_large_outputs_is_told_from_a_wrong_cut() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 200, 1), nn.ReLU(), nn.Conv2d(200, 4, 1))
+    with torch.no_grad():
+        net.get_parameter("2.weight").mul_(1e4)
+    groups = trace(net, SHAPE)
+    plan = plan_of(groups, {0: range(0, 200, 3)})
+    pruned = cut.apply(net, groups, plan)
+    assert prove(net, pruned, groups, plan, shape=SHAPE) > 1e-4  # above the tolerance, yet right
+    with torch.no_grad():
+        pruned.get_parameter("2.bias").add_(0.01)
+    with pytest.raises(ProofError):
+        prove(net, pruned, groups, plan, shape=SHAPE)
+
+
+def test_both_networks_are_left_without_hooks() -> None:
+    net = nets.net("csp")
+    groups = trace(net, SHAPE)
+    plan = plan_of(groups, {0: [1]})
+    pruned = cut.apply(net, groups, plan)
+    prove(net, pruned, groups, plan, shape=SHAPE)
+    for module in (*net.modules(), *pruned.modules()):
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_an_empty_plan_proves_that_a_copy_is_a_copy() -> None:
+    net = nets.net("two_outputs")
+    groups = trace(net, SHAPE)
+    assert prove(net, net, groups, Plan("", "given", ()), shape=SHAPE) == 0
