@@ -25,12 +25,17 @@ def integer(text: str) -> int:
         raise ValueError("a whole number") from None
 
 
+LARGEST = 1_000_000  # no width, size or count of a network that fits a machine comes near
+
+
 def at_least(low: int) -> Callable[[str], int]:
-    """Read a whole number that is not below `low`."""
+    """Read a whole number from `low` to `LARGEST`."""
 
     def read(text: str) -> int:
         if (value := integer(text)) < low:
             raise ValueError(f"a whole number of at least {low}")
+        if value > LARGEST:
+            raise ValueError(f"a whole number of at most {LARGEST}")
         return value
 
     return read

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from prune.errors import CfgError
 
-from .keys import KEYS, activation, count, flag, numbers, positive
+from .keys import KEYS, LARGEST, activation, count, flag, numbers, positive
 from .sections import Section, anchor_mask, fault, heads, option, references
-from .windows import Strides, check_grid, step
+from .windows import Strides, check_grid, step, window
 
+LARGEST_KERNEL = 2**28  # weights, 1 GiB; those of the shipped networks stay below 2**24
 EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
 
 
@@ -57,6 +58,8 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
             if source.kind == "yolo":
                 raise fault(section, "", f"layer {index} reads layer {source.index}, a [yolo] head")
         width, strides = RULES[section.kind](section, sources)
+        if width > LARGEST:
+            raise fault(section, "", f"gives {width:,} channels; at most {LARGEST:,} are allowed")
         read = sources if section.kind == "route" else sources[:1]
         read_width = sum(source.out_channels for source in read)
         done[index] = LayerInfo(index, section.kind, inputs, read_width, width, strides)
@@ -91,6 +94,10 @@ def _convolutional(section: Section, sources: Sequence[LayerInfo]) -> tuple[int,
         problem = f"{groups} must divide {width} channels in and {filters} filters"
         raise fault(section, "groups", problem)
     option(section, "activation", activation)
+    weights = filters * width // groups * window(section)[0] ** 2
+    if weights > LARGEST_KERNEL:
+        problem = f"{filters} from {width} channels take {weights:,} weights; at most"
+        raise fault(section, "filters", f"{problem} {LARGEST_KERNEL:,} go into one layer")
     return filters, _down(section, sources[0])
 
 

@@ -117,6 +117,7 @@ REFUSED = {
     "unknown key": ("[net]\n[route]\nlayer=-1\n", ["line 3", "[route]", "layer", "layers"]),
     "bad whole number": ("[net]\n[convolutional]\nfilters=many", ["line 3", "filters", "'many'"]),
     "too small": ("[net]\nwidth=0", ["line 2", "width", "'0'", "at least 1"]),
+    "too large": ("[net]\n[conv]\nfilters=1" + 12 * "0", ["line 3", "filters", "at most 1000000"]),
     "bad list": ("[net]\n[route]\nlayers=-1;-2", ["line 3", "layers", "-1,-4"]),
     "bad number": ("[net]\n[yolo]\nscale_x_y=nan", ["line 3", "scale_x_y", "a number"]),
     "bad word": ("[net]\n[shortcut]\nactivation=gelu", ["line 3", "activation", "leaky, relu"]),
@@ -194,6 +195,15 @@ MISFITS = {
     "a head's output": (f"{HEAD}{HEAD}", ["reads layer 1", "[yolo]"]),
     "no activation": ("[convolutional]\nfilters=4\n" + HEAD, ["line 2", "activation", "missing"]),
     "no filters": ("[convolutional]\nactivation=mish\n" + HEAD, ["line 2", "filters", "missing"]),
+    "too many weights": (
+        f"{CONV}20000\n{CONV}20000\n{HEAD}",
+        ["line 5", "filters", "20000 from 20000", "400,000,000 weights"],
+    ),
+    "too many weights of a large window": (
+        f"{CONV}4\nsize=9999\npad=1\n{HEAD}",
+        ["line 2", "filters", "weights"],
+    ),
+    "too many phases": (f"[reorg]\nstride=1000\n{HEAD}", ["[reorg]", "3,000,000 channels"]),
     "logits where probabilities belong": (
         f"{HEAD}new_coords=1\n",
         ["line 5", "new_coords", "activation=logistic", "[convolutional] of line 2"],
