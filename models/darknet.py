@@ -28,7 +28,7 @@ class Darknet(nn.Module):
 
     Attributes:
         module_list: layer i is section i + 1; each module is called with the tensors it reads.
-        stride: the largest of any layer; sides of a picture must be multiples of it.
+        stride: what every layer's stride divides; sides of a picture must be multiples of it.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -37,7 +37,7 @@ class Darknet(nn.Module):
         self._built = tuple(sections)
         self._inputs = tuple(layer.inputs for layer in layers)
         self._stale = _last_uses(self._inputs)
-        self.stride = max(max(layer.strides) for layer in layers)
+        self.stride = math.lcm(*(stride for layer in layers for stride in layer.strides if stride))
         self.module_list = nn.ModuleList(
             LAYERS[layer.kind](_as_logits(section) if layer.index in decoded else section, layer)
             for section, layer in zip(sections[1:], layers, strict=True)

@@ -133,6 +133,17 @@ def test_shipped_networks_have_their_strides(name: str) -> None:
     assert [layer.stride for layer in net.layers if layer.kind == "yolo"] == strides
 
 
+def test_a_pictures_sides_divide_by_every_stride() -> None:
+    """Heads at strides 2 and 3: no multiple of the larger alone will do."""
+    head = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=9,9\nclasses=1\n"
+    pools = [f"[maxpool]\nsize={s}\nstride={s}\n" for s in (2, 3)]
+    conv = "[convolutional]\nfilters=4\nactivation=linear\n"
+    net = build(f"[net]\n{conv}{pools[0]}{head}[route]\nlayers=0\n{pools[1]}{head}")
+    assert net.stride == 6
+    maps = net(torch.zeros(1, 3, net.stride, 3 * net.stride))
+    assert [tuple(x.shape[2:]) for x in maps] == [(3, 9), (2, 6)]
+
+
 @pytest.mark.parametrize("small", ["yolor_csp_s", "yolor_csp_n"])
 def test_small_networks_are_of_the_same_make(small: str) -> None:
     """Fewer residual blocks and convolutions, everything else layer for layer as in YOLOR-CSP."""
