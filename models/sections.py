@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from prune.errors import CfgError
 
-from .keys import ALIASES, KEYS, anything, integers, numbers
+from .keys import ALIASES, KEYS, anything, integers, numbers, positive
 
 T = TypeVar("T")
 
@@ -204,6 +204,17 @@ def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
 
 
 _PASSING = ("yolo", "route", "shift_channels", "control_channels", "dropout")
+
+
+def expect_rgb(sections: Sequence[Section]) -> None:
+    """Check that a network takes pictures as every command reads them.
+
+    Raises:
+        CfgError: [net] asks for another number of channels than 3.
+    """
+    channels = option(sections[0], "channels", positive, 3)
+    if channels != 3:
+        raise fault(sections[0], "channels", f"is {channels}; pictures are RGB, so it must be 3")
 
 
 def heads(sections: Sequence[Section]) -> tuple[int, ...]:

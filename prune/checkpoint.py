@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from prune.atomic import replacing
 from prune.errors import CheckpointError
 from prune.models.darknet import Darknet
-from prune.models.sections import Section, parse
+from prune.models.sections import Section, expect_rgb, parse
 
 FORMAT = "prune/1"
 
@@ -143,7 +143,7 @@ def network(checkpoint: Checkpoint) -> Darknet:
     (never the file).
 
     Raises:
-        CfgError: the cfg text describes no network.
+        CfgError: the cfg text describes no network, or one that takes no RGB pictures.
         CheckpointError: weights that do not fit the cfg (names the layer and both shapes), that are
             not finite, or another number of names than of classes.
     """
@@ -158,9 +158,10 @@ def assemble(sections: Sequence[Section], weights: Mapping[str, Tensor]) -> Dark
     A missing BatchNorm counter (`num_batches_tracked`) is no fault: Darknet files have none.
 
     Raises:
-        CfgError: the sections describe no network.
+        CfgError: the sections describe no network, or one that takes no RGB pictures.
         CheckpointError: weights that do not fit (layer and both shapes named) or are not finite.
     """
+    expect_rgb(sections)
     with _Undrawn():
         net = Darknet(sections)
     expected = net.state_dict()

@@ -85,8 +85,7 @@ def _own_names(source: Source, net: Darknet) -> Sequence[str]:
 
 
 def _entry(path: Path, net: Darknet, imgsz: int) -> dict[str, object]:
-    channels = net.layers[0].in_channels
-    cost = count(net, (1, channels, imgsz, imgsz))
+    cost = count(net, (1, 3, imgsz, imgsz))
     return {
         "command": "whole",
         "plan": None,

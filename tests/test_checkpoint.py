@@ -12,7 +12,7 @@ from public import difference, trained, yolor_cfg
 
 from prune import checkpoint
 from prune.checkpoint import TRAINING_KEYS, Checkpoint
-from prune.errors import CheckpointError, InputError
+from prune.errors import CfgError, CheckpointError, InputError
 
 HISTORY = [{"command": "conv", "plan": {"cuts": []}, "params": 12, "parent": "ab" * 32}]
 
@@ -198,3 +198,9 @@ def test_large_finite_weights_are_no_fault(tiny: Checkpoint) -> None:
 def test_names_are_as_many_as_classes(tiny: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match=r"2 classes and 1 names came \(cat\)"):
         checkpoint.network(replace(tiny, names=["cat"]))
+
+
+def test_networks_for_other_pictures_than_rgb_are_refused(tiny: Checkpoint) -> None:
+    grey = tiny.cfg.replace("channels=3", "channels=1")
+    with pytest.raises(CfgError, match=r"line 1, \[net\] channels: is 1; pictures are RGB"):
+        checkpoint.network(replace(tiny, cfg=grey))

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import squares
 
+from prune import checkpoint
 from prune.cli import main
 from prune.data import labels
 from prune.errors import DataError
 from prune.export.onnx import export
+from prune.models.darknet import build
 from prune.score import sources
 
 PICTURES = len(squares.SPLIT)
@@ -159,8 +161,9 @@ def test_broken_picture_does_not_stop_the_others(
         (["--classes", "green"], "class 'green' is unknown"),
         (["--conf-thres", "2"], "confidence threshold is 2"),
         (["--weights", "net.txt"], "net.txt"),
+        (["--weights", "grey.pt"], "[net] channels: is 1; pictures are RGB"),
     ],
-    ids=["path", "glob", "folder", "file", "length", "class", "confidence", "weights"],
+    ids=["path", "glob", "folder", "file", "length", "class", "confidence", "weights", "grey"],
 )
 def test_wrong_input_is_one_line_and_nothing_written(
     words: list[str],
@@ -172,6 +175,9 @@ def test_wrong_input_is_one_line_and_nothing_written(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "net.txt").write_text("no weights")
+    grey = build(squares.CFG.replace("channels=3", "channels=1"))
+    taken = checkpoint.capture(grey, names=squares.NAMES, imgsz=squares.SIZE)
+    checkpoint.save(taken, tmp_path / "empty" / "grey.pt")
     monkeypatch.chdir(tmp_path / "empty")
     assert main([*words, *change]) == 2
     err = capsys.readouterr().err

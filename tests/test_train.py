@@ -220,6 +220,7 @@ def test_json_is_all_there_is_on_stdout(
         ((), "nothing to train; give --weights"),
         (("--weights", "none.pt"), "cannot read none.pt"),
         (("--cfg", "none.cfg"), "cannot read none.cfg"),
+        (("--cfg", "grey.cfg"), "grey.cfg, line 1, [net] channels: is 1; pictures are RGB"),
         (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
         (("--weights", "dense.pt", "--data", "three.yaml"), "has 2 classes (red, blue) and the"),
         (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
@@ -245,6 +246,8 @@ def test_wrong_input_is_one_line_and_nothing_written(
     tiny.weights(tmp_path)
     (tmp_path / "three.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b, c]\n")
     (tmp_path / "typo.yaml").write_text("lr: 0.1\n")
+    grey = tiny.CFG.format(width=8).replace("channels=3", "channels=1")
+    (tmp_path / "grey.cfg").write_text(grey)
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", "--data", "data.yaml", "--workers", "0", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()

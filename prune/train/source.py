@@ -12,7 +12,7 @@ from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.models.darknet import Darknet, build
-from prune.models.sections import parse, with_classes, write
+from prune.models.sections import expect_rgb, parse, with_classes, write
 
 FRESH_IMGSZ = 640
 
@@ -37,10 +37,11 @@ def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
     """Build the cfg's network with the data's classes and random weights.
 
     Raises:
-        CfgError: no such file, or no network in it.
+        CfgError: no such file, or no network for RGB pictures in it.
     """
     torch.manual_seed(seed)
     sections = with_classes(parse(_text(cfg), source=str(cfg)), len(names))
+    expect_rgb(sections)
     return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ)
 
 
