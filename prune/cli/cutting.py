@@ -14,6 +14,7 @@ from prune.errors import PlanError
 if TYPE_CHECKING:
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
+    from prune.select import Repeated
 
 CRITERIA = ("l1", "l2", "random")  # of prune.criteria, which --help must not import
 
@@ -56,22 +57,31 @@ def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[
     from prune import select
     from prune.pruning import convolutions
 
-    names = [convolutions(subject.net)[index] for index in layers]
+    named = convolutions(subject.net)
+    names = [named[index] for index in layers]
     wish = {
         "amount": args.amount,
         "criterion": args.criterion,
         "seed": args.seed,
         "round_to": args.round_to,
     }
-    if not args.sequential:
-        return select.by_amount(subject.net, subject.groups, names, **wish)
-    plan, repeated = select.one_after_another(subject.net, subject.groups, names, **wish)
+    if args.sequential:
+        plan, repeated = select.one_after_another(subject.net, subject.groups, names, **wish)
+        _warn(repeated)
+    else:
+        plan = select.by_amount(subject.net, subject.groups, names, **wish)
+    for group in select.touching(subject.groups, names):
+        if group.kept:
+            sys.stderr.write(f"prune: note: {group.root} keeps its channels: {group.kept}\n")
+    return plan
+
+
+def _warn(repeated: Iterable[Repeated]) -> None:
     for group in repeated:
         sys.stderr.write(
             f"prune: warning: {group.root} and what is coupled to it were cut {group.times} "
             f"times; {group.after} of {group.before} channels are left\n"
         )
-    return plan
 
 
 def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
@@ -116,8 +126,8 @@ def finish(args: argparse.Namespace, subject: Subject, plan: Plan, *, made_by: s
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
         _print_cut(subject, pruned)
-    difference = pruning.prove(subject, pruned, seed=args.seed)
     result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
+    difference = pruning.prove(subject, pruned, result, seed=args.seed)
     if args.plan_out:
         write_text(args.plan_out, to_json(pruned.plan))
     if not args.dry_run:

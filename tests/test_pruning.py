@@ -1,0 +1,98 @@
+"""Pruning a checkpoint: one proof for the cut and for what is written of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from prune import checkpoint, pruning, select
+from prune.cli import main
+from prune.errors import ProofError
+from prune.models.darknet import build
+from prune.pruning import Pruned, Subject
+
+# The weights of the sum are [2, 2]: which axis holds the channels cannot be told.
+UNCLEAR = """
+[net]
+width=32
+height=32
+channels=3
+[convolutional]
+filters=2
+size=1
+activation=linear
+[convolutional]
+filters=2
+size=1
+activation=linear
+[shortcut]
+from=-2
+weights_type=per_channel
+activation=linear
+[convolutional]
+filters=4
+size=1
+activation=linear
+[convolutional]
+filters=18
+size=1
+activation=linear
+[yolo]
+mask=0,1,2
+anchors=1,2,3,4,5,6
+classes=1
+"""
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> tuple[Subject, Pruned]:
+    subject = pruning.open_subject(tiny.weights(tmp_path))
+    names = list(pruning.convolutions(subject.net).values())
+    plan = select.by_amount(subject.net, subject.groups, names, amount=0.5)
+    return subject, pruning.carry_out(subject, plan, made_by="test")
+
+
+def test_a_right_cut_and_its_checkpoint_are_proved(cut: tuple[Subject, Pruned]) -> None:
+    subject, pruned = cut
+    assert pruning.prove(subject, pruned, pruning.as_checkpoint(subject, pruned, seed=0)) < 1e-4
+
+
+def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
+    subject, pruned = cut
+    with torch.no_grad():
+        next(pruned.net.parameters()).mul_(1.1)
+    with pytest.raises(ProofError, match=r"^the pruned network differs"):
+        pruning.prove(subject, pruned, pruning.as_checkpoint(subject, pruned, seed=0))
+
+
+@pytest.mark.parametrize(
+    "change", [("activation=leaky", "activation=relu"), ("filters=8", "filters=9")]
+)
+def test_a_text_that_builds_another_network_is_found(
+    cut: tuple[Subject, Pruned], change: tuple[str, str]
+) -> None:
+    subject, pruned = cut
+    result = pruning.as_checkpoint(subject, pruned, seed=0)
+    assert change[0] in result.cfg
+    wrong = replace(result, cfg=result.cfg.replace(*change, 1))
+    with pytest.raises(ProofError, match="the cut is right, the cfg text written for it is not"):
+        pruning.prove(subject, pruned, wrong)
+
+
+def test_what_keeps_its_channels_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.pt"
+    checkpoint.save(checkpoint.capture(build(UNCLEAR), names=["x"], imgsz=32), file)
+    words = ["--weights", str(file), "--out", str(tmp_path / "out.pt"), "--amount", "0.5"]
+    assert main(["layers", *words]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note == (
+        "prune: note: module_list.0.Conv2d keeps its channels: it is unclear which axis of "
+        "module_list.2.w holds channels"
+    )
+    assert main(["conv", "--layer", "0", *words]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("prune: nothing to remove: module_list.0.Conv2d: it is unclear")
