@@ -159,11 +159,16 @@ def test_broken_picture_does_not_stop_the_others(
         (["--source", "net.txt"], "neither a picture nor a video"),
         (["--source", "x" * 300], "File name too long"),
         (["--classes", "green"], "class 'green' is unknown"),
+        (["--classes", ""], "--classes '' names no class"),
+        (["--classes", ",", " "], "names no class"),
         (["--conf-thres", "2"], "confidence threshold is 2"),
         (["--weights", "net.txt"], "net.txt"),
         (["--weights", "grey.pt"], "[net] channels: is 1; pictures are RGB"),
     ],
-    ids=["path", "glob", "folder", "file", "length", "class", "confidence", "weights", "grey"],
+    ids=[
+        *("path", "glob", "folder", "file", "length"),
+        *("class", "no class", "only commas", "confidence", "weights", "grey"),
+    ],
 )
 def test_wrong_input_is_one_line_and_nothing_written(
     words: list[str],

@@ -96,7 +96,7 @@ def _search(args: argparse.Namespace, runner: Runner) -> Search:
         imgsz=runner.picture_size(args.img_size),
         confidence=args.conf_thres,
         iou=args.iou_thres,
-        classes=_classes(args.classes, runner.names) if args.classes else None,
+        classes=None if args.classes is None else _classes(args.classes, runner.names),
     )
 
 
@@ -106,6 +106,8 @@ def _classes(wanted: list[str], names: tuple[str, ...]) -> frozenset[int]:
 
     known = {**{str(i): i for i in range(len(names))}, **{name: i for i, name in enumerate(names)}}
     words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
+    if not words:
+        raise InputError(f"--classes {' '.join(wanted)!r} names no class; leave it out for all")
     for word in words:
         if word not in known:
             raise InputError(
