@@ -194,8 +194,12 @@ def _names(facts: Mapping[str, str], path: Path) -> tuple[str, ...]:
     """Read the classes: a list, or a dictionary from number to name as other exporters write."""
     value = _literal(_fact(facts, "names", path))
     if isinstance(value, dict):
-        numbered = {int(key): name for key, name in value.items() if str(key).isdigit()}
-        value = [numbered[i] for i in sorted(numbered)]
+        named = {str(key): name for key, name in value.items()}
+        numbers = [str(i) for i in range(len(value))]
+        if set(named) != set(numbers):
+            numbered = "must be numbered from 0 without gaps"
+            raise CheckpointError(f"{path}: 'names' in its metadata {numbered}")
+        value = [named[number] for number in numbers]
     if not isinstance(value, list) or not value:
         raise CheckpointError(f"{path}: 'names' in its metadata is no list of names")
     return tuple(str(name) for name in value)
