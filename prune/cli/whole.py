@@ -78,9 +78,9 @@ def _names(args: argparse.Namespace) -> Sequence[str] | None:
         InputError: there are none, or the file cannot be read.
     """
     if args.data is not None:
-        from prune.data import spec
+        from prune.data.spec import load_names
 
-        return spec.load(args.data).names
+        return load_names(args.data)
     if args.names is None:
         return None
     path = Path(args.names)
