@@ -234,10 +234,20 @@ def test_turned_photographs_are_upright(tmp_path: Path, cache: str | None) -> No
     exif[store.EXIF_ORIENTATION] = 6
     PIL.Image.new("RGB", (40, 20)).save(path, exif=exif)  # lies on its side: 20 wide, 40 high
     spec = DataSpec(tmp_path, ("thing",), {"val": (path,)})
-    assert store.picture_size(path) == (40, 20)
+    assert store.picture_sizes([path]) == ((40, 20),)
     (batch,) = score_loader(spec, split="val", imgsz=64, batch_size=1, workers=0, cache=cache)
     assert batch.images.shape[2:] == (64, 32)
     assert (batch.frames[0].height, batch.frames[0].width) == (40, 20)
+
+
+@pytest.mark.parametrize("limit", [500, 100], ids=["warned of", "refused by Pillow"])
+def test_size_of_a_huge_picture_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Pillow warns of pictures above its limit and refuses those above twice that."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    PIL.Image.new("RGB", (40, 20)).save(tmp_path / "huge.png")
+    assert store.picture_sizes([tmp_path / "huge.png"]) == ((20, 40),)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -5,7 +5,6 @@ worker processes made it: every sample has its own random generator, and a worke
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -16,7 +15,7 @@ from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
-from prune.data.store import Pictures, cpus, gather, picture_size
+from prune.data.store import Pictures, cpus, gather, picture_sizes
 from prune.data.workers import context
 from prune.data.workers import start as start_worker
 from prune.errors import DataError, PruneError
@@ -177,10 +176,9 @@ def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
 def by_aspect(pictures: Pictures) -> list[int]:
     """The pictures' numbers from widest to tallest, equal ones in their own order."""
     if pictures.cache is not None:
-        sizes = list(pictures.cache.originals)
+        sizes = pictures.cache.originals
     else:
-        with ThreadPoolExecutor(cpus()) as pool:
-            sizes = list(pool.map(picture_size, pictures.paths))
+        sizes = picture_sizes(pictures.paths)
     return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
 
 

@@ -1,6 +1,7 @@
 """A split's pictures and labels: read, scaled to the loading size, kept in memory on request."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,12 +85,19 @@ def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
     return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
 
 
-def picture_size(path: Path) -> Shape:
-    """Read a picture's height and width as decoded, from the header where that is enough.
+def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
+    """Read the height and width of pictures as decoded, from the header where that is enough.
 
     Raises:
-        DataError: the file cannot be read as a picture.
+        DataError: a file cannot be read as a picture.
     """
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpus()) as pool:
+        # Nothing is decompressed for a header, however large the picture.
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        return tuple(pool.map(_picture_size, paths))
+
+
+def _picture_size(path: Path) -> Shape:
     try:
         with PIL.Image.open(path) as header:
             width, height = header.size
@@ -108,19 +116,19 @@ def fill_cache(paths: Sequence[Path], imgsz: int) -> Cache:
     Raises:
         DataError: a broken picture, or not enough shared memory.
     """
+    originals = picture_sizes(paths)
+    sizes = [loading_size(original, imgsz) for original in originals]
+    ends = np.cumsum([height * width * 3 for height, width in sizes]).tolist()
+    starts = (0, *ends[:-1])
+    cache = Cache(_shared(ends[-1]), starts, originals)
+
+    def fill(index: int) -> None:
+        whole = read_image(paths[index])
+        if whole.shape[:2] != originals[index]:
+            raise DataError(f"{paths[index]}: decodes to another size than its header says")
+        _cached(cache, index, imgsz)[0][:] = resize(whole, sizes[index])
+
     with ThreadPoolExecutor(cpus()) as pool:  # decoding and resizing let go of the interpreter
-        originals = tuple(pool.map(picture_size, paths))
-        sizes = [loading_size(original, imgsz) for original in originals]
-        ends = np.cumsum([height * width * 3 for height, width in sizes]).tolist()
-        starts = (0, *ends[:-1])
-        cache = Cache(_shared(ends[-1]), starts, originals)
-
-        def fill(index: int) -> None:
-            whole = read_image(paths[index])
-            if whole.shape[:2] != originals[index]:
-                raise DataError(f"{paths[index]}: decodes to another size than its header says")
-            _cached(cache, index, imgsz)[0][:] = resize(whole, sizes[index])
-
         list(pool.map(fill, range(len(paths))))
     return cache
 
