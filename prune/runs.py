@@ -1,9 +1,11 @@
 """Folders for runs: runs/<command>/<name>, never overwritten."""
 
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -18,7 +20,7 @@ def new_run(project: Path, name: str, *, exist_ok: bool = False) -> Path:
     """Make the folder `project/name`, or name2, name3, ... where that one is taken.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made or written into.
     """
     for number in count(1):
         folder = project / (name if number == 1 else f"{name}{number}")
@@ -28,8 +30,25 @@ def new_run(project: Path, name: str, *, exist_ok: bool = False) -> Path:
             continue
         except OSError as error:
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"cannot write into the folder {folder}")
         return folder
     raise AssertionError("unreachable: count() never ends")
+
+
+@contextmanager
+def run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Iterator[Path]:
+    """Make a run's folder before its work; it goes again if the work leaves nothing in it.
+
+    Raises:
+        InputError: the folder cannot be made or written into.
+    """
+    folder = new_run(project, name, exist_ok=exist_ok)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def versions() -> dict[str, str]:

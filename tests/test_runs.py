@@ -9,7 +9,7 @@ import yaml
 
 from prune import device
 from prune.errors import DeviceError, InputError
-from prune.runs import new_run, record
+from prune.runs import new_run, record, run_folder
 
 
 def test_run_folders_are_numbered(tmp_path: Path) -> None:
@@ -22,6 +22,23 @@ def test_a_run_folder_inside_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(InputError, match="cannot make the folder"):
         new_run(tmp_path / "runs", "exp")
+
+
+def test_a_run_folder_that_cannot_be_written_into_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(InputError, match="cannot write into the folder"):
+        new_run(tmp_path, "exp")
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written", "empty"])
+def test_a_run_folder_stays_only_if_something_is_in_it(tmp_path: Path, written: bool) -> None:
+    with pytest.raises(KeyError), run_folder(tmp_path, "exp") as folder:
+        if written:
+            (folder / "a.txt").write_text("")
+        raise KeyError
+    assert folder.exists() == written
 
 
 def test_a_run_records_options_and_versions(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import squares
 
-from prune.cli import main
+from prune.cli import main, val
 from prune.export.onnx import export
 
 KEYS = {"map50", "map", "precision", "recall", "per_class", "images"}
@@ -115,4 +115,21 @@ def test_wrong_input_is_one_line_and_nothing_written(
     out, err = capsys.readouterr()
     assert message in err and len(err.splitlines()) == 1
     assert not out
-    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("scored in vain")
+
+    monkeypatch.setattr(val, "_collect", work)
+    (tmp_path / "runs").write_text("a file where the folder belongs")
+    assert main([*words, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "cannot make the folder" in err and len(err.splitlines()) == 1
+    assert not out

@@ -130,18 +130,16 @@ def _output(args: argparse.Namespace, folder: Path) -> Output:
 
 @contextmanager
 def _run_folder(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Path]:
-    """Make the run's folder if anything goes into it; it goes again if nothing could be read."""
+    """Make the run's folder if anything may go into it, and record the run if anything did."""
     from prune import runs
 
     if args.nosave and not (args.save_txt or args.save_conf):
         yield args.project / args.name
         return
-    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
-    try:
-        yield folder
-    finally:
-        if any(folder.iterdir()):
-            runs.record(folder, vars(args))
-            say(f"written to {folder}")
-        else:
-            folder.rmdir()
+    with runs.run_folder(args.project, args.name, exist_ok=args.exist_ok) as folder:
+        try:
+            yield folder
+        finally:
+            if any(folder.iterdir()):
+                runs.record(folder, vars(args))
+                say(f"written to {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score and print; with plots, write the run's folder."""
+    from prune import runs
     from prune.cli import console
     from prune.data import spec as data
     from prune.score.runtime import open_weights
@@ -56,18 +58,21 @@ def run(args: argparse.Namespace) -> None:
             f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
             "names are shown"
         )
-    collected = _collect(args, runner, spec)
-    scores = collected.scores(spec.names)
-    if args.json:
-        console.print_json(document(scores))
-    else:
-        console.print_table(COLUMNS, _rows(scores))
-    log.info(
-        f"{scores.forward_ms:.1f} ms forward, {scores.nms_ms:.1f} ms NMS a picture; P and R "
-        f"at confidence {scores.confidence:.3f}"
-    )
-    if args.plots:
-        log.info(f"plots in {_plots(args, collected, spec.names)}")
+    with _run_folder(args) as folder:
+        collected = _collect(args, runner, spec)
+        scores = collected.scores(spec.names)
+        if args.json:
+            console.print_json(document(scores))
+        else:
+            console.print_table(COLUMNS, _rows(scores))
+        log.info(
+            f"{scores.forward_ms:.1f} ms forward, {scores.nms_ms:.1f} ms NMS a picture; P and R "
+            f"at confidence {scores.confidence:.3f}"
+        )
+        if folder:
+            runs.record(folder, vars(args))
+            _plots(collected, spec.names, folder)
+            log.info(f"plots in {folder}")
 
 
 def document(scores: Scores) -> dict[str, object]:
@@ -135,12 +140,18 @@ def _rows(scores: Scores) -> list[list[object]]:
     return rows
 
 
-def _plots(args: argparse.Namespace, collected: Collected, names: tuple[str, ...]) -> Path:
+def _run_folder(args: argparse.Namespace) -> AbstractContextManager[Path | None]:
+    """Make the run's folder if plots go into it, before the work that they show."""
     from prune import runs
+
+    if not args.plots:
+        return nullcontext()
+    return runs.run_folder(args.project, args.name, exist_ok=args.exist_ok)
+
+
+def _plots(collected: Collected, names: tuple[str, ...], folder: Path) -> None:
     from prune.score import metrics, plots
 
-    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
-    runs.record(folder, vars(args))
     pair, classes = (collected.truth, collected.found), len(names)
     precision = metrics.coco_precision(*pair, classes)[0]
     plots.precision_recall(precision, names, folder / "pr_curve.png")
@@ -148,4 +159,3 @@ def _plots(args: argparse.Namespace, collected: Collected, names: tuple[str, ...
     plots.f1_confidence(curves, names, folder / "f1_curve.png")
     counts = metrics.confusion(*pair, classes)
     plots.confusion_matrix(counts, names, folder / "confusion_matrix.png")
-    return folder
