@@ -1,8 +1,8 @@
 """Generate a small picture set: circles, squares and triangles to find.
 
-It is made for demonstrations and tests: a small detector learns it within minutes on a CPU, yet
-colour tells nothing about the class, sizes differ, shapes overlap, leave the picture and stand
-among clutter.
+It is made for demonstrations and tests: a small detector learns it within minutes on a CPU, since
+each class leans to a colour of its own; yet sizes differ, shapes overlap, leave the picture and
+stand among clutter of any colour.
 """
 
 import math
@@ -63,13 +63,14 @@ def draw(size: int, rng: Generator) -> tuple[Image, npt.NDArray[np.float32]]:
     _clutter(image, rng)
     masks: list[Mask] = []
     rows: list[tuple[float, ...]] = []
-    for _ in range(int(rng.integers(1, 7))):
+    for _ in range(int(rng.integers(1, 6))):
         number = int(rng.integers(len(SHAPES)))
         outline = _free_place(size, tuple(SHAPES.values())[number], masks, rng)
         if outline is None:
             continue
         masks.append(_mask(outline, size))
-        cv2.fillPoly(image, [_fixed(outline)], _colour(image, masks[-1], rng), cv2.LINE_AA, _SHIFT)
+        colour = _colour(image, masks[-1], number, rng)
+        cv2.fillPoly(image, [_fixed(outline)], colour, cv2.LINE_AA, _SHIFT)
         rows.append((number, *_box(masks[-1])))
     noise = rng.normal(0, rng.uniform(2, 12), image.shape)
     noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -116,7 +117,7 @@ def _free_place(
         The outline in pixels, [n, 2], or None when no place was found.
     """
     for _ in range(20):
-        radius = size * math.exp(rng.uniform(math.log(0.06), math.log(0.22)))
+        radius = size * math.exp(rng.uniform(math.log(0.08), math.log(0.25)))
         centre = rng.uniform(0.7 * radius, size - 0.7 * radius, size=2)
         outline = centre + radius * shape(rng)
         mask = _mask(outline, size)
@@ -153,10 +154,11 @@ def _box(mask: Mask) -> tuple[float, float, float, float]:
     )
 
 
-def _colour(image: Image, mask: Mask, rng: Generator) -> tuple[float, float, float]:
-    """Draw a colour that stands out from what lies below the mask."""
+def _colour(image: Image, mask: Mask, number: int, rng: Generator) -> tuple[float, float, float]:
+    """Draw a colour that leans to the class's channel and stands out from what lies below."""
     below = image[mask].mean(axis=0)  # [3]
-    colours = rng.uniform(0, 255, size=(16, 3))
+    colours = rng.uniform(0, 150, size=(16, 3))
+    colours[:, number] = rng.uniform(150, 255, size=16)
     distance = np.linalg.norm(colours - below, axis=1)  # [16]
     first = int(np.argmax(distance >= _LEAST_CONTRAST))
     blue, green, red = colours[first]
