@@ -30,8 +30,15 @@ CUTTERS: dict[tuple[str, str], Cutter] = {
 }
 
 
-def apply(net: Module, groups: Sequence[Group], plan: Plan) -> Module:
+def apply(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool = False) -> Module:
     """Return a copy of `net` without the channels a plan removes; `net` stays as it is.
+
+    Args:
+        net: the network the groups were found in.
+        groups: see `graph.trace`.
+        plan: what goes.
+        share: leave layers that lose nothing with the very tensors of `net`, which saves time and
+            memory; not for two networks that are trained on.
 
     Raises:
         PlanError: the plan does not fit the groups.
@@ -42,7 +49,11 @@ def apply(net: Module, groups: Sequence[Group], plan: Plan) -> Module:
     with torch.no_grad():
         for place, positions in gone.items():
             _shrink(pruned, slots[place], list(positions))
-    _own(pruned, net)
+    if not share:
+        _own(pruned, net)
+    trained = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(trained[name])
     return pruned
 
 
@@ -57,16 +68,14 @@ def _shrink(net: nn.Module, slot: Slot, positions: list[int]) -> None:
 
 
 def _own(pruned: nn.Module, net: nn.Module) -> None:
-    """Give a copy its own weights where it still shares them, and the original's requires_grad."""
+    """Give a copy its own weights where it still shares the original's."""
     shared = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     mine: dict[int, Tensor] = {}  # weights that two layers share stay one
-    for path, module in pruned.named_modules():
+    for module in pruned.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            source = net.get_submodule(path).get_parameter(name)
             if id(parameter) in shared:
                 mine.setdefault(id(parameter), nn.Parameter(parameter.detach().clone()))
                 setattr(module, name, mine[id(parameter)])
-            getattr(module, name).requires_grad_(source.requires_grad)
         for name, buffer in module.named_buffers(recurse=False):
             if id(buffer) in shared:
                 mine.setdefault(id(buffer), buffer.clone())

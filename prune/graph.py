@@ -8,16 +8,19 @@ many. Positions joined in any way are one channel; channels that touch the same 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import itemgetter
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from prune.tracing import Port, Traced, traced
 
 PRODUCERS = ("convolution", "depthwise", "linear")
 
-Element = tuple[int, int]  # an axis, by its first port, and a position on it
 Index = tuple[tuple[int, ...], ...]
 
 
@@ -98,11 +101,10 @@ def groups_of(run: Traced, *, protected: Collection[str] = ()) -> tuple[Group, .
         if port.name:
             members[axis_of[number]].append(port)
     doubts = _doubts(run, axis_of, protected)
-    channels = _channels(run, axis_of)
-    alike: dict[tuple[tuple[int, int], ...], list[list[Element]]] = defaultdict(list)
-    for channel in channels:
-        alike[_signature(channel)].append(channel)
-    found = (_group(same, members, doubts) for same in alike.values())
+    alike: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for axes, positions in _channels(run, axis_of):
+        alike[axes].append(positions)
+    found = (_group(axes, channels, members, doubts) for axes, channels in alike.items())
     order = {port.name: port.order for port in run.ports if port.name}
     return tuple(sorted(filter(None, found), key=lambda g: (order[g.root], g.slots[0].index)))
 
@@ -126,62 +128,78 @@ def _doubts(run: Traced, axis_of: list[int], protected: Collection[str]) -> dict
     return doubts
 
 
-def _channels(run: Traced, axis_of: list[int]) -> Iterable[list[Element]]:
-    """Collect the positions of each channel, over all axes."""
-    starts, total = {}, 0
-    for axis in sorted(set(axis_of)):
-        starts[axis], total = total, total + run.ports[axis].size
-    sets = _Sets(range(total))
-    for joint in run.joints:
-        first, second = starts[axis_of[joint.first]], starts[axis_of[joint.second]]
-        for here, there in joint.pairs or ():
-            sets.join(first + here, second + there)
+def _channels(
+    run: Traced, axis_of: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Collect the places of each channel: the axes, once a place, and the position on each."""
+    if not axis_of:
+        return
+    axes = sorted(set(axis_of))
+    sizes = [run.ports[axis].size for axis in axes]
+    starts = dict(zip(axes, [0, *accumulate(sizes)], strict=False))
+    links = [
+        (starts[axis_of[joint.first]] + here, starts[axis_of[joint.second]] + there)
+        for joint in run.joints
+        for here, there in joint.pairs or ()
+    ]
     for number, share in run.ties.items():
         start = starts[axis_of[number]]
-        for position in range(share, run.ports[number].size):
-            sets.join(start + position % share, start + position)
-    channels: dict[int, list[Element]] = defaultdict(list)
-    for axis, start in starts.items():
-        for position in range(run.ports[axis].size):
-            channels[sets.find(start + position)].append((axis, position))
-    return channels.values()
+        links += [(start + p % share, start + p) for p in range(share, run.ports[number].size)]
+    names = _lowest_of_each(sum(sizes), links)
+    axis = np.repeat(axes, sizes)  # of every place
+    position = np.concatenate([np.arange(size) for size in sizes])
+    together = np.argsort(names, kind="stable")
+    borders = [0, *(np.flatnonzero(np.diff(names[together])) + 1).tolist(), len(names)]
+    of_axis, of_position = axis[together].tolist(), position[together].tolist()
+    for low, high in pairwise(borders):
+        yield tuple(of_axis[low:high]), tuple(of_position[low:high])
 
 
-def _signature(channel: list[Element]) -> tuple[tuple[int, int], ...]:
-    """Say which axes a channel touches and how often."""
-    counts: dict[int, int] = defaultdict(int)
-    for axis, _ in channel:
-        counts[axis] += 1
-    return tuple(counts.items())
+def _lowest_of_each(count: int, links: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
+    """Name every place 0..count-1 by the lowest one it is linked with, directly or not."""
+    names = np.arange(count)
+    first, second = np.array(links, dtype=np.intp).reshape(-1, 2).T
+    while (names[first] != names[second]).any():
+        lower = np.minimum(names[first], names[second])
+        for ends in (first, second):
+            np.minimum.at(names, names[ends], lower)
+        names = names[names]
+    return names
 
 
 def _group(
-    channels: list[list[Element]], members: dict[int, list[Port]], doubts: dict[int, str]
+    axes: tuple[int, ...],
+    channels: list[tuple[int, ...]],
+    members: dict[int, list[Port]],
+    doubts: dict[int, str],
 ) -> Group | None:
     """Make a group of channels that touch the same axes; None where no layer makes them."""
-    axes = list(dict.fromkeys(axis for axis, _ in channels[0]))
     makers = [
         (port.order, axis, port.name)
-        for axis in axes
+        for axis in set(axes)
         for port in members[axis]
         if port.side == "out" and port.kind in PRODUCERS
     ]
     if not makers:
         return None
     _, home, root = min(makers)
-    channels = sorted(channels, key=lambda channel: next(p for a, p in channel if a == home))
-    index = {
-        axis: tuple(tuple(p for a, p in channel if a == axis) for channel in channels)
-        for axis in axes
-    }
-    ports = [(port, index[axis]) for axis in axes for port in members[axis]]
+    channels = sorted(channels, key=itemgetter(axes.index(home)))
+    index = {axis: _columns(axes, axis, channels) for axis in dict.fromkeys(axes)}
+    ports = [(port, index[axis]) for axis in index for port in members[axis]]
     ports.sort(key=lambda pair: (pair[0].order, pair[0].side == "out"))
     return Group(
         root=root,
         channels=len(channels),
         slots=tuple(Slot(p.name, p.side, i, p.kind, p.dim) for p, i in ports),
-        kept=next((doubts[axis] for axis in axes if axis in doubts), None),
+        kept=next((doubts[axis] for axis in index if axis in doubts), None),
     )
+
+
+def _columns(axes: tuple[int, ...], axis: int, channels: list[tuple[int, ...]]) -> Index:
+    """Take the positions on one axis out of every channel."""
+    low = axes.index(axis)  # places are sorted, so those of an axis stand together
+    high = low + axes.count(axis)
+    return tuple(channel[low:high] for channel in channels)
 
 
 class _Sets:

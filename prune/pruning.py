@@ -78,7 +78,7 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
             f"and {subject.path} holds {identity[:12]}..."
         )
     wanted = replace(wanted, network=identity, made_by=made_by)
-    net = cut.apply(subject.net, subject.groups, wanted)
+    net = cut.apply(subject.net, subject.groups, wanted, share=True)
     side = subject.checkpoint.imgsz
     shape = (1, 3, side, side)
     return Pruned(net, wanted, before=count(subject.net, shape), after=count(net, shape))

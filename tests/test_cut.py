@@ -90,6 +90,17 @@ def test_the_original_stays_and_shares_nothing(name: str) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
+def test_a_copy_that_may_share_copies_only_what_loses_channels() -> None:
+    net = nets.net("csp")
+    groups = trace(net, (1, 3, 8, 8))
+    plan = plan_of(groups, {0: [1]})
+    shared, own = cut.apply(net, groups, plan, share=True), cut.apply(net, groups, plan)
+    for name, tensor in shared.state_dict().items():
+        assert torch.equal(tensor, own.state_dict()[name])
+        whole = net.state_dict()[name]
+        assert (tensor.data_ptr() == whole.data_ptr()) == (tensor.shape == whole.shape)
+
+
 def test_frozen_parameters_stay_frozen_and_weights_that_were_one_stay_one() -> None:
     net = nets.net("refused")
     net.get_submodule("free.0").requires_grad_(False)

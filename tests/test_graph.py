@@ -175,6 +175,10 @@ def test_a_picture_the_network_cannot_take_is_named() -> None:
         trace(nets.net("chain"), (1, 4, 8, 8))
 
 
+def test_a_network_without_layers_has_no_groups() -> None:
+    assert trace(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), (1, 3, 8, 8)) == ()
+
+
 class _Odd(nn.Module):
     """A layer never reached, a normalisation of the picture, a depthwise one on the picture."""
 
