@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"prune: unknown command {name!r}{_guess(name, COMMANDS)}\n")
         return 2
+    # Threads that wait must not spin where others want the processor, a loader's workers first of
+    # all: on a busy machine that took steps from 5 s to over 40. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     module = cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
     parser = _parser(name, module)
     args, unknown = parser.parse_known_args(rest)

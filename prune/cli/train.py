@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -64,9 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train as asked, and say what to use next."""
-    # Threads that wait for each other must not spin where others want the processor, the loader's
-    # workers first of all (a busy machine: 5 s a step, not over 40). Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from prune import runs
     from prune.cli import console
 
