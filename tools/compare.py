@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--img-size", type=int, required=True)
-    parser.add_argument("--rounds", type=int, default=100, help="timed runs of each file")
+    parser.add_argument("--rounds", type=int, default=50, help="timed runs of each file")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: one a core)")
     args = parser.parse_args()
     weights = {name: Path(path) for name, _, path in (row.partition("=") for row in args.rows)}
@@ -48,8 +48,9 @@ def main() -> None:
 
 def stage(name: str, path: Path, args: argparse.Namespace, *, size: int, ms: float) -> Stage:
     """Score one checkpoint and count what it costs."""
-    words = ["--weights", path, "--data", args.data, "--split", args.split, "--no-plots"]
-    scores = json.loads(prune("val", *words, "--img-size", args.img_size, "--json"))
+    words = ["--weights", path, "--data", args.data, "--split", args.split]
+    words += ["--img-size", args.img_size, "--no-plots", "--workers", 0]  # no start of processes
+    scores = json.loads(prune("val", *words, "--json"))
     net = checkpoint.network(checkpoint.load(path))
     cost = count(net, (1, 3, args.img_size, args.img_size))
     return Stage(name, scores["map50"], scores["map"], cost.params, cost.macs, size, ms)

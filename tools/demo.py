@@ -24,7 +24,7 @@ MARK = ".made-by-demo"
 
 # Sizes that fit into six minutes on two cores.
 PICTURES, SIZE = 256, 128  # shared out as 160 to train on, 32 to watch, 64 to score
-DENSE_EPOCHS, TUNE_EPOCHS = 18, 10
+DENSE_EPOCHS, TUNE_EPOCHS = 16, 8
 # What the table shows -> the checkpoint.
 WEIGHTS = {
     "dense": "runs/train/dense/weights/best.pt",
