@@ -56,6 +56,11 @@ class Darknet(nn.Module):
         return layout(self.sections)
 
     @property
+    def small_picture(self) -> tuple[int, int, int, int]:
+        """Shape of a picture just big enough to trace: channels do not depend on its size."""
+        return (1, 3, 2 * self.stride, 2 * self.stride)
+
+    @property
     def heads(self) -> list[Yolo]:
         """The detection heads in cfg order."""
         return [module for module in self.module_list if isinstance(module, Yolo)]

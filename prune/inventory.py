@@ -56,10 +56,9 @@ def take(found: Checkpoint, *, imgsz: int | None = None) -> Inventory:
     net = network(found)
     side = imgsz or found.imgsz
     costs = per_layer(net, (1, 3, side, side))
-    small = (1, 3, 2 * net.stride, 2 * net.stride)  # channels do not depend on the picture's size
     return Inventory(
         layers=_layers(net, costs),
-        groups=trace(net, small, protected=net.head_convolutions()),
+        groups=trace(net, net.small_picture, protected=net.head_convolutions()),
         imgsz=side,
         params=sum(parameter.numel() for parameter in net.parameters()),
         macs=sum(cost.macs for cost in costs.values()),

@@ -38,7 +38,7 @@ def prove(
 
     Args:
         original: the network the plan was made for, in eval mode.
-        pruned: what `cut.apply` made of it.
+        pruned: what `surgery.apply` made of it.
         groups: of the original.
         plan: the cut.
         shape: of the input, e.g. (1, 3, 64, 64); values are uniform in [0, 1).

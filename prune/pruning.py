@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prune import checkpoint, cut, plan, proof, runs
+from prune import checkpoint, plan, proof, runs, surgery
 from prune.checkpoint import Checkpoint
 from prune.count import Cost, count
 from prune.errors import CheckpointError, PlanError, ProofError
@@ -50,7 +49,7 @@ def open_subject(path: Path) -> Subject:
     """
     found = checkpoint.load(path)
     net = checkpoint.network(found)
-    groups = trace(net, _trace_shape(net), protected=net.head_convolutions())
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
     return Subject(path, found, net, groups)
 
 
@@ -78,7 +77,7 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
             f"and {subject.path} holds {identity[:12]}..."
         )
     wanted = replace(wanted, network=identity, made_by=made_by)
-    net = cut.apply(subject.net, subject.groups, wanted, share=True)
+    net = surgery.apply(subject.net, subject.groups, wanted, share=True)
     side = subject.checkpoint.imgsz
     shape = (1, 3, side, side)
     return Pruned(net, wanted, before=count(subject.net, shape), after=count(net, shape))
@@ -93,7 +92,7 @@ def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0
     Raises:
         ProofError: the network in the checkpoint differs from the masked original.
     """
-    shape = _trace_shape(subject.net)
+    shape = subject.net.small_picture
 
     def proved(net: Darknet) -> float:
         return proof.prove(subject.net, net, subject.groups, pruned.plan, shape=shape, seed=seed)
@@ -130,7 +129,7 @@ def as_checkpoint(subject: Subject, pruned: Pruned, *, seed: int) -> Checkpoint:
     )
 
 
-def touched(groups: Sequence[Group], wanted: Plan) -> list[dict[str, object]]:
+def touched(wanted: Plan) -> list[dict[str, object]]:
     """List the groups a plan cuts: root, width before and after, and members, as plain values."""
     return [
         {
@@ -141,8 +140,3 @@ def touched(groups: Sequence[Group], wanted: Plan) -> list[dict[str, object]]:
         }
         for cut in wanted.cuts
     ]
-
-
-def _trace_shape(net: Darknet) -> tuple[int, int, int, int]:
-    """Choose a small picture: channels do not depend on its size, and two cells a side suffice."""
-    return (1, 3, 2 * net.stride, 2 * net.stride)

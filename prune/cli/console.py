@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     print("  ".join("-" * width for width in widths))
     for row in cells:
         print(_line(row, widths, right))
+
+
+def print_changes(totals: Mapping[str, tuple[int, int]]) -> None:
+    """Print what each total was before and after, and its change in percent."""
+    rows = [(name, a, b, f"{100 * (b / a - 1):+.1f} %") for name, (a, b) in totals.items()]
+    print_table(("", "before", "after", "change"), rows)
 
 
 def progress() -> Progress:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
-    from prune import select
+    from prune import selection
     from prune.pruning import convolutions, open_subject
 
     if not args.layer:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.channels is None:
         plan = cutting.plan_by_amount(args, subject, layers)
     elif len(layers) == 1:
-        plan = select.by_channels(subject.groups, named[layers[0]], _channels(args.channels))
+        plan = selection.by_channels(subject.groups, named[layers[0]], _channels(args.channels))
     else:
         raise PlanError(f"--channels names channels of one layer; --layer gives {len(layers)}")
     cutting.finish(args, subject, plan, made_by="conv")

@@ -14,7 +14,7 @@ from prune.errors import PlanError
 if TYPE_CHECKING:
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
-    from prune.select import Repeated
+    from prune.selection import Repeated
 
 CRITERIA = ("l1", "l2", "random")  # of prune.criteria, which --help must not import
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
 
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
     """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
-    from prune import select
+    from prune import selection
     from prune.pruning import convolutions
 
     named = convolutions(subject.net)
@@ -66,11 +66,11 @@ def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[
         "round_to": args.round_to,
     }
     if args.sequential:
-        plan, repeated = select.one_after_another(subject.net, subject.groups, names, **wish)
+        plan, repeated = selection.one_after_another(subject.net, subject.groups, names, **wish)
         _warn(repeated)
     else:
-        plan = select.by_amount(subject.net, subject.groups, names, **wish)
-    for group in select.touching(subject.groups, names):
+        plan = selection.by_amount(subject.net, subject.groups, names, **wish)
+    for group in selection.touching(subject.groups, names):
         if group.kept:
             sys.stderr.write(f"prune: note: {group.root} keeps its channels: {group.kept}\n")
     return plan
@@ -125,38 +125,37 @@ def finish(args: argparse.Namespace, subject: Subject, plan: Plan, *, made_by: s
 
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
-        _print_cut(subject, pruned)
+        _print_cut(pruned)
     result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
     difference = pruning.prove(subject, pruned, result, seed=args.seed)
     if args.plan_out:
         write_text(args.plan_out, to_json(pruned.plan))
     if not args.dry_run:
         checkpoint.save(result, args.out)
-    _report(args, subject, pruned, difference)
+    _report(args, pruned, difference)
 
 
-def _print_cut(subject: Subject, pruned: Pruned) -> None:
+def _print_cut(pruned: Pruned) -> None:
     from prune.cli import console
     from prune.pruning import touched
 
-    groups = touched(subject.groups, pruned.plan)
+    groups = touched(pruned.plan)
     console.print_table(
         ("group", "before", "after", "members"),
         [(short_name(str(g["root"])), g["before"], g["after"], _members(g)) for g in groups],
     )
     print()
-    rows = [(name, *_change(before, after)) for name, (before, after) in _costs(pruned).items()]
-    console.print_table(("", "before", "after", "change"), rows)
+    console.print_changes(_costs(pruned))
 
 
-def _report(args: argparse.Namespace, subject: Subject, pruned: Pruned, difference: float) -> None:
+def _report(args: argparse.Namespace, pruned: Pruned, difference: float) -> None:
     from prune.cli import console
     from prune.pruning import touched
 
     out = None if args.dry_run else str(args.out)
     if args.json:
         costs = {name: {"before": b, "after": a} for name, (b, a) in _costs(pruned).items()}
-        groups = touched(subject.groups, pruned.plan)
+        groups = touched(pruned.plan)
         proof = {"max_abs_diff": difference}
         console.print_json({**costs, "groups": groups, "proof": proof, "out": out})
         return
@@ -167,10 +166,6 @@ def _report(args: argparse.Namespace, subject: Subject, pruned: Pruned, differen
 def _costs(pruned: Pruned) -> dict[str, tuple[int, int]]:
     before, after = pruned.before, pruned.after
     return {"params": (before.params, after.params), "macs": (before.macs, after.macs)}
-
-
-def _change(before: int, after: int) -> tuple[int, int, str]:
-    return before, after, f"{100 * (after / before - 1):+.1f} %"
 
 
 def short_name(name: str) -> str:

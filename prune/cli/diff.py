@@ -52,10 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if changed:
         console.print_table(COLUMNS, [_row(pair) for pair in changed])
         print()
-    console.print_table(
-        ("", "before", "after", "change"),
-        [(name, a, b, f"{100 * (b / a - 1):+.1f} %") for name, a, b in _totals(before, after)],
-    )
+    console.print_changes(_totals(before, after))
     print(f"\n{len(changed)} of {len(before.layers)} layers differ, at {side} pixels")
     if files[0].names != files[1].names:
         print("the class names differ")
@@ -72,8 +69,8 @@ def _changed(before: Inventory, after: Inventory) -> list[Pair]:
     ]
 
 
-def _totals(before: Inventory, after: Inventory) -> list[tuple[str, int, int]]:
-    return [("params", before.params, after.params), ("macs", before.macs, after.macs)]
+def _totals(before: Inventory, after: Inventory) -> dict[str, tuple[int, int]]:
+    return {"params": (before.params, after.params), "macs": (before.macs, after.macs)}
 
 
 def _row(pair: Pair) -> Sequence[object]:
@@ -90,7 +87,7 @@ def _document(
     before: Inventory, after: Inventory, changed: Sequence[Pair], renamed: bool
 ) -> dict[str, object]:
     return {
-        **{name: {"before": a, "after": b} for name, a, b in _totals(before, after)},
+        **{name: {"before": a, "after": b} for name, (a, b) in _totals(before, after).items()},
         "names_differ": renamed,
         "layers": [
             {"index": (a or b).index, "before": _facts(a), "after": _facts(b)}  # type: ignore[union-attr]  # one is there

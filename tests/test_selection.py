@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
-from prune import cut, select
+from prune import selection, surgery
 from prune.criteria import CRITERIA, filters
 from prune.errors import PlanError
 from prune.graph import Group, trace
@@ -36,7 +36,7 @@ def _producers(groups: tuple[Group, ...]) -> list[str]:
 def test_the_lowest_scores_of_the_root_go(criterion: str, amount: float) -> None:
     net = nets.net("residual")
     groups = trace(net, SHAPE)
-    plan = select.by_amount(net, groups, ["out2.0"], amount=amount, criterion=criterion)
+    plan = selection.by_amount(net, groups, ["out2.0"], amount=amount, criterion=criterion)
     scores = CRITERIA[criterion](filters(net.get_submodule("stem.0")), Generator())
     (only,) = plan.cuts
     assert only.layer == "stem.0"
@@ -50,13 +50,13 @@ def test_a_group_named_by_several_members_is_cut_once() -> None:
     net = nets.net("residual")
     groups = trace(net, SHAPE)
     members = ["stem.0", "out1.0", "out2.0"]
-    together = select.by_amount(net, groups, members, amount=0.5)
-    assert together == select.by_amount(net, groups, members[:1], amount=0.5)
+    together = selection.by_amount(net, groups, members, amount=0.5)
+    assert together == selection.by_amount(net, groups, members[:1], amount=0.5)
 
 
 def test_tied_filters_are_ranked_together() -> None:
     net = nets.net("grouped")
-    plan = select.by_amount(net, trace(net, SHAPE), ["stem.0"], amount=0.4)
+    plan = selection.by_amount(net, trace(net, SHAPE), ["stem.0"], amount=0.4)
     scores = CRITERIA["l1"](filters(net.get_submodule("stem.0")), Generator())
     pairs = [float(scores[i] + scores[i + 3]) for i in range(3)]
     lowest = pairs.index(min(pairs))
@@ -69,7 +69,7 @@ def test_rounding_keeps_the_nearest_multiple(
     present: int, amount: float, round_to: int, tied: int
 ) -> None:
     wanted = present - int(amount * present)
-    kept = present - select._count(present, amount, tied, round_to)
+    kept = present - selection._count(present, amount, tied, round_to)
     assert 1 <= kept <= present
     multiples = [k for k in range(1, present + 1) if k * tied % round_to == 0]
     if not multiples:
@@ -81,14 +81,14 @@ def test_rounding_keeps_the_nearest_multiple(
 
 def test_without_rounding_int_amount_times_channels_go() -> None:
     for present in range(1, 200):
-        assert select._count(present, 0.29, 1, 1) == int(0.29 * present)
+        assert selection._count(present, 0.29, 1, 1) == int(0.29 * present)
 
 
 def test_random_choices_depend_on_the_seed() -> None:
     net = nets.net("csp")
     groups = trace(net, SHAPE)
     plans = [
-        select.by_amount(net, groups, ["stem.0"], amount=0.5, criterion="random", seed=seed)
+        selection.by_amount(net, groups, ["stem.0"], amount=0.5, criterion="random", seed=seed)
         for seed in (0, 0, *range(1, 9))
     ]
     assert plans[0] == plans[1]
@@ -97,17 +97,17 @@ def test_random_choices_depend_on_the_seed() -> None:
 
 def test_named_channels_of_any_member_are_cut() -> None:
     groups = trace(nets.net("residual"), SHAPE)
-    assert select.by_channels(groups, "out2.0", [3, 1]).cuts[0].remove == (1, 3)
+    assert selection.by_channels(groups, "out2.0", [3, 1]).cuts[0].remove == (1, 3)
 
 
 def test_named_channels_may_lie_in_two_groups() -> None:
     groups = trace(nets.net("concat_plus"), SHAPE)
-    plan = select.by_channels(groups, "wide.0", [0, 6])
+    plan = selection.by_channels(groups, "wide.0", [0, 6])
     assert [(c.channels, c.remove) for c in plan.cuts] == [(3, (0,)), (4, (6,))]
 
 
 def _chosen(net: nn.Module, **wish: object) -> Plan:
-    return select.by_amount(net, trace(net, SHAPE), ["b.0"], **{"amount": 0.5, **wish})  # type: ignore[arg-type]  # wrong values are the point
+    return selection.by_amount(net, trace(net, SHAPE), ["b.0"], **{"amount": 0.5, **wish})  # type: ignore[arg-type]  # wrong values are the point
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_a_kept_group_is_said_with_its_reason() -> None:
     net = nets.net("chain")
     groups = trace(net, SHAPE)
     with pytest.raises(PlanError, match="nothing to remove: c: it reaches the network's output"):
-        select.by_amount(net, groups, ["c"], amount=0.5)
+        selection.by_amount(net, groups, ["c"], amount=0.5)
     with pytest.raises(PlanError, match="c must keep channel 1: it reaches the network's output"):
-        select.by_channels(groups, "c", [1])
+        selection.by_channels(groups, "c", [1])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_named_channels_that_cannot_go_are_refused(
     layer: str, channels: list[int], message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
-        select.by_channels(trace(nets.net("chain"), SHAPE), layer, channels)
+        selection.by_channels(trace(nets.net("chain"), SHAPE), layer, channels)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
@@ -170,15 +170,15 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
     net, shape, amount = nets.net(name), nets.CASES[name].shape, 0.4
     groups = trace(net, shape)
     layers = [n for n in _layers(net) if n not in nets.CASES[name].kept]
-    plan, _ = select.one_after_another(net, groups, layers, amount=amount, criterion=criterion)
+    plan, _ = selection.one_after_another(net, groups, layers, amount=amount, criterion=criterion)
     step = net
     for layer in layers:
         scores = CRITERIA[criterion](filters(step.get_submodule(layer)), Generator())
         lowest = torch.argsort(scores, stable=True)[: int(amount * len(scores))].tolist()
         if lowest:
             present = trace(step, shape)
-            step = cut.apply(step, present, select.by_channels(present, layer, lowest))
-    at_once = cut.apply(net, groups, plan)
+            step = surgery.apply(step, present, selection.by_channels(present, layer, lowest))
+    at_once = surgery.apply(net, groups, plan)
     assert at_once.state_dict().keys() == step.state_dict().keys()
     for key, tensor in at_once.state_dict().items():
         assert torch.equal(tensor, step.state_dict()[key]), key
@@ -187,8 +187,8 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
 def test_groups_cut_several_times_are_told() -> None:
     net = nets.net("residual")
     layers = ["stem.0", "in1.0", "out1.0", "in2.0", "out2.0"]
-    plan, repeated = select.one_after_another(net, trace(net, SHAPE), layers, amount=0.5)
-    assert repeated == (select.Repeated("stem.0", times=3, before=6, after=1),)  # 6, 3, 2, 1
+    plan, repeated = selection.one_after_another(net, trace(net, SHAPE), layers, amount=0.5)
+    assert repeated == (selection.Repeated("stem.0", times=3, before=6, after=1),)  # 6, 3, 2, 1
     assert next(c for c in plan.cuts if c.layer == "stem.0").channels == 6
 
 
@@ -196,7 +196,7 @@ def test_groups_cut_several_times_are_told() -> None:
 def test_one_after_another_leaves_something_of_every_layer(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
-    plan, _ = select.one_after_another(net, groups, _producers(groups), amount=0.9)
+    plan, _ = selection.one_after_another(net, groups, _producers(groups), amount=0.9)
     assert removed(groups, plan)
 
 
@@ -238,14 +238,14 @@ def test_yolor_csp_has_the_parameters_that_were_counted_elsewhere(
     net, groups = _yolor_csp()
     assert _params(net) == 52_497_868
     if sequential:
-        plan, _ = select.one_after_another(net, groups, _range(first, last), amount=amount)
+        plan, _ = selection.one_after_another(net, groups, _range(first, last), amount=amount)
     else:
-        plan = select.by_amount(net, groups, _range(first, last), amount=amount)
-    assert _params(cut.apply(net, groups, plan)) == params
+        plan = selection.by_amount(net, groups, _range(first, last), amount=amount)
+    assert _params(surgery.apply(net, groups, plan)) == params
 
 
 def test_in_the_old_way_the_residual_trunks_shrink_to_a_channel() -> None:
     net, groups = _yolor_csp()
-    _, repeated = select.one_after_another(net, groups, _range(0, 60), amount=0.9)
+    _, repeated = selection.one_after_another(net, groups, _range(0, 60), amount=0.9)
     trunk = next(r for r in repeated if r.root == "module_list.21.Conv2d")
     assert (trunk.before, trunk.after) == (128, 1)
