@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 from prune.errors import PlanError
@@ -102,6 +102,55 @@ def removed(groups: Iterable[Group], plan: Plan) -> Removed:
             gone[slot.name, slot.side].update(slot.index[channel])
     _check_not_emptied(groups, gone)
     return {place: tuple(sorted(positions)) for place, positions in gone.items() if positions}
+
+
+def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
+    """Make one plan of two: `second` was made for the network that `first` leaves behind.
+
+    Args:
+        groups: of the network `first` was made for.
+        first: the plan carried out before.
+        second: the plan carried out then; its positions are counted in what was left.
+
+    Raises:
+        PlanError: `first` does not fit the groups.
+    """
+    gone = removed(groups, first)
+    leaving: dict[Group, set[int]] = defaultdict(set)
+    for cut in first.cuts:
+        for group, position in _homes(groups, cut.layer, cut.remove):
+            leaving[group].add(position)
+    for cut in second.cuts:
+        lost = set(gone.get((cut.layer, "out"), ()))
+        left = [p for p in range(_outputs(groups, cut.layer)) if p not in lost]
+        for group, position in _homes(groups, cut.layer, [left[i] for i in cut.remove]):
+            leaving[group].add(position)
+    cuts = (
+        Cut(group.root, group.width, tuple(sorted(leaving[group])), group.producers)
+        for group in groups
+        if group in leaving
+    )
+    return replace(second, network=first.network, cuts=tuple(cuts), blocks=first.blocks)
+
+
+def _outputs(groups: Sequence[Group], layer: str) -> int:
+    slots = (slot for group in groups for slot in group.slots)
+    mine = (slot.index for slot in slots if (slot.name, slot.side) == (layer, "out"))
+    return 1 + max(position for index in mine for place in index for position in place)
+
+
+def _homes(
+    groups: Sequence[Group], layer: str, positions: Iterable[int]
+) -> Iterable[tuple[Group, int]]:
+    """Find the group that each output of a root layer belongs to."""
+    home = {
+        position: group
+        for group in groups
+        if group.root == layer
+        for place in group.slot(layer).index
+        for position in place
+    }
+    return ((home[position], position) for position in positions)
 
 
 def _claimed(groups: Sequence[Group], cut: Cut) -> Iterable[tuple[Slot, int]]:

@@ -10,10 +10,13 @@ from math import gcd
 import torch
 from torch import Generator, Tensor, nn
 
-from prune.criteria import CRITERIA, filters
+from prune.budget import ALLOCATIONS, Budget, Evaluation, meet
+from prune.criteria import CRITERIA
 from prune.errors import PlanError
 from prune.graph import Group
+from prune.limits import Limit, rounded
 from prune.plan import Cut, Plan
+from prune.ranking import filters
 
 
 @dataclass(frozen=True)
@@ -27,44 +30,83 @@ class Repeated:
 
 
 def by_amount(
-    net: nn.Module,
     groups: Sequence[Group],
+    scores: Sequence[Tensor | None],
     layers: Collection[str],
     *,
     amount: float,
     criterion: str = "l1",
-    seed: int = 0,
     round_to: int = 1,
 ) -> Plan:
     """Cut every group that one of `layers` is a member of once, against its original width.
 
-    From each go the int(amount x channels) channels whose filters in the group's first layer score
-    lowest; ties go from the front.
+    From each go the int(amount x channels) channels that score lowest; ties go from the front.
 
     Args:
-        net: where the weights are.
-        groups: of the same network.
+        groups: of a network.
+        scores: of their channels, see `ranking.scores`.
         layers: names of convolutions or linear layers.
         amount: in [0, 1).
-        criterion: a key of CRITERIA.
-        seed: for criteria that draw numbers.
+        criterion: what the scores are of, for the plan to say.
         round_to: keep the nearest multiple of this many channels, at least one multiple and never
             more than there are; a group narrower than one multiple stays whole.
 
     Raises:
         PlanError: a value out of range, an unknown layer, or nothing to remove; it says why.
     """
-    _check(amount, criterion, round_to)
-    generator = Generator().manual_seed(seed)
+    _check(amount, round_to)
     touched = touching(groups, layers)
     cuts = []
-    for group in touched:
-        if group.kept:
-            continue
-        scores = _scores(filters(net.get_submodule(group.root)), group, criterion, generator)
-        count = _count(group.channels, amount, group.width // group.channels, round_to)
-        cuts.append(_cut(group, _lowest(scores, count)))
+    for group, found in zip(groups, scores, strict=True):
+        if group in touched and found is not None:
+            count = _count(group.channels, amount, group.width // group.channels, round_to)
+            cuts.append(cut_of(group, lowest(found, count)))
     return _plan(criterion, cuts, touched, f"amount {amount}")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A plan that meets a budget, and the groups that stayed whole with the reason for each."""
+
+    plan: Plan
+    whole: tuple[tuple[str, str], ...]
+
+
+def by_budget(
+    groups: Sequence[Group],
+    found: Evaluation,
+    limits: Sequence[Limit],
+    *,
+    budget: Budget,
+    allocation: str = "uniform",
+    criterion: str = "l1",
+) -> Selected:
+    """Cut any group until the network is within a budget.
+
+    Args:
+        groups: of a network.
+        found: scores and costs of the groups.
+        limits: what may be taken off each group.
+        budget: what the network may cost.
+        allocation: a key of ALLOCATIONS.
+        criterion: what the scores are of, for the plan to say.
+
+    Raises:
+        PlanError: an unknown allocation, or a budget that is met already or cannot be met.
+    """
+    if allocation not in ALLOCATIONS:
+        raise PlanError(f"allocation is {allocation!r}; it can be {', '.join(ALLOCATIONS)}")
+    prices = ALLOCATIONS[allocation](found)
+    counts = meet(prices, found.costs, budget, limits)
+    cuts, whole = [], []
+    for group, scores, limit, count in zip(groups, found.scores, limits, counts, strict=True):
+        if scores is not None and count:
+            cuts.append(cut_of(group, lowest(scores, int(count))))
+        elif scores is None and not limit.why:
+            whole.append((group.root, f"{criterion} cannot score it"))
+        else:
+            whole.append((group.root, limit.why or "nothing had to go"))
+    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole))
 
 
 def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) -> Plan:
@@ -90,7 +132,7 @@ def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) 
             raise PlanError(f"{layer} must keep channel {position}: {group.kept}")
         chosen[group].add(channel)
     return _plan(
-        "given", [_cut(group, units) for group, units in chosen.items()], (), "no channels"
+        "given", [cut_of(group, units) for group, units in chosen.items()], (), "no channels"
     )
 
 
@@ -107,13 +149,17 @@ def one_after_another(
     """Cut layer after layer, each against the width the layers before it have left: the old way.
 
     Of each layer go int(amount x present channels), ranked by its own present weights. A group is
-    cut again whenever another of its members comes up. Arguments and errors are those of
-    `by_amount`; `layers` are taken in this order.
+    cut again whenever another of its members comes up. Other arguments and errors are those of
+    `by_amount`; `layers` are taken in this order, the weights from `net`, and `seed` is for
+    criteria that draw numbers.
 
     Returns:
         The plan, and the groups that were cut several times.
     """
-    _check(amount, criterion, round_to)
+    _check(amount, round_to)
+    if criterion not in CRITERIA or CRITERIA[criterion].reads != "weight":
+        weighing = ", ".join(name for name, c in CRITERIA.items() if c.reads == "weight")
+        raise PlanError(f"criterion is {criterion!r}; one after another goes by {weighing} alone")
     generator = Generator().manual_seed(seed)
     touched = touching(groups, layers)
     free = [group for group in touched if not group.kept]
@@ -123,7 +169,7 @@ def one_after_another(
     for layer in layers:
         present = _present(free, gone, layer)
         weight = _present_inputs(net.get_submodule(layer), lost[layer])
-        ranks = _finite(CRITERIA[criterion](weight, generator), layer)  # [out]
+        ranks = _finite(CRITERIA[criterion].score(weight, generator), layer)  # [out]
         leaving = _leaving(free, layer, present, ranks, amount=amount, round_to=round_to)
         for number, channel in leaving:
             gone[number].add(channel)
@@ -132,7 +178,7 @@ def one_after_another(
                     lost[slot.name].update(slot.index[channel])
         for number in {number for number, _ in leaving}:
             times[number] += 1
-    cuts = [_cut(group, channels) for group, channels in zip(free, gone, strict=True)]
+    cuts = [cut_of(group, channels) for group, channels in zip(free, gone, strict=True)]
     repeated = tuple(
         Repeated(group.root, count, group.width, group.width - len(cut.remove))
         for group, count, cut in zip(free, times, cuts, strict=True)
@@ -154,20 +200,11 @@ def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, .
     return tuple(group for group in groups if wanted.intersection(group.producers))
 
 
-def _check(amount: float, criterion: str, round_to: int) -> None:
+def _check(amount: float, round_to: int) -> None:
     if not 0 <= amount < 1:
         raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.4")
-    if criterion not in CRITERIA:
-        raise PlanError(f"criterion is {criterion!r}; it must be one of {', '.join(CRITERIA)}")
     if round_to < 1:
         raise PlanError(f"round-to is {round_to}; it must be at least 1, e.g. 8")
-
-
-def _scores(weight: Tensor, group: Group, criterion: str, generator: Generator) -> Tensor:
-    """Score a group's channels by its root's filters, [channels]; tied filters add up."""
-    ranks = CRITERIA[criterion](weight, generator)  # [out]
-    index = torch.tensor(group.slot(group.root).index)  # [channels, tied]
-    return _finite(ranks[index].sum(dim=1), group.root)
 
 
 def _finite(scores: Tensor, layer: str) -> Tensor:
@@ -179,10 +216,16 @@ def _finite(scores: Tensor, layer: str) -> Tensor:
 
 
 def _present_inputs(layer: nn.Module, gone: set[int]) -> Tensor:
-    """Return a layer's filters without the inputs that are gone, [out, in left, ...]."""
-    weight = filters(layer)
-    left = [i for i in range(weight.shape[1]) if i not in gone]  # tied: every share lost the same
-    return weight[:, left]
+    """Return a layer's filters without the inputs that are gone, [out, k]."""
+    rows = filters(layer)
+    inputs = layer.in_features if isinstance(layer, nn.Linear) else _inputs_of_a_share(layer)
+    left = [i for i in range(inputs) if i not in gone]  # tied: every share lost the same
+    return rows.reshape(len(rows), inputs, -1)[:, left].flatten(1)
+
+
+def _inputs_of_a_share(layer: nn.Module) -> int:
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    return layer.in_channels // layer.groups
 
 
 def _present(
@@ -220,20 +263,17 @@ def _leaving(
 
 def _count(present: int, amount: float, tied: int, round_to: int) -> int:
     """Say how many of the present channels go; each of them is `tied` outputs of its layer."""
-    keep = present - int(amount * present)
-    step = round_to // gcd(round_to, tied)
-    if present < step:
-        return 0 if round_to > 1 else present - keep
-    multiples = min(max((2 * keep + step) // (2 * step), 1), present // step)
-    return present - multiples * step
+    limit = Limit(present - 1, round_to // gcd(round_to, tied))
+    return rounded(present, int(amount * present), limit)
 
 
-def _lowest(scores: Tensor, count: int) -> list[int]:
+def lowest(scores: Tensor, count: int) -> list[int]:
     """Return the places of the `count` lowest scores; ties go from the front."""
     return sorted(torch.argsort(scores, stable=True)[:count].tolist())
 
 
-def _cut(group: Group, channels: Iterable[int]) -> Cut:
+def cut_of(group: Group, channels: Iterable[int]) -> Cut:
+    """Make the cut that takes some of a group's channels."""
     index = group.slot(group.root).index
     remove = sorted(position for channel in channels for position in index[channel])
     return Cut(group.root, group.width, tuple(remove), group.producers)

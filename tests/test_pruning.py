@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, pruning, selection
+from prune import checkpoint, pruning, ranking, selection
 from prune.cli import main
 from prune.errors import ProofError
 from prune.models.darknet import build
@@ -50,7 +50,8 @@ classes=1
 def cut(tmp_path: Path) -> tuple[Subject, Pruned]:
     subject = pruning.open_subject(tiny.weights(tmp_path))
     names = list(pruning.convolutions(subject.net).values())
-    plan = selection.by_amount(subject.net, subject.groups, names, amount=0.5)
+    scores = ranking.scores(subject.net, subject.groups)
+    plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
     return subject, pruning.carry_out(subject, plan, made_by="test")
 
 

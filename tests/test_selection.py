@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
-from prune import selection, surgery
-from prune.criteria import CRITERIA, filters
+from prune import ranking, selection, surgery
+from prune.criteria import CRITERIA
 from prune.errors import PlanError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet
 from prune.models.sections import parse, with_classes
 from prune.plan import Plan, removed
+from prune.ranking import filters
 
 SHAPE = (1, 3, 8, 8)
 
@@ -25,6 +26,22 @@ def _layers(net: nn.Module) -> list[str]:
     return [
         name for name, m in net.named_modules() if isinstance(m, (nn.Linear, *nets.CONVOLUTIONS))
     ]
+
+
+def _by_amount(
+    net: nn.Module,
+    groups: tuple[Group, ...],
+    layers: list[str],
+    *,
+    criterion: str = "l1",
+    seed: int = 0,
+    amount: float,
+    round_to: int = 1,
+) -> Plan:
+    scores = ranking.scores(net, groups, criterion=criterion, seed=seed)
+    return selection.by_amount(
+        groups, scores, layers, amount=amount, criterion=criterion, round_to=round_to
+    )
 
 
 def _producers(groups: tuple[Group, ...]) -> list[str]:
@@ -36,8 +53,8 @@ def _producers(groups: tuple[Group, ...]) -> list[str]:
 def test_the_lowest_scores_of_the_root_go(criterion: str, amount: float) -> None:
     net = nets.net("residual")
     groups = trace(net, SHAPE)
-    plan = selection.by_amount(net, groups, ["out2.0"], amount=amount, criterion=criterion)
-    scores = CRITERIA[criterion](filters(net.get_submodule("stem.0")), Generator())
+    plan = _by_amount(net, groups, ["out2.0"], amount=amount, criterion=criterion)
+    scores = CRITERIA[criterion].score(filters(net.get_submodule("stem.0")), Generator())
     (only,) = plan.cuts
     assert only.layer == "stem.0"
     assert only.members == ("stem.0", "out1.0", "out2.0")
@@ -50,14 +67,14 @@ def test_a_group_named_by_several_members_is_cut_once() -> None:
     net = nets.net("residual")
     groups = trace(net, SHAPE)
     members = ["stem.0", "out1.0", "out2.0"]
-    together = selection.by_amount(net, groups, members, amount=0.5)
-    assert together == selection.by_amount(net, groups, members[:1], amount=0.5)
+    together = _by_amount(net, groups, members, amount=0.5)
+    assert together == _by_amount(net, groups, members[:1], amount=0.5)
 
 
 def test_tied_filters_are_ranked_together() -> None:
     net = nets.net("grouped")
-    plan = selection.by_amount(net, trace(net, SHAPE), ["stem.0"], amount=0.4)
-    scores = CRITERIA["l1"](filters(net.get_submodule("stem.0")), Generator())
+    plan = _by_amount(net, trace(net, SHAPE), ["stem.0"], amount=0.4)
+    scores = CRITERIA["l1"].score(filters(net.get_submodule("stem.0")), Generator())
     pairs = [float(scores[i] + scores[i + 3]) for i in range(3)]
     lowest = pairs.index(min(pairs))
     assert plan.cuts[0].remove == (lowest, lowest + 3)
@@ -88,7 +105,7 @@ def test_random_choices_depend_on_the_seed() -> None:
     net = nets.net("csp")
     groups = trace(net, SHAPE)
     plans = [
-        selection.by_amount(net, groups, ["stem.0"], amount=0.5, criterion="random", seed=seed)
+        _by_amount(net, groups, ["stem.0"], amount=0.5, criterion="random", seed=seed)
         for seed in (0, 0, *range(1, 9))
     ]
     assert plans[0] == plans[1]
@@ -107,7 +124,7 @@ def test_named_channels_may_lie_in_two_groups() -> None:
 
 
 def _chosen(net: nn.Module, **wish: object) -> Plan:
-    return selection.by_amount(net, trace(net, SHAPE), ["b.0"], **{"amount": 0.5, **wish})  # type: ignore[arg-type]  # wrong values are the point
+    return _by_amount(net, trace(net, SHAPE), ["b.0"], **{"amount": 0.5, **wish})  # type: ignore[arg-type]  # wrong values are the point
 
 
 @pytest.mark.parametrize(
@@ -116,7 +133,7 @@ def _chosen(net: nn.Module, **wish: object) -> Plan:
         ({"amount": 1.0}, r"amount is 1.0; it must lie in \[0, 1\), e.g. 0.4"),
         ({"amount": -0.1}, "amount is -0.1"),
         ({"amount": float("nan")}, "amount is nan"),
-        ({"criterion": "l3"}, "criterion is 'l3'; it must be one of l1, l2, random"),
+        ({"criterion": "l3"}, "criterion is 'l3'; it must be one of l1, l2, bn"),
         ({"round_to": 0}, "round-to is 0"),
         ({"amount": 0.0}, "nothing to remove: amount 0.0 leaves every group whole"),
         ({"amount": 0.01}, "nothing to remove"),
@@ -139,7 +156,7 @@ def test_a_kept_group_is_said_with_its_reason() -> None:
     net = nets.net("chain")
     groups = trace(net, SHAPE)
     with pytest.raises(PlanError, match="nothing to remove: c: it reaches the network's output"):
-        selection.by_amount(net, groups, ["c"], amount=0.5)
+        _by_amount(net, groups, ["c"], amount=0.5)
     with pytest.raises(PlanError, match="c must keep channel 1: it reaches the network's output"):
         selection.by_channels(groups, "c", [1])
 
@@ -173,7 +190,7 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
     plan, _ = selection.one_after_another(net, groups, layers, amount=amount, criterion=criterion)
     step = net
     for layer in layers:
-        scores = CRITERIA[criterion](filters(step.get_submodule(layer)), Generator())
+        scores = CRITERIA[criterion].score(filters(step.get_submodule(layer)), Generator())
         lowest = torch.argsort(scores, stable=True)[: int(amount * len(scores))].tolist()
         if lowest:
             present = trace(step, shape)
@@ -240,7 +257,7 @@ def test_yolor_csp_has_the_parameters_that_were_counted_elsewhere(
     if sequential:
         plan, _ = selection.one_after_another(net, groups, _range(first, last), amount=amount)
     else:
-        plan = selection.by_amount(net, groups, _range(first, last), amount=amount)
+        plan = _by_amount(net, groups, _range(first, last), amount=amount)
     assert _params(surgery.apply(net, groups, plan)) == params
 
 

@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "diff": "two checkpoints, layer by layer",
     "conv": "prune single convolutions",
     "layers": "prune a range of layers",
+    "global": "prune the whole network to a budget",
+    "apply": "carry out a saved plan",
     "export": "write ONNX (checked) or Darknet files",
 }
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--amount", type=float, metavar="SHARE", help="share of the channels to cut")
     what.add_argument("--channels", metavar="A,B", help="the very channels to cut, of one layer")
+    cutting.add_ranking(parser)
     cutting.add_arguments(parser, out="model_data/conv_pruning.pt")
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, ranked
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
+    from prune.depth import Block
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
     from prune.selection import Repeated
-
-CRITERIA = ("l1", "l2", "random")  # of prune.criteria, which --help must not import
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
@@ -29,27 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
         metavar="FILE",
         help=f"checkpoint to write (default {out})",
     )
-    parser.add_argument(
-        "--criterion", choices=CRITERIA, default="l1", help="how filters are ranked (default l1)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --criterion random")
-    parser.add_argument(
-        "--sequential",
-        action="store_true",
-        help="cut layer after layer, coupled groups again and again: the old counts",
-    )
-    parser.add_argument(
-        "--round-to",
-        type=int,
-        default=1,
-        metavar="N",
-        help="keep a multiple of N channels, the nearest (default 1)",
-    )
     parser.add_argument("--plan-out", type=Path, metavar="FILE", help="also write the plan, JSON")
     parser.add_argument(
         "--dry-run", action="store_true", help="print and prove, write no checkpoint"
     )
     options.json_output(parser)
+
+
+def add_ranking(parser: argparse.ArgumentParser) -> None:
+    """Add how channels are ranked and rounded, for commands that cut by a share."""
+    ranked.add_arguments(parser, criterion="l1", scope="root")
+    parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="cut layer after layer, coupled groups again and again: the old counts",
+    )
+    options.round_to(parser)
 
 
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
@@ -59,17 +53,14 @@ def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[
 
     named = convolutions(subject.net)
     names = [named[index] for index in layers]
-    wish = {
-        "amount": args.amount,
-        "criterion": args.criterion,
-        "seed": args.seed,
-        "round_to": args.round_to,
-    }
+    wish = {"amount": args.amount, "criterion": args.criterion, "round_to": args.round_to}
     if args.sequential:
-        plan, repeated = selection.one_after_another(subject.net, subject.groups, names, **wish)
+        net, groups = subject.net, subject.groups
+        plan, repeated = selection.one_after_another(net, groups, names, seed=args.seed, **wish)
         _warn(repeated)
     else:
-        plan = selection.by_amount(subject.net, subject.groups, names, **wish)
+        scores = ranked.scores(args, subject)
+        plan = selection.by_amount(subject.groups, scores, names, **wish)
     for group in selection.touching(subject.groups, names):
         if group.kept:
             sys.stderr.write(f"prune: note: {group.root} keeps its channels: {group.kept}\n")
@@ -117,38 +108,62 @@ def as_ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def finish(args: argparse.Namespace, subject: Subject, plan: Plan, *, made_by: str) -> None:
-    """Cut, print what goes, prove, and only then write."""
+def finish(
+    args: argparse.Namespace,
+    subject: Subject,
+    plan: Plan,
+    *,
+    made_by: str,
+    scores: Mapping[int, float] | None = None,
+) -> None:
+    """Cut, print what goes, prove, and only then write; `scores` are of blocks, by shortcut."""
     from prune import checkpoint, pruning
     from prune.atomic import write_text
     from prune.plan import to_json
 
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
-        _print_cut(pruned)
+        _print_cut(pruned, scores or {})
     result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
     difference = pruning.prove(subject, pruned, result, seed=args.seed)
     if args.plan_out:
         write_text(args.plan_out, to_json(pruned.plan))
     if not args.dry_run:
         checkpoint.save(result, args.out)
-    _report(args, pruned, difference)
+    _report(args, pruned, difference, scores or {})
 
 
-def _print_cut(pruned: Pruned) -> None:
+def _print_cut(pruned: Pruned, scores: Mapping[int, float]) -> None:
     from prune.cli import console
     from prune.pruning import touched
 
     groups = touched(pruned.plan)
-    console.print_table(
-        ("group", "before", "after", "members"),
-        [(short_name(str(g["root"])), g["before"], g["after"], _members(g)) for g in groups],
-    )
-    print()
+    if groups or not pruned.blocks:
+        console.print_table(
+            ("group", "before", "after", "members"),
+            [(short_name(str(g["root"])), g["before"], g["after"], _members(g)) for g in groups],
+        )
+        print()
+    if pruned.blocks:
+        console.print_table(
+            ("block", "score", "params", "MACs"),
+            [
+                (as_ranges(block.layers), _score(block, scores), block.params, block.macs)
+                for block in pruned.blocks
+            ],
+        )
+        print()
     console.print_changes(_costs(pruned))
 
 
-def _report(args: argparse.Namespace, pruned: Pruned, difference: float) -> None:
+def _score(block: Block, scores: Mapping[int, float]) -> str | None:
+    score = scores.get(block.layers[-1])
+    return None if score is None else f"{score:.4g}"
+
+
+def _report(
+    args: argparse.Namespace, pruned: Pruned, difference: float, scores: Mapping[int, float]
+) -> None:
     from prune.cli import console
     from prune.pruning import touched
 
@@ -157,7 +172,17 @@ def _report(args: argparse.Namespace, pruned: Pruned, difference: float) -> None
         costs = {name: {"before": b, "after": a} for name, (b, a) in _costs(pruned).items()}
         groups = touched(pruned.plan)
         proof = {"max_abs_diff": difference}
-        console.print_json({**costs, "groups": groups, "proof": proof, "out": out})
+        blocks = [
+            {
+                "layers": list(block.layers),
+                "score": scores.get(block.layers[-1]),
+                "params": block.params,
+                "macs": block.macs,
+            }
+            for block in pruned.blocks
+        ]
+        told = {**costs, "groups": groups, "blocks": blocks, "proof": proof, "out": out}
+        console.print_json(told)
         return
     print(f"\nproved   pruned and masked original differ by at most {difference:.2g}")
     print(f"written  {out}" if out else "written  nothing (--dry-run)")

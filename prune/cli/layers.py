@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--amount", type=float, default=0.5, metavar="SHARE", help="share to cut (default 0.5)"
     )
+    cutting.add_ranking(parser)
     cutting.add_arguments(parser, out="model_data/layer_pruning.pt")
 
 

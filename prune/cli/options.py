@@ -82,6 +82,17 @@ def run_folder(parser: argparse.ArgumentParser, *, project: str) -> None:
     parser.add_argument("--exist-ok", action="store_true", help="write into an existing folder")
 
 
+def round_to(parser: argparse.ArgumentParser) -> None:
+    """Add --round-to."""
+    parser.add_argument(
+        "--round-to",
+        type=int,
+        default=1,
+        metavar="N",
+        help="keep a multiple of N channels, the nearest (default 1)",
+    )
+
+
 def json_output(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument(

@@ -1,0 +1,130 @@
+"""Plan a cut of a whole checkpoint to a budget, at once or in steps that score anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from prune import surgery
+from prune.budget import Budget, Evaluation
+from prune.costs import Costs, costs
+from prune.errors import PlanError
+from prune.graph import Group, trace
+from prune.limits import Limit, Wish, limits
+from prune.measured import Scores
+from prune.plan import joined
+from prune.pruning import Subject
+from prune.selection import Selected, by_budget
+
+Curve = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to choose what goes.
+
+    Attributes:
+        allocation: a key of `budget.ALLOCATIONS`.
+        criterion: what the scores are of, for the plan to say.
+        everywhere: limits of every group.
+        layers: limits that differ, by a pattern of layer names.
+        steps: how often to cut, scoring anew in between.
+        curves: measured drops by a group's first layer, for allocation sensitivity.
+    """
+
+    allocation: str = "uniform"
+    criterion: str = "l1"
+    everywhere: Wish = field(default_factory=Wish)
+    layers: Mapping[str, Mapping[str, object]] | None = None
+    steps: int = 1
+    curves: Mapping[str, Curve] | None = None
+
+
+def to_budget(
+    subject: Subject,
+    score: Callable[[Subject], Scores],
+    budget: Budget,
+    wishes: Wishes,
+    *,
+    imgsz: int,
+) -> Selected:
+    """Choose channels until the subject's network is within a budget.
+
+    Args:
+        subject: the checkpoint.
+        score: scores the channels of a subject; called once a step.
+        budget: what the network may cost for one picture.
+        wishes: how to choose.
+        imgsz: of the picture, in pixels.
+
+    Raises:
+        PlanError: a wish out of range, or a budget that is met already or cannot be met.
+    """
+    if wishes.steps < 1:
+        raise PlanError(f"steps is {wishes.steps}; it must be at least 1")
+    if wishes.steps > 1 and wishes.curves:
+        raise PlanError("a sensitivity file is of the whole network; it cannot be cut in steps")
+    shape = (1, 3, imgsz, imgsz)
+    allowed = limits(subject.groups, wishes.everywhere, wishes.layers)
+    start = _cost(costs(subject.net, subject.groups, shape), budget.kind)
+    now, chosen = subject, None
+    for step in range(1, wishes.steps + 1):
+        target = round(start + (budget.limit - start) * step / wishes.steps)
+        found = _evaluation(now, score(now), costs(now.net, now.groups, shape), budget, wishes)
+        picked = by_budget(
+            now.groups,
+            found,
+            allowed,
+            budget=replace(budget, limit=target),
+            allocation=wishes.allocation,
+            criterion=wishes.criterion,
+        )
+        plan = joined(subject.groups, chosen.plan, picked.plan) if chosen else picked.plan
+        chosen = replace(picked, plan=plan)
+        if step < wishes.steps:
+            now, allowed = _after(now, picked, allowed)
+    assert chosen is not None, "there is at least one step"
+    cut = {cut.layer for cut in chosen.plan.cuts}
+    return replace(chosen, whole=tuple(pair for pair in chosen.whole if pair[0] not in cut))
+
+
+def _evaluation(
+    subject: Subject, scores: Scores, of: Costs, budget: Budget, wishes: Wishes
+) -> Evaluation:
+    known = wishes.curves or {}
+    return Evaluation(
+        scores=scores,
+        costs=of,
+        kind=budget.kind,
+        alike=structures(subject.net, subject.groups),
+        curves=[known.get(group.root, ()) for group in subject.groups] if known else (),
+    )
+
+
+def _after(
+    subject: Subject, picked: Selected, allowed: Sequence[Limit]
+) -> tuple[Subject, tuple[Limit, ...]]:
+    """Cut the subject's network; say what may still be taken off each group."""
+    net = surgery.apply(subject.net, subject.groups, picked.plan, share=True)
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    assert [g.root for g in groups] == [g.root for g in subject.groups], "a cut keeps every group"
+    left = (
+        replace(limit, most=limit.most - before.channels + after.channels)
+        for limit, before, after in zip(allowed, subject.groups, groups, strict=True)
+    )
+    return replace(subject, net=net, groups=groups), tuple(left)
+
+
+def structures(net: nn.Module, groups: Sequence[Group]) -> tuple[str, ...]:
+    """Name the structure of each group: kinds, sides and kernels of its places, in order."""
+    kernels = {name: getattr(m, "kernel_size", ()) for name, m in net.named_modules()}
+    return tuple(
+        " ".join(f"{s.kind}/{s.side}{kernels.get(s.name, ())}" for s in group.slots)
+        for group in groups
+    )
+
+
+def _cost(of: Costs, kind: str) -> int:
+    return int(getattr(of.of(of.full), kind))

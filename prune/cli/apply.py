@@ -1,0 +1,33 @@
+"""prune apply: carry out a plan that was saved, and perhaps edited by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prune.cli import cutting
+from prune.errors import InputError
+
+EXAMPLE = """\
+  prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json
+  prune apply --weights best.pt --plan plan.json --out smaller.pt"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan, JSON")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the proof's picture")
+    cutting.add_arguments(parser, out="model_data/applied_pruning.pt")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Cut as the plan says."""
+    from prune.plan import from_json
+    from prune.pruning import open_subject
+
+    try:
+        text = args.plan.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {args.plan}: {error}") from error
+    plan = from_json(text)
+    cutting.finish(args, open_subject(args.weights), plan, made_by=plan.made_by or "apply")

@@ -1,0 +1,73 @@
+"""Options that say how channels are ranked, and the scores they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.measured import Scores
+    from prune.pruning import Subject
+
+# Of prune.criteria and prune.ranking, which --help must not import.
+CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
+SCOPES = ("root", "group")
+NORMALIZERS = ("none", "mean", "max", "sum")
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, criterion: str, scope: str) -> None:
+    """Add --criterion, --scope, --normalize, and --images for criteria that look at --data."""
+    parser.add_argument(
+        "--criterion",
+        choices=CRITERIA,
+        default=criterion,
+        help=f"how channels are ranked (default {criterion})",
+    )
+    parser.add_argument(
+        "--scope",
+        choices=SCOPES,
+        default=scope,
+        help="score a group by its first layer or by all it couples " + f"(default {scope})",
+    )
+    parser.add_argument(
+        "--normalize",
+        choices=NORMALIZERS,
+        default="none",
+        help="divide the scores of a group by this (default none)",
+    )
+    options.data(parser, required=False)
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=64,
+        metavar="N",
+        help="pictures that taylor, fisher and activation look at (default 64)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+
+
+def scores(args: argparse.Namespace, subject: Subject) -> Scores:
+    """Score the subject's channels as the options say.
+
+    Raises:
+        PruneError: see `measured.scores`.
+    """
+    from prune import measured
+    from prune.data import spec
+
+    pictures = None
+    if args.data is not None:
+        data = spec.load(args.data, splits=("train",))
+        pictures = measured.Pictures(data, args.images, subject.checkpoint.imgsz)
+    return measured.scores(
+        subject,
+        criterion=args.criterion,
+        scope=args.scope,
+        normalize=args.normalize,
+        seed=args.seed,
+        pictures=pictures,
+        say=lambda line: print(f"prune: note: {line}", file=sys.stderr),
+    )

@@ -1,0 +1,169 @@
+"""What a network would cost with fewer channels, counted from the groups without cutting it.
+
+A layer's multiply-adds and weights grow with its inputs times its outputs; everything else it holds
+grows with its channels. So the cost of any plan is a sum of products of widths: what `count` says
+of the cut network, in microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prune.count import Cost, per_layer
+from prune.graph import Group, Slot
+
+Numbers = NDArray[np.float64]
+Kept = Sequence[int] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The cost of a network as a function of the channels each group keeps.
+
+    L convolutions and linear layers, G groups. A width is fixed + by @ kept.
+
+    Attributes:
+        names: of the layers, [L].
+        macs: multiply-adds of an input and an output of a layer, [L].
+        weights: likewise learned numbers, [L].
+        fixed_in: inputs of each layer that belong to no group, [L].
+        fixed_out: likewise outputs, [L].
+        by_in: inputs of a layer that a channel of a group is, [L, G].
+        by_out: likewise outputs, [L, G].
+        rest: learned numbers that no channel count changes.
+        per_channel: what else a channel takes along: biases, normalisations, parameters, [G].
+        full: channels of each group, [G].
+    """
+
+    names: tuple[str, ...]
+    macs: Numbers
+    weights: Numbers
+    fixed_in: Numbers
+    fixed_out: Numbers
+    by_in: Numbers
+    by_out: Numbers
+    rest: float
+    per_channel: Numbers
+    full: NDArray[np.int64]
+
+    def of(self, kept: Kept) -> Cost:
+        """Say what the network costs when each group keeps so many channels, [G]."""
+        channels = np.asarray(kept, dtype=np.float64)
+        products = self._products(channels)
+        params = self.weights @ products + self.per_channel @ channels + self.rest
+        return Cost(params=round(float(params)), macs=round(float(self.macs @ products)))
+
+    def layers(self, kept: Kept) -> dict[str, int]:
+        """Say how many multiply-adds each layer then takes."""
+        each = self.macs * self._products(np.asarray(kept, dtype=np.float64))
+        return {name: round(macs) for name, macs in zip(self.names, each, strict=True)}
+
+    def saved(self, kept: Kept, *, kind: str) -> Numbers:
+        """Say what taking one more channel off each group saves, [G]; `kind` is macs or params."""
+        channels = np.asarray(kept, dtype=np.float64)
+        width_in = self.fixed_in + self.by_in @ channels
+        width_out = self.fixed_out + self.by_out @ channels
+        both = self.by_in * width_out[:, None] + self.by_out * width_in[:, None]
+        both -= self.by_in * self.by_out
+        gain: Numbers = getattr(self, "macs" if kind == "macs" else "weights") @ both
+        return gain if kind == "macs" else gain + self.per_channel
+
+    def _products(self, channels: Numbers) -> Numbers:
+        inputs = self.fixed_in + self.by_in @ channels
+        outputs = self.fixed_out + self.by_out @ channels
+        products: Numbers = inputs * outputs
+        return products
+
+
+def costs(net: nn.Module, groups: Sequence[Group], shape: tuple[int, ...]) -> Costs:
+    """Read the coefficients off a network.
+
+    Args:
+        net: any module the groups were found in.
+        groups: all of them, kept ones included.
+        shape: of its input, e.g. (1, 3, 640, 640).
+
+    Raises:
+        PlanError: the network cannot be run at this shape.
+    """
+    measured = per_layer(net, shape)
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, _LAYERS) and n in measured}
+    widths = {name: _widths(layer) for name, layer in layers.items()}
+    by = {side: np.zeros((len(layers), len(groups))) for side in ("in", "out")}
+    row = {name: number for number, name in enumerate(layers)}
+    for column, group in enumerate(groups):
+        for slot in group.slots:
+            if slot.name in row:
+                by[slot.side][row[slot.name], column] = len(slot.index[0])
+    for name, layer in layers.items():
+        if _is_depthwise(layer):  # each output reads its own input: a width of one, whatever goes
+            by["in"][row[name]] = 0
+            widths[name] = (1, widths[name][1])
+    full = np.array([group.channels for group in groups], dtype=np.int64)
+    width_in = np.array([widths[name][0] for name in layers], dtype=np.float64)
+    width_out = np.array([widths[name][1] for name in layers], dtype=np.float64)
+    per_channel = _per_channel(net, groups, layers)
+    weights = np.array([_weight(layer).numel() for layer in layers.values()], dtype=np.float64)
+    all_params = sum(parameter.numel() for parameter in net.parameters())
+    return Costs(
+        names=tuple(layers),
+        macs=np.array([measured[name].macs for name in layers]) / (width_in * width_out),
+        weights=weights / (width_in * width_out),
+        fixed_in=width_in - by["in"] @ full,
+        fixed_out=width_out - by["out"] @ full,
+        by_in=by["in"],
+        by_out=by["out"],
+        rest=float(all_params - weights.sum() - per_channel @ full),
+        per_channel=per_channel,
+        full=full,
+    )
+
+
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    return layer.in_channels, layer.out_channels
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return False
+    return layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _per_channel(
+    net: nn.Module, groups: Sequence[Group], layers: Mapping[str, nn.Module]
+) -> Numbers:
+    """Count what a channel of each group takes along beside weights, [G]."""
+    counts = np.zeros(len(groups))
+    for number, group in enumerate(groups):
+        for slot in group.slots:
+            if slot.side == "out":
+                counts[number] += len(slot.index[0]) * _held(net, slot, slot.name in layers)
+    return counts
+
+
+def _held(net: nn.Module, slot: Slot, weighted: bool) -> float:
+    """Count the learned numbers of one position of a place, but for a layer's weights."""
+    if slot.kind == "parameter":
+        parameter = net.get_parameter(slot.name)
+        return parameter.numel() / parameter.shape[slot.dim]
+    own = dict(net.get_submodule(slot.name).named_parameters(recurse=False))
+    if weighted:
+        return float("bias" in own and own["bias"] is not None)
+    return float(len(own))

@@ -1,0 +1,149 @@
+"""Scores of a checkpoint's channels, those that need pictures kept beside the checkpoint.
+
+Gradients over some hundred pictures take a minute; the same scores serve every budget. So they lie
+in a file whose name is a hash of all they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from prune import checkpoint, ranking
+from prune.atomic import replacing
+from prune.criteria import CRITERIA
+from prune.data import loader
+from prune.data.samples import HYP_KEYS
+from prune.data.spec import DataSpec
+from prune.errors import InputError, PlanError
+from prune.evidence import Evidence, gather
+from prune.pruning import Subject
+from prune.train.hyp import SCRATCH
+from prune.train.loss import detection_loss
+
+Scores = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a criterion looks at: `images` pictures of a data set's train split, `imgsz` pixels."""
+
+    spec: DataSpec
+    images: int
+    imgsz: int
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise InputError(f"images is {self.images}; it must be at least 1, e.g. 64")
+
+
+def scores(
+    subject: Subject,
+    *,
+    criterion: str = "l1",
+    scope: str = "root",
+    normalize: str = "none",
+    seed: int = 0,
+    pictures: Pictures | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Scores:
+    """Score the channels of a checkpoint's network; see `ranking.scores`.
+
+    Args:
+        subject: the checkpoint.
+        criterion: a key of CRITERIA.
+        scope: see `ranking.scores`.
+        normalize: likewise.
+        seed: of the criterion, and of which pictures are looked at.
+        pictures: for criteria that need them.
+        say: told where scores were kept or found.
+
+    Raises:
+        PlanError: an unknown name, no pictures where they are needed, or broken weights.
+        DataError: pictures that cannot be read.
+        InputError: the data has another number of classes.
+    """
+    rank = partial(
+        ranking.scores,
+        subject.net,
+        subject.groups,
+        criterion=criterion,
+        scope=scope,
+        normalize=normalize,
+        seed=seed,
+    )
+    what = CRITERIA[criterion].reads if criterion in CRITERIA else ""
+    if what in ("", "weight", "scale"):
+        return rank(evidence=None)
+    if pictures is None:
+        raise PlanError(f"criterion {criterion} needs pictures; give --data")
+    if len(pictures.spec.names) != len(subject.checkpoint.names):
+        raise InputError(
+            f"{pictures.spec.path} has {len(pictures.spec.names)} classes and {subject.path} "
+            f"{len(subject.checkpoint.names)}; both must be the same"
+        )
+    kept = _place(subject, pictures, f"{criterion}-{scope}-{normalize}", seed)
+    if kept.is_file():
+        say(f"scores from {kept}")
+        return cast(Scores, tuple(torch.load(kept, weights_only=True)))
+    evidence = _evidence(subject, pictures, what, seed)
+    found = rank(evidence=evidence)
+    with replacing(kept) as part:
+        torch.save(list(found), part)
+    say(f"scores kept in {kept}")
+    return found
+
+
+def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evidence:
+    """Look at the pictures as they are: letterboxed, unaugmented, drawn by the seed."""
+    net = subject.net
+    plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
+    # A loss divides by the boxes of its batch, so only alone has a picture its own gradient.
+    batch_size = 1 if what == "gate" else min(8, pictures.images)
+    batches = loader.train_loader(
+        pictures.spec,
+        imgsz=-(-pictures.imgsz // net.stride) * net.stride,
+        batch_size=batch_size,
+        stride=net.stride,
+        hyp=plain,
+        workers=0,
+        seed=seed,
+    )
+
+    def loss(maps: object, targets: object) -> Tensor:
+        found = cast("tuple[Tensor, ...]", maps)
+        return detection_loss(found, net.heads, cast(Tensor, targets), hyp=SCRATCH)[0]
+
+    return gather(net, _first(batches, pictures.images), loss, what=what)
+
+
+def _first(batches: Iterable[loader.Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Take whole batches until there are as many pictures."""
+    for batch in islice(batches, images):
+        if images <= 0:
+            return
+        images -= len(batch.images)
+        yield batch.images.float() / 255, batch.targets
+
+
+def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
+    """Name the file of scores by everything they depend on."""
+    paths = pictures.spec.pictures("train")
+    states = [path.stat() for path in paths if path.exists()]
+    facts = (
+        checkpoint.digest(subject.path),
+        name,
+        seed,
+        (pictures.images, pictures.imgsz),
+        [(str(path), state.st_size) for path, state in zip(paths, states, strict=False)],
+    )
+    code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    return subject.path.with_name(f"{subject.path.stem}.{name}-{code}.scores")
