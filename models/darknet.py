@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class Darknet(nn.Module):
     Attributes:
         module_list: layer i is section i + 1; each module is called with the tensors it reads.
         stride: what every layer's stride divides; sides of a picture must be multiples of it.
+        map_layers: the layers whose outputs are the head maps, in cfg order.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -36,12 +37,15 @@ class Darknet(nn.Module):
         layers, decoded = layout(sections), decoded_layers(sections)
         self._built = tuple(sections)
         self._inputs = tuple(layer.inputs for layer in layers)
-        self._stale = _last_uses(self._inputs)
         self.stride = math.lcm(*(stride for layer in layers for stride in layer.strides if stride))
         self.module_list = nn.ModuleList(
             LAYERS[layer.kind](_as_logits(section) if layer.index in decoded else section, layer)
             for section, layer in zip(sections[1:], layers, strict=True)
         )
+        self.map_layers = tuple(
+            index for index, module in enumerate(self.module_list) if isinstance(module, Yolo)
+        )
+        self._stale = _last_uses(self._inputs, needed=self.map_layers)
         for index, head in zip(self._head_layers(), self.heads, strict=True):
             _expect_few_objects(self.module_list[index], head)
 
@@ -74,15 +78,23 @@ class Darknet(nn.Module):
         Returns:
             One map of logits a head, [N, A*(5+classes), ny, nx], in cfg order.
         """
-        maps = []
-        kept = {-1: images}
-        for index, module in enumerate(self.module_list):
-            kept[index] = module(*(kept[layer] for layer in self._inputs[index]))
-            if isinstance(module, Yolo):
-                maps.append(kept[index])
+        outputs = {-1: images}
+        self.run(outputs, range(len(self.module_list)))
+        return tuple(outputs[index] for index in self.map_layers)
+
+    def run(self, outputs: dict[int, Tensor], layers: Iterable[int]) -> None:
+        """Compute some layers: all of them, what is left after a stop, or what a change reaches.
+
+        Args:
+            outputs: by layer what is computed already, -1 the pictures; all that `layers` read must
+                be there or be among them. Theirs are added, and what nothing reads after the layer
+                at hand is dropped, but for head maps.
+            layers: indices, ascending.
+        """
+        for index in layers:
+            outputs[index] = self.module_list[index](*(outputs[i] for i in self._inputs[index]))
             for layer in self._stale[index]:
-                del kept[layer]
-        return tuple(maps)
+                outputs.pop(layer, None)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Turn head maps into boxes.
@@ -114,11 +126,15 @@ def _as_logits(section: Section) -> Section:
     return with_options(section, activation="linear")
 
 
-def _last_uses(inputs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """List after each layer the outputs that nothing reads any more."""
+def _last_uses(
+    inputs: Sequence[Sequence[int]], *, needed: Iterable[int]
+) -> tuple[tuple[int, ...], ...]:
+    """List after each layer the outputs that nothing reads any more and that are not `needed`."""
     last = {-1: 0}
     for index, layers in enumerate(inputs):
         last |= dict.fromkeys((index, *layers), index)
+    for index in needed:
+        del last[index]
     return tuple(
         tuple(layer for layer, use in last.items() if use == index) for index in range(len(inputs))
     )

@@ -237,6 +237,20 @@ def test_outputs_are_freed_after_their_last_use() -> None:
     assert alive == [3, 4, 9, 10, 14], "implicit parameters, the first map, what the last reads"
 
 
+def test_a_run_stopped_at_any_layer_goes_on_to_the_same_maps() -> None:
+    net, x = tiny(), small_picture()
+    layers = range(len(net.module_list))
+    with torch.no_grad():
+        whole = net(x)
+        for stop in range(len(layers) + 1):
+            outputs = {-1: x}
+            net.run(outputs, layers[:stop])
+            net.run(outputs, layers[stop:])
+            parted = tuple(outputs[index] for index in net.map_layers)
+            assert all(torch.equal(a, b) for a, b in zip(parted, whole, strict=True)), stop
+            assert set(outputs) == set(net.map_layers), stop
+
+
 def convolution(net: Darknet, index: int) -> nn.Conv2d:
     module = net.module_list[index]
     assert isinstance(module, Convolution)

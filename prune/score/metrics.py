@@ -76,13 +76,12 @@ def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str
     precision = coco_precision(truth, found, len(names))  # [10, 101, classes]
     curves = confidence_curves(truth, found, len(names))
     best = curves.best()
-    present = curves.instances > 0
     ap50, ap = precision[0].mean(axis=0), precision.mean(axis=(0, 1))  # [classes]
     columns = (ap50, ap, curves.precision[:, best], curves.recall[:, best])
     rows = zip(names, *columns, curves.instances, strict=True)
     return Scores(
-        map50=float(ap50[present].mean()) if present.any() else 0.0,
-        map=float(ap[present].mean()) if present.any() else 0.0,
+        map50=mean_precision(precision[:1]),
+        map=mean_precision(precision),
         precision=float(curves.mean(curves.precision)[best]),
         recall=float(curves.mean(curves.recall)[best]),
         f1=float(curves.mean(curves.f1)[best]),
@@ -90,6 +89,12 @@ def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str
         images=len(truth),
         confidence=float(GRID[best]),
     )
+
+
+def mean_precision(precision: Array) -> float:
+    """Average what `coco_precision` gives over the classes that have truth; 0 where none has."""
+    present = (precision >= 0).all(axis=(0, 1))  # [classes]
+    return float(precision[..., present].mean()) if present.any() else 0.0
 
 
 def _class_score(

@@ -39,6 +39,12 @@ class Collected:
     forward_s: float = 0.0
     nms_s: float = 0.0
 
+    def add(self, boxes: Iterable[Tensor], batch: Batch, classes: int) -> None:
+        """Note a batch's detections, as NMS gives them, and read its truth."""
+        for found, path, frame in zip(boxes, batch.paths, batch.frames, strict=True):
+            self.found.append(to_original(found, frame).cpu().numpy())
+            self.truth.append(_truth(path, frame, classes))
+
     def scores(self, names: Sequence[str]) -> Scores:
         """Evaluate what was collected; times are a picture."""
         pictures = max(len(self.truth), 1)
@@ -143,9 +149,7 @@ def _collect(
         found = detections(decoded, confidence=confidence, iou=iou)
         collected.forward_s += between - started
         collected.nms_s += _now(device) - between
-        for boxes, path, frame in zip(found, batch.paths, batch.frames, strict=True):
-            collected.found.append(to_original(boxes, frame).cpu().numpy())
-            collected.truth.append(_truth(path, frame, classes))
+        collected.add(found, batch, classes)
     return collected
 
 
