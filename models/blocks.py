@@ -1,0 +1,173 @@
+"""Residual blocks of a cfg: where they are, and the cfg without some of them.
+
+A block is a run of layers that ends in a shortcut which adds the run's result to the run's input.
+Without the run the input passes on alone, and nothing else in the network has to change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from prune.errors import CfgError
+
+from .sections import Section, references
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One residual block.
+
+    Attributes:
+        source: the layer whose output it adds to; 10 for layers 11, 12 and the shortcut 13.
+        shortcut: the layer that adds, its last one.
+    """
+
+    source: int
+    shortcut: int
+
+    @property
+    def branch(self) -> range:
+        """The layers whose result is added."""
+        return range(self.source + 1, self.shortcut)
+
+    @property
+    def layers(self) -> range:
+        """All that goes with the block: the branch and its shortcut."""
+        return range(self.source + 1, self.shortcut + 1)
+
+
+def residuals(sections: Sequence[Section]) -> tuple[Residual, ...]:
+    """Find the blocks that can be taken out whole, in cfg order; one may lie inside another.
+
+    Their shortcut adds two layers with no weights and no activation, and what is computed between
+    reads the block's input alone and is read inside the block alone.
+
+    Raises:
+        CfgError: a reference to a layer that is not before its own.
+    """
+    inputs = [references(sections, index) for index in range(len(sections) - 1)]
+    readers: dict[int, set[int]] = defaultdict(set)
+    for index, read in enumerate(inputs):
+        for layer in read:
+            readers[layer].add(index)
+    candidates = (
+        Residual(read[1], index)
+        for index, read in enumerate(inputs)
+        if len(read) == 2 and _adds_plainly(sections[index + 1])
+    )
+    return tuple(block for block in candidates if _is_closed(block, inputs, readers))
+
+
+def _adds_plainly(section: Section) -> bool:
+    options = section.options
+    return (
+        section.kind == "shortcut"
+        and options.get("activation", "linear") == "linear"
+        and options.get("weights_type", "none") == "none"
+    )
+
+
+def _is_closed(
+    block: Residual, inputs: Sequence[Sequence[int]], readers: Mapping[int, set[int]]
+) -> bool:
+    """Say whether nothing but the block's input gets in and nothing but its sum gets out.
+
+    A branch layer that nothing reads is a head, or belongs to nobody: it is no part of a block.
+    """
+    inside = set(block.layers)
+    return len(block.branch) > 0 and all(
+        set(inputs[layer]) <= inside | {block.source}
+        and readers.get(layer, set()) <= inside
+        and layer in readers
+        for layer in block.branch
+    )
+
+
+def blocks_of(sections: Sequence[Section], layers: Sequence[int]) -> tuple[Residual, ...]:
+    """Find the blocks that these layers are.
+
+    Args:
+        sections: a cfg.
+        layers: all layers of some blocks, in any order.
+
+    Raises:
+        CfgError: a layer that is part of no block whose other layers are all there.
+    """
+    wanted = set(layers)
+    found = tuple(block for block in residuals(sections) if wanted.issuperset(block.layers))
+    if strays := sorted(wanted.difference(*(block.layers for block in found), ())):
+        raise CfgError(
+            f"layer {strays[0]} is not part of a whole residual block that could be removed; "
+            f"the blocks are {as_text(residuals(sections))}"
+        )
+    return found
+
+
+def as_text(blocks: Sequence[Residual]) -> str:
+    """Write blocks by their layers, e.g. "11-13, 14-16"; "none" for no block."""
+    return ", ".join(f"{b.layers[0]}-{b.layers[-1]}" for b in blocks) or "none"
+
+
+def renumbered(sections: Sequence[Section], blocks: Sequence[Residual]) -> dict[int, int]:
+    """Map each layer that stays to its index without the blocks."""
+    gone = {layer for block in blocks for layer in block.layers}
+    left = (layer for layer in range(len(sections) - 1) if layer not in gone)
+    return {layer: index for index, layer in enumerate(left)}
+
+
+def without(sections: Sequence[Section], blocks: Sequence[Residual]) -> tuple[Section, ...]:
+    """Copy a cfg without some blocks; whoever read one now reads what the block read.
+
+    References stay as they were written, relative or absolute. Remarks above a removed section move
+    to the next one that stays.
+
+    Args:
+        sections: a cfg.
+        blocks: of it, see `residuals`.
+
+    Raises:
+        CfgError: one of the blocks is none of this cfg.
+    """
+    for block in set(blocks).difference(residuals(sections)):
+        raise CfgError(f"layers {as_text([block])} are no residual block of this cfg")
+    moved = renumbered(sections, blocks)
+    targets = _targets(moved, blocks)
+    left = [sections[0]]
+    waiting: tuple[str, ...] = ()
+    for layer, section in enumerate(sections[1:]):
+        waiting = (*waiting, *section.comments)
+        if layer in moved:
+            own = replace(section, comments=tuple(dict.fromkeys(waiting))) if blocks else section
+            left.append(_redirected(own, layer, moved[layer], targets))
+            waiting = ()
+    return tuple(left)
+
+
+def _targets(moved: Mapping[int, int], blocks: Sequence[Residual]) -> dict[int, int]:
+    """Map each layer that may still be read to the one that gives its output now."""
+    targets = dict(moved)
+    for block in sorted(blocks, key=lambda block: block.shortcut):
+        if block.source in targets:  # else it lies inside another block that goes
+            targets[block.shortcut] = targets[block.source]
+    return targets
+
+
+REFERRING = ("layers", "from")  # keys that name layers by number
+
+
+def _redirected(section: Section, old: int, new: int, targets: Mapping[int, int]) -> Section:
+    """Rewrite the layers that a section names, from its old place to its new one."""
+
+    def number(match: re.Match[str]) -> str:
+        value = int(match.group())
+        target = targets[old + value if value < 0 else value]
+        return str(target - new if value < 0 else target)
+
+    options = {
+        key: re.sub(r"[+-]?\d+", number, value) if key in REFERRING else value
+        for key, value in section.options.items()
+    }
+    return replace(section, options=options)
