@@ -5,6 +5,8 @@ exact for every activation and normalisation, also those that make something els
 that is used in any other way, or a coupling that is off by one, makes the two networks differ.
 Every layer is compared, not the outputs alone: where the weights let signals die away, nothing
 would be seen there.
+
+Layers that left whole are skipped in the original: there a sum hands on one of its terms alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,6 +26,19 @@ from prune.plan import Plan, Removed, removed
 RELATIVE = 1e-3  # of a layer's largest value: how far rounding may take it in float32
 
 
+@dataclass(frozen=True)
+class Skip:
+    """Layers that left a network whole.
+
+    Attributes:
+        passes: module of the original -> which of its inputs it hands on in place of its output.
+        names: name in the original -> name in the pruned network, of every module that stays.
+    """
+
+    passes: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
 def prove(
     original: nn.Module,
     pruned: nn.Module,
@@ -31,6 +46,7 @@ def prove(
     plan: Plan,
     *,
     shape: tuple[int, ...],
+    skip: Skip | None = None,
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> float:
@@ -42,6 +58,7 @@ def prove(
         groups: of the original.
         plan: the cut.
         shape: of the input, e.g. (1, 3, 64, 64); values are uniform in [0, 1).
+        skip: the layers that left whole; None for none.
         tolerance: largest absolute difference that passes. Outputs far from 1 can differ by more
             through the rounding of float32 alone: then both networks run again in float64, where
             the difference has to be a thousand times smaller.
@@ -54,16 +71,16 @@ def prove(
         ProofError: the outputs differ, have other shapes or are not finite, or the pruned network
             does not run.
     """
-    gone = removed(groups, plan)
+    change = _Change(removed(groups, plan), skip)
     weight = next(original.parameters())
     image = torch.rand(shape, generator=Generator().manual_seed(seed)).to(
         weight
     )  # device and dtype
-    first = _compare(original, pruned, gone, image)
+    first = _compare(original, pruned, change, image)
     if first.outputs <= tolerance and first.layers <= RELATIVE:
         return first.outputs
     exact, cut = copy.deepcopy(original).double(), copy.deepcopy(pruned).double()
-    second = _compare(exact, cut, gone, image.double())
+    second = _compare(exact, cut, change, image.double())
     if second.outputs > tolerance / 1000 or second.layers > RELATIVE / 1000:
         raise ProofError(
             f"the pruned network differs from the masked original by {first.outputs:.3g} "
@@ -88,6 +105,24 @@ def masked(net: nn.Module, gone: Removed) -> Iterator[None]:
             hook.remove()
 
 
+@contextmanager
+def skipped(net: nn.Module, passes: Mapping[str, int]) -> Iterator[None]:
+    """Let modules hand on one of their inputs as their output, inside the `with` block."""
+    hooks = [
+        net.get_submodule(name).register_forward_hook(_passing(number))
+        for name, number in passes.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _passing(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda module, inputs, output: inputs[number]
+
+
 def _zeroing(positions: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
     index = torch.tensor(positions)
 
@@ -95,6 +130,14 @@ def _zeroing(positions: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor]],
         return (inputs[0].index_fill(_axis(module), index.to(inputs[0].device), 0),)
 
     return zero
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What became of the original: channels that left, and layers."""
+
+    gone: Removed
+    skip: Skip | None
 
 
 @dataclass(frozen=True)
@@ -112,9 +155,15 @@ class _Comparison:
     parting: str
 
 
-def _compare(original: nn.Module, pruned: nn.Module, gone: Removed, image: Tensor) -> _Comparison:
+def _compare(original: nn.Module, pruned: nn.Module, change: _Change, image: Tensor) -> _Comparison:
     """Run both networks and compare their outputs and every layer between."""
-    with torch.inference_mode(), masked(original, gone), _recorded(original, gone) as layers:
+    gone, skip = change.gone, change.skip
+    with (
+        torch.inference_mode(),
+        masked(original, gone),
+        skipped(original, skip.passes if skip else {}),
+        _recorded(original, gone) as layers,
+    ):
         expected = _tensors(original(image))
     with torch.inference_mode(), _recorded(pruned, {}) as pruned_layers:
         try:
@@ -125,13 +174,25 @@ def _compare(original: nn.Module, pruned: nn.Module, gone: Removed, image: Tenso
     for name, outputs in (("masked original", expected), ("pruned network", found)):
         if not all(tensor.isfinite().all() for tensor in outputs):
             raise ProofError(f"the {name} gives values that are NaN or infinite; check the weights")
-    shares = {name: _share(layers[name], pruned_layers[name]) for name in layers}
+    names = _partners(layers, pruned_layers, skip)
+    shares = {name: _share(layers[name], pruned_layers[new]) for name, new in names.items()}
     largest = max(shares.values(), default=0.0)
     return _Comparison(
         outputs=max(((a - b).abs().max().item() for a, b in zip(expected, found, strict=True))),
         layers=largest,
         parting=next((name for name, share in shares.items() if share > largest / 100), ""),
     )
+
+
+def _partners(
+    layers: Mapping[str, Tensor], pruned_layers: Mapping[str, Tensor], skip: Skip | None
+) -> dict[str, str]:
+    """Find for each layer of the original that stays its name in the pruned network."""
+    stay = skip.names if skip else dict(zip(layers, layers, strict=True))
+    names = {name: stay[name] for name in layers if name in stay}
+    if strays := set(names.values()).symmetric_difference(pruned_layers):
+        raise ProofError(f"{min(strays)} is in one of the two networks only, or did not run in one")
+    return names
 
 
 def _check_shapes(expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prune import checkpoint, plan, proof, runs, surgery
+from prune import checkpoint, depth, plan, proof, runs, surgery
 from prune.checkpoint import Checkpoint
 from prune.count import Cost, count
+from prune.depth import Block
 from prune.errors import CheckpointError, PlanError, ProofError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet
@@ -33,12 +34,14 @@ class Pruned:
         plan: what was removed, with the network it was made for.
         before: cost of one picture at the checkpoint's size.
         after: likewise.
+        blocks: what left whole, with what it cost in the original.
     """
 
     net: Darknet
     plan: Plan
     before: Cost
     after: Cost
+    blocks: tuple[Block, ...] = ()
 
 
 def open_subject(path: Path) -> Subject:
@@ -67,6 +70,8 @@ def convolutions(net: Darknet) -> dict[int, str]:
 def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
     """Cut the subject's network by a plan; the subject stays as it is.
 
+    Channels go first, then whole blocks: a plan names both as the original has them.
+
     Raises:
         PlanError: the plan does not fit the network.
     """
@@ -77,10 +82,18 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
             f"and {subject.path} holds {identity[:12]}..."
         )
     wanted = replace(wanted, network=identity, made_by=made_by)
+    places = depth.places_of(subject.net, wanted.blocks)
     net = surgery.apply(subject.net, subject.groups, wanted, share=True)
+    net = depth.without(net, places) if places else net
     side = subject.checkpoint.imgsz
     shape = (1, 3, side, side)
-    return Pruned(net, wanted, before=count(subject.net, shape), after=count(net, shape))
+    return Pruned(
+        net,
+        wanted,
+        before=count(subject.net, shape),
+        after=count(net, shape),
+        blocks=depth.priced(subject.net, places, imgsz=side) if places else (),
+    )
 
 
 def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0) -> float:
@@ -93,9 +106,13 @@ def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0
         ProofError: the network in the checkpoint differs from the masked original.
     """
     shape = subject.net.small_picture
+    places = depth.places_of(subject.net, pruned.plan.blocks)
+    skip = depth.skip(subject.net, places) if places else None
 
     def proved(net: Darknet) -> float:
-        return proof.prove(subject.net, net, subject.groups, pruned.plan, shape=shape, seed=seed)
+        return proof.prove(
+            subject.net, net, subject.groups, pruned.plan, shape=shape, skip=skip, seed=seed
+        )
 
     try:
         return proved(checkpoint.network(result))

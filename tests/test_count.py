@@ -55,5 +55,5 @@ def test_a_training_network_is_counted_and_left_training() -> None:
 
 
 def test_a_shape_the_network_cannot_take_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"cannot be run with \(1, 4, 8, 8\)"):
+    with pytest.raises(PlanError, match=r"cannot be run with \[1, 4, 8, 8\]"):
         count(nets.net("chain"), (1, 4, 8, 8))

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "layers": "prune a range of layers",
     "global": "prune the whole network to a budget",
     "apply": "carry out a saved plan",
+    "depth": "remove whole residual blocks",
     "export": "write ONNX (checked) or Darknet files",
 }
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked
-from prune.errors import InputError, PlanError
+from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.budget import Budget
@@ -24,7 +23,6 @@ EXAMPLE = """\
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3 --max-ratio 0.8"""
 
 ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,24 +99,11 @@ def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> Budget:
     from prune.count import count
 
     kind = "macs" if args.macs is not None else "params"
-    amount = amount_of(getattr(args, kind), option=f"--{kind}")
+    amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
     if amount > 1:
         return Budget(kind, int(amount))
     now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)
     return Budget(kind, int(amount * now))
-
-
-def amount_of(text: str, *, option: str) -> float:
-    """Read 0.5 (a share), 30G or 13M (a number).
-
-    Raises:
-        PlanError: neither, or nothing above 0.
-    """
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kmgt]?)", text.strip().lower())
-    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if value <= 0 or value == 1:
-        raise PlanError(f"{option} is {text!r}; write a share below 1, e.g. 0.5, or 30G, 13M")
-    return value
 
 
 def _limits(args: argparse.Namespace) -> tuple[Wish, Mapping[str, Mapping[str, object]]]:

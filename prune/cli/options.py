@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
+
+from prune.errors import PlanError
 
 
 def weights(parser: argparse.ArgumentParser, *, default: str | None = "whole_model.pt") -> None:
@@ -98,3 +101,19 @@ def json_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON document on stdout, nothing else"
     )
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def amount_of(text: str, *, option: str) -> float:
+    """Read 0.5 (a share), 30G or 13M (a number).
+
+    Raises:
+        PlanError: neither, or nothing above 0.
+    """
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kmgt]?)", text.strip().lower())
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if value <= 0 or value == 1:
+        raise PlanError(f"{option} is {text!r}; write a share below 1, e.g. 0.5, or 30G, 13M")
+    return value

@@ -50,7 +50,7 @@ def split_batches(
     check_sizes(imgsz, batch_size, workers)
     if runner.shape:
         paths = spec.pictures(split)
-        return _fitted(paths, runner.shape, batch_size), -(-len(paths) // batch_size)
+        return fitted(paths, runner.shape, batch_size), -(-len(paths) // batch_size)
     loader = score_loader(
         spec,
         split=split,
@@ -65,8 +65,8 @@ def split_batches(
 _NO_BOXES = np.zeros((0, 5), dtype=np.float32)
 
 
-def _fitted(paths: Sequence[Path], shape: Shape, batch_size: int) -> Iterator[Batch]:
-    """Batches of one height and width, which need not be a square; without targets."""
+def fitted(paths: Sequence[Path], shape: Shape, batch_size: int) -> Iterator[Batch]:
+    """Load batches of one height and width, which need not be a square; without targets."""
     for start in range(0, len(paths), batch_size):
         own = list(paths[start : start + batch_size])
         fitted = [fit(read_image(path), shape) for path in own]

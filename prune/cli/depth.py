@@ -1,0 +1,114 @@
+"""prune depth: take whole residual blocks out of a network."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from prune.cli import cutting, options
+from prune.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from prune.depth import Block, Enough
+    from prune.pruning import Subject
+
+EXAMPLE = """\
+  prune depth --blocks 8 --weights best.pt
+  prune depth --macs 0.7 --weights best.pt --data data/bccd.yaml --out shallower.pt
+  prune depth --macs 30G --criterion bn --dry-run --plan-out plan.json"""
+
+CRITERIA = ("output", "l1", "bn", "random")  # of prune.depth, which --help must not import
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    how_many = parser.add_mutually_exclusive_group(required=True)
+    how_many.add_argument("--blocks", type=int, metavar="N", help="how many blocks go")
+    how_many.add_argument(
+        "--macs",
+        metavar="M",
+        help="multiply-adds that may be left: a share such as 0.7, or 30G",
+    )
+    parser.add_argument(
+        "--criterion",
+        choices=CRITERIA,
+        default="output",
+        help="what a block is worth: how far its removal moves the head maps (output, default), "
+        "its mean weight (l1), the last BatchNorm scale of its branch (bn)",
+    )
+    options.data(parser, required=False)
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=8,
+        metavar="N",
+        help="training pictures of --data that output looks at (default 8; noise without --data)",
+    )
+    parser.add_argument(
+        "--rescore", action="store_true", help="score what is left again after each removal"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of noise and of --criterion random"
+    )
+    cutting.add_arguments(parser, out="model_data/depth_pruning.pt")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Remove as asked."""
+    from prune import depth
+    from prune.plan import Plan
+    from prune.pruning import open_subject
+
+    subject = open_subject(args.weights)
+    found = depth.blocks(subject.net, imgsz=subject.checkpoint.imgsz)
+    enough = _enough(args, subject, found)
+    pictures = _pictures(args, subject)
+
+    def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
+        return depth.block_scores(
+            subject.net,
+            blocks,
+            criterion=args.criterion,
+            pictures=pictures,
+            gone=gone,
+            seed=args.seed,
+        )
+
+    chosen = depth.choose(found, enough, score, again=args.rescore)
+    layers = sorted(layer for choice in chosen for layer in choice.block.layers)
+    plan = Plan("", args.criterion, (), blocks=tuple(layers))
+    scores = {choice.block.place.shortcut: choice.score for choice in chosen}
+    cutting.finish(args, subject, plan, made_by="depth", scores=scores)
+
+
+def _enough(args: argparse.Namespace, subject: Subject, found: Sequence[Block]) -> Enough:
+    from prune import depth
+    from prune.count import count
+
+    if args.macs is None:
+        return depth.by_number(found, args.blocks)
+    side = subject.checkpoint.imgsz
+    total = count(subject.net, (1, 3, side, side)).macs
+    amount = options.amount_of(args.macs, option="--macs")
+    return depth.by_macs(found, total, amount if amount > 1 else amount * total)
+
+
+def _pictures(args: argparse.Namespace, subject: Subject) -> Tensor | None:
+    """Read pictures spread evenly over the training split; None without --data."""
+    if args.images < 1:
+        raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
+    if args.data is None or args.criterion != "output":
+        return None
+    from prune.data import spec
+    from prune.score.feed import fitted
+
+    paths = spec.load(args.data, splits=("train",)).pictures("train")
+    apart = max(len(paths) / args.images, 1)
+    chosen = [paths[int(number * apart)] for number in range(min(args.images, len(paths)))]
+    side = -(-subject.checkpoint.imgsz // subject.net.stride) * subject.net.stride
+    batch = next(iter(fitted(chosen, (side, side), len(chosen))))
+    return batch.images.float() / 255
