@@ -1,0 +1,1 @@
+"""What brings accuracy back after a cut without training: weights change, shapes never do."""

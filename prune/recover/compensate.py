@@ -1,0 +1,166 @@
+"""The constants that removed channels contributed, added where the next layers can hold them.
+
+A layer that loses input channel j loses W[:, j] * x_j. Where x_j varies little, that is nearly a
+constant: the sum of W[:, j] over the kernel times the mean of x_j. It goes into the layer's bias or
+into the mean of the BatchNorm behind it. For a constant channel this is exact, but for the border
+of a layer that pads with zeros: there fewer cells were summed than the kernel has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from prune.errors import InputError
+from prune.graph import Group
+from prune.plan import Plan, removed
+from prune.recover.readers import Layer, Norm, axis, evaluating, move_output, paired, watching
+
+# Gauss-Hermite quadrature of a standard normal variable: (point, share).
+POINTS: dict[int, tuple[tuple[float, float], ...]] = {
+    1: ((0.0, 1.0),),
+    3: ((-sqrt(3), 1 / 6), (0.0, 2 / 3), (sqrt(3), 1 / 6)),
+}
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """What was done: layers that got their constants, and why others could not have them."""
+
+    layers: tuple[str, ...]
+    left: Mapping[str, str]
+
+
+def compensate(
+    original: nn.Module,
+    pruned: nn.Module,
+    groups: Sequence[Group],
+    plan: Plan,
+    *,
+    means: Mapping[str, Tensor],
+    picture: Tensor,
+    names: Mapping[str, str] | None = None,
+) -> Compensated:
+    """Add what removed channels contributed on average to what reads them.
+
+    Args:
+        original: the network before the cut.
+        pruned: changed in place; shapes stay.
+        groups: of the original.
+        plan: the cut.
+        means: of every layer's input channels, [in], by the layer's name; see the functions below.
+        picture: any input; it shows which BatchNorm stands behind which layer.
+        names: of a network that lost whole layers: the original's names -> the pruned one's.
+
+    Raises:
+        PlanError: the plan does not fit the groups.
+    """
+    gone = removed(groups, plan)
+    done, left = [], {}
+    for name, reader in paired(pruned, picture, names):
+        leaving = gone.get((name, "in"))
+        if not leaving:
+            continue
+        offset = _offset(original.get_submodule(name), means[name], leaving)
+        lost = set(gone.get((name, "out"), ()))
+        kept = [i for i in range(len(offset)) if i not in lost]
+        if move_output(pruned, reader, offset[kept]):
+            done.append(name)
+        else:
+            left[name] = "it has neither a bias nor a BatchNorm of its own behind it"
+    return Compensated(tuple(done), left)
+
+
+def means_from_pictures(net: nn.Module, pictures: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Average the input of every layer over pictures, each batch [N, 3, H, W].
+
+    Raises:
+        InputError: no pictures.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    note = _adding(net, sums, counts, share=1.0)
+    with evaluating(net), watching(net, Layer, before=note):
+        for batch in pictures:
+            net(batch)
+    if not sums:
+        raise InputError("there are no pictures to average over")
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def means_from_norms(
+    net: nn.Module, shape: tuple[int, ...], *, points: int = 3
+) -> dict[str, Tensor]:
+    """Estimate the mean input of every layer from the BatchNorms alone, without any picture.
+
+    Behind training, what a BatchNorm gives is spread around its bias (beta) with the deviation of
+    its weight (gamma). The network runs with every BatchNorm giving beta + t gamma everywhere, for
+    the points t of a quadrature, so that activations, concatenations, pools and sums carry the
+    means on to whatever reads them. One point is the activation at its mean.
+
+    Args:
+        net: stays as it is.
+        shape: of an input, e.g. (1, 3, 64, 64); its values are 0.5.
+        points: 1 or 3.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    picture = torch.full(shape, 0.5).to(next(net.parameters()))
+    for point, share in POINTS[points]:
+        note = _adding(net, sums, counts, share=share)
+        with evaluating(net), _constant_norms(net, point), watching(net, Layer, before=note):
+            net(picture)
+    return {name: total * points / counts[name] for name, total in sums.items()}
+
+
+def _adding(
+    net: nn.Module, sums: dict[str, Tensor], counts: dict[str, int], *, share: float
+) -> Callable[[str, Tensor], None]:
+    def add(name: str, value: Tensor) -> None:
+        channels = axis(net.get_submodule(name)) % value.dim()
+        mean = value.mean([a for a in range(value.dim()) if a != channels]).double()  # [in]
+        weight = len(value)
+        sums[name] = sums.get(name, 0) + share * weight * mean
+        counts[name] = counts.get(name, 0) + weight
+
+    return add
+
+
+@contextmanager
+def _constant_norms(net: nn.Module, point: float) -> Iterator[None]:
+    def constant(norm: nn.Module, _: object, output: Tensor) -> Tensor:
+        assert isinstance(norm, Norm)
+        if not norm.affine:
+            return torch.full_like(output, point)
+        level = norm.bias + point * norm.weight.abs()  # [C]
+        return level.view(1, -1, *[1] * (output.dim() - 2)).expand_as(output)
+
+    hooks = [m.register_forward_hook(constant) for m in net.modules() if isinstance(m, Norm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _offset(layer: nn.Module, mean: Tensor, leaving: Collection[int]) -> Tensor:
+    """Return what input channels contribute to each output at their means, [out]."""
+    constant = torch.zeros_like(mean)
+    constant[list(leaving)] = mean[list(leaving)]
+    weight = cast("nn.Linear", layer).weight.detach().to(mean)
+    if isinstance(layer, nn.Linear):
+        return weight @ constant
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    shares = layer.groups
+    table = weight.flatten(2).sum(dim=2)  # [out, in / shares], transposed [in, out / shares]
+    if layer.transposed:  # a stride apart, outputs see different cells of the kernel: on average
+        table = table.view(shares, -1, table.shape[1]).transpose(1, 2) / prod(layer.stride)
+    else:
+        table = table.view(shares, -1, table.shape[1])  # [shares, out / shares, in / shares]
+    return (table @ constant.view(shares, -1, 1)).flatten()
