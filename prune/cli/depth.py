@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of noise and of --criterion random"
     )
+    options.image_size(parser)
     cutting.add_arguments(parser, out="model_data/depth_pruning.pt")
 
 
@@ -64,9 +65,10 @@ def run(args: argparse.Namespace) -> None:
     from prune.pruning import open_subject
 
     subject = open_subject(args.weights)
-    found = depth.blocks(subject.net, imgsz=subject.checkpoint.imgsz)
-    enough = _enough(args, subject, found)
-    pictures = _pictures(args, subject)
+    imgsz = subject.checkpoint.imgsz if args.img_size is None else args.img_size
+    found = depth.blocks(subject.net, imgsz=imgsz)
+    enough = _enough(args, subject, found, imgsz=imgsz)
+    pictures = _pictures(args, subject, imgsz=imgsz)
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
@@ -85,19 +87,20 @@ def run(args: argparse.Namespace) -> None:
     cutting.finish(args, subject, plan, made_by="depth", scores=scores)
 
 
-def _enough(args: argparse.Namespace, subject: Subject, found: Sequence[Block]) -> Enough:
+def _enough(
+    args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: int
+) -> Enough:
     from prune import depth
     from prune.count import count
 
     if args.macs is None:
         return depth.by_number(found, args.blocks)
-    side = subject.checkpoint.imgsz
-    total = count(subject.net, (1, 3, side, side)).macs
+    total = count(subject.net, (1, 3, imgsz, imgsz)).macs
     amount = options.amount_of(args.macs, option="--macs")
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 
-def _pictures(args: argparse.Namespace, subject: Subject) -> Tensor | None:
+def _pictures(args: argparse.Namespace, subject: Subject, *, imgsz: int) -> Tensor | None:
     """Read pictures spread evenly over the training split; None without --data."""
     if args.images < 1:
         raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
@@ -109,6 +112,6 @@ def _pictures(args: argparse.Namespace, subject: Subject) -> Tensor | None:
     paths = spec.load(args.data, splits=("train",)).pictures("train")
     apart = max(len(paths) / args.images, 1)
     chosen = [paths[int(number * apart)] for number in range(min(args.images, len(paths)))]
-    side = -(-subject.checkpoint.imgsz // subject.net.stride) * subject.net.stride
+    side = -(-imgsz // subject.net.stride) * subject.net.stride
     batch = next(iter(fitted(chosen, (side, side), len(chosen))))
     return batch.images.float() / 255
