@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prune import checkpoint, ranking
+from prune import ranking
 from prune.atomic import replacing
 from prune.criteria import CRITERIA
 from prune.data import loader
@@ -134,12 +134,21 @@ def _first(batches: Iterable[loader.Batch], images: int) -> Iterator[tuple[Tenso
         yield batch.images.float() / 255, batch.targets
 
 
+def _fingerprint(net: nn.Module) -> str:
+    """Hash a network's weights: in steps it is another one each time, of one and the same file."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
     """Name the file of scores by everything they depend on."""
     paths = pictures.spec.pictures("train")
     states = [path.stat() for path in paths if path.exists()]
     facts = (
-        checkpoint.digest(subject.path),
+        _fingerprint(subject.net),
         name,
         seed,
         (pictures.images, pictures.imgsz),
