@@ -8,8 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from prune.errors import PlanError
-from prune.shapes import Shapes, on_meta
+from prune.shapes import Inputs, on_meta, run, specs
 
 
 @dataclass(frozen=True)
@@ -27,24 +26,24 @@ class Cost:
     output: tuple[int, ...] = ()
 
 
-def count(net: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """Count a whole network for an input of `shape`, e.g. (1, 3, 640, 640).
+def count(net: nn.Module, inputs: Inputs) -> Cost:
+    """Count a whole network for its inputs, e.g. (1, 3, 640, 640).
 
     Raises:
-        PlanError: the network cannot be run at this shape.
+        PlanError: the network cannot be run at these shapes.
     """
-    costs = per_layer(net, shape).values()
+    costs = per_layer(net, inputs).values()
     params = sum(parameter.numel() for parameter in net.parameters())
     return Cost(params, sum(cost.macs for cost in costs))
 
 
-def per_layer(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Cost]:
+def per_layer(net: nn.Module, inputs: Inputs) -> dict[str, Cost]:
     """Count every module that runs by what it holds itself; the parts add up to the whole.
 
     A module that runs several times costs its multiply-adds each time.
 
     Raises:
-        PlanError: the network cannot be run at this shape.
+        PlanError: the network cannot be run at these shapes.
     """
     copy = on_meta(net).eval()
     names = {module: name for name, module in copy.named_modules()}
@@ -59,11 +58,8 @@ def per_layer(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Cost]:
         )
 
     hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        with Shapes(), torch.no_grad():
-            copy(torch.empty(shape, device="meta"))
-    except RuntimeError as error:
-        raise PlanError(f"the network cannot be run with {shape}: {error}") from error
+    with torch.no_grad():
+        run(copy, [spec.on_meta() for spec in specs(inputs)])
     for hook in hooks:
         hook.remove()
     return costs

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prune.shapes import Inputs
 from prune.tracing import Port, Traced, traced
 
 PRODUCERS = ("convolution", "depthwise", "linear")
@@ -74,33 +75,33 @@ class Group:
         return next(s for s in self.slots if (s.name, s.side) == (name, side))
 
 
-def trace(
-    net: nn.Module, shape: tuple[int, ...], *, protected: Collection[str] = ()
-) -> tuple[Group, ...]:
+def trace(net: nn.Module, inputs: Inputs, *, protected: Collection[str] = ()) -> tuple[Group, ...]:
     """Find every coupled group of a network once.
 
     Args:
-        net: any module that takes one tensor and returns tensors in any nesting; it is not touched.
-        shape: of the tensor it takes, e.g. (1, 3, 64, 64).
-        protected: names of layers whose outputs must stay.
+        net: any module that takes tensors and returns tensors in any nesting; it is not touched.
+        inputs: what it takes, e.g. (1, 3, 64, 64).
+        protected: names of modules whose outputs must stay.
 
     Returns:
         The groups in network order of their roots.
 
     Raises:
-        PlanError: the network cannot be run at this shape.
+        PlanError: the network cannot be run with these inputs, or a protected module never runs.
     """
-    return groups_of(traced(net, shape), protected=protected)
+    return groups_of(traced(net, inputs, keep=protected))
 
 
-def groups_of(run: Traced, *, protected: Collection[str] = ()) -> tuple[Group, ...]:
+def groups_of(run: Traced) -> tuple[Group, ...]:
     """Sort the ports of a trace into groups."""
     axis_of = _axes(run)
     members: dict[int, list[Port]] = defaultdict(list)
     for number, port in enumerate(run.ports):
         if port.name:
             members[axis_of[number]].append(port)
-    doubts = _doubts(run, axis_of, protected)
+    doubts: dict[int, str] = {}
+    for number, reason in run.doubts.items():
+        doubts.setdefault(axis_of[number], reason)
     alike: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
     for axes, positions in _channels(run, axis_of):
         alike[axes].append(positions)
@@ -116,16 +117,6 @@ def _axes(run: Traced) -> list[int]:
         if joint.pairs is None:
             sets.join(joint.first, joint.second)
     return [sets.find(number) for number in range(len(run.ports))]
-
-
-def _doubts(run: Traced, axis_of: list[int], protected: Collection[str]) -> dict[int, str]:
-    doubts: dict[int, str] = {}
-    for number, port in enumerate(run.ports):
-        if port.name in protected and port.side == "out":
-            doubts.setdefault(axis_of[number], f"it reaches {port.name}, whose outputs must stay")
-    for number, reason in run.doubts.items():
-        doubts.setdefault(axis_of[number], reason)
-    return doubts
 
 
 def _channels(

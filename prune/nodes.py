@@ -1,180 +1,168 @@
-"""What one node of a trace does to channels: torch-pruning's types, autograd's shapes.
+"""The nodes of a recorded run: layers, leaves and operations, and what reads what.
 
-An operation that no table here has is never taken for granted: its channels are doubted.
+A layer is one node, however many operations it is made of and however often it runs. Everything
+that runs has nodes, also what the outputs do not depend on: its layers have to fit all the same.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from math import prod
-from typing import Any
+from dataclasses import dataclass, field
 
-import torch_pruning as tp
 from torch import Tensor, nn
 
-Shape = tuple[int, ...]
-Node = Any  # torch-pruning's, which has no types: .module, .type, .grad_fn, .inputs, .outputs
-Function = Any  # autograd's, likewise
+from prune.record import Edge, Function, Record, Source, kind, leaf_or
+from prune.shapes import Shape
 
-TYPE = tp.ops.OPTYPE
-KINDS = {
-    TYPE.CONV: "convolution",
-    TYPE.DEPTHWISE_CONV: "depthwise",
-    TYPE.LINEAR: "linear",
-    TYPE.BN: "norm",
-    TYPE.PRELU: "prelu",
-    TYPE.PARAMETER: "parameter",
-}
 TWO_SIDED = ("convolution", "linear")
+LAYERS = ("convolution", "depthwise", "linear", "norm", "prelu")
 
-# Autograd's names, less "Backward0": operations that keep every channel where it is.
-KEEPS_CHANNELS = frozenset(
+
+@dataclass(eq=False)
+class Node:
+    """Something that makes tensors.
+
+    Attributes:
+        kind: of a layer, see record.kind; "parameter" for one outside these layers; "weight" for
+            a parameter of such a layer that is used outside it; "input" for a tensor fed in; "" for
+            an operation.
+        source: the function or leaf behind it; of a layer the first.
+        name: path of a layer or parameter.
+        label: what to call it in a message.
+        shape: of its first result.
+        does: autograd's word for an operation, such as "Add".
+        taken: what it reads; None for what nobody learns.
+        readers: who reads it.
+        origins: what its values come from: "layer", "parameter", "input", "weight".
     """
-    Abs Add Sub Rsub Mul Div Neg Pow Exp Log Sqrt Rsqrt Clamp ClampMin ClampMax Maximum Minimum
-    Relu LeakyRelu PreluKernel Elu Celu Gelu Silu Mish Sigmoid LogSigmoid Tanh Softplus Threshold
-    Hardtanh Hardswish Hardsigmoid NativeDropout Clone Alias ToCopy Expand
-    MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D
-    AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D UpsampleNearest1D UpsampleNearest2D
-    UpsampleNearest3D UpsampleNearestExact2D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D
-    UpsampleTrilinear3D ConstantPadNd ReflectionPad2D ReplicationPad2D
-    """.split()  # noqa: SIM905  one name a line would be a page
-)
-# Operations that do so where they work along other axes than batch and channels.
-KEEPS_CHANNELS_ALONG = frozenset(
+
+    kind: str
+    source: Source
+    name: str
+    label: str
+    shape: Shape
+    does: str = ""
+    module: nn.Module | None = None
+    taken: list[tuple[Node, Edge] | None] = field(default_factory=list)
+    readers: list[tuple[Node, Edge]] = field(default_factory=list)
+    origins: set[str] = field(default_factory=set)
+
+    @property
+    def inputs(self) -> list[tuple[Node, Edge]]:
+        """What it reads that can be learned or is fed in."""
+        return [each for each in self.taken if each is not None]
+
+
+def nodes_of(record: Record) -> dict[Source, Node]:
+    """Find the nodes behind everything that ran; operations follow what they read.
+
+    A layer that ran several times stands under each of its functions.
     """
-    Mean Sum Amax Amin Var Std Select Squeeze Unsqueeze Softmax LogSoftmax Cat Slice Split
-    SplitWithSizes
-    """.split()  # noqa: SIM905  as above
-)
-# What may happen to a bare parameter before it meets channels.
-ON_PARAMETERS = KEEPS_CHANNELS | KEEPS_CHANNELS_ALONG | {"View", "ReshapeAlias", "UnsafeView"}
+    return _Walk(record).nodes
 
 
-def kind(node: Node) -> str:
-    """Return the kind of a layer or parameter that can be cut, "" for anything else."""
-    return KINDS.get(node.type, "")
+class _Walk:
+    """Goes back from results through autograd's functions."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.nodes: dict[Source, Node] = {}
+        self.names = {module: name for name, module in record.net.named_modules()}
+        self.parameters = {id(p): name for name, p in record.net.named_parameters()}
+        own = [m for m in record.net.modules() if kind(m) and m not in record.odd]
+        self.weights = {id(p): m for m in own for p in m.parameters(recurse=False)}
+        self.inputs = {id(tensor) for tensor in record.inputs}
+        layers: dict[nn.Module, Node] = {}
+        for call in record.calls:
+            made = call.made
+            name = self.names[call.module]
+            node = layers.setdefault(
+                call.module,
+                Node(kind(call.module), made.source, name, name, made.shape, module=call.module),
+            )
+            node.origins.add("layer")
+            self.nodes[made.source] = node
+        for call in record.calls:
+            if call.taken is not None:
+                self._walk(call.taken.source)
+                _link(self.nodes[call.taken.source], layers[call.module], call.taken)
+        kept = [each for edges in record.kept.values() for each in edges]
+        for source in (*(each.source for each in (*record.outputs, *kept)), *record.escaped):
+            self._walk(source)
+
+    def _walk(self, source: Source) -> None:
+        """Make the nodes of a source and of all behind it, in an order in which they can run."""
+        waiting = [(source, False)]
+        while waiting:
+            current, ready = waiting.pop()
+            if current in self.nodes:
+                continue
+            behind = [] if isinstance(current, Tensor) else list(_behind(current))
+            if ready or not behind:
+                self._add(current, behind)
+            else:
+                waiting.append((current, True))
+                waiting += [(each.source, False) for each in behind if each]
+
+    def _add(self, source: Source, behind: list[Edge | None]) -> None:
+        node = self._leaf(source) if isinstance(source, Tensor) else self._operation(source)
+        self.nodes[source] = node
+        for each in behind:
+            if each is None:
+                node.taken.append(None)
+            else:
+                _link(self.nodes[each.source], node, each)
+
+    def _leaf(self, leaf: Tensor) -> Node:
+        shape = tuple(leaf.shape)
+        if id(leaf) in self.inputs:
+            return Node("input", leaf, "", "the network's input", shape, origins={"input"})
+        if owner := self.weights.get(id(leaf)):
+            name = self.names[owner]
+            return Node(
+                "weight", leaf, name, f"weights of {name}", shape, module=owner, origins={"weight"}
+            )
+        name = self.parameters.get(id(leaf), "a tensor made in forward()")
+        found = "parameter" if id(leaf) in self.parameters else "weight"
+        return Node(found, leaf, name, name, shape, origins={found})
+
+    def _operation(self, function: Function) -> Node:
+        does = function.name().rstrip("0123456789").removesuffix("Backward")
+        label = self.record.labels.get(function) or does
+        return Node("", function, "", label, shape_of(function, 0), does)
 
 
-def doubt(node: Node, chunks: set[Function]) -> str | None:
-    """Say why channels cannot be followed through a one-sided node; None where they can.
-
-    Args:
-        node: anything but a convolution or linear layer of two sides.
-        chunks: functions of torch.chunk, which splits evenly at any width.
-    """
-    if kind(node):
-        return _doubt_layer(node.module)
-    name = operation(node)
-    if name in KEEPS_CHANNELS or along_channels(node, TYPE.CONCAT):
-        return None
-    if name in KEEPS_CHANNELS_ALONG and min(_axes(node.grad_fn), default=0) > 1:
-        return None
-    if node.type == TYPE.RESHAPE and flattened(node):
-        return None
-    if name == "Slice" and result_shape(node) == argument_shape(node):
-        return None
-    if name in ("Split", "Slice", "SplitWithSizes"):
-        even = node.grad_fn in chunks and len(set(parts(node))) == 1
-        return None if even else "it is split at fixed places"
-    return f"its channels go through {name}, which may mix them"
+def _link(source: Node, reader: Node, edge: Edge) -> None:
+    reader.taken.append((source, edge))
+    source.readers.append((reader, edge))
+    if not reader.kind:
+        reader.origins |= source.origins
 
 
-def _doubt_layer(module: Any) -> str | None:
-    """Say why a one-sided layer cannot be cut; torch-pruning calls more depthwise than is."""
-    convolution = isinstance(module, nn.modules.conv._ConvNd)
-    if convolution and (module.transposed or module.in_channels != module.out_channels):
-        return "it meets a grouped convolution of unequal sides"
-    return None
+def _behind(function: Function) -> Iterator[Edge | None]:
+    for before, number in function.next_functions:
+        if before is None:
+            yield None
+        else:
+            yield Edge(leaf_or(before), number, shape_of(before, number))
 
 
-def along_channels(node: Node, operation_type: object) -> bool:
-    """Say whether a node is a concatenation or split, and along axis 1."""
-    return bool(node.type == operation_type and 1 in _axes(node.grad_fn))
-
-
-def flattened(node: Node) -> int:
-    """Return into how many places a reshape takes each channel, in order; 0: it does not do so."""
-    before, after = argument_shape(node), result_shape(node)
-    if before[:2] == after[:2]:
-        return 1
-    if len(after) == 2 and before[:1] == after[:1] and after[1] == prod(before[1:]):
-        return prod(before[2:])
-    return 0
-
-
-def _axes(function: Function) -> tuple[int, ...]:
-    """Return the axes an operation works along; all of them where autograd does not say."""
-    shapes = (output_shape(*function.next_functions[0]), output_shape(function, 0))
-    rank = max(map(len, shapes))
-    saved = getattr(function, "_saved_dim", tuple(range(rank)))
-    axes = saved if isinstance(saved, tuple) else (saved,)
-    # Autograd hands negative axes out as unsigned 64-bit numbers.
-    return tuple((axis - 2**64 if axis >= 2**63 else axis) % rank for axis in axes)
-
-
-def operation(node: Node) -> str:
-    """Name what a node does: a layer's class, or autograd's word for an operation."""
-    if isinstance(node.module, nn.Module) and type(node.module).__module__.startswith("torch.nn"):
-        return type(node.module).__name__
-    return re.sub(r"Backward\d*$", "", node.grad_fn.name())
-
-
-def widths(layer: Any) -> tuple[int, int]:
-    """Return the inputs and outputs of a convolution or linear layer."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    return layer.in_channels, layer.out_channels
-
-
-def channels(node: Node) -> int:
-    """Return the width of a one-sided node, of a split before it; 0: it has no channel axis."""
-    shape = argument_shape(node) if node.type == TYPE.SPLIT else result_shape(node)
-    return shape[1] if len(shape) > 1 else 0
-
-
-def parts(node: Node) -> list[int]:
-    """Return the widths of all results of a node, in order."""
-    return [metadata.shape[1] for metadata in node.grad_fn._input_metadata]
-
-
-def result_shape(node: Node) -> Shape:
-    """Return the shape of a node's (first) result."""
-    return tuple(node.module.shape) if kind(node) == "parameter" else output_shape(node.grad_fn, 0)
-
-
-def argument_shape(node: Node) -> Shape:
-    """Return the shape of a node's first argument."""
-    return output_shape(*node.grad_fn.next_functions[0])
-
-
-def output_shape(function: Function, number: int) -> Shape:
-    """Return the shape of what an autograd function made; () where nothing was recorded."""
-    if function is None:
-        return ()
-    if hasattr(function, "variable"):  # a leaf: a parameter or the network's input
+def shape_of(function: Function, number: int) -> Shape:
+    """Return the shape of what a function made, or of the leaf it stands for."""
+    if hasattr(function, "variable"):
         return tuple(function.variable.shape)
     return tuple(function._input_metadata[number].shape)
 
 
-def aligned(operand: Shape, result: Shape) -> int:
-    """Return how many channels an operand has once it is broadcast to a result [N, C, ...]."""
-    place = len(operand) - (len(result) - 1)
-    return operand[place] if place >= 0 else 1
-
-
-def reads(node: Node, tensor: Tensor) -> bool:
-    """Say whether a node takes this very tensor, a leaf of the graph."""
-    functions = getattr(node.grad_fn, "next_functions", ())
-    return any(getattr(function, "variable", None) is tensor for function, _ in functions)
-
-
-def behind(node: Node) -> Iterator[Node]:
-    """Walk back from a node to everything it is made from, itself included."""
-    seen, waiting = {node}, [node]
+def behind(node: Node) -> list[Node]:
+    """List a node and everything it is made from, what can run first first."""
+    order: dict[Node, None] = {}
+    waiting = [(node, False)]
     while waiting:
-        current = waiting.pop()
-        yield current
-        fresh = [n for n in current.inputs if n not in seen]
-        seen.update(fresh)
-        waiting += fresh
+        current, ready = waiting.pop()
+        if ready:
+            order.setdefault(current)
+        elif current not in order:
+            waiting.append((current, True))
+            waiting += [(each, False) for each, _ in current.inputs]
+    return list(order)

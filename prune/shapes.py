@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any, TypeVar
 
@@ -17,9 +18,78 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prune.errors import PlanError
+
+Shape = tuple[int, ...]
 Module = TypeVar("Module", bound=nn.Module)
 
 _aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of an input without its values; dtype is torch's word for it, "float32"."""
+
+    shape: Shape
+    dtype: str = "float32"
+
+    def on_meta(self) -> Tensor:
+        """Make the tensor without values; numbers of any precision count as float32."""
+        kind = getattr(torch, self.dtype)
+        if not (kind.is_floating_point or kind.is_complex):
+            return torch.empty(self.shape, dtype=kind, device="meta")
+        kind = torch.float32 if kind.is_floating_point else kind
+        return torch.empty(self.shape, dtype=kind, device="meta", requires_grad=True)
+
+
+# One input of floating point by its shape, e.g. (1, 3, 64, 64), or any number of any kind.
+Inputs = Shape | tuple[Spec, ...]
+
+
+def specs(inputs: Inputs) -> tuple[Spec, ...]:
+    """Spell inputs out."""
+    if inputs and all(isinstance(each, Spec) for each in inputs):
+        return tuple(each for each in inputs if isinstance(each, Spec))
+    return (Spec(tuple(each for each in inputs if isinstance(each, int))),)
+
+
+def run(net: nn.Module, inputs: Sequence[Tensor]) -> object:
+    """Run a network that is on the meta device on inputs that are there too.
+
+    Raises:
+        PlanError: it cannot be run with these shapes, or not without values.
+    """
+    try:
+        with Shapes():
+            return net(*inputs)
+    except PlanError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        said = " and ".join(str(list(tensor.shape)) for tensor in inputs)
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise PlanError(f"the network cannot be run with {said}: {line}") from error
+
+
+def tensors_in(output: object) -> list[Tensor]:
+    """Collect the tensors of an output in any nesting of lists, tuples, dicts and dataclasses.
+
+    Raises:
+        PlanError: there is something else in it, which could hide a tensor.
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if is_dataclass(output) and not isinstance(output, type):
+        output = [getattr(output, field.name) for field in fields(output)]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in tensors_in(item)]
+    if output is None or isinstance(output, (bool, int, float, str)):
+        return []
+    raise PlanError(
+        f"the network returns a {type(output).__name__}; "
+        "only tensors in lists, tuples, dicts and dataclasses can be followed"
+    )
 
 
 def copied(net: Module, new: Callable[[Tensor], Tensor]) -> Module:
@@ -38,8 +108,16 @@ def copied(net: Module, new: Callable[[Tensor], Tensor]) -> Module:
 
 
 def on_meta(net: Module) -> Module:
-    """Copy a module to the meta device, where numbers of any precision count as float32."""
-    return copied(net, _without_values)
+    """Copy a module to the meta device, where numbers of any precision count as float32.
+
+    Raises:
+        PlanError: the module cannot be copied, e.g. before the first run of a lazy layer.
+    """
+    try:
+        return copied(net, _without_values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise PlanError(f"the network cannot be copied: {line}") from error
 
 
 def _without_values(tensor: Tensor) -> Tensor:
@@ -66,14 +144,15 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has n
     ) -> Any:
         """Answer from the table where the operation is in it and its inputs are on meta."""
         answer = ANSWERS.get(func)
-        if answer is None or kwargs or not _first(args).is_meta:
+        if answer is None or kwargs or not _is_plain(args):
             return func(*args, **(kwargs or {}))
         return answer(*args)
 
 
-def _first(args: Sequence[Any]) -> Tensor:
-    tensor: Tensor = args[0][0] if isinstance(args[0], (list, tuple)) else args[0]
-    return tensor
+def _is_plain(args: Sequence[Any]) -> bool:
+    """Say whether the tensors that set the result's precision are float32 on meta."""
+    first = args[0] if isinstance(args[0], (list, tuple)) else args[:2]
+    return all(t.is_meta and t.dtype == torch.float32 for t in first if isinstance(t, Tensor))
 
 
 def _same(x: Tensor, *_: object) -> Tensor:

@@ -1,46 +1,22 @@
 """One run of a network, as ports where channels live and joints between them.
 
-torch-pruning's DependencyGraph says what reads what. What it takes for granted is read from
-autograd instead: it numbers the outputs of a split in the order it meets them, guesses the widths
-of concatenated parts, and sees neither broadcasting nor constants. What cannot be followed becomes
-a doubt, and a doubt is never cut through.
+Everything is read from autograd, so that broadcasting, slices and constants are seen. What cannot
+be followed becomes a doubt, and a doubt is never cut through.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-import torch_pruning as tp
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from prune.errors import PlanError
-from prune.nodes import (
-    ON_PARAMETERS,
-    TWO_SIDED,
-    TYPE,
-    Function,
-    Node,
-    Shape,
-    aligned,
-    along_channels,
-    behind,
-    channels,
-    doubt,
-    flattened,
-    kind,
-    operation,
-    output_shape,
-    parts,
-    reads,
-    result_shape,
-    widths,
-)
-from prune.shapes import Shapes, on_meta
+from prune import axes
+from prune.axes import aligned, carried, joins, parts, splits
+from prune.nodes import LAYERS, TWO_SIDED, Node, behind, nodes_of
+from prune.record import Edge, Record, recorded
+from prune.shapes import Inputs
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -79,296 +55,322 @@ class Traced:
     Attributes:
         ties: port -> share; positions that are equal modulo the share must leave together.
         doubts: port -> why its channels must stay.
+        odd: layer -> why it is no layer that can be followed.
     """
 
     ports: list[Port] = field(default_factory=list)
     joints: list[Joint] = field(default_factory=list)
     ties: dict[int, int] = field(default_factory=dict)
     doubts: dict[int, str] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)
 
 
-def traced(net: nn.Module, shape: Shape) -> Traced:
+def traced(net: nn.Module, inputs: Inputs, *, keep: Collection[str] = ()) -> Traced:
     """Run a network on shapes alone; `net` is not touched.
 
+    Args:
+        net: any module.
+        inputs: what it takes.
+        keep: names of modules whose results must keep their channels.
+
     Raises:
-        PlanError: the network cannot be run with this shape.
+        PlanError: the network cannot be run with these inputs, or a kept module never runs.
     """
-    return _Reader(_run(on_meta(net).eval().requires_grad_(True), shape)).read()
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What one forward pass left behind.
-
-    Attributes:
-        nodes: module, parameter or operation -> torch-pruning's node.
-        by_function: autograd function -> node.
-        order: module -> when it first ran.
-        outputs: the tensors the network returned.
-        chunks: functions of torch.chunk, which splits evenly at any width.
-        constants: (function, shape of a tensor nobody learns that went into it).
-    """
-
-    net: nn.Module
-    picture: Tensor
-    nodes: dict[Any, Node]
-    by_function: dict[Function, Node]
-    order: dict[nn.Module, int]
-    outputs: list[Tensor]
-    chunks: set[Function]
-    constants: list[tuple[Function, Shape]]
-
-
-class _Watch(TorchFunctionMode):
-    """Note what autograd forgets: which splits were chunks, which operands were constants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chunks: set[Function] = set()
-        self.constants: list[tuple[Function, Shape]] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in (torch.chunk, Tensor.chunk):
-            self.chunks.add(result[0].grad_fn)
-        elif isinstance(result, Tensor) and result.grad_fn is not None:
-            fixed = (a for a in args if isinstance(a, Tensor) and not a.requires_grad)
-            self.constants += [(result.grad_fn, tuple(a.shape)) for a in fixed]
-        return result
-
-
-def _run(net: nn.Module, shape: Shape) -> _Run:
-    picture = torch.empty(shape, device="meta", requires_grad=True)
-    order: dict[nn.Module, int] = {}
-    calls: list[tuple[nn.Module, Tensor]] = []
-    results: list[object] = []
-
-    def note(module: nn.Module, _: object, output: object) -> None:
-        order.setdefault(module, len(order))
-        if isinstance(output, Tensor):
-            calls.append((module, output))
-
-    hooks = [module.register_forward_hook(note) for module in net.modules()]
-    with Shapes(), _Watch() as watch, torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(
-            net,
-            (picture,),
-            forward_fn=_forward(shape, results),
-            unwrapped_parameters=[(p, min(1, p.dim() - 1)) for p in _bare_parameters(net)],
-            verbose=False,
-        )
-    for hook in hooks:
-        hook.remove()
-    nodes: dict[Any, Node] = graph.module2node
-    by_function = {node.grad_fn: node for node in nodes.values()}
-    # A layer that ran twice has one node but two functions.
-    by_function |= {t.grad_fn: nodes[m] for m, t in calls if m in nodes and kind(nodes[m])}
-    outputs = [t for t in tp.utils.flatten_as_list(results[0]) if isinstance(t, Tensor)]
-    return _Run(net, picture, nodes, by_function, order, outputs, watch.chunks, watch.constants)
-
-
-def _forward(shape: Shape, results: list[object]) -> Callable[[nn.Module, tuple[Tensor]], object]:
-    """Make the function that runs the network, keeps its result and says what it stumbled over."""
-
-    def forward(net: nn.Module, inputs: tuple[Tensor]) -> object:
-        try:
-            results.append(net(*inputs))
-        except Exception as error:  # whatever the user's own code raises
-            raise PlanError(f"the network cannot be run with {list(shape)}: {error}") from error
-        return results[0]
-
-    return forward
-
-
-def _bare_parameters(net: nn.Module) -> list[nn.Parameter]:
-    known = tuple(tp.ops.type2class(each) for each in TYPE if each is not TYPE.PARAMETER)
-    inside = {id(p) for m in net.modules() if isinstance(m, known) for p in m.parameters()}
-    return [p for p in net.parameters() if id(p) not in inside]
+    return _Reader(recorded(net, inputs, keep=keep)).read()
 
 
 class _Reader:
     """Turns the nodes of a run into ports, joints, ties and doubts."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Record) -> None:
         self.run = run
         self.out = Traced()
-        self.origins = _origins(run)
+        self.nodes = nodes_of(run)
         self.numbers: dict[tuple[Node, str], int] = {}  # node, side -> port
-        self.names: dict[Any, str] = {module: name for name, module in run.net.named_modules()}
-        self.names |= {parameter: name for name, parameter in run.net.named_parameters()}
+        self.axis: dict[Node, int] = {}  # of operations that keep channels, in their results
 
     def read(self) -> Traced:
-        channelled = [node for node in self.run.nodes.values() if "layer" in self.origins[node]]
+        channelled = dict.fromkeys(n for n in self.nodes.values() if "layer" in n.origins)
+        for node in sorted(channelled, key=lambda node: not node.kind):  # layers know their axes
+            (self._open_layer if node.kind else self._open)(node)
         for node in channelled:
-            self._open(node)
-        for node in channelled:
-            met: Counter[Node] = Counter()
-            for reader in node.outputs:
-                if "layer" in self.origins[reader]:
-                    self._join(node, reader, met[reader])
-                    met[reader] += 1
-        for node, origin in self.origins.items():
-            if origin == {"parameter"}:
+            self._join_all(node)
+        for node in dict.fromkeys(self.nodes.values()):
+            if node.origins == {"parameter"}:
                 self._join_parameter(node)
         self._doubt_constants()
-        self._doubt_outputs()
+        self._doubt_what_must_stay()
         self._doubt_shared_weights()
+        names = {module: name for name, module in self.run.net.named_modules()}
+        self.out.odd.update({names[module]: why for module, why in self.run.odd.items()})
         return self.out
 
-    def _open(self, node: Node) -> None:
-        """Open the ports of a node and note what is special about them."""
-        if kind(node) in TWO_SIDED:
-            self._open_layer(node)
-            return
-        size = channels(node)
-        self._add(node, "out", size)
-        if self._meets_picture(node) and not along_channels(node, TYPE.CONCAT):
-            self._doubt(node, "out", "it is joined with the network's input")
-        elif not size:
-            self._doubt(node, "out", f"{operation(node)} leaves it no channel axis")
-        elif reason := doubt(node, self.run.chunks):
-            self._doubt(node, "out", reason)
-        elif node.grad_fn in self.run.chunks:
-            self.out.ties[self.numbers[node, "out"]] = parts(node)[0]
+    # Opening: every node that carries channels gets its ports.
 
     def _open_layer(self, node: Node) -> None:
-        """Open both sides of a convolution or linear layer; tie the shares of a grouped one."""
+        """Open both sides of a layer; tie the shares of a grouped convolution."""
+        if node.kind not in TWO_SIDED:
+            self._add(node, "out", node.shape[1])
+            if reason := _unequal(node.module):
+                self._doubt(node, "out", reason)
+            return
         groups = getattr(node.module, "groups", 1)
-        for side, size in zip(("in", "out"), widths(node.module), strict=True):
+        for side, size in zip(("in", "out"), _widths(node.module), strict=True):
             self._add(node, side, size)
             if groups > 1:
                 self.out.ties[self.numbers[node, side]] = size // groups
-            if groups > 1 and node.module.transposed:
+            if groups > 1 and getattr(node.module, "transposed", False):
                 self._doubt(node, side, "it meets a grouped transposed convolution")
 
-    def _join(self, node: Node, reader: Node, time: int) -> None:
-        """Join a node with the `time`-th place where a reader takes it."""
-        side = "in" if kind(reader) in TWO_SIDED else "out"
-        source, target = self.numbers[node, "out"], self.numbers[reader, side]
-        width, room = self.out.ports[source].size, self.out.ports[target].size
-        pairs = self._pairs(node, reader, time)
-        if pairs is None and width == 1 and room > 1:
-            return  # broadcast: one channel meets every channel and is coupled to none
-        fits = width == room if pairs is None else bool(pairs) and max(pairs)[1] < room
-        if fits:
-            self.out.joints.append(Joint(source, target, pairs))
+    def _open(self, node: Node) -> None:
+        """Open the port of an operation, which lies where its operands put the channels."""
+        placed: list[tuple[Node, Edge]] = []
+        lost: list[Node] = []
+        answers: set[int | str] = set()
+        for source, edge in node.inputs:
+            if "layer" in source.origins:
+                if (axis := self._at(source, edge)) is None:
+                    lost.append(source)
+                    continue
+                placed.append((source, edge))
+                even = node.source in self.run.chunks
+                answers.add(axes.after(node, edge, axis, even=even))
+        found = sorted(answer for answer in answers if isinstance(answer, int))
+        reasons = [answer for answer in answers if isinstance(answer, str)]
+        if len(found) > 1:
+            reasons.append(f"its channels meet on axes {found} in {node.label}")
+        if reasons or not found:
+            self._add(node, "out", 0)
+            self._doubt(node, "out", min(reasons) if reasons else self._why(lost[0]))
             return
-        label = self.names.get(reader.module) or operation(reader)
-        known = self.out.doubts.get(target) or self.out.doubts.get(source)
-        for number in (source, target):
-            reason = known or f"its {width} channels meet {room} in {label}"
+        self.axis[node] = axis = found[0]
+        source, edge = placed[0]
+        at = self._at(source, edge)
+        split = at is not None and splits(node, axis)
+        self._add(node, "out", edge.shape[at] if split and at is not None else node.shape[axis])
+        if split:
+            self.out.ties[self.numbers[node, "out"]] = parts(node, axis)[0]
+        if reason := self._foreign(node, axis):
+            self._doubt(node, "out", reason)
+
+    def _why(self, node: Node) -> str:
+        return self.out.doubts[self.numbers[node, "out"]]
+
+    def _at(self, source: Node, edge: Edge) -> int | None:
+        """Return the axis along which the channels of a tensor lie."""
+        if source.kind:
+            return len(edge.shape) - 1 if source.kind == "linear" else 1
+        return self.axis.get(source)
+
+    def _foreign(self, node: Node, axis: int) -> str:
+        """Say what has channels and is no layer's meets those of layers; "" for nothing."""
+        if joins(node, axis):
+            return "a constant is joined in" if None in node.taken else ""
+        for source, edge in node.inputs:
+            if aligned(edge.shape, node.shape, axis) > 1 and (
+                reason := self._strange(source, edge)
+            ):
+                return reason
+        return ""
+
+    def _strange(self, source: Node, edge: Edge) -> str:
+        """Say why what a tensor holds cannot be cut; "" where it can, or is a parameter's."""
+        if "layer" in source.origins:
+            return self._why(source) if self._at(source, edge) is None else ""
+        if source.origins == {"parameter"}:
+            return ""
+        label = source.label if "weight" in source.origins else "the network's input"
+        return f"it is joined with {label}"
+
+    # Joining: what is read holds the channels of what reads it.
+
+    def _join_all(self, node: Node) -> None:
+        for source, edge in node.inputs:
+            if "layer" in source.origins:
+                self._join(source, edge, node)
+            elif node.kind:
+                self._doubt_reader(source, node)
+
+    def _join(self, source: Node, edge: Edge, reader: Node) -> None:
+        first = self.numbers[source, "out"]
+        second = self.numbers[reader, "in" if reader.kind in TWO_SIDED else "out"]
+        axis, result = self._at(source, edge), self._read_along(reader, edge)
+        if axis is None:
+            if reader.kind:
+                self._part(first, second, self._why(source))
+        elif result is None:
+            self._part(first, second, self._why(reader))
+        elif reader.kind and axis != result:
+            place = f"axis {axis} of {list(edge.shape)}"
+            self._part(first, second, f"its channels lie along {place}, which {reader.label} mixes")
+        else:
+            self._match(source, edge, reader, axis)
+
+    def _read_along(self, reader: Node, edge: Edge) -> int | None:
+        """Return the axis along which a reader takes the channels of a tensor."""
+        if reader.kind == "linear":
+            return len(edge.shape) - 1
+        return 1 if reader.kind else self.axis.get(reader)
+
+    def _match(self, source: Node, edge: Edge, reader: Node, axis: int) -> None:
+        """Join two ports whose channels lie along the same axis."""
+        first = self.numbers[source, "out"]
+        second = self.numbers[reader, "in" if reader.kind in TWO_SIDED else "out"]
+        low, width = 0, edge.shape[axis]
+        if not source.kind and splits(source, axis):
+            low = sum(parts(source, axis)[: edge.number])
+        step, joined = 1, False
+        if not reader.kind:
+            step = axes.stride(reader, edge, axis, self.axis[reader])
+            joined = joins(reader, axis)
+        room = self.out.ports[second].size
+        if step == 1 and not joined and width == 1 and room > 1:
+            return  # broadcast: one channel meets every channel and is coupled to none
+        start = _before(reader, edge, axis) if joined else 0
+        if start + width * step > room or (not joined and width * step != room):
+            label = reader.label
+            self._part(first, second, f"its {width} channels meet {room} in {label}")
+            return
+        whole = width == self.out.ports[first].size == room and step == 1
+        pairs = None if whole else _pairs(low, width, start, step)
+        self.out.joints.append(Joint(first, second, pairs))
+
+    def _doubt_reader(self, source: Node, reader: Node) -> None:
+        """Keep what a layer reads where no layer made it: its width is given."""
+        label = source.label if "input" not in source.origins else "the network's input"
+        side = "in" if reader.kind in TWO_SIDED else "out"
+        self._doubt(reader, side, f"it is joined with {label}")
+
+    def _part(self, first: int, second: int, reason: str) -> None:
+        """Leave two ports apart: neither may lose a channel."""
+        for number in (first, second):
             self.out.doubts.setdefault(number, reason)
 
-    def _pairs(self, node: Node, reader: Node, time: int) -> Pairs | None:
-        """Match positions in a node with positions in its reader; None: one to one, empty: unknown.
+    # Bare parameters: values a channel that were reshaped, clamped or scaled before they meet it.
 
-        Autograd says which output of a split is read and where a part of a concatenation begins.
-        """
-        split, joined = along_channels(node, TYPE.SPLIT), along_channels(reader, TYPE.CONCAT)
-        stride = flattened(reader) if reader.type == TYPE.RESHAPE else 1
-        if not split and not joined and stride == 1:
-            return None
-        low, high, start = 0, self.out.ports[self.numbers[node, "out"]].size, 0
-        if split or joined:
-            taken = reader.grad_fn.next_functions
-            places = [i for i, (f, _) in enumerate(taken) if self.run.by_function.get(f) is node]
-            if time >= len(places) or (joined and None in dict(taken)):
-                return ()  # the reader runs twice, or a constant of unknown width is joined in
-            if split:
-                sizes, number = parts(node), taken[places[time]][1]
-                low = sum(sizes[:number])
-                high = low + sizes[number]
-            if joined:
-                start = sum(output_shape(*part)[1] for part in taken[: places[time]])
-        return tuple(
-            (place, start + (place - low) * stride + step)
-            for place in range(low, high)
-            for step in range(stride)
-        )
-
-    def _join_parameter(self, node: Node) -> None:
+    def _join_parameter(self, made: Node) -> None:
         """Join what a bare parameter was made into with the channels it meets."""
-        steps = list(behind(node))
-        sources = [step for step in steps if kind(step) == "parameter"]
-        for reader in node.outputs:
-            if "layer" not in self.origins[reader]:
+        for reader, edge in made.readers:
+            if "layer" not in reader.origins:
                 continue
-            room = channels(reader)
-            width = aligned(result_shape(node), result_shape(reader))
-            if width == 1:
-                continue  # one number for all channels
-            axes = [[i for i, size in enumerate(s.module.shape) if size == room] for s in sources]
-            followed = all(operation(s) in ON_PARAMETERS for s in steps if s not in sources)
-            if width != room or not followed or any(len(found) != 1 for found in axes):
-                names = " and ".join(self.names[source.module] for source in sources)
+            axis = self.axis.get(reader)
+            if axis is None or aligned(edge.shape, reader.shape, axis) == 1:
+                continue  # in doubt already, or one number for all channels
+            sources = [step for step in behind(made) if step.kind == "parameter"]
+            room = reader.shape[axis]
+            found = carried(made, room, axis + len(edge.shape) - len(reader.shape))
+            if joins(reader, axis) or not found:
+                names = " and ".join(source.name for source in sources)
                 self._doubt(reader, "out", f"it is unclear which axis of {names} holds channels")
                 continue
-            for source, (axis,) in zip(sources, axes, strict=True):
-                self._couple(source, axis, reader)
+            for source, dim in found.items():
+                self._couple(source, dim, reader)
 
-    def _couple(self, source: Node, axis: int, reader: Node) -> None:
+    def _couple(self, source: Node, dim: int, reader: Node) -> None:
         if (source, "out") not in self.numbers:
-            self._add(source, "out", source.module.shape[axis], axis)
+            self._add(source, "out", source.shape[dim], dim)
         port = self.numbers[source, "out"]
-        if self.out.ports[port].dim != axis:
-            self._doubt(source, "out", f"{self.names[source.module]} has channels on two axes")
-            self._doubt(reader, "out", f"{self.names[source.module]} has channels on two axes")
+        if self.out.ports[port].dim != dim:
+            self._part(port, self.numbers[reader, "out"], f"{source.name} has channels on two axes")
             return
         self.out.joints.append(Joint(port, self.numbers[reader, "out"]))
 
+    # Doubts: what is seen only once everything stands.
+
     def _doubt_constants(self) -> None:
         for function, shape in self.run.constants:
-            node = self.run.by_function.get(function)
-            if node is None or kind(node) or (node, "out") not in self.numbers:
-                continue  # the running statistics of a normalisation are constants too
-            if aligned(shape, result_shape(node)) > 1:
+            node = self.nodes.get(function)
+            if node is None or node not in self.axis:
+                continue  # of a layer, such as the running statistics of a normalisation
+            if aligned(shape, node.shape, self.axis[node]) > 1:
                 self._doubt(node, "out", f"it meets a constant tensor of shape {list(shape)}")
 
-    def _doubt_outputs(self) -> None:
-        for tensor in self.run.outputs:
-            node = self.run.by_function.get(tensor.grad_fn)
-            if (node, "out") in self.numbers:
-                self._doubt(node, "out", "it reaches the network's output")
+    def _doubt_what_must_stay(self) -> None:
+        stays = [
+            (each, f"it reaches {name}, whose outputs must stay")
+            for name, edges in self.run.kept.items()
+            for each in edges
+        ]
+        stays += [(each, "it reaches the network's output") for each in self.run.outputs]
+        for each, reason in stays:
+            self._doubt(self.nodes[each.source], "out", reason)
+        for source in self.run.escaped:
+            reason = "its values are used behind autograd's back (detach, no_grad, comparison)"
+            self._doubt(self.nodes[source], "out", reason)
+        for node in self.nodes.values():
+            if node.kind == "weight" and node.module is not None:
+                self._doubt_layer(node.module, "its weights are also used outside it")
 
-    def _doubt_shared_weights(self) -> None:
-        owners: dict[int, list[str]] = defaultdict(list)
-        for name, parameter in self.run.net.named_parameters(remove_duplicate=False):
-            owners[id(parameter)].append(name.rpartition(".")[0])
-        shared = {name: names for names in owners.values() if len(names) > 1 for name in names}
-        for number, port in enumerate(self.out.ports):
-            if names := shared.get(port.name):
-                reason = f"its weights are shared by {' and '.join(names)}"
+    def _doubt_layer(self, module: nn.Module, reason: str) -> None:
+        for (node, _), number in self.numbers.items():
+            if node.module is module:
                 self.out.doubts.setdefault(number, reason)
 
+    def _doubt_shared_weights(self) -> None:
+        """A parameter that two modules own can only be cut in both: neither is."""
+        owners: dict[int, dict[nn.Module, str]] = defaultdict(dict)
+        names: dict[int, str] = {}
+        for name, parameter in self.run.net.named_parameters(remove_duplicate=False):
+            owner = name.rpartition(".")[0]
+            owners[id(parameter)].setdefault(self.run.net.get_submodule(owner), owner)
+            names.setdefault(id(parameter), name)
+        shared: dict[str, str] = {}
+        for key, modules in owners.items():
+            if len(modules) > 1:
+                reason = f"its weights are shared by {' and '.join(modules.values())}"
+                shared |= dict.fromkeys((*modules.values(), names[key]), reason)
+        for number, port in enumerate(self.out.ports):
+            if port.name in shared:
+                self.out.doubts.setdefault(number, shared[port.name])
+
     def _add(self, node: Node, side: str, size: int, dim: int = 0) -> None:
-        order = self.run.order.get(node.module, len(self.run.order))
-        name = self.names.get(node.module, "")
+        order = len(self.run.order)
+        if node.module is not None:
+            order = self.run.order.get(node.module, order)
         self.numbers[node, side] = len(self.out.ports)
-        self.out.ports.append(Port(size, name, side, kind(node), dim, order))
+        named = node.kind in (*LAYERS, "parameter") and not _single(node)
+        name = node.name if named else ""
+        self.out.ports.append(Port(size, name, side, node.kind if named else "", dim, order))
 
     def _doubt(self, node: Node, side: str, reason: str) -> None:
-        self.out.doubts.setdefault(self.numbers[node, side], reason)
-
-    def _meets_picture(self, node: Node) -> bool:
-        """Say whether a node takes the network's input, or something made of it by no layer."""
-        origins = [self.origins[n] for n in node.inputs]
-        made = any("picture" in origin and "layer" not in origin for origin in origins)
-        return made or reads(node, self.run.picture)
+        if (node, side) in self.numbers:
+            self.out.doubts.setdefault(self.numbers[node, side], reason)
 
 
-def _origins(run: _Run) -> dict[Node, set[str]]:
-    """Say for every node what its values come from: "layer", "parameter", "picture"."""
-    found: dict[Node, set[str]] = {}
-    for node in run.nodes.values():
-        own = {"parameter"} if kind(node) == "parameter" else {"layer"} if kind(node) else set()
-        found[node] = own or ({"picture"} if reads(node, run.picture) else set())
-    waiting = list(found)
-    while waiting:
-        node = waiting.pop()
-        for reader in node.outputs:
-            if not kind(reader) and not found[node] <= found[reader]:
-                found[reader] = found[reader] | found[node]
-                waiting.append(reader)
-    return found
+def _single(node: Node) -> bool:
+    """Say whether a layer has one number for all channels: a PReLU may, and is no place then."""
+    return isinstance(node.module, nn.PReLU) and node.module.num_parameters == 1
+
+
+def _unequal(module: nn.Module | None) -> str:
+    """Say why a layer cannot pass on what it reads one to one; "" where it does."""
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return ""
+    same = module.in_channels == module.out_channels and not module.transposed
+    return "" if same else "it meets a grouped convolution of unequal sides"
+
+
+def _widths(layer: nn.Module | None) -> tuple[int, int]:
+    """Return the inputs and outputs of a convolution or linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    return layer.in_channels, layer.out_channels
+
+
+def _before(reader: Node, edge: Edge, axis: int) -> int:
+    """Return where an operand begins in a concatenation."""
+    start = 0
+    for _, other in reader.inputs:
+        if other is edge:
+            return start
+        start += other.shape[axis]
+    raise AssertionError("unreachable: the edge is one of the reader's")
+
+
+def _pairs(low: int, width: int, start: int, step: int) -> Pairs:
+    return tuple(
+        (low + place, start + place * step + inside)
+        for place in range(width)
+        for inside in range(step)
+    )
