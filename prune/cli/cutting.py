@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, ranked
+from prune.cli import options, ranked, recovering
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
     from prune.depth import Block
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
+    from prune.recovery import Row
     from prune.selection import Repeated
 
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
         "--dry-run", action="store_true", help="print and prove, write no checkpoint"
     )
     options.json_output(parser)
+    recovering.add_arguments(parser)
 
 
 def add_ranking(parser: argparse.ArgumentParser) -> None:
@@ -116,11 +118,12 @@ def finish(
     made_by: str,
     scores: Mapping[int, float] | None = None,
 ) -> None:
-    """Cut, print what goes, prove, and only then write; `scores` are of blocks, by shortcut."""
+    """Cut, print what goes, prove, recover, and only then write; `scores` are of blocks."""
     from prune import checkpoint, pruning
     from prune.atomic import write_text
     from prune.plan import to_json
 
+    recovery = recovering.prepared(args, subject)
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
         _print_cut(pruned, scores or {})
@@ -128,9 +131,12 @@ def finish(
     difference = pruning.prove(subject, pruned, result, seed=args.seed)
     if args.plan_out:
         write_text(args.plan_out, to_json(pruned.plan))
+    rows: list[Row] = []
+    if recovery is not None:
+        result, rows = recovery.run(pruned, result, recovering.say)
     if not args.dry_run:
         checkpoint.save(result, args.out)
-    _report(args, pruned, difference, scores or {})
+    _report(args, pruned, difference, scores=scores or {}, rows=rows)
 
 
 def _print_cut(pruned: Pruned, scores: Mapping[int, float]) -> None:
@@ -162,7 +168,12 @@ def _score(block: Block, scores: Mapping[int, float]) -> str | None:
 
 
 def _report(
-    args: argparse.Namespace, pruned: Pruned, difference: float, scores: Mapping[int, float]
+    args: argparse.Namespace,
+    pruned: Pruned,
+    difference: float,
+    *,
+    scores: Mapping[int, float],
+    rows: Sequence[Row],
 ) -> None:
     from prune.cli import console
     from prune.pruning import touched
@@ -182,8 +193,10 @@ def _report(
             for block in pruned.blocks
         ]
         told = {**costs, "groups": groups, "blocks": blocks, "proof": proof, "out": out}
-        console.print_json(told)
+        console.print_json({**told, "recovery": [vars(row) for row in rows]})
         return
+    if rows:
+        recovering.print_rows(rows)
     print(f"\nproved   pruned and masked original differ by at most {difference:.2g}")
     print(f"written  {out}" if out else "written  nothing (--dry-run)")
 

@@ -1,0 +1,103 @@
+"""Options of recovery without training, which every cutting command has, and their table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+from prune.errors import InputError
+
+if TYPE_CHECKING:
+    from prune.pruning import Subject
+    from prune.recovery import Prepared, Row
+
+COLUMNS = ("step", "mAP@.5", "mAP@.5:.95", "pictures", "seconds", "layers", "kept")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options; those a command has already are shared."""
+    own = parser.add_argument_group("recovery without training")
+    own.add_argument(
+        "--compensate",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="YAML",
+        help="add what removed channels gave on average, from BatchNorms or, with data, pictures",
+    )
+    own.add_argument(
+        "--reconstruct",
+        type=Path,
+        metavar="YAML",
+        help="fit all weights behind the cut to the original's outputs on training pictures",
+    )
+    own.add_argument(
+        "--recalibrate",
+        type=Path,
+        metavar="YAML",
+        help="BatchNorm statistics anew from training pictures; no labels are used",
+    )
+    own.add_argument(
+        "--recover-images",
+        type=int,
+        default=200,
+        metavar="N",
+        help="training pictures to look at, mosaics (default 200)",
+    )
+    own.add_argument(
+        "--score",
+        action="store_true",
+        help="score on --data before, after the cut and after each step; undo what lowers it",
+    )
+    has = parser._option_string_actions
+    if "--data" not in has:
+        options.data(parser, required=False)
+    if "--device" not in has:
+        own.add_argument(
+            "--device", default="", metavar="D", help="of recovery (default: GPU if any)"
+        )
+
+
+def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
+    """Check the wishes and open their data before any long work; None if nothing is wished for.
+
+    Raises:
+        PruneError: see `recovery.Prepared`; or --score without --data.
+    """
+    said = {name: getattr(args, name) for name in ("compensate", "reconstruct", "recalibrate")}
+    steps = {name: path for name, path in said.items() if path is not None}
+    if args.score and args.data is None:
+        raise InputError("--score needs the pictures to score on; add --data, e.g. data/mine.yaml")
+    if not steps and not args.score:
+        return None
+    from prune.recovery import Prepared, Wishes
+
+    nothing = Path()
+    wishes = Wishes(
+        steps={name: None if path == nothing else path for name, path in steps.items()},
+        judge=args.data if args.score else None,
+        images=args.recover_images,
+        seed=args.seed,
+        device=args.device,
+    )
+    return Prepared(wishes, subject)
+
+
+def say(line: str) -> None:
+    """Tell of a step on stderr."""
+    sys.stderr.write(f"prune: {line}\n")
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print one line a step."""
+    from prune.cli import console
+
+    print()
+    console.print_table(
+        COLUMNS,
+        [(r.step, r.map50, r.map, r.images, r.seconds, r.layers, r.kept) for r in rows],
+    )

@@ -1,0 +1,306 @@
+"""Recovery of a pruned checkpoint: pictures as training made them, steps in order, each judged.
+
+A step that lowers the score is undone. A first trial elsewhere saw recalibration on letterboxed
+pictures take a network trained on mosaics from 0.2 to 0.08 mAP: so pictures are mosaics, and
+nothing is taken on trust.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prune import checkpoint, depth, device
+from prune.checkpoint import Checkpoint
+from prune.data import spec
+from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
+from prune.data.spec import DataSpec
+from prune.errors import InputError
+from prune.models.darknet import Darknet
+from prune.pruning import Pruned, Subject
+from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
+from prune.recover.recalibrate import recalibrate
+from prune.recover.reconstruct import reconstruct
+from prune.score.metrics import Scores
+from prune.score.score import score
+from prune.train.hyp import SCRATCH
+
+BATCH = 16  # pictures; what training takes by default
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to do after a cut.
+
+    Attributes:
+        steps: key of STEPS -> data.yaml whose training pictures it looks at; None for none.
+        judge: data.yaml whose validation split scores every step; None to score nothing.
+        images: how many training pictures.
+        seed: of their order and augmentation.
+        device: see `device.choose`.
+    """
+
+    steps: Mapping[str, Path | None]
+    judge: Path | None = None
+    images: int = 200
+    seed: int = 0
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step and what it did.
+
+    Attributes:
+        step: "original" and "cut", then keys of STEPS.
+        kept: whether its result was kept.
+        images: pictures it looked at.
+        seconds: what it took.
+        layers: how many it changed; None where that is not counted.
+        map50: score after it; None where nothing was scored.
+        map: likewise.
+    """
+
+    step: str
+    kept: bool = True
+    images: int = 0
+    seconds: float = 0.0
+    layers: int | None = None
+    map50: float | None = None
+    map: float | None = None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a step works on; it changes `net` in place and says how many layers it changed."""
+
+    subject: Subject
+    pruned: Pruned
+    original: Darknet
+    net: Darknet
+    names: Mapping[str, str] | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        side = _side(self.subject)
+        return (1, 3, side, side)
+
+
+Step = Callable[[_Case, "Sequence[Tensor]"], "int | None"]
+
+
+def _compensate(case: _Case, pictures: Sequence[Tensor]) -> int:
+    original, shape = case.original, case.subject.net.small_picture
+    if pictures:
+        means = means_from_pictures(original, pictures)
+    else:
+        means = means_from_norms(original, shape)
+    done = compensate(
+        original,
+        case.net,
+        case.subject.groups,
+        case.pruned.plan,
+        means=means,
+        picture=torch.zeros(shape).to(next(original.parameters())),
+        names=case.names,
+    )
+    return len(done.layers)
+
+
+def _reconstruct(case: _Case, pictures: Sequence[Tensor]) -> int:
+    groups, plan = case.subject.groups, case.pruned.plan
+    solved = reconstruct(case.original, case.net, groups, plan, pictures, names=case.names)
+    return sum(layer.after < layer.before for layer in solved)
+
+
+def _recalibrate(case: _Case, pictures: Sequence[Tensor]) -> None:
+    recalibrate(case.net, pictures)
+
+
+# In the order they are done: constants first, so that least squares starts nearer; statistics last,
+# since they are those of the final weights.
+STEPS: dict[str, Step] = {
+    "compensate": _compensate,
+    "reconstruct": _reconstruct,
+    "recalibrate": _recalibrate,
+}
+
+
+class Prepared:
+    """Wishes whose data was opened and checked; nothing has been computed yet."""
+
+    def __init__(self, wishes: Wishes, subject: Subject) -> None:
+        """Open what the wishes name.
+
+        Raises:
+            InputError: a number out of range, or data with another number of classes.
+            DataError: a data set that cannot be used.
+            DeviceError: no such device.
+        """
+        if wishes.images < 1:
+            raise InputError(f"recovery images is {wishes.images}; it must be at least 1, e.g. 200")
+        self.wishes, self.subject = wishes, subject
+        self.device = device.choose(wishes.device)
+        paths = {path for path in wishes.steps.values() if path is not None}
+        self._loaders = {path: _training(path, subject, wishes.seed) for path in sorted(paths)}
+        self._judge = None if wishes.judge is None else _judging(wishes.judge, subject)
+
+    def run(
+        self, pruned: Pruned, result: Checkpoint, say: Callable[[str], None]
+    ) -> tuple[Checkpoint, list[Row]]:
+        """Recover a pruned checkpoint.
+
+        Args:
+            pruned: the cut.
+            result: the checkpoint made of it; stays as it is.
+            say: told of every step, and of one that was undone.
+
+        Returns:
+            The checkpoint with its new weights, told of in its history, and a row a step.
+        """
+        case = self._case(pruned, result)
+        rows = [self._row("original", case.original)] if self._judge else []
+        rows += [self._row("cut", case.net)] if self._judge else []
+        pictures = {path: self._pictures(path) for path in self._loaders}
+        for name in (name for name in STEPS if name in self.wishes.steps):
+            path = self.wishes.steps[name]
+            seen: Sequence[Tensor] = () if path is None else pictures[path]
+            rows.append(self._step(name, case, seen, best=_best(rows)))
+            say(_told(rows[-1]))
+        return self._told_of(case, result, rows), rows
+
+    def _case(self, pruned: Pruned, result: Checkpoint) -> _Case:
+        places = depth.places_of(self.subject.net, pruned.plan.blocks)
+        return _Case(
+            subject=self.subject,
+            pruned=pruned,
+            original=_on(self.device, self.subject.net),
+            net=copy.deepcopy(checkpoint.network(result)).to(self.device),  # result keeps its own
+            names=depth.skip(self.subject.net, places).names if places else None,
+        )
+
+    def _step(
+        self, name: str, case: _Case, pictures: Sequence[Tensor], *, best: float | None
+    ) -> Row:
+        before = copy.deepcopy(case.net.state_dict())
+        started = time.perf_counter()
+        layers = STEPS[name](case, pictures)
+        seconds = time.perf_counter() - started
+        row = replace(self._row(name, case.net), seconds=round(seconds, 1), layers=layers)
+        row = replace(row, images=sum(map(len, pictures)))
+        if row.map is None or best is None or row.map >= best:
+            return row
+        case.net.load_state_dict(before)
+        return replace(row, kept=False)
+
+    def _row(self, step: str, net: Darknet) -> Row:
+        if self._judge is None:
+            return Row(step)
+        scores = self._judge(net, device=self.device)
+        return Row(step, map50=scores.map50, map=scores.map)
+
+    def _pictures(self, path: Path) -> Pictures:
+        batches: list[Tensor] = []
+        missing = self.wishes.images
+        epoch = 0
+        while missing > 0:  # a small data set is gone through again, with other mosaics
+            self._loaders[path].set_epoch(epoch)
+            for batch in self._loaders[path]:
+                batches.append(batch.images[:missing])
+                missing -= len(batches[-1])
+                if missing <= 0:
+                    break
+            epoch += 1
+        return Pictures(batches, self.device)
+
+    def _told_of(self, case: _Case, result: Checkpoint, rows: Sequence[Row]) -> Checkpoint:
+        *earlier, own = result.history
+        data = {name: str(path) for name, path in self.wishes.steps.items() if path is not None}
+        told = [{**asdict(row), "data": data.get(row.step)} for row in rows]
+        return checkpoint.capture(
+            case.net,
+            names=result.names,
+            imgsz=result.imgsz,
+            history=[*earlier, {**own, "recovery": told}],
+        )
+
+
+class Pictures(Sequence[Tensor]):
+    """Batches kept as bytes, float [N, 3, H, W] in 0..1 when looked at."""
+
+    def __init__(self, batches: Sequence[Tensor], where: torch.device) -> None:
+        self._batches, self._where = batches, where
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
+        return self._batches[index].to(self._where).float() / 255
+
+
+def _on(where: torch.device, net: Darknet) -> Darknet:
+    """Return a network on a device: itself where it is there already."""
+    there = next(net.parameters()).device.type == where.type
+    return net if there else copy.deepcopy(net).to(where)
+
+
+def _best(rows: Sequence[Row]) -> float | None:
+    """Return the score that the next step starts from: that of the last one kept."""
+    return next((row.map for row in reversed(rows) if row.kept), None)
+
+
+def _side(subject: Subject) -> int:
+    """Return the size of pictures: the checkpoint's, rounded up to what the network takes."""
+    stride = subject.net.stride
+    return -(-subject.checkpoint.imgsz // stride) * stride
+
+
+def _training(path: Path, subject: Subject, seed: int) -> TrainLoader:
+    return train_loader(
+        _opened(path, subject, "train"),
+        imgsz=_side(subject),
+        batch_size=BATCH,
+        stride=subject.net.stride,
+        hyp=SCRATCH,
+        workers=0,
+        seed=seed,
+    )
+
+
+def _judging(path: Path, subject: Subject) -> Callable[..., Scores]:
+    data = _opened(path, subject, "val")
+    loader: Loader = score_loader(
+        data,
+        split="val",
+        imgsz=subject.checkpoint.imgsz,
+        batch_size=BATCH,
+        stride=subject.net.stride,
+        workers=0,
+    )
+    return partial(score, loader=loader, names=data.names)
+
+
+def _opened(path: Path, subject: Subject, split: str) -> DataSpec:
+    data = spec.load(path, splits=[split])
+    if len(data.names) != len(subject.checkpoint.names):
+        raise InputError(
+            f"{path} has {len(data.names)} classes and {subject.path} "
+            f"{len(subject.checkpoint.names)}; both must be the same"
+        )
+    return data
+
+
+def _told(row: Row) -> str:
+    what = f"{row.step} took {row.seconds:.1f} s"
+    if row.images:
+        what += f" on {row.images} pictures"
+    if row.map is not None:
+        what += f": mAP@.5 {row.map50:.4f}, mAP@.5:.95 {row.map:.4f}"
+    return what if row.kept else f"{what}; that is lower, so it was undone"

@@ -1,0 +1,124 @@
+"""Recovery as typed: steps in order, judged, undone where the score falls, told of in the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from prune import checkpoint, recovery
+from prune.cli import main
+from prune.recovery import STEPS
+from prune.score.metrics import Scores
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    return tiny.weights(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny.data(tmp_path)
+
+
+def _cut(dense: Path, *more: object) -> list[str]:
+    out = dense.with_name("cut.pt")
+    words = ["layers", "--weights", dense, "--amount", 0.3, "--out", out, "--json"]
+    return [str(word) for word in (*words, "--recover-images", 8, "--device", "cpu", *more)]
+
+
+def _rows(words: Sequence[str], capsys: Capture) -> list[dict[str, object]]:
+    assert main(list(words)) == 0
+    rows = json.loads(capsys.readouterr().out)["recovery"]
+    assert isinstance(rows, list)
+    return rows
+
+
+def test_every_step_is_told_in_its_order(dense: Path, data: Path, capsys: Capture) -> None:
+    wishes = ["--recalibrate", data, "--reconstruct", data, "--compensate", data]
+    rows = _rows(_cut(dense, *wishes, "--score", "--data", data), capsys)
+    assert [row["step"] for row in rows] == ["original", "cut", *STEPS]
+    assert [row["images"] for row in rows] == [0, 0, 8, 8, 8]
+    assert all(row["map"] is not None for row in rows)
+    told = checkpoint.load(dense.with_name("cut.pt")).history[-1]["recovery"]
+    assert told == [{**row, "data": str(data) if row["images"] else None} for row in rows]
+
+
+def test_recovery_changes_weights_and_no_shapes(dense: Path, data: Path, capsys: Capture) -> None:
+    plain, recovered = dense.with_name("cut.pt"), dense.with_name("other.pt")
+    assert _rows(_cut(dense), capsys) == []
+    rows = _rows(_cut(dense, "--compensate", "--reconstruct", data, "--out", recovered), capsys)
+    assert [(row["step"], row["map"], row["kept"]) for row in rows] == [
+        ("compensate", None, True),
+        ("reconstruct", None, True),
+    ]
+    before, after = checkpoint.load(plain), checkpoint.load(recovered)
+    assert after.cfg == before.cfg
+    assert any(not torch.equal(t, before.model[name]) for name, t in after.model.items())
+    checkpoint.network(after)
+
+
+def test_the_same_seed_gives_the_same_weights(dense: Path, data: Path, capsys: Capture) -> None:
+    models = []
+    for _ in range(2):
+        _rows(_cut(dense, "--reconstruct", data), capsys)
+        models.append(checkpoint.load(dense.with_name("cut.pt")).model)
+    assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def test_a_step_that_lowers_the_score_is_undone(
+    dense: Path, data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rows(_cut(dense), capsys)
+    plain = checkpoint.load(dense.with_name("cut.pt"))
+    falling = iter((0.5, 0.4, 0.3, 0.35))
+
+    def judge(*_: object, **__: object) -> Scores:
+        value = next(falling)
+        return Scores(value, value, 0, 0, 0, (), 1)
+
+    monkeypatch.setattr(recovery, "score", judge)
+    wishes = ["--compensate", "--recalibrate", data, "--score", "--data", data]
+    assert main(_cut(dense, *wishes)) == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)["recovery"]
+    assert [row["kept"] for row in rows] == [True, True, False, False]
+    assert printed.err.count("undone") == 2
+    after = checkpoint.load(dense.with_name("cut.pt"))
+    assert all(torch.equal(t, plain.model[name]) for name, t in after.model.items())
+
+
+def test_the_table_shows_every_step(dense: Path, data: Path, capsys: Capture) -> None:
+    words = _cut(dense, "--compensate", "--score", "--data", data)
+    assert main([word for word in words if word != "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "mAP@.5:.95" in printed
+    assert all(f"\n{step}" in printed for step in ("original", "cut", "compensate"))
+
+
+@pytest.mark.parametrize("wish", ["--reconstruct", "--recalibrate", "--compensate"])
+@pytest.mark.parametrize("fault", ["missing", "classes", "images"])
+def test_wrong_input_is_one_line_before_any_work(
+    wish: str, fault: str, dense: Path, data: Path, capsys: Capture
+) -> None:
+    if fault == "classes":
+        data.write_text(data.read_text().replace("[red, blue]", "[red, blue, green]"))
+    path = dense.with_name("nowhere.yaml") if fault == "missing" else data
+    more = ["--recover-images", 0] if fault == "images" else []
+    assert main(_cut(dense, wish, path, *more)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not dense.with_name("cut.pt").exists()
+
+
+def test_scores_need_pictures(dense: Path, capsys: Capture) -> None:
+    assert main(_cut(dense, "--score")) == 2
+    assert "--data" in capsys.readouterr().err
