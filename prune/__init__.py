@@ -1,3 +1,43 @@
-"""Make trained object detectors small and fast without losing what they learned."""
+"""Make trained networks small and fast without losing what they learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from prune.api import Graph as Graph
+    from prune.api import Plan as Plan
+    from prune.api import PruneError as PruneError
+    from prune.api import cut as cut
+    from prune.api import from_json as from_json
+    from prune.api import prove as prove
+    from prune.api import select as select
+    from prune.api import to_json as to_json
+    from prune.api import trace as trace
+
+_PUBLIC = (
+    "Graph",
+    "Plan",
+    "PruneError",
+    "cut",
+    "from_json",
+    "prove",
+    "select",
+    "to_json",
+    "trace",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only once one of the public names is used."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'prune' has no attribute {name!r}")
+    import prune.api
+
+    return getattr(prune.api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import nn
-
 from prune import surgery
 from prune.budget import Budget, Evaluation
 from prune.costs import Costs, costs
 from prune.errors import PlanError
-from prune.graph import Group, trace
+from prune.graph import structures, trace
 from prune.limits import Limit, Wish, limits
 from prune.measured import Scores
 from prune.plan import joined
@@ -115,15 +113,6 @@ def _after(
         for limit, before, after in zip(allowed, subject.groups, groups, strict=True)
     )
     return replace(subject, net=net, groups=groups), tuple(left)
-
-
-def structures(net: nn.Module, groups: Sequence[Group]) -> tuple[str, ...]:
-    """Name the structure of each group: kinds, sides and kernels of its places, in order."""
-    kernels = {name: getattr(m, "kernel_size", ()) for name, m in net.named_modules()}
-    return tuple(
-        " ".join(f"{s.kind}/{s.side}{kernels.get(s.name, ())}" for s in group.slots)
-        for group in groups
-    )
 
 
 def _cost(of: Costs, kind: str) -> int:

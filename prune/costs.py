@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prune.count import Cost, per_layer
 from prune.graph import Group, Slot
+from prune.shapes import Inputs
 
 Numbers = NDArray[np.float64]
 Kept = Sequence[int] | NDArray[np.int64]
@@ -80,18 +81,18 @@ class Costs:
         return products
 
 
-def costs(net: nn.Module, groups: Sequence[Group], shape: tuple[int, ...]) -> Costs:
+def costs(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> Costs:
     """Read the coefficients off a network.
 
     Args:
         net: any module the groups were found in.
         groups: all of them, kept ones included.
-        shape: of its input, e.g. (1, 3, 640, 640).
+        inputs: what it takes, e.g. (1, 3, 640, 640).
 
     Raises:
-        PlanError: the network cannot be run at this shape.
+        PlanError: the network cannot be run with these inputs.
     """
-    measured = per_layer(net, shape)
+    measured = per_layer(net, inputs)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, _LAYERS) and n in measured}
     widths = {name: _widths(layer) for name, layer in layers.items()}
     by = {side: np.zeros((len(layers), len(groups))) for side in ("in", "out")}

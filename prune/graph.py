@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prune.nodes import MAKERS
 from prune.shapes import Inputs
 from prune.tracing import Port, Traced, traced
-
-PRODUCERS = ("convolution", "depthwise", "linear")
 
 Index = tuple[tuple[int, ...], ...]
 
@@ -63,7 +62,7 @@ class Group:
     @property
     def producers(self) -> tuple[str, ...]:
         """Name the convolutions and linear layers that make the channels, in network order."""
-        return tuple(s.name for s in self.slots if s.side == "out" and s.kind in PRODUCERS)
+        return tuple(s.name for s in self.slots if s.side == "out" and s.kind in MAKERS)
 
     @property
     def width(self) -> int:
@@ -108,6 +107,15 @@ def groups_of(run: Traced) -> tuple[Group, ...]:
     found = (_group(axes, channels, members, doubts) for axes, channels in alike.items())
     order = {port.name: port.order for port in run.ports if port.name}
     return tuple(sorted(filter(None, found), key=lambda g: (order[g.root], g.slots[0].index)))
+
+
+def structures(net: nn.Module, groups: Sequence[Group]) -> tuple[str, ...]:
+    """Name the structure of each group: kinds, sides and kernels of its places, in order."""
+    kernels = {name: getattr(m, "kernel_size", ()) for name, m in net.named_modules()}
+    return tuple(
+        " ".join(f"{s.kind}/{s.side}{kernels.get(s.name, ())}" for s in group.slots)
+        for group in groups
+    )
 
 
 def _axes(run: Traced) -> list[int]:
@@ -169,7 +177,7 @@ def _group(
         (port.order, axis, port.name)
         for axis in set(axes)
         for port in members[axis]
-        if port.side == "out" and port.kind in PRODUCERS
+        if port.side == "out" and port.kind in MAKERS
     ]
     if not makers:
         return None

@@ -15,7 +15,8 @@ from prune.record import Edge, Function, Record, Source, kind, leaf_or
 from prune.shapes import Shape
 
 TWO_SIDED = ("convolution", "linear")
-LAYERS = ("convolution", "depthwise", "linear", "norm", "prelu")
+MAKERS = ("convolution", "depthwise", "linear")
+LAYERS = (*MAKERS, "norm", "prelu")
 
 
 @dataclass(eq=False)

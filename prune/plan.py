@@ -6,12 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from prune.errors import PlanError
 from prune.graph import Group, Slot
+from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"
+_OPTIONAL = ("inputs", "keep", "shapes")  # files of detectors have none of these
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Plan:
         cuts: one entry a coupled group.
         blocks: layers to remove whole.
         made_by: the command line behind it.
+        inputs: what the network takes, where no cfg text says it.
+        keep: names of modules whose outputs must stay.
+        shapes: of every weight of the network it was made for, by name.
     """
 
     network: str
@@ -48,6 +53,9 @@ class Plan:
     cuts: tuple[Cut, ...]
     blocks: tuple[int, ...] = ()
     made_by: str = ""
+    inputs: tuple[Spec, ...] = ()
+    keep: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, Shape], ...] = ()
 
 
 Removed = dict[tuple[str, str], tuple[int, ...]]
@@ -55,7 +63,9 @@ Removed = dict[tuple[str, str], tuple[int, ...]]
 
 def to_dict(plan: Plan) -> dict[str, object]:
     """Return a plan as plain values, the form it has in files."""
-    return {"format": FORMAT, **json.loads(json.dumps(asdict(plan)))}
+    document = {"format": FORMAT, **json.loads(json.dumps(asdict(plan)))}
+    document["shapes"] = dict(document["shapes"])
+    return {key: value for key, value in document.items() if value or key not in _OPTIONAL}
 
 
 def to_json(plan: Plan) -> str:
@@ -84,6 +94,7 @@ def from_json(text: str) -> Plan:
         cuts=tuple(_cut(entry) for entry in _list(document, "cuts")),
         blocks=_numbers(document, "blocks"),
         made_by=_text(document, "made_by"),
+        **_optional(document),
     )
 
 
@@ -191,6 +202,20 @@ def _check_not_emptied(groups: Iterable[Group], gone: dict[tuple[str, str], set[
                 f"{place[0]} would be left without channels: {len(positions)} of {len(positions)} "
                 "are to go; leave at least one"
             )
+
+
+def _optional(document: dict[str, object]) -> dict[str, Any]:
+    """Read what a plan for a network without cfg text says of it."""
+    document = {"inputs": [], "keep": [], "shapes": {}, **document}
+    if not isinstance(document["shapes"], dict):
+        raise PlanError('"shapes" in the plan must be an object')
+    inputs = [entry if isinstance(entry, dict) else {} for entry in _list(document, "inputs")]
+    shapes = document["shapes"]
+    return {
+        "inputs": tuple(Spec(_numbers(e, "shape"), dtype_name(_text(e, "dtype"))) for e in inputs),
+        "keep": tuple(str(name) for name in _list(document, "keep")),
+        "shapes": tuple((name, _numbers(shapes, name)) for name in shapes),
+    }
 
 
 def _cut(entry: object) -> Cut:

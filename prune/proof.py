@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from prune.errors import ProofError
 from prune.graph import Group
 from prune.plan import Plan, Removed, removed
+from prune.shapes import tensors_in
 
 RELATIVE = 1e-3  # of a layer's largest value: how far rounding may take it in float32
 
@@ -71,16 +72,30 @@ def prove(
         ProofError: the outputs differ, have other shapes or are not finite, or the pruned network
             does not run.
     """
-    change = _Change(removed(groups, plan), skip)
     weight = next(original.parameters())
-    image = torch.rand(shape, generator=Generator().manual_seed(seed)).to(
-        weight
-    )  # device and dtype
-    first = _compare(original, pruned, change, image)
+    picture = torch.rand(shape, generator=Generator().manual_seed(seed))
+    given = [picture.to(weight)]  # its device and precision
+    return prove_on(original, pruned, groups, plan, inputs=given, skip=skip, tolerance=tolerance)
+
+
+def prove_on(
+    original: nn.Module,
+    pruned: nn.Module,
+    groups: Sequence[Group],
+    plan: Plan,
+    *,
+    inputs: Sequence[Tensor],
+    skip: Skip | None = None,
+    tolerance: float = 1e-4,
+) -> float:
+    """Compare the two networks on given inputs; the rest is as with `prove`."""
+    change = _Change(removed(groups, plan), skip)
+    first = _compare(original, pruned, change, inputs)
     if first.outputs <= tolerance and first.layers <= RELATIVE:
         return first.outputs
     exact, cut = copy.deepcopy(original).double(), copy.deepcopy(pruned).double()
-    second = _compare(exact, cut, change, image.double())
+    finer = [value.double() if value.is_floating_point() else value for value in inputs]
+    second = _compare(exact, cut, change, finer)
     if second.outputs > tolerance / 1000 or second.layers > RELATIVE / 1000:
         raise ProofError(
             f"the pruned network differs from the masked original by {first.outputs:.3g} "
@@ -155,7 +170,9 @@ class _Comparison:
     parting: str
 
 
-def _compare(original: nn.Module, pruned: nn.Module, change: _Change, image: Tensor) -> _Comparison:
+def _compare(
+    original: nn.Module, pruned: nn.Module, change: _Change, inputs: Sequence[Tensor]
+) -> _Comparison:
     """Run both networks and compare their outputs and every layer between."""
     gone, skip = change.gone, change.skip
     with (
@@ -164,10 +181,10 @@ def _compare(original: nn.Module, pruned: nn.Module, change: _Change, image: Ten
         skipped(original, skip.passes if skip else {}),
         _recorded(original, gone) as layers,
     ):
-        expected = _tensors(original(image))
+        expected = tensors_in(original(*inputs))
     with torch.inference_mode(), _recorded(pruned, {}) as pruned_layers:
         try:
-            found = _tensors(pruned(image))
+            found = tensors_in(pruned(*inputs))
         except RuntimeError as error:
             raise ProofError(f"the pruned network does not run: {error}") from error
     _check_shapes(expected, found)
@@ -178,7 +195,7 @@ def _compare(original: nn.Module, pruned: nn.Module, change: _Change, image: Ten
     shares = {name: _share(layers[name], pruned_layers[new]) for name, new in names.items()}
     largest = max(shares.values(), default=0.0)
     return _Comparison(
-        outputs=max(((a - b).abs().max().item() for a, b in zip(expected, found, strict=True))),
+        outputs=max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0),
         layers=largest,
         parting=next((name for name, share in shares.items() if share > largest / 100), ""),
     )
@@ -206,8 +223,15 @@ def _share(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         return 1.0
     scale = expected.abs().max().item() if expected.numel() else 0.0
-    difference = (expected - found).abs().max().item() if expected.numel() else 0.0
+    difference = _difference(expected, found)
     return difference / scale if scale else difference
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Return the largest absolute difference of two tensors of one shape, whatever they hold."""
+    if not expected.is_floating_point():
+        expected, found = expected.double(), found.double()
+    return (expected - found).abs().max().item() if expected.numel() else 0.0
 
 
 @contextmanager
@@ -221,7 +245,9 @@ def _recorded(net: nn.Module, gone: Removed) -> Iterator[dict[str, Tensor]]:
         def keep(module: nn.Module, _: object, output: Tensor) -> None:
             axis = _axis(module)
             left = [i for i in range(output.shape[axis]) if i not in leaving]
-            outputs[name] = output.index_select(axis, torch.tensor(left)) if leaving else output
+            index = torch.tensor(left, device=output.device)
+            # A copy in any case: an activation behind it may work in place.
+            outputs[name] = output.index_select(axis, index) if leaving else output.clone()
 
         return keep
 
@@ -239,14 +265,3 @@ def _recorded(net: nn.Module, gone: Removed) -> Iterator[dict[str, Tensor]]:
 
 def _axis(layer: nn.Module) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
-
-
-def _tensors(output: object) -> list[Tensor]:
-    """Collect the tensors of an output in any nesting of lists, tuples and dicts."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for item in output for tensor in _tensors(item)]
-    return []

@@ -46,6 +46,22 @@ class Spec:
 Inputs = Shape | tuple[Spec, ...]
 
 
+def dtype_name(name: str) -> str:
+    """Return torch's word for a kind of number.
+
+    Raises:
+        PlanError: torch has no such kind.
+    """
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise PlanError(f"{name!r} is no kind of number; torch knows float32, int64, bool, ...")
+    return name
+
+
+def spec(tensor: Tensor) -> Spec:
+    """Describe a tensor without its values."""
+    return Spec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
 def specs(inputs: Inputs) -> tuple[Spec, ...]:
     """Spell inputs out."""
     if inputs and all(isinstance(each, Spec) for each in inputs):

@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from prune.graph import Group, Slot
-from prune.plan import Plan, removed
+from prune.plan import Plan, Removed, removed
 from prune.shapes import copied
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,18 +43,35 @@ def apply(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool = Fal
     Raises:
         PlanError: the plan does not fit the groups.
     """
-    slots = {(slot.name, slot.side): slot for group in groups for slot in group.slots}
     gone = removed(groups, plan)
     pruned = copied(net, lambda tensor: tensor)  # shares every weight until it is cut or copied
-    with torch.no_grad():
-        for place, positions in gone.items():
-            _shrink(pruned, slots[place], list(positions))
+    _carry_out(pruned, groups, gone)
     if not share:
         _own(pruned, net)
     trained = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
     for name, parameter in pruned.named_parameters():
         parameter.requires_grad_(trained[name])
     return pruned
+
+
+def apply_in_place(net: nn.Module, groups: Sequence[Group], plan: Plan) -> None:
+    """Take what a plan removes off `net` itself; arguments and errors are those of `apply`.
+
+    The plan is checked first. Parameters that lose channels become others: an optimiser that holds
+    the old ones has to be made anew.
+    """
+    gone = removed(groups, plan)
+    trained = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    _carry_out(net, groups, gone)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+
+def _carry_out(net: nn.Module, groups: Sequence[Group], gone: Removed) -> None:
+    slots = {(slot.name, slot.side): slot for group in groups for slot in group.slots}
+    with torch.no_grad():
+        for place, positions in gone.items():
+            _shrink(net, slots[place], list(positions))
 
 
 def _shrink(net: nn.Module, slot: Slot, positions: list[int]) -> None:

@@ -14,8 +14,8 @@ from torch import nn
 
 from prune import axes
 from prune.axes import aligned, carried, joins, parts, splits
-from prune.nodes import LAYERS, TWO_SIDED, Node, behind, nodes_of
-from prune.record import Edge, Record, recorded
+from prune.nodes import LAYERS, MAKERS, TWO_SIDED, Node, behind, nodes_of
+from prune.record import Edge, Record, kind, recorded
 from prune.shapes import Inputs
 
 Pairs = tuple[tuple[int, int], ...]
@@ -56,6 +56,7 @@ class Traced:
         ties: port -> share; positions that are equal modulo the share must leave together.
         doubts: port -> why its channels must stay.
         odd: layer -> why it is no layer that can be followed.
+        unreached: convolutions and linear layers that never ran.
     """
 
     ports: list[Port] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Traced:
     ties: dict[int, int] = field(default_factory=dict)
     doubts: dict[int, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
 
 
 def traced(net: nn.Module, inputs: Inputs, *, keep: Collection[str] = ()) -> Traced:
@@ -101,8 +103,12 @@ class _Reader:
         self._doubt_constants()
         self._doubt_what_must_stay()
         self._doubt_shared_weights()
-        names = {module: name for name, module in self.run.net.named_modules()}
-        self.out.odd.update({names[module]: why for module, why in self.run.odd.items()})
+        used = {node.module for node in self.nodes.values()}  # also by their weights alone
+        for name, module in self.run.net.named_modules():
+            if module in self.run.odd:
+                self.out.odd[name] = self.run.odd[module]
+            elif kind(module) in MAKERS and module not in used:
+                self.out.unreached.append(name)
         return self.out
 
     # Opening: every node that carries channels gets its ports.

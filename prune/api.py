@@ -1,0 +1,412 @@
+"""The same road for any module, in Python: trace, select, cut, prove.
+
+    graph = trace(model, (x,))                # which channels are coupled
+    plan = select(graph, amount=0.25)         # which go: frozen data, kept as JSON
+    smaller = cut(model, plan)                # a new module
+    prove(model, smaller, plan, (x,))         # raises where the two disagree
+
+The four names and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are also `prune`'s own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from prune import evidence, proof, surgery, trial
+from prune.budget import Budget, Evaluation
+from prune.costs import costs
+from prune.criteria import CRITERIA
+from prune.errors import PlanError, PruneError
+from prune.evidence import Evidence, Loss
+from prune.graph import Group, groups_of, structures
+from prune.limits import Limit, Wish, limits, rounded
+from prune.plan import Plan, from_json, to_json
+from prune.ranking import scores
+from prune.selection import by_budget, cut_of, lowest
+from prune.shapes import Shape, Spec, spec
+from prune.tracing import Traced, traced
+
+__all__ = [
+    "Graph",
+    "Plan",
+    "PruneError",
+    "cut",
+    "from_json",
+    "prove",
+    "select",
+    "to_json",
+    "trace",
+]
+
+Module = TypeVar("Module", bound=nn.Module)
+Keep = Collection[nn.Module | str]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module and what is coupled in it.
+
+    Attributes:
+        model: the module; the weights are read from it when channels are chosen.
+        inputs: what it takes.
+        keep: names of modules whose outputs must stay.
+        groups: channels that can only leave together, in network order.
+    """
+
+    model: nn.Module
+    inputs: tuple[Spec, ...]
+    keep: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Say for each group that cannot be cut why: its first layer -> the reason."""
+        return {group.root: group.kept for group in self.groups if group.kept}
+
+
+def trace(
+    model: nn.Module, inputs: Sequence[Tensor], *, keep: Keep = (), unused: Keep = ()
+) -> Graph:
+    """Find which channels of a module can only leave together.
+
+    The module is run once, on shapes alone: no values, no weights, and it is not touched.
+
+    Example:
+        >>> import torch, prune
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1))
+        >>> graph = prune.trace(model, (torch.rand(1, 3, 16, 16),))
+        >>> [(group.root, group.channels, group.kept) for group in graph.groups]
+        [('0', 8, None), ('1', 4, "it reaches the network's output")]
+
+    Args:
+        model: any module that takes tensors and returns tensors in lists, tuples, dicts or
+            dataclasses.
+        inputs: example tensors; their values do not matter.
+        keep: modules, or names, whose outputs must stay too. The model's outputs always do.
+        unused: modules, or names, that may be left out of the run, such as a head for training
+            alone; what they hold is not cut, and may not fit any more.
+
+    Raises:
+        PlanError: the module cannot be run on shapes, has no convolution or linear layer that could
+            be cut, or has one that never ran.
+    """
+    if isinstance(inputs, Tensor) or not all(isinstance(each, Tensor) for each in inputs):
+        raise PlanError("inputs must be a tuple of example tensors, e.g. (x,)")
+    names = _names(model, keep)
+    given = tuple(spec(tensor) for tensor in inputs)
+    run = traced(model, given, keep=names)
+    _check_reached(run, _names(model, unused))
+    groups = trial.tried(model, groups_of(run), given)
+    if all(group.kept for group in groups):
+        raise PlanError(f"nothing in the network can be cut: {_reasons(groups, run)}")
+    return Graph(model, given, names, groups)
+
+
+def select(  # noqa: PLR0913  the wishes are the interface
+    graph: Graph,
+    *,
+    amount: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    criterion: str = "l1",
+    scope: str = "root",
+    normalize: str = "none",
+    allocation: str = "uniform",
+    max_ratio: float = 1.0,
+    min_channels: int = 1,
+    round_to: int = 1,
+    exclude: Keep = (),
+    layers: Mapping[str, Mapping[str, object]] | None = None,
+    data: Iterable[tuple[Tensor, object]] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Choose the channels that go. Exactly one of `amount`, `macs` and `params` says how many.
+
+    Example:
+        >>> import torch, prune
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1))
+        >>> graph = prune.trace(model, (torch.rand(1, 3, 16, 16),))
+        >>> len(prune.select(graph, amount=0.25).cuts[0].remove)
+        2
+        >>> len(prune.select(graph, macs=0.5).cuts[0].remove)
+        4
+
+    Args:
+        graph: see `trace`.
+        amount: share of every group's channels, in [0, 1).
+        macs: multiply-adds that may stay: a share of what there is in (0, 1), or a number.
+        params: learned numbers that may stay, likewise.
+        criterion: how channels are ranked, a key of `criteria.CRITERIA`: "l1", "l2", "bn", ...
+        scope: "root", by the first layer's filters, or "group", by all layers of a group.
+        normalize: "none", "mean", "max" or "sum", of the scores within a group.
+        allocation: for `macs` and `params`: "uniform", "global", "per-cost" or "isomorphic".
+        max_ratio: share of a group's channels that may go at most.
+        min_channels: outputs of a group's first layer that must stay at least.
+        round_to: what stays of them is a multiple of this many; a group narrower than that stays.
+        exclude: modules, or names or patterns of layers, whose outputs stay.
+        layers: limits that differ, by a pattern of layer names:
+            {"features.*": {"max_ratio": 0.3}}.
+        data: batches (what the model takes, targets), for criteria that need pictures.
+        loss: (what the model returned, targets) -> a number; for "taylor" and "fisher".
+        seed: for criteria that draw numbers.
+
+    Raises:
+        PlanError: nothing would be removed, a budget that cannot be met, a value out of range; it
+            says which and why.
+    """
+    wishes = {"amount": amount, "macs": macs, "params": params}
+    given = {name: wish for name, wish in wishes.items() if wish is not None}
+    if len(given) != 1:
+        raise PlanError("give exactly one of amount, macs and params, e.g. amount=0.25")
+    everywhere = Wish(max_ratio, min_channels, round_to)
+    excluded = {pattern: {"exclude": True} for pattern in _patterns(graph, exclude)}
+    allowed = limits(graph.groups, everywhere, {**(layers or {}), **excluded})
+    ranks = scores(
+        graph.model,
+        graph.groups,
+        criterion=criterion,
+        scope=scope,
+        normalize=normalize,
+        seed=seed,
+        evidence=_evidence(graph.model, criterion, data, loss),
+    )
+    if amount is not None:
+        plan = _by_share(graph, ranks, allowed, amount, criterion)
+    else:
+        ((kind, wish),) = given.items()
+        plan = _by_budget(graph, ranks, allowed, (kind, wish), (criterion, allocation))
+    return replace(plan, inputs=graph.inputs, keep=graph.keep, shapes=_shapes(graph.model))
+
+
+def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
+    """Carry a plan out on the module it was made for, or on a freshly built one of its class.
+
+    With trained weights of the pruned network at hand (a state dict), the way back is
+    `smaller = cut(Net(), plan); smaller.load_state_dict(weights)`: no pickled module is needed.
+
+    Example:
+        >>> import torch, prune
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1))
+        >>> plan = prune.select(prune.trace(model, (torch.rand(1, 3, 16, 16),)), amount=0.25)
+        >>> prune.cut(model, prune.from_json(prune.to_json(plan)))
+        Sequential(
+          (0): Conv2d(3, 6, kernel_size=(1, 1), stride=(1, 1))
+          (1): Conv2d(6, 4, kernel_size=(1, 1), stride=(1, 1))
+        )
+
+    Args:
+        model: unpruned.
+        plan: see `select`.
+        in_place: change and return `model` itself, which saves a copy; an optimiser that holds its
+            parameters has to be made anew.
+
+    Returns:
+        The pruned module, in the mode (train or eval) and on the device of `model`.
+
+    Raises:
+        PlanError: the plan was made for another module; it says which layer and what differs.
+    """
+    groups = _groups(model, plan)
+    pruned = surgery.apply(model, groups, plan, share=in_place)
+    after, before = (trial.shapes_of(net, plan.inputs) for net in (pruned, model))
+    if after != before:
+        raise PlanError(f"the outputs would have shapes {after}, not {before}")
+    if not in_place:
+        return pruned
+    surgery.apply_in_place(model, groups, plan)
+    return model
+
+
+def prove(
+    model: nn.Module,
+    smaller: nn.Module,
+    plan: Plan,
+    inputs: Sequence[Tensor],
+    *,
+    tolerance: float = 1e-4,
+) -> float:
+    """Prove that a pruned module computes what the original does without the removed channels.
+
+    Both run in eval mode; every convolution and linear layer is compared, not the outputs alone.
+
+    Args:
+        model: unpruned, with the weights the plan was carried out on.
+        smaller: what `cut` made of it.
+        plan: the cut.
+        inputs: to compare them on.
+        tolerance: largest absolute difference of the outputs; see `proof.prove`.
+
+    Returns:
+        The largest absolute difference of any output.
+
+    Raises:
+        PruneError: they disagree; it names the first layer that does.
+    """
+    groups = _groups(model, plan)
+    with _evaluating(model), _evaluating(smaller):
+        return proof.prove_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
+
+
+def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:
+    """Trace a module the way it was traced when the plan was made.
+
+    Raises:
+        PlanError: it is another module.
+    """
+    if not plan.inputs:
+        raise PlanError(
+            "the plan does not say what the network takes: it was made for a checkpoint; "
+            "see prune apply"
+        )
+    here, there = dict(_shapes(model)), dict(plan.shapes)
+    for name in {**there, **here}:
+        if here.get(name) != there.get(name):
+            found, wanted = (
+                f"of shape {list(shapes[name])}" if name in shapes else "missing"
+                for shapes in (here, there)
+            )
+            raise PlanError(
+                f"the plan was made for another network: {name} is {wanted} there, {found} here"
+            )
+    return groups_of(traced(model, plan.inputs, keep=plan.keep))
+
+
+def _by_share(
+    graph: Graph,
+    ranks: Sequence[Tensor | None],
+    allowed: Sequence[Limit],
+    amount: float,
+    criterion: str,
+) -> Plan:
+    if not 0 <= amount < 1:
+        raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.25")
+    cuts, whole = [], []
+    for group, found, limit in zip(graph.groups, ranks, allowed, strict=True):
+        count = rounded(group.channels, int(amount * group.channels), limit)
+        if found is not None and count > 0:
+            cuts.append(cut_of(group, lowest(found, count)))
+        else:
+            reason = "" if found is not None else f"{criterion} cannot score it"
+            small = f"amount {amount} of its {group.channels} channels is none"
+            whole.append(f"{group.root}: {limit.why or reason or small}")
+    if not cuts:
+        raise PlanError(f"nothing to remove: {'; '.join(whole)}")
+    return Plan(network="", criterion=criterion, cuts=tuple(cuts))
+
+
+def _by_budget(
+    graph: Graph,
+    ranks: Sequence[Tensor | None],
+    allowed: Sequence[Limit],
+    budget: tuple[str, float],
+    ways: tuple[str, str],
+) -> Plan:
+    (kind, wish), (criterion, allocation) = budget, ways
+    of = costs(graph.model, graph.groups, graph.inputs)
+    whole = int(getattr(of.of(of.full), kind))
+    if wish <= 0:
+        raise PlanError(f"{kind} is {wish}; it must be a share in (0, 1) or a number of them")
+    limit = int(wish * whole) if wish <= 1 else int(wish)
+    found = Evaluation(ranks, of, kind, structures(graph.model, graph.groups))
+    chosen = by_budget(
+        graph.groups,
+        found,
+        allowed,
+        budget=Budget(kind, limit),
+        allocation=allocation,
+        criterion=criterion,
+    )
+    return chosen.plan
+
+
+def _evidence(
+    model: nn.Module,
+    criterion: str,
+    data: Iterable[tuple[Tensor, object]] | None,
+    loss: Loss | None,
+) -> Evidence | None:
+    """Gather what a criterion needs of pictures; None where it needs none or has none."""
+    what = CRITERIA[criterion].reads if criterion in CRITERIA else ""
+    if what not in ("change", "gate", "activity") or data is None:
+        return None
+    if loss is None and what != "activity":
+        raise PlanError(f"criterion {criterion} needs a loss beside data: loss(outputs, targets)")
+    return evidence.gather(model, data, loss or _no_loss, what=what)
+
+
+def _no_loss(_: object, __: object) -> Tensor:
+    raise AssertionError("activity asks for no loss")
+
+
+def _names(model: nn.Module, modules: Keep) -> tuple[str, ...]:
+    """Name modules by their first path in the model.
+
+    Raises:
+        PlanError: one is not in it.
+    """
+    known = {module: name for name, module in model.named_modules()}
+    paths = set(known.values())
+    names = []
+    for each in modules:
+        name = known.get(each) if isinstance(each, nn.Module) else each if each in paths else None
+        if name is None:
+            label = each if isinstance(each, str) else type(each).__name__
+            raise PlanError(f"{label} is no module of the {type(model).__name__}")
+        names.append(name)
+    return tuple(names)
+
+
+def _patterns(graph: Graph, exclude: Keep) -> Iterator[str]:
+    """Turn modules into the names of the layers inside them whose outputs can be cut."""
+    producers = [name for group in graph.groups for name in group.producers]
+    for each in exclude:
+        if isinstance(each, str):
+            yield each
+            continue
+        (name,) = _names(graph.model, [each])
+        inside = [n for n in producers if n == name or n.startswith(f"{name}.") or not name]
+        if not inside:
+            raise PlanError(f"{name} cannot be excluded: it has no layer that could be cut")
+        yield from inside
+
+
+def _check_reached(run: Traced, unused: Sequence[str]) -> None:
+    missed = [
+        name
+        for name in run.unreached
+        if not any(name == path or name.startswith(f"{path}.") for path in unused)
+    ]
+    if missed:
+        raise PlanError(
+            f"{missed[0]} never ran on these inputs, so what it reads is not known; "
+            f"if it is not needed any more, say so: unused=[{missed[0]!r}]"
+        )
+
+
+def _reasons(groups: Sequence[Group], run: Traced) -> str:
+    kept = {group.root: group.kept for group in groups} | run.odd
+    return "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or (
+        "no convolution or linear layer ran in it"
+    )
+
+
+def _shapes(model: nn.Module) -> tuple[tuple[str, Shape], ...]:
+    return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode inside the `with` block."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

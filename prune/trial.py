@@ -1,0 +1,71 @@
+"""Try cuts on shapes: what follows channels is right, and yet the network's own code may object.
+
+A width that is written into forward(), such as x.view(-1, 400), shows only when a channel leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from prune import surgery
+from prune.errors import PlanError
+from prune.graph import Group
+from prune.plan import Plan
+from prune.selection import cut_of
+from prune.shapes import Inputs, on_meta, run, specs, tensors_in
+
+
+def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:
+    """Keep the groups without one of whose channels the network does not run as before.
+
+    One run where all is well; else one for each group.
+
+    Args:
+        net: where the groups were found; it is not touched.
+        groups: all of them.
+        inputs: what the network takes.
+    """
+    shadow = on_meta(net).eval()
+    expected = shapes_of(shadow, inputs)
+    free = [group for group in groups if not group.kept and group.channels > 1]
+    if not _objection(shadow, groups, free, inputs, expected):
+        return tuple(groups)
+    passed: list[Group] = []
+    reasons: dict[Group, str] = {}
+    for group in free:  # together with those that passed: two cuts may be right alone only
+        if reason := _objection(shadow, groups, [*passed, group], inputs, expected):
+            reasons[group] = f"without one of its channels {reason}"
+        else:
+            passed.append(group)
+    return tuple(
+        replace(group, kept=reasons[group]) if group in reasons else group for group in groups
+    )
+
+
+def shapes_of(net: nn.Module, inputs: Inputs) -> list[tuple[int, ...]]:
+    """Return the shapes of what a network returns.
+
+    Raises:
+        PlanError: it cannot be run on shapes.
+    """
+    results = run(on_meta(net).eval(), [spec.on_meta() for spec in specs(inputs)])
+    return [tuple(tensor.shape) for tensor in tensors_in(results)]
+
+
+def _objection(
+    net: nn.Module,
+    groups: Sequence[Group],
+    cut: Sequence[Group],
+    inputs: Inputs,
+    expected: list[tuple[int, ...]],
+) -> str:
+    """Say what goes wrong when some groups lose a channel each; "" for nothing."""
+    plan = Plan("", "given", tuple(cut_of(group, [0]) for group in cut))
+    try:
+        found = shapes_of(surgery.apply(net, groups, plan, share=True), inputs)
+    except PlanError as error:
+        return str(error)
+    return "" if found == expected else f"the outputs have other shapes: {found}, not {expected}"
