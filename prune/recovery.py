@@ -28,6 +28,7 @@ from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.recover.recalibrate import recalibrate
 from prune.recover.reconstruct import reconstruct
+from prune.recover.restate import restate
 from prune.score.metrics import Scores
 from prune.score.score import score
 from prune.train.hyp import SCRATCH
@@ -117,6 +118,7 @@ def _compensate(case: _Case, pictures: Sequence[Tensor]) -> int:
 def _reconstruct(case: _Case, pictures: Sequence[Tensor]) -> int:
     groups, plan = case.subject.groups, case.pruned.plan
     solved = reconstruct(case.original, case.net, groups, plan, pictures, names=case.names)
+    restate(case.net, pictures)  # or training would begin with other numbers than these
     return sum(layer.after < layer.before for layer in solved)
 
 
