@@ -1,0 +1,373 @@
+"""What pruning is worth: every way to cut one trained detector, at the same cost, scored.
+
+python tools/bench_accuracy.py --data data/bccd.yaml --out bench/bccd
+
+A detector is trained once. It is cut to each budget in every way of WAYS, and scored right after
+the cut and after recovery, without training. The best ways and all baselines are then fine-tuned
+alike, with several seeds. Baselines: the scripts people wrote (one layer after another), Torch-
+Pruning's MagnitudePruner as its README uses it, and the control: the same family built at that cost
+and trained from nothing for as many epochs in all. Every result is a small file under --out, so
+that a run that stops goes on where it was; the tables come last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+import torch_pruning as tp
+
+from prune import checkpoint, pruning, selection
+from prune.atomic import write_text
+from prune.cli import main as prune_main
+from prune.count import count
+from prune.graph import Group, trace
+from prune.models.darknet import Darknet
+from prune.plan import Plan, joined, to_json
+
+CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
+CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
+BEST = "fisher"  # the criterion that allocations and structures are compared with
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to cut: what it varies, and the options of `prune global` that say so."""
+
+    kind: str
+    words: tuple[str, ...]
+
+
+def _ways() -> dict[str, Way]:
+    ways = {
+        f"{name}, uniform": Way("criterion", ("--criterion", name, "--allocation", "uniform"))
+        for name in CRITERIA
+    }
+    for name in ("global", "per-cost", "isomorphic", "sensitivity"):
+        way = Way("allocation", ("--criterion", BEST, "--allocation", name))
+        ways[f"{BEST}, {name}"] = way
+    ways[f"{BEST}, per-cost, depth"] = Way(
+        "structure", ("--criterion", BEST, "--allocation", "per-cost", "--depth", "auto")
+    )
+    return ways
+
+
+WAYS = _ways()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything lies, and what it is measured with."""
+
+    data: Path
+    out: Path
+    imgsz: int
+    epochs: int
+    tune: int
+    seeds: int
+
+    def result(self, name: str) -> Path:
+        """Name the file of a result."""
+        return self.out / "results" / f"{name}.json"
+
+    def weights(self, name: str) -> Path:
+        """Name a checkpoint."""
+        return self.out / "weights" / f"{name}.pt"
+
+
+def main() -> None:
+    """Do what is not done yet, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of results and weights")
+    parser.add_argument("--img-size", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=100, help="of the detector that is cut")
+    parser.add_argument("--tune", type=int, default=15, help="epochs after the cut")
+    parser.add_argument("--seeds", type=int, default=3, help="of fine-tuning and control")
+    parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.3], help="budgets")
+    parser.add_argument("--best", type=int, default=3, help="ways of each kind to fine-tune")
+    args = parser.parse_args()
+    bench = Bench(args.data, args.out, args.img_size, args.epochs, args.tune, args.seeds)
+    for folder in ("results", "weights", "plans"):
+        (bench.out / folder).mkdir(parents=True, exist_ok=True)
+    done(bench, "dense", lambda: trained(bench, "dense", cfg=CFG, epochs=bench.epochs))
+    makers = {name: partial(by_global, way=way) for name, way in WAYS.items()} | BASELINES
+    for macs in args.macs:
+        for name, plan in makers.items():
+            cut_and_scored(bench, name, macs, plan)
+    for seed in range(bench.seeds):
+        for macs in args.macs:
+            for name in [*best_ways(bench, macs, args.best), *BASELINES]:
+                tuned(bench, name, macs, seed)
+            control(bench, macs, seed)
+    for macs in args.macs:
+        print(table(bench, macs))
+
+
+# --- One result: made once, kept as a small file -------------------------------------------------
+
+
+def done(bench: Bench, name: str, make: Callable[[], Mapping[str, object]]) -> dict[str, float]:
+    """Return a result, made now if it is not there."""
+    path = bench.result(name)
+    if not path.is_file():
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        path.write_text(json.dumps(make(), indent=1))
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
+
+
+def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
+    """Plan one way; score the cut right after it and after recovery."""
+    path = bench.out / "plans" / f"{name}-{macs}.json"
+
+    def applied(stage: str, *words: object) -> dict[str, object]:
+        if not path.is_file():
+            plan(bench, macs, path)
+        out = bench.weights(f"{name}-{macs}-{stage}")
+        common = ["--weights", bench.weights("dense"), "--plan", path, "--out", out, "--json"]
+        prune("apply", *common, *words)
+        return scored(bench, out)
+
+    done(bench, f"{name}-{macs}-cut", lambda: applied("cut"))
+    recovery = ("--compensate", "--reconstruct", bench.data)
+    done(bench, f"{name}-{macs}-recovered", lambda: applied("recovered", *recovery))
+
+
+def tuned(bench: Bench, name: str, macs: float, seed: int) -> None:
+    """Fine-tune what was cut one way."""
+    run = f"{name}-{macs}-tuned-{seed}"
+    weights = bench.weights(f"{name}-{macs}-recovered")
+    done(bench, run, lambda: trained(bench, run, weights=weights, epochs=bench.tune, seed=seed))
+
+
+def control(bench: Bench, macs: float, seed: int) -> None:
+    """Train the family's network of this cost from nothing, for as many epochs in all."""
+    run, cfg = f"control-{macs}-tuned-{seed}", bench.out / f"family-{macs}.cfg"
+    cut = checkpoint.load(bench.weights(f"random, uniform-{macs}-cut"))
+    cfg.write_text(cut.cfg)
+    total = bench.epochs + bench.tune
+    done(bench, run, lambda: trained(bench, run, cfg=cfg, epochs=total, seed=seed))
+
+
+# --- Ways to cut ---------------------------------------------------------------------------------
+
+
+# Writes a plan that meets a budget: (bench, share of MACs, file).
+Planner = Callable[[Bench, float, Path], None]
+
+
+def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
+    """Plan with `prune global`."""
+    words = ["--weights", bench.weights("dense"), "--macs", macs, *way.words, "--max-ratio", 0.9]
+    words += ["--data", bench.data, "--plan-out", out, "--dry-run", "--json"]
+    if "sensitivity" in way.words:
+        words += ["--sensitivity", sensitivity(bench)]
+    prune("global", *words)
+
+
+def sensitivity(bench: Bench) -> Path:
+    """Measure the sensitivity once."""
+    out = bench.out / "sensitivity.json"
+    if not out.is_file():
+        words = ["--weights", bench.weights("dense"), "--data", bench.data, "--out", out]
+        prune("sensitivity", *words, "--criterion", BEST, "--json")
+    return out
+
+
+def one_after_another(bench: Bench, macs: float, out: Path) -> None:
+    """Plan as the old scripts do: the same share off layer after layer."""
+
+    def plan(amount: float) -> int:
+        words = ["--weights", bench.weights("dense"), "--sequential", "--amount", amount]
+        told = prune("layers", *words, "--plan-out", out, "--dry-run", "--json")
+        macs: int = json.loads(told)["macs"]["after"]
+        return macs
+
+    narrowed(bench, macs, plan)
+
+
+def torch_pruning(bench: Bench, macs: float, out: Path) -> None:
+    """Plan with Torch-Pruning's MagnitudePruner as its README uses it: one share off every group.
+
+    Which channels it takes is read off its groups; that the cut is its cut is asserted by counting.
+    """
+    subject = pruning.open_subject(bench.weights("dense"))
+
+    def plan(amount: float) -> int:
+        net = copy.deepcopy(subject.net)
+        plan, shape = Plan("", "l2", ()), (1, 3, bench.imgsz, bench.imgsz)
+        names = {module: name for name, module in net.named_modules()}
+        pruner = tp.pruner.MagnitudePruner(
+            net,
+            torch.rand(shape),
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=amount,
+            ignored_layers=[net.get_submodule(name) for name in net.head_convolutions()],
+            unwrapped_parameters=[
+                (p, 1) for name, p in net.named_parameters() if name.endswith("implicit")
+            ],
+        )
+        groups = subject.groups
+        for group in pruner.step(interactive=True):
+            dep, places = group[0]
+            cut = selection.by_channels(trace_now(net), names[dep.target.module], places)
+            plan = joined(groups, plan, cut) if plan.cuts else cut
+            group.prune()
+        made = pruning.carry_out(subject, plan, made_by="Torch-Pruning")
+        assert made.after == count(net, shape), "the plan is not what Torch-Pruning cut"
+        write_text(out, to_json(made.plan))
+        return made.after.macs
+
+    narrowed(bench, macs, plan)
+
+
+def trace_now(net: Darknet) -> tuple[Group, ...]:
+    """Find the groups of a network as it is now."""
+    return trace(net, net.small_picture, protected=net.head_convolutions())
+
+
+BASELINES: dict[str, Planner] = {
+    "one after another": one_after_another,
+    "Torch-Pruning": torch_pruning,
+}
+
+
+def narrowed(bench: Bench, macs: float, plan: Callable[[float], int]) -> None:
+    """Find the least amount whose plan is within the budget, and plan it last."""
+    limit = macs * cost(bench, bench.weights("dense"))["macs"]
+    low, high = 0.0, 0.95
+    for _ in range(9):
+        middle = (low + high) / 2
+        low, high = (middle, high) if plan(middle) > limit else (low, middle)
+    plan(high)
+
+
+# --- Training, scoring, costs --------------------------------------------------------------------
+
+
+def trained(
+    bench: Bench,
+    name: str,
+    *,
+    epochs: int,
+    cfg: Path | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+) -> dict[str, object]:
+    """Train, going on with a run that was broken off; score its best weights."""
+    folder = bench.out / "runs" / name
+    last, best = (folder / "weights" / f"{file}.pt" for file in ("last", "best"))
+    words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
+    words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
+    words += ["--batch-size", 16, "--nominal-batch", 16, "--cache", "ram", "--val-every", 5]
+    words += ["--bf16", "--workers", 1, "--project", folder.parent, "--name", name, "--exist-ok"]
+    if last.is_file() and checkpoint.load(last).training:
+        words = ["--resume", last]
+    if not last.is_file() or words[0] == "--resume":
+        command = [sys.executable, "-m", "prune", "train", *map(str, words)]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    checkpoint.save(checkpoint.load(best), bench.weights(name))
+    return scored(bench, best)
+
+
+def scored(bench: Bench, weights: Path) -> dict[str, object]:
+    """Score a checkpoint on both splits that it was not trained on, and count its cost."""
+    found: dict[str, object] = dict(cost(bench, weights))
+    for split in ("val", "test"):
+        words = ["--weights", weights, "--data", bench.data, "--img-size", bench.imgsz]
+        told = prune("val", *words, "--split", split, "--no-plots", "--workers", 0, "--json")
+        figures = json.loads(told)
+        found |= {f"{split}_map50": figures["map50"], f"{split}_map": figures["map"]}
+    return found
+
+
+def cost(bench: Bench, weights: Path) -> dict[str, int]:
+    """Count what a checkpoint's network costs."""
+    net = checkpoint.network(checkpoint.load(weights))
+    found = count(net, (1, 3, bench.imgsz, bench.imgsz))
+    return {"macs": found.macs, "params": found.params}
+
+
+def prune(*words: object) -> str:
+    """Run a command as its user types it, in this process; return what it prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = prune_main([str(word) for word in words])
+    if status:
+        sys.exit(f"bench: prune {' '.join(map(str, words))} ended with status {status}")
+    return out.getvalue()
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+def best_ways(bench: Bench, macs: float, number: int) -> list[str]:
+    """Name the ways of each kind that scored best after recovery, random left out."""
+    chosen = []
+    for kind in dict.fromkeys(way.kind for way in WAYS.values()):
+        names = [name for name, way in WAYS.items() if way.kind == kind and "random" not in name]
+        names.sort(key=lambda name: -read(bench, f"{name}-{macs}-recovered")["val_map"])
+        chosen += names[:number]
+    return chosen
+
+
+def read(bench: Bench, name: str) -> dict[str, float]:
+    """Read a result; empty where there is none."""
+    path = bench.result(name)
+    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def table(bench: Bench, macs: float) -> str:
+    """Write one budget's table in Markdown: mAP@.5:.95 on val, and on test after fine-tuning."""
+    dense = read(bench, "dense")
+    lines = [
+        f"\n{bench.data.stem}, {bench.imgsz} px, {macs:.0%} of {dense['macs'] / 1e6:.0f} M MACs, "
+        f"{platform.machine()}; dense {dense['val_map']:.3f} (test {dense['test_map']:.3f})\n",
+        "| way | MACs | params | cut | recovered | tuned, val | tuned, test | mAP@.5, test |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [row(bench, name, macs) for name in (*WAYS, *BASELINES, "control")]
+    return "\n".join(lines)
+
+
+def row(bench: Bench, name: str, macs: float) -> str:
+    """Write one way's row; a spread is the standard deviation over seeds."""
+    stages = [read(bench, f"{name}-{macs}-{stage}") for stage in ("cut", "recovered")]
+    runs = [read(bench, f"{name}-{macs}-tuned-{seed}") for seed in range(bench.seeds)]
+    runs = [run for run in runs if run]
+    known = next((found for found in (*stages, *runs) if found), None)
+    if known is None:
+        return f"| {name} | | | | | | | |"
+    cells = [f"{known['macs'] / 1e6:.0f} M", f"{known['params'] / 1e6:.2f} M"]
+    cells += [f"{found['val_map']:.3f}" if found else "" for found in stages]
+    keys = ("val_map", "test_map", "test_map50")
+    cells += [spread([run[key] for run in runs]) for key in keys]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write mean and spread."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else ""
+    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)})"
+
+
+if __name__ == "__main__":
+    main()
