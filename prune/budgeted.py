@@ -29,7 +29,7 @@ class Wishes:
         everywhere: limits of every group.
         layers: limits that differ, by a pattern of layer names.
         steps: how often to cut, scoring anew in between.
-        curves: measured drops by a group's first layer, for allocation sensitivity.
+        curves: measured drops of each group, for allocation sensitivity.
     """
 
     allocation: str = "uniform"
@@ -37,7 +37,7 @@ class Wishes:
     everywhere: Wish = field(default_factory=Wish)
     layers: Mapping[str, Mapping[str, object]] | None = None
     steps: int = 1
-    curves: Mapping[str, Curve] | None = None
+    curves: Sequence[Curve] = ()
 
 
 def to_budget(
@@ -91,13 +91,12 @@ def to_budget(
 def _evaluation(
     subject: Subject, scores: Scores, of: Costs, budget: Budget, wishes: Wishes
 ) -> Evaluation:
-    known = wishes.curves or {}
     return Evaluation(
         scores=scores,
         costs=of,
         kind=budget.kind,
         alike=structures(subject.net, subject.groups),
-        curves=[known.get(group.root, ()) for group in subject.groups] if known else (),
+        curves=wishes.curves,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> None:
     imgsz = subject.checkpoint.imgsz if args.img_size is None else args.img_size
     found = depth.blocks(subject.net, imgsz=imgsz)
     enough = _enough(args, subject, found, imgsz=imgsz)
-    pictures = _pictures(args, subject, imgsz=imgsz)
+    pictures = None
+    if args.data is not None and args.criterion == "output":
+        pictures = pictures_of(args.data, subject, images=args.images, imgsz=imgsz)
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
@@ -100,18 +103,21 @@ def _enough(
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 
-def _pictures(args: argparse.Namespace, subject: Subject, *, imgsz: int) -> Tensor | None:
-    """Read pictures spread evenly over the training split; None without --data."""
-    if args.images < 1:
-        raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
-    if args.data is None or args.criterion != "output":
-        return None
+def pictures_of(data: Path, subject: Subject, *, images: int, imgsz: int) -> Tensor:
+    """Read pictures spread evenly over the training split, [images, 3, H, W] in 0..1.
+
+    Raises:
+        PlanError: fewer than one picture is asked for.
+        DataError: pictures that cannot be read.
+    """
+    if images < 1:
+        raise PlanError(f"images is {images}; it must be at least 1, e.g. 8")
     from prune.data import spec
     from prune.score.feed import fitted
 
-    paths = spec.load(args.data, splits=("train",)).pictures("train")
-    apart = max(len(paths) / args.images, 1)
-    chosen = [paths[int(number * apart)] for number in range(min(args.images, len(paths)))]
+    paths = spec.load(data, splits=("train",)).pictures("train")
+    apart = max(len(paths) / images, 1)
+    chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
     side = -(-imgsz // subject.net.stride) * subject.net.stride
     batch = next(iter(fitted(chosen, (side, side), len(chosen))))
     return batch.images.float() / 255

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked
-from prune.errors import InputError
+from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.budget import Budget
+    from prune.budgeted import Curve
     from prune.limits import Wish
     from prune.pruning import Subject
     from prune.selection import Selected
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--steps", type=int, default=1, metavar="N", help="cut in N steps, scoring anew (default 1)"
+    )
+    parser.add_argument(
+        "--depth",
+        metavar="N",
+        default="0",
+        help="also remove N residual blocks; auto tries numbers and takes the best (default 0)",
     )
     ranked.add_arguments(parser, criterion="l1", scope="group")
     _add_limits(parser)
@@ -87,10 +94,14 @@ def run(args: argparse.Namespace) -> None:
         steps=args.steps,
         curves=curves,
     )
-    chosen = budgeted.to_budget(
-        subject, lambda now: ranked.scores(args, now), budget, wishes, imgsz=imgsz
-    )
-    _tell(chosen)
+
+    def narrow(now: Subject) -> Selected:
+        return budgeted.to_budget(
+            now, lambda net: ranked.scores(args, net), budget, wishes, imgsz=imgsz
+        )
+
+    chosen = _deep(args, subject, narrow, imgsz)
+    _tell(chosen, heads=subject.net.head_convolutions())
     cutting.finish(args, subject, chosen.plan, made_by="global")
 
 
@@ -156,20 +167,45 @@ def patterns(layer: str) -> list[str]:
     return [layer]
 
 
-def _curves(
-    args: argparse.Namespace, subject: Subject
-) -> dict[str, list[tuple[float, float]]] | None:
+def _curves(args: argparse.Namespace, subject: Subject) -> Sequence[Curve]:
     if args.sensitivity is None:
-        return None
-    from prune.sensitivity import curves
+        return ()
+    from prune.sensitivity.curves import curves
 
     return curves(args.sensitivity, subject)
 
 
-def _tell(chosen: Selected) -> None:
-    """List what stayed whole, a line a reason."""
+def _deep(
+    args: argparse.Namespace, subject: Subject, narrow: Callable[[Subject], Selected], imgsz: int
+) -> Selected:
+    """Meet the budget by width, after as many blocks have left as --depth says."""
+    from prune import depth, together, worth
+    from prune.cli.depth import pictures_of
+
+    if args.depth != "auto" and not args.depth.isdigit():
+        raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
+    if args.depth == "0":
+        return narrow(subject)
+    found = depth.blocks(subject.net, imgsz=imgsz)
+    pictures = worth.noise(subject.net, seed=args.seed)
+    if args.data is not None:
+        pictures = pictures_of(args.data, subject, images=16, imgsz=imgsz)
+    if args.depth != "auto":
+        number = int(args.depth)
+        return together.with_blocks(subject, found, narrow, pictures=pictures, number=number).chosen
+    trials = together.automatic(subject, found, narrow, pictures=pictures)
+    for trial in sorted(trials, key=lambda trial: trial.blocks):
+        sys.stderr.write(
+            f"prune: note: {trial.blocks} blocks removed: head maps move by {trial.change:.3f}\n"
+        )
+    return trials[0].chosen
+
+
+def _tell(chosen: Selected, *, heads: Collection[str]) -> None:
+    """List what stayed whole, a line a reason; that heads do goes without saying."""
     by_reason: dict[str, list[str]] = {}
     for root, reason in chosen.whole:
-        by_reason.setdefault(reason, []).append(root)
+        if root not in heads:
+            by_reason.setdefault(reason, []).append(root)
     for reason, roots in by_reason.items():
         sys.stderr.write(f"prune: note: {cutting.member_text(roots)} stays whole: {reason}\n")

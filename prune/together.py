@@ -1,0 +1,126 @@
+"""Width and depth together: blocks leave first, then channels of what is left, in one plan.
+
+How many blocks go is decided by looking: every number is tried with the same budget, and the
+network whose head maps stay nearest to the original's is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prune import depth, surgery
+from prune.depth import Block
+from prune.errors import PlanError
+from prune.graph import Group, trace
+from prune.models.darknet import Darknet
+from prune.plan import Cut, Plan
+from prune.pruning import Subject
+from prune.selection import Selected, by_channels
+
+MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried
+
+# Cuts the widths of a subject that lost blocks already.
+Narrow = Callable[[Subject], Selected]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of blocks, the plan that meets the budget with it, and how far the maps move.
+
+    `change` is ||map - original map|| / ||original map||, the mean over the heads.
+    """
+
+    blocks: int
+    chosen: Selected
+    change: float
+
+
+def with_blocks(
+    subject: Subject, found: Sequence[Block], narrow: Narrow, *, pictures: Tensor, number: int
+) -> Trial:
+    """Take so many blocks out, the least worthy first, then cut widths of what is left.
+
+    Args:
+        subject: the checkpoint.
+        found: its residual blocks.
+        narrow: meets the budget by width.
+        pictures: what blocks are judged by, and the result, RGB in 0..1, [N, 3, H, W].
+        number: of blocks.
+
+    Raises:
+        PlanError: there are not so many blocks, or the budget cannot be met.
+    """
+    if not number:
+        chosen = narrow(subject)
+        return Trial(0, chosen, _change(subject, chosen.plan, pictures))
+
+    def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
+        return depth.block_scores(subject.net, blocks, pictures=pictures, gone=gone)
+
+    gone = depth.choose(found, depth.by_number(found, number), score, again=True)
+    places = [choice.block.place for choice in gone]
+    shallow = _without(subject, [choice.block for choice in gone])
+    names = {new: old for old, new in depth.skip(subject.net, places).names.items()}
+    chosen = narrow(shallow)
+    plan = _named_as_before(subject.groups, chosen.plan, names)
+    layers = sorted(layer for choice in gone for layer in choice.block.layers)
+    plan = replace(plan, blocks=tuple(layers))
+    whole = tuple((names.get(root, root), reason) for root, reason in chosen.whole)
+    return Trial(number, Selected(plan, whole), _change(subject, plan, pictures))
+
+
+def automatic(
+    subject: Subject, found: Sequence[Block], narrow: Narrow, *, pictures: Tensor
+) -> tuple[Trial, ...]:
+    """Try numbers of blocks, the best first; those that cannot meet the budget are left out.
+
+    Raises:
+        PlanError: none can.
+    """
+    apart = max(1, -(-len(found) // MOST_TRIED))
+    trials, reasons = [], []
+    for number in range(0, len(found) + 1, apart):
+        try:
+            trials.append(with_blocks(subject, found, narrow, pictures=pictures, number=number))
+        except PlanError as error:
+            reasons.append(str(error))
+    if not trials:
+        raise PlanError(reasons[0])
+    return tuple(sorted(trials, key=lambda trial: trial.change))
+
+
+def _without(subject: Subject, gone: Sequence[Block]) -> Subject:
+    net = depth.without(subject.net, [block.place for block in gone])
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    return replace(subject, net=net, groups=groups)
+
+
+def _named_as_before(groups: Sequence[Group], plan: Plan, names: dict[str, str]) -> Plan:
+    """Say a plan for the network without blocks in the layers of the whole one.
+
+    A channel has one position in a layer in both; only names differ, and a group of the whole
+    network may have a first layer that went with a block.
+    """
+    cuts: list[Cut] = []
+    for cut in plan.cuts:
+        cuts += by_channels(groups, names[cut.layer], cut.remove).cuts
+    return replace(plan, cuts=tuple(cuts))
+
+
+@torch.inference_mode()
+def _change(subject: Subject, plan: Plan, pictures: Tensor) -> float:
+    net: Darknet = surgery.apply(subject.net, subject.groups, plan, share=True)
+    places = depth.places_of(subject.net, plan.blocks)
+    net = depth.without(net, places) if places else net
+    moved = torch.zeros(len(net.heads), dtype=torch.float64)
+    whole = torch.zeros(len(net.heads), dtype=torch.float64)
+    for batch in torch.split(pictures, 8):
+        pairs = zip(subject.net(batch), net(batch), strict=True)
+        for head, (before, after) in enumerate(pairs):
+            moved[head] += (after - before).double().square().sum()
+            whole[head] += before.double().square().sum()
+    return float((moved / whole).sqrt().mean())
