@@ -299,16 +299,24 @@ def test_depth_meets_a_budget_and_prints_it(stack: Path, tmp_path: Path, capsys:
     assert macs[1] <= 0.8 * macs[0]
 
 
-def test_pictures_score_other_than_noise(tmp_path: Path, capsys: Capture) -> None:
+def test_pictures_are_looked_at_where_there_are_any(tmp_path: Path, capsys: Capture) -> None:
     data = tiny.data(tmp_path)
     path = tiny.weights(tmp_path)
     words = ["depth", "--weights", path, "--blocks", 1, "--dry-run", "--json"]
-    noise = _json(words, capsys)["blocks"]
-    seen = _json([*words, "--data", data, "--images", 3], capsys)["blocks"]
-    assert isinstance(noise, list)
-    assert isinstance(seen, list)
-    assert seen[0]["score"] != noise[0]["score"]
-    assert seen[0]["layers"] == noise[0]["layers"] == [3, 4]
+    ways: dict[str, list[object]] = {
+        "weights": [],
+        "the same, said": ["--criterion", "l1"],
+        "noise": ["--criterion", "output"],
+        "pictures": ["--data", data, "--images", 3],
+    }
+    scores = {}
+    for way, more in ways.items():
+        blocks = _json([*words, *more], capsys)["blocks"]
+        assert isinstance(blocks, list)
+        assert blocks[0]["layers"] == [3, 4]
+        scores[way] = blocks[0]["score"]
+    assert scores["weights"] == scores["the same, said"]
+    assert len(set(scores.values())) == 3
 
 
 REFUSED = {
@@ -318,7 +326,7 @@ REFUSED = {
     "--macs is 'half'": ["--macs", "half"],
     "within the budget": ["--macs", "30G"],
     "without all 3 blocks": ["--macs", "0.01"],
-    "images is 0": ["--blocks", "1", "--images", "0"],
+    "images is 0": ["--blocks", "1", "--images", "0", "--data", "none.yaml"],
     "cannot be run": ["--blocks", "1", "--img-size", "0"],
 }
 

@@ -37,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--criterion",
         choices=CRITERIA,
-        default="output",
-        help="what a block is worth: how far its removal moves the head maps (output, default), "
-        "its mean weight (l1), the last BatchNorm scale of its branch (bn)",
+        help="what a block is worth: how far its removal moves the head maps (output; default with "
+        "--data), its mean weight (l1; default without), the last scale of its branch (bn)",
     )
     options.data(parser, required=False)
     parser.add_argument(
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="training pictures of --data that output looks at (default 8; noise without --data)",
+        help="training pictures of --data that output looks at (default 8; noise without)",
     )
     parser.add_argument(
         "--rescore", action="store_true", help="score what is left again after each removal"
@@ -65,19 +64,21 @@ def run(args: argparse.Namespace) -> None:
     from prune.plan import Plan
     from prune.pruning import open_subject
 
+    # Noise moves the maps in other places than pictures do, and ranked worse than the weights.
+    criterion = args.criterion or ("l1" if args.data is None else "output")
     subject = open_subject(args.weights)
     imgsz = subject.checkpoint.imgsz if args.img_size is None else args.img_size
     found = depth.blocks(subject.net, imgsz=imgsz)
     enough = _enough(args, subject, found, imgsz=imgsz)
     pictures = None
-    if args.data is not None and args.criterion == "output":
+    if args.data is not None and criterion == "output":
         pictures = pictures_of(args.data, subject, images=args.images, imgsz=imgsz)
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
             subject.net,
             blocks,
-            criterion=args.criterion,
+            criterion=criterion,
             pictures=pictures,
             gone=gone,
             seed=args.seed,
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
     chosen = depth.choose(found, enough, score, again=args.rescore)
     layers = sorted(layer for choice in chosen for layer in choice.block.layers)
-    plan = Plan("", args.criterion, (), blocks=tuple(layers))
+    plan = Plan("", criterion, (), blocks=tuple(layers))
     scores = {choice.block.place.shortcut: choice.score for choice in chosen}
     cutting.finish(args, subject, plan, made_by="depth", scores=scores)
 
