@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
 
     # Noise moves the maps in other places than pictures do, and ranked worse than the weights.
     criterion = args.criterion or ("l1" if args.data is None else "output")
+    if args.images < 1:
+        raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
     subject = open_subject(args.weights)
     imgsz = subject.checkpoint.imgsz if args.img_size is None else args.img_size
     found = depth.blocks(subject.net, imgsz=imgsz)
@@ -108,11 +110,8 @@ def pictures_of(data: Path, subject: Subject, *, images: int, imgsz: int) -> Ten
     """Read pictures spread evenly over the training split, [images, 3, H, W] in 0..1.
 
     Raises:
-        PlanError: fewer than one picture is asked for.
         DataError: pictures that cannot be read.
     """
-    if images < 1:
-        raise PlanError(f"images is {images}; it must be at least 1, e.g. 8")
     from prune.data import spec
     from prune.score.feed import fitted
 
