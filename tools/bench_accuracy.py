@@ -42,6 +42,7 @@ from prune.plan import Plan, joined, to_json
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
+MAX_RATIO = 0.6  # of every way: what is left of a group can still be trained
 BEST = "fisher"  # the criterion that allocations and structures are compared with
 
 
@@ -80,6 +81,7 @@ class Bench:
     epochs: int
     tune: int
     seeds: int
+    hyp: Path | None
 
     def result(self, name: str) -> Path:
         """Name the file of a result."""
@@ -101,18 +103,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of fine-tuning and control")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.3], help="budgets")
     parser.add_argument("--best", type=int, default=3, help="ways of each kind to fine-tune")
+    parser.add_argument("--ways", nargs="+", help="only these ways (default all)")
+    parser.add_argument("--hyp", type=Path, help="recipe of fine-tuning (default the command's)")
     args = parser.parse_args()
-    bench = Bench(args.data, args.out, args.img_size, args.epochs, args.tune, args.seeds)
+    bench = Bench(
+        data=args.data,
+        out=args.out,
+        imgsz=args.img_size,
+        epochs=args.epochs,
+        tune=args.tune,
+        seeds=args.seeds,
+        hyp=args.hyp,
+    )
     for folder in ("results", "weights", "plans"):
         (bench.out / folder).mkdir(parents=True, exist_ok=True)
     done(bench, "dense", lambda: trained(bench, "dense", cfg=CFG, epochs=bench.epochs))
     makers = {name: partial(by_global, way=way) for name, way in WAYS.items()} | BASELINES
     for macs in args.macs:
         for name, plan in makers.items():
+            if args.ways and name not in args.ways:
+                continue
             cut_and_scored(bench, name, macs, plan)
     for seed in range(bench.seeds):
         for macs in args.macs:
-            for name in [*best_ways(bench, macs, args.best), *BASELINES]:
+            baselines = [n for n in BASELINES if read(bench, f"{n}-{macs}-recovered")]
+            for name in [*best_ways(bench, macs, args.best), *baselines]:
                 tuned(bench, name, macs, seed)
             control(bench, macs, seed)
     for macs in args.macs:
@@ -174,7 +189,15 @@ Planner = Callable[[Bench, float, Path], None]
 
 def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
     """Plan with `prune global`."""
-    words = ["--weights", bench.weights("dense"), "--macs", macs, *way.words, "--max-ratio", 0.9]
+    words = [
+        "--weights",
+        bench.weights("dense"),
+        "--macs",
+        macs,
+        *way.words,
+        "--max-ratio",
+        MAX_RATIO,
+    ]
     words += ["--data", bench.data, "--plan-out", out, "--dry-run", "--json"]
     if "sensitivity" in way.words:
         words += ["--sensitivity", sensitivity(bench)]
@@ -274,6 +297,7 @@ def trained(
     folder = bench.out / "runs" / name
     last, best = (folder / "weights" / f"{file}.pt" for file in ("last", "best"))
     words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
+    words += ["--hyp", bench.hyp] if bench.hyp and weights else []
     words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
     words += ["--batch-size", 16, "--nominal-batch", 16, "--cache", "ram", "--val-every", 5]
     words += ["--bf16", "--workers", 1, "--project", folder.parent, "--name", name, "--exist-ok"]
@@ -322,8 +346,9 @@ def best_ways(bench: Bench, macs: float, number: int) -> list[str]:
     chosen = []
     for kind in dict.fromkeys(way.kind for way in WAYS.values()):
         names = [name for name, way in WAYS.items() if way.kind == kind and "random" not in name]
-        names.sort(key=lambda name: -read(bench, f"{name}-{macs}-recovered")["val_map"])
-        chosen += names[:number]
+        found = {name: read(bench, f"{name}-{macs}-recovered") for name in names}
+        known = [name for name in names if found[name]]
+        chosen += sorted(known, key=lambda name: -found[name]["val_map"])[:number]
     return chosen
 
 
