@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "global": "prune the whole network to a budget",
     "apply": "carry out a saved plan",
     "depth": "remove whole residual blocks",
+    "sensitivity": "what cutting each coupled group alone costs in mAP",
     "export": "write ONNX (checked) or Darknet files",
 }
 

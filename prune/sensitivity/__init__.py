@@ -1,0 +1,1 @@
+"""What each coupled group costs in accuracy: cut alone by masking, scored, saved over compute."""

@@ -1,0 +1,189 @@
+"""A network and pictures to judge cuts on; cuts are measured in blocks that share one run.
+
+For each batch the outputs that any cut of a block needs are computed once, then each cut's own
+layers alone. So memory holds one batch's outputs, and a detection list for each cut of a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from prune import device, pruning
+from prune.data import labels
+from prune.data import spec as data
+from prune.data.loader import Loader, score_loader
+from prune.data.spec import DataSpec
+from prune.errors import InputError
+from prune.pruning import Subject
+from prune.score.score import evaluating
+from prune.sensitivity import effect
+from prune.sensitivity.tally import METRICS, Tally
+
+DIGITS = 6  # of a value; what lies below differs with the number of threads
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is judged and how; every process builds its own bench from it.
+
+    Attributes:
+        weights: one of our checkpoints.
+        data: a data.yaml.
+        split: of the data.
+        images: how many pictures of the split, evenly spaced; None for all.
+        imgsz: what the longer side of a picture is scaled to, pixels.
+        batch_size: pictures a batch.
+        metric: a key of METRICS.
+        confidence: lowest confidence kept, for mAP.
+        iou: overlap above which NMS drops a box, for mAP.
+        device: as for `--device`.
+        threads: of a process; None for torch's own choice.
+    """
+
+    weights: Path
+    data: Path
+    split: str = "val"
+    images: int | None = None
+    imgsz: int = 640
+    batch_size: int = 4
+    metric: str = "map"
+    confidence: float = 0.001
+    iou: float = 0.65
+    device: str = ""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A setup, opened."""
+
+    setup: Setup
+    subject: Subject
+    spec: DataSpec
+    loader: Loader
+    device: torch.device
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The pictures in use."""
+        return self.spec.pictures(self.setup.split)
+
+    def tally(self) -> Tally:
+        """Start the metric of one cut."""
+        setup = self.setup
+        return METRICS[setup.metric].start(len(self.spec.names), setup.confidence, setup.iou)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cut to judge: the number of the group in trace order, and which of its channels go."""
+
+    group: int
+    channels: tuple[int, ...]
+
+
+WHOLE = Task(0, ())  # nothing cut: gives the baseline
+
+
+@lru_cache(maxsize=1)
+def opened(setup: Setup) -> Bench:
+    """Open a setup, once in a process.
+
+    Raises:
+        InputError: the checkpoint, the data or a value cannot be used.
+        DeviceError: the device is not there.
+    """
+    _check(setup)
+    chosen = device.choose(setup.device)
+    subject = pruning.open_subject(setup.weights)
+    if setup.imgsz % subject.net.stride:
+        above = -(-setup.imgsz // subject.net.stride) * subject.net.stride
+        raise InputError(
+            f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "
+            f"e.g. {above}"
+        )
+    spec = _some(data.load(setup.data, splits=[setup.split]), setup)
+    if len(spec.names) != len(subject.checkpoint.names):
+        raise InputError(
+            f"{setup.weights} detects {len(subject.checkpoint.names)} classes but {setup.data} has "
+            f"{len(spec.names)}; they must agree"
+        )
+    subject.net.to(chosen)
+    if setup.threads:
+        torch.set_num_threads(setup.threads)
+    return Bench(setup, subject, spec, _loader(spec, setup, subject.net.stride), chosen)
+
+
+def _loader(spec: DataSpec, setup: Setup, stride: int) -> Loader:
+    return score_loader(
+        spec,
+        split=setup.split,
+        imgsz=setup.imgsz,
+        batch_size=setup.batch_size,
+        stride=stride,
+        workers=0,
+    )
+
+
+def _check(setup: Setup) -> None:
+    if setup.metric not in METRICS:
+        raise InputError(f"metric is {setup.metric!r}; it must be one of {', '.join(METRICS)}")
+    if setup.images is not None and setup.images < 1:
+        raise InputError(f"images is {setup.images}; it must be at least 1, e.g. 100")
+    if not 0 <= setup.confidence < 1:
+        raise InputError(f"confidence threshold is {setup.confidence}; it must lie in [0, 1)")
+    if not 0 <= setup.iou <= 1:
+        raise InputError(f"IoU threshold is {setup.iou}; it must lie in [0, 1]")
+
+
+def _some(spec: DataSpec, setup: Setup) -> DataSpec:
+    """Leave `setup.images` pictures in the split, evenly spaced."""
+    pictures = spec.pictures(setup.split)
+    count = min(setup.images or len(pictures), len(pictures))
+    chosen = tuple(pictures[i * len(pictures) // count] for i in range(count))
+    return replace(spec, splits={**spec.splits, setup.split: chosen})
+
+
+def measure(
+    setup: Setup, tasks: Sequence[Task], tick: Callable[[float], None] | None = None
+) -> tuple[float, ...]:
+    """Judge some cuts, each alone.
+
+    Args:
+        setup: see Setup.
+        tasks: the cuts; those near each other in the network share most.
+        tick: called with the share of a task that was just done.
+
+    Returns:
+        The metric after each cut, to DIGITS digits.
+    """
+    bench = opened(setup)
+    net, groups = bench.subject.net, bench.subject.groups
+    masks = [effect.mask(net, groups[task.group], task.channels) for task in tasks]
+    wanted = frozenset[int]().union(*(mask.needs for mask in masks))
+    tallies = [bench.tally() for _ in tasks]
+    with evaluating(net):
+        for batch in bench.loader:
+            images = batch.images.to(bench.device).float() / 255  # [N, 3, H, W]
+            kept = effect.outputs(net, images, wanted)
+            for mask, tally in zip(masks, tallies, strict=True):
+                tally.add(net, effect.maps(net, kept, mask), batch)
+                if tick:
+                    tick(1 / len(bench.loader))
+    return tuple(round(tally.value(), DIGITS) for tally in tallies)
+
+
+def digest(pictures: Sequence[Path]) -> str:
+    """Name a picture set by its pictures' names and sizes and its labels: SHA-256, hexadecimal."""
+    found = hashlib.sha256()
+    for path in pictures:
+        label = labels.label_path(path)
+        found.update(f"{path.name} {path.stat().st_size} ".encode())
+        found.update(label.read_bytes() if label.is_file() else b"")
+    return found.hexdigest()

@@ -1,0 +1,83 @@
+"""What a masked group changes: the layers behind its readers; nothing else is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prune.graph import Group
+from prune.models.darknet import Darknet
+from prune.plan import Plan, Removed, removed
+from prune.proof import masked
+from prune.selection import cut_of
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Channels of one group at zero.
+
+    Attributes:
+        gone: the positions, see `plan.removed`.
+        layers: what the zeros reach, ascending.
+        needs: outputs of other layers that are read there or are head maps; -1 is the picture.
+    """
+
+    gone: Removed
+    layers: tuple[int, ...]
+    needs: frozenset[int]
+
+
+def mask(net: Darknet, group: Group, channels: Collection[int]) -> Mask:
+    """Describe what it takes to see a network without some channels of a group; none are fine."""
+    inputs = {layer.index: layer.inputs for layer in net.layers}
+    reached = reach(inputs, group) if channels else ()
+    read = {source for index in reached for source in inputs[index]}
+    needs = (read | set(net.map_layers)) - set(reached)
+    cuts = (cut_of(group, channels),) if channels else ()
+    gone = removed((group,), Plan("", "given", cuts))
+    return Mask(gone, reached, frozenset(needs))
+
+
+def reach(inputs: Mapping[int, Collection[int]], group: Group) -> tuple[int, ...]:
+    """List the layers that a group's channels have a part in, from the first reader on.
+
+    Args:
+        inputs: the layers each layer reads, in network order.
+        group: of the network.
+    """
+    readers = {int(slot.name.split(".")[1]) for slot in group.slots if slot.side == "in"}
+    reached: list[int] = []
+    for index, sources in inputs.items():
+        if index in readers or not set(reached).isdisjoint(sources):
+            reached.append(index)
+    return tuple(reached)
+
+
+def outputs(net: Darknet, images: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
+    """Run a whole network as far as needed and keep what is `wanted`.
+
+    Args:
+        net: in eval mode.
+        images: RGB in 0..1, [N, 3, H, W].
+        wanted: layers, -1 for the pictures.
+
+    Returns:
+        The outputs of the wanted layers, [N, C, H / s, W / s] each.
+    """
+    live = {-1: images}
+    kept = {-1: images} if -1 in wanted else {}
+    for index in range(max(wanted) + 1):
+        net.run(live, (index,))
+        if index in wanted:
+            kept[index] = live[index]
+    return kept
+
+
+def maps(net: Darknet, kept: Mapping[int, Tensor], hidden: Mask) -> tuple[Tensor, ...]:
+    """Compute the head maps with a group masked; `kept` holds all the mask needs."""
+    live = dict(kept)
+    with masked(net, hidden.gone):
+        net.run(live, hidden.layers)
+    return tuple(live[index] for index in net.map_layers)

@@ -1,0 +1,127 @@
+"""The table of a sensitivity run: its rows and its file, which a stopped run goes on from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from prune.errors import InputError
+
+FORMAT = "prune-sensitivity/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group cut alone.
+
+    Attributes:
+        group: its first layer.
+        index: its number in trace order; tells groups apart that share their first layer.
+        channels: how many it has.
+        ratio: the share that was to go.
+        removed: how many channels that is.
+        macs: multiply-adds saved by it, for one picture.
+        params: likewise learned numbers.
+        value: the metric with it cut.
+        drop: how much worse that is; below zero where the cut does good.
+    """
+
+    group: str
+    index: int
+    channels: int
+    ratio: float
+    removed: int
+    macs: int
+    params: int
+    value: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A run, finished or not.
+
+    Attributes:
+        about: what network, criterion, metric and pictures the rows are of.
+        baseline: the metric with nothing cut.
+        rows: by group and ratio, in network order.
+        complete: whether the last run asked for it came to its end.
+    """
+
+    about: Mapping[str, object]
+    baseline: float
+    rows: tuple[Row, ...]
+    complete: bool
+
+
+def to_json(found: Sensitivity) -> str:
+    """Write as JSON, one line a row."""
+    head = {"format": FORMAT, **found.about, "baseline": found.baseline}
+    rows = ",\n  ".join(json.dumps(asdict(row)) for row in found.rows)
+    start = json.dumps({**head, "complete": found.complete})[:-1]
+    return start + (f', "rows": [\n  {rows}\n]}}\n' if rows else ', "rows": []}\n')
+
+
+def read(path: Path) -> Sensitivity:
+    """Read a file that `to_json` wrote.
+
+    Raises:
+        InputError: no such file, or none of ours.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise InputError(f"cannot read {path}: {why}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f'{path} is no sensitivity file: its "format" must be "{FORMAT}"')
+    about = {key: value for key, value in document.items() if key not in _OWN}
+    try:
+        rows = tuple(_row(entry) for entry in document["rows"])
+        return Sensitivity(about, float(document["baseline"]), rows, bool(document["complete"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error!r}") from error
+
+
+_OWN = ("format", "baseline", "rows", "complete")
+_KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
+
+
+def _row(entry: Mapping[str, object]) -> Row:
+    row = Row(**entry)  # type: ignore[arg-type]  # checked below
+    for field in fields(Row):
+        value = getattr(row, field.name)
+        if not isinstance(value, _KINDS[str(field.type)]):
+            raise TypeError(f"{field.name} is {value!r}")
+    return row
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Write rows as CSV, the cheapest cut per multiply-add saved first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=_price))
+    return text.getvalue()
+
+
+def _price(row: Row) -> float:
+    return row.drop / row.macs if row.macs else float("inf")
+
+
+def by_price(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
+    """Gather the rows of each group; what loses least per multiply-add saved comes first."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.index, []).append(row)
+    return sorted((tuple(own) for own in groups.values()), key=price)
+
+
+def price(rows: Sequence[Row]) -> float:
+    """Say what a group loses per multiply-add saved over its ratios; infinite where none is."""
+    saved = sum(row.macs for row in rows)
+    return sum(row.drop for row in rows) / saved if saved else float("inf")
