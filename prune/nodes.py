@@ -128,7 +128,7 @@ class _Walk:
         return Node(found, leaf, name, name, shape, origins={found})
 
     def _operation(self, function: Function) -> Node:
-        does = function.name().rstrip("0123456789").removesuffix("Backward")
+        does = function.name().split(":")[-1].rstrip("0123456789").removesuffix("Backward")
         label = self.record.labels.get(function) or does
         return Node("", function, "", label, shape_of(function, 0), does)
 

@@ -63,7 +63,7 @@ class Record:
         chunks: functions of torch.chunk, which splits evenly at any width.
         constants: (function, shape of a tensor nobody learns that went into it).
         escaped: what was read behind autograd's back and used again.
-        labels: function -> class of the torch.nn module whose result it is.
+        labels: function -> class of the torch.nn module that it is a part of.
         odd: layer -> why what it does is not known; it counts as operations, not as a layer.
     """
 
@@ -149,27 +149,18 @@ def _hooks(found: Record, keep: Collection[str]) -> Iterator[None]:
     wanted = {found.net.get_submodule(name): name for name in keep if _has(found.net, name)}
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        with torch._C.DisableTorchFunction():  # looking at a tensor is no step of the network
-            remember(module, args, output)
-
-    def remember(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         found.order.setdefault(module, len(found.order))
-        if module in wanted:
-            made = [each for each in map(edge, tensors_in(output)) if each]
-            found.kept.setdefault(wanted[module], []).extend(made)
-        if module._modules or not isinstance(output, Tensor):
-            return
-        if (result := edge(output)) is None:
-            return
-        if type(module).__module__.startswith("torch.nn"):
-            found.labels.setdefault(result.source, type(module).__name__)
-        if not kind(module) or module in found.odd:
-            return
-        if [isinstance(value, Tensor) for value in args].count(True) != 1:
-            found.odd[module] = "it is not called with one tensor"
-            return
-        taken = next(value for value in args if isinstance(value, Tensor))
-        found.calls.append(Call(module, edge(taken), result))
+        with torch._C.DisableTorchFunction():  # looking at a tensor is no step of the network
+            if module in wanted:
+                made = [each for each in map(edge, tensors_in(output)) if each]
+                found.kept.setdefault(wanted[module], []).extend(made)
+            result = edge(output) if isinstance(output, Tensor) else None
+            if result is None or module._modules:
+                return
+            if kind(module) and module not in found.odd:
+                _remember(found, module, args, result)
+            elif type(module).__module__.startswith("torch.nn"):
+                _label(found.labels, result.source, args, type(module).__name__)
 
     hooks = [module.register_forward_hook(note) for module in found.net.modules()]
     try:
@@ -177,6 +168,31 @@ def _hooks(found: Record, keep: Collection[str]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _remember(found: Record, module: nn.Module, args: tuple[object, ...], result: Edge) -> None:
+    """Note the call of a layer, or why it is called in a way that nobody follows."""
+    taken = [value for value in args if isinstance(value, Tensor)]
+    rank = len(getattr(module, "kernel_size", result.shape[2:])) + 2
+    if len(taken) != 1:
+        found.odd[module] = "it is not called with one tensor"
+    elif len(result.shape) != rank:
+        found.odd[module] = "it runs without a batch axis"
+    else:
+        found.calls.append(Call(module, edge(taken[0]), result))
+
+
+def _label(labels: dict[Function, str], last: Function, args: tuple[object, ...], to: str) -> None:
+    """Name every function between a module's arguments and its result."""
+    seen = {each.source for each in map(edge, _tensors(args)) if each}
+    labels.setdefault(last, to)
+    waiting = [] if last in seen else [last]  # in place, the argument is the result
+    while waiting:
+        function = waiting.pop()
+        if function not in seen and hasattr(function, "next_functions"):
+            labels.setdefault(function, to)
+            waiting += [f for f, _ in function.next_functions if f]
+        seen.add(function)
 
 
 def _has(net: nn.Module, name: str) -> bool:

@@ -89,6 +89,7 @@ class _Reader:
         self.out = Traced()
         self.nodes = nodes_of(run)
         self.numbers: dict[tuple[Node, str], int] = {}  # node, side -> port
+        self.fixed: dict[Node, str] = {}  # parameter -> where its width is taken for granted
         self.axis: dict[Node, int] = {}  # of operations that keep channels, in their results
 
     def read(self) -> Traced:
@@ -263,9 +264,12 @@ class _Reader:
             if axis is None or aligned(edge.shape, reader.shape, axis) == 1:
                 continue  # in doubt already, or one number for all channels
             sources = [step for step in behind(made) if step.kind == "parameter"]
+            if joins(reader, axis):  # its share of the concatenation keeps its place and width
+                self.fixed.update(dict.fromkeys(sources, reader.label))
+                continue
             room = reader.shape[axis]
             found = carried(made, room, axis + len(edge.shape) - len(reader.shape))
-            if joins(reader, axis) or not found:
+            if not found:
                 names = " and ".join(source.name for source in sources)
                 self._doubt(reader, "out", f"it is unclear which axis of {names} holds channels")
                 continue
@@ -303,6 +307,8 @@ class _Reader:
         for source in self.run.escaped:
             reason = "its values are used behind autograd's back (detach, no_grad, comparison)"
             self._doubt(self.nodes[source], "out", reason)
+        for node, label in self.fixed.items():
+            self._doubt(node, "out", f"{node.name} is joined in {label}")
         for node in self.nodes.values():
             if node.kind == "weight" and node.module is not None:
                 self._doubt_layer(node.module, "its weights are also used outside it")

@@ -19,7 +19,7 @@ from prune.shapes import Inputs, on_meta, run, specs, tensors_in
 
 
 def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:
-    """Keep the groups without one of whose channels the network does not run as before.
+    """Keep groups of a single channel, and those that the network needs whole to run as before.
 
     One run where all is well; else one for each group.
 
@@ -28,9 +28,10 @@ def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Grou
         groups: all of them.
         inputs: what the network takes.
     """
+    groups = [_with_reason(group) for group in groups]
     shadow = on_meta(net).eval()
     expected = shapes_of(shadow, inputs)
-    free = [group for group in groups if not group.kept and group.channels > 1]
+    free = [group for group in groups if not group.kept]
     if not _objection(shadow, groups, free, inputs, expected):
         return tuple(groups)
     passed: list[Group] = []
@@ -43,6 +44,13 @@ def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Grou
     return tuple(
         replace(group, kept=reasons[group]) if group in reasons else group for group in groups
     )
+
+
+def _with_reason(group: Group) -> Group:
+    if group.kept or group.channels > 1:
+        return group
+    many = f"its {group.width} outputs can only leave together"
+    return replace(group, kept=many if group.width > 1 else "it has a single channel")
 
 
 def shapes_of(net: nn.Module, inputs: Inputs) -> list[tuple[int, ...]]:

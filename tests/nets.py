@@ -394,15 +394,26 @@ def shapes(output: object) -> object:
 
 def net(name: str, *, seed: int = 0) -> nn.Module:
     """Build one in eval mode and float64, with statistics that make every channel differ."""
+    return settled(CASES[name].build, seed=seed)
+
+
+def settled(build: Callable[[], nn.Module], *, seed: int = 0) -> nn.Module:
+    """Build a network in eval mode and float64, with statistics that make every channel differ."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = CASES[name].build().double().eval()
+        built = build().double().eval()
         for module in built.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias)
-                module.running_mean = torch.randn(module.num_features).double()
-                module.running_var = torch.rand(module.num_features).double() + 0.5
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                _settle(module)
             elif isinstance(module, nn.PReLU):
                 nn.init.uniform_(module.weight, 0.1, 0.9)
     return built
+
+
+def _settle(norm: nn.modules.batchnorm._BatchNorm) -> None:
+    if norm.affine:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias)
+    if norm.track_running_stats:
+        norm.running_mean = torch.randn(norm.num_features).double()
+        norm.running_var = torch.rand(norm.num_features).double() + 0.5
