@@ -299,7 +299,8 @@ def trained(
     words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
     words += ["--hyp", bench.hyp] if bench.hyp and weights else []
     words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
-    words += ["--batch-size", 16, "--nominal-batch", 16, "--cache", "ram", "--val-every", 5]
+    batch = 16 if name == "dense" else 8  # few epochs need many steps; the control has them too
+    words += ["--batch-size", batch, "--nominal-batch", batch, "--cache", "ram", "--val-every", 5]
     words += ["--bf16", "--workers", 1, "--project", folder.parent, "--name", name, "--exist-ok"]
     if last.is_file() and checkpoint.load(last).training:
         words = ["--resume", last]

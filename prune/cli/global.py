@@ -23,6 +23,7 @@ EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --criterion taylor --data data/bccd.yaml --steps 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3 --max-ratio 0.8"""
 
+LOSS_CRITERIA = ("taylor", "fisher")  # their scores are of one unit in all groups, and add up
 ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
 
 
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allocation",
         choices=ALLOCATIONS,
-        help="how groups share the cut (default uniform; sensitivity with --sensitivity)",
+        help="how groups share the cut (default: sensitivity with --sensitivity, per-cost with "
+        "taylor and fisher, else uniform)",
     )
     parser.add_argument(
         "--sensitivity", type=Path, metavar="FILE", help="measured drops, of prune sensitivity"
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="0",
         help="also remove N residual blocks; auto tries numbers and takes the best (default 0)",
     )
-    ranked.add_arguments(parser, criterion="l1", scope="group")
+    ranked.add_arguments(parser, criterion=None, scope="group")
     _add_limits(parser)
     options.image_size(parser)
     cutting.add_arguments(parser, out="model_data/global_pruning.pt")
@@ -58,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-ratio", type=float, metavar="SHARE", help="share of a group that may go at most"
+        "--max-ratio",
+        type=float,
+        metavar="SHARE",
+        help="share of a group that may go at most (default: what the budget takes and a tenth)",
     )
     parser.add_argument(
         "--min-channels", type=int, metavar="N", help="channels that stay in every group"
@@ -81,13 +86,15 @@ def run(args: argparse.Namespace) -> None:
     from prune import budgeted
     from prune.pruning import open_subject
 
-    everywhere, layers = _limits(args)
     subject = open_subject(args.weights)
     imgsz = args.img_size or subject.checkpoint.imgsz
-    budget = _budget(args, subject, imgsz)
+    budget, share = _budget(args, subject, imgsz)
+    everywhere, layers = _limits(args, max_ratio=min(max(1.1 - share, 0.0), 1.0))
     curves = _curves(args, subject)
+    args.criterion = args.criterion or ("l1" if args.data is None else "fisher")
+    by_loss = "per-cost" if args.criterion in LOSS_CRITERIA else "uniform"
     wishes = budgeted.Wishes(
-        allocation=args.allocation or ("sensitivity" if curves else "uniform"),
+        allocation=args.allocation or ("sensitivity" if curves else by_loss),
         criterion=args.criterion,
         everywhere=everywhere,
         layers=layers,
@@ -105,20 +112,22 @@ def run(args: argparse.Namespace) -> None:
     cutting.finish(args, subject, chosen.plan, made_by="global")
 
 
-def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> Budget:
+def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> tuple[Budget, float]:
+    """Read the budget, and what share of the present cost that is."""
     from prune.budget import Budget
     from prune.count import count
 
     kind = "macs" if args.macs is not None else "params"
     amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
-    if amount > 1:
-        return Budget(kind, int(amount))
     now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)
-    return Budget(kind, int(amount * now))
+    limit = int(amount if amount > 1 else amount * now)
+    return Budget(kind, limit), limit / now
 
 
-def _limits(args: argparse.Namespace) -> tuple[Wish, Mapping[str, Mapping[str, object]]]:
-    """Read --limits, then what the command line says on top of it."""
+def _limits(
+    args: argparse.Namespace, *, max_ratio: float
+) -> tuple[Wish, Mapping[str, Mapping[str, object]]]:
+    """Read --limits, then what the command line says on top of it; `max_ratio` if neither does."""
     from prune.limits import Wish, changed
 
     said: dict[str, object] = _read_limits(args.limits) if args.limits else {}
@@ -126,7 +135,7 @@ def _limits(args: argparse.Namespace) -> tuple[Wish, Mapping[str, Mapping[str, o
     excluded = said.pop("exclude", None) or []
     if not isinstance(layers, dict) or not isinstance(excluded, list):
         raise InputError(f"{args.limits}: layers must be a mapping and exclude a list")
-    wish = changed(Wish(), said, where=str(args.limits))
+    wish = changed(Wish(max_ratio=max_ratio), said, where=str(args.limits))
     options_said = {
         name: value
         for name, value in (

@@ -18,19 +18,22 @@ SCOPES = ("root", "group")
 NORMALIZERS = ("none", "mean", "max", "sum")
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, criterion: str, scope: str) -> None:
-    """Add --criterion, --scope, --normalize, and --images for criteria that look at --data."""
+def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, scope: str) -> None:
+    """Add --criterion, --scope, --normalize, and --images for criteria that look at --data.
+
+    Without a default criterion it is fisher where there is data, else l1.
+    """
     parser.add_argument(
         "--criterion",
         choices=CRITERIA,
         default=criterion,
-        help=f"how channels are ranked (default {criterion})",
+        help=f"how channels are ranked (default {criterion or 'fisher with --data, else l1'})",
     )
     parser.add_argument(
         "--scope",
         choices=SCOPES,
         default=scope,
-        help="score a group by its first layer or by all it couples " + f"(default {scope})",
+        help=f"score a group by its first layer or by all it couples (default {scope})",
     )
     parser.add_argument(
         "--normalize",
