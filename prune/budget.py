@@ -200,8 +200,8 @@ def _given_back(
         best = max(waiting, key=lambda number: waiting[number])
         price, trial = prices[best], removed.copy()
         assert price is not None, "only priced groups wait"
-        trial[best] -= limits[best].multiple
-        if trial[best] >= 0 and fits(trial):
+        trial[best] = max(trial[best] - limits[best].multiple, 0)  # whole is no odd rest
+        if fits(trial):
             removed = trial
             waiting[best] = float(price[trial[best] - 1])
         if removed is not trial or not trial[best]:
