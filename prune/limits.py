@@ -87,13 +87,13 @@ def changed(wish: Wish, fields: Mapping[str, object], *, where: str) -> Wish:
     Raises:
         PlanError: no such field, or a value of another type.
     """
+    kinds = {name: type(value) for name, value in vars(Wish()).items()}
     for name, value in fields.items():
-        known = type(getattr(wish, name, None))
-        fits = isinstance(value, known) or (known is float and isinstance(value, int))
-        if not hasattr(wish, name) or not fits:
+        known = kinds.get(name)
+        if type(value) is not known and (known, type(value)) != (float, int):  # a bool is no int
             raise PlanError(
                 f"{where}: {name}: {value!r} is no limit; there are "
-                + ", ".join(f"{n} ({type(v).__name__})" for n, v in vars(Wish()).items())
+                + ", ".join(f"{n} ({kind.__name__})" for n, kind in kinds.items())
             )
     return replace(wish, **dict(fields))  # type: ignore[arg-type]  # checked above
 
