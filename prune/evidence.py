@@ -53,14 +53,15 @@ def gather(
     layers = {name: m for name, m in net.named_modules() if _counts(m)}
     gather_one = _GATHERERS[what]
     learning = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
         return gather_one(net, layers, batches, loss)
     finally:
-        net.train(training)
+        for module, training in modes.items():
+            module.training = training
         for parameter, learns in learning.items():
             parameter.requires_grad_(learns)
 
@@ -180,7 +181,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def _finite(value: Tensor) -> Tensor:
     if not value.isfinite():
-        raise PlanError(f"the loss is {float(value)}; the network or its pictures are broken")
+        raise PlanError(f"the loss is {value.item()}; the network or its pictures are broken")
     return value
 
 
