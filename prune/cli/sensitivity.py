@@ -89,7 +89,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _ratios(text: str) -> tuple[float, ...]:
-    return tuple(sorted({float(part) for part in text.split(",")}))
+    try:
+        return tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0.25,0.5,0.75") from None
 
 
 def _setup(args: argparse.Namespace) -> Setup:

@@ -1,0 +1,318 @@
+"""prune sensitivity: values are those of networks really cut, and runs go on where they stop."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from prune import pruning, surgery
+from prune.cli import main
+from prune.count import count
+from prune.data.loader import score_loader
+from prune.data.spec import load
+from prune.errors import PlanError
+from prune.graph import Group
+from prune.models.darknet import Darknet
+from prune.plan import Plan, removed
+from prune.proof import masked
+from prune.score.nms import detections
+from prune.score.score import evaluating, score
+from prune.selection import cut_of
+from prune.sensitivity import effect, run
+from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
+from prune.sensitivity.curves import curves
+from prune.sensitivity.rows import by_price, price, read
+from prune.sensitivity.run import Wish
+from prune.train.hyp import SCRATCH
+from prune.train.loss import detection_loss
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    """Make a network whose own best detections are the truth, so that its mAP is not zero."""
+    weights, data = tiny.weights(tmp_path), tiny.data(tmp_path)
+    made = Setup(weights=weights, data=data, imgsz=tiny.SIZE)
+    bench = opened(made)
+    with evaluating(bench.subject.net):
+        for batch in bench.loader:
+            maps = bench.subject.net(batch.images.float() / 255)
+            found = detections(
+                bench.subject.net.decode(maps), confidence=0, iou=0.3, max_detections=6
+            )
+            for boxes, path in zip(found, batch.paths, strict=True):
+                label = Path(str(path).replace("images", "labels")).with_suffix(".txt")
+                label.write_text("\n".join(map(_label, boxes)) + "\n")
+    opened.cache_clear()
+    return replace(made, confidence=0.0)
+
+
+def _label(box: Tensor) -> str:
+    x1, y1, x2, y2, _, label = box.tolist()
+    low, high = (max(x1, 0), max(y1, 0)), (min(x2, tiny.SIZE), min(y2, tiny.SIZE))
+    centre = [(a + b) / 2 / tiny.SIZE for a, b in zip(low, high, strict=True)]
+    sides = [(b - a) / tiny.SIZE for a, b in zip(low, high, strict=True)]
+    return " ".join(map(str, (int(label), *centre, *sides)))
+
+
+def halves(groups: Sequence[Group]) -> list[Task]:
+    """Cut every second channel of every group that may be cut."""
+    free = [(number, group) for number, group in enumerate(groups) if not group.kept]
+    return [Task(number, tuple(range(0, group.channels, 2))) for number, group in free]
+
+
+def plan_of(groups: Sequence[Group], task: Task) -> Plan:
+    return Plan("", "given", (cut_of(groups[task.group], task.channels),))
+
+
+def score_of(net: Darknet, setup: Setup) -> tuple[float, float]:
+    """Return mAP and loss as `prune val` and training compute them."""
+    spec = load(setup.data, splits=["val"])
+    loader = score_loader(
+        spec,
+        split="val",
+        imgsz=setup.imgsz,
+        batch_size=setup.batch_size,
+        stride=net.stride,
+        workers=0,
+    )
+
+    def loss(maps: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        return detection_loss(maps, net.heads, targets, hyp=SCRATCH)[1]
+
+    found = score(
+        net, loader, spec.names, device=torch.device("cpu"), confidence=setup.confidence, loss=loss
+    )
+    return found.map, found.losses[3]
+
+
+def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None:
+    subject = pruning.open_subject(setup.weights)
+    tasks = [WHOLE, *halves(subject.groups)]
+    nets = [subject.net] + [
+        surgery.apply(subject.net, subject.groups, plan_of(subject.groups, task))
+        for task in tasks[1:]
+    ]
+    expected = [score_of(net, setup) for net in nets]
+    assert len({value for value, _ in expected}) > 3, "the cuts must matter"
+    by_map = measure(setup, tasks)
+    by_loss = measure(replace(setup, metric="loss"), tasks)
+    assert by_map == pytest.approx([value for value, _ in expected], abs=1e-5)
+    assert by_loss == pytest.approx([loss for _, loss in expected], abs=1e-5)
+
+
+def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) -> None:
+    subject = pruning.open_subject(setup.weights)
+    net, images = subject.net, torch.rand(subject.net.small_picture)
+    for task in halves(subject.groups):
+        mask = effect.mask(net, subject.groups[task.group], task.channels)
+        with evaluating(net):
+            with masked(net, removed(subject.groups, plan_of(subject.groups, task))):
+                whole = net(images)
+            shared = effect.maps(net, effect.outputs(net, images, mask.needs), mask)
+        assert all(torch.equal(a, b) for a, b in zip(whole, shared, strict=True))
+
+
+def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None:
+    subject = pruning.open_subject(setup.weights)
+    net = subject.net
+    branch = next(g for g in reversed(subject.groups) if not g.kept)  # feeds the last head alone
+    mask = effect.mask(net, branch, [0])
+    first, last = net.map_layers
+    assert last in mask.layers
+    assert first not in mask.layers
+    with evaluating(net):
+        kept = effect.outputs(net, torch.rand(net.small_picture), mask.needs)
+        maps = effect.maps(net, kept, mask)
+    assert maps[0] is kept[first]
+    assert set(kept) == mask.needs
+
+
+def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
+    setup: Setup, tmp_path: Path
+) -> None:
+    found = run.run(setup, Wish((0.01, 0.5)), tmp_path / "s.json")
+    subject = pruning.open_subject(setup.weights)
+    shape = (1, 3, tiny.SIZE, tiny.SIZE)
+    before = count(subject.net, shape)
+    assert [row.group for row in found.rows[::2]] == [g.root for g in subject.groups if not g.kept]
+    for row in found.rows:
+        group = subject.groups[row.index]
+        assert (row.channels, row.removed) == (group.channels, int(row.ratio * group.channels))
+        assert row.drop == pytest.approx(found.baseline - row.value)
+        if not row.removed:
+            assert (row.macs, row.params, row.drop) == (0, 0, 0)
+            continue
+        plan = plan_of(subject.groups, Task(row.index, tuple(range(row.removed))))
+        after = count(surgery.apply(subject.net, subject.groups, plan), shape)
+        assert (row.macs, row.params) == (before.macs - after.macs, before.params - after.params)
+
+
+def test_the_cheapest_group_per_multiply_add_comes_first(setup: Setup, tmp_path: Path) -> None:
+    found = run.run(replace(setup, metric="loss"), Wish((0.25, 0.5)), tmp_path / "s.json")
+    prices = [price(rows) for rows in by_price(found.rows)]
+    assert prices == sorted(prices)
+    with (tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    costs = [float(row["drop"]) / float(row["macs"]) for row in rows]
+    assert costs == sorted(costs)
+    assert len(rows) == len(found.rows)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_file(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole.json", tmp_path / "stopped.json"
+    wish = Wish((0.25, 0.5))
+    run.run(setup, wish, whole)
+    judged: list[Task] = []
+
+    def until(most: int) -> Callable[..., tuple[float, ...]]:
+        def judge(own: Setup, tasks: Sequence[Task], *rest: object) -> tuple[float, ...]:
+            if len(judged) + len(tasks) > most:
+                raise KeyboardInterrupt
+            judged.extend(tasks)
+            return measure(own, tasks)
+
+        return judge
+
+    monkeypatch.setattr(run, "BLOCK", 1)
+    monkeypatch.setattr(run, "measure", until(5))  # the baseline and two groups
+    with pytest.raises(KeyboardInterrupt):
+        run.run(setup, wish, stopped)
+    kept = read(stopped)
+    assert not kept.complete
+    assert len(kept.rows) == 4
+    with pytest.raises(PlanError, match="not finished"):
+        curves(stopped, pruning.open_subject(setup.weights))
+    monkeypatch.setattr(run, "measure", until(1000))
+    run.run(setup, wish, stopped)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert len(set(judged)) == len(judged) == 1 + len(read(whole).rows), "nothing twice"
+
+
+def test_another_ratio_is_added_to_what_is_there(setup: Setup, tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    first = run.run(setup, Wish((0.5,)), out)
+    both = run.run(setup, Wish((0.25,)), out)
+    assert set(first.rows) < set(both.rows)
+    assert {row.ratio for row in both.rows} == {0.25, 0.5}
+
+
+def test_processes_give_the_same_file(setup: Setup, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    run.run(setup, Wish((0.5,)), one)
+    calls: list[tuple[float, int]] = []
+    run.run(
+        setup, Wish((0.5,)), two, jobs=2, progress=lambda done, total: calls.append((done, total))
+    )
+    assert two.read_bytes() == one.read_bytes()
+    assert calls[-1][0] == calls[-1][1] == len(read(one).rows)
+
+
+@pytest.fixture
+def words(setup: Setup, tmp_path: Path) -> list[str]:
+    out = tmp_path / "out" / "s.json"
+    return [
+        *("sensitivity", "--weights", str(setup.weights), "--data", str(setup.data)),
+        *("--ratios", "0.5", "--out", str(out)),
+    ]
+
+
+def test_the_command_prints_a_table_and_writes_three_files(
+    words: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "drop at 0.5" in printed
+    assert "mAP" in printed or "map" in printed
+    for suffix in (".json", ".csv", ".png"):
+        assert (tmp_path / "out" / "s").with_suffix(suffix).stat().st_size
+
+
+def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert main([*words, "--metric", "loss", "--images", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "out" / "s.json").read_text())
+    assert (told["metric"], told["images"], told["complete"]) == ("loss", 3, True)
+
+
+def test_global_allocates_by_it(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert main(words) == 0
+    told = [*words[1:3], "--sensitivity", str(tmp_path / "out" / "s.json"), "--macs", "0.7"]
+    assert main(["global", *told, "--out", str(tmp_path / "cut.pt"), "--json"]) == 0
+    capsys.readouterr()
+
+
+def another_criterion(out: Path) -> list[str]:
+    about = {"format": "prune-sensitivity/1", "criterion": "l2"}
+    out.write_text(json.dumps({**about, "baseline": 0, "complete": True, "rows": []}))
+    return []
+
+
+def damaged(out: Path) -> list[str]:
+    row = {"group": "a", "index": "no number"}
+    about = {"format": "prune-sensitivity/1", "baseline": 0, "complete": True}
+    out.write_text(json.dumps({**about, "rows": [row]}))
+    return []
+
+
+def foreign(out: Path) -> list[str]:
+    out.write_text("[]")
+    return []
+
+
+def wrong_classes(out: Path) -> list[str]:
+    data = out.parents[1] / "data.yaml"
+    data.write_text("val: images/val\nnames: [a, b, c]\n")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_criterion, "holds a run with another"),
+        (damaged, "is damaged"),
+        (foreign, "is no sensitivity file"),
+        (wrong_classes, "they must agree"),
+        (lambda _: ["--ratios", "0.5,1.5"], "ratio is 1.5"),
+        (lambda _: ["--ratios", "nan"], "ratio is nan"),
+        (lambda _: ["--images", "0"], "images is 0"),
+        (lambda _: ["--jobs", "0"], "jobs is 0"),
+        (lambda _: ["--out", "s.csv"], "must end in .json"),
+        (lambda _: ["--split", "test"], "no split 'test'"),
+        (lambda _: ["--img-size", "60"], "image size is 60"),
+        (lambda _: ["--conf-thres", "2"], "confidence threshold is 2"),
+        (lambda _: ["--weights", "none.pt"], "none.pt"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    words: list[str], tmp_path: Path, capsys: Capture, spoil: object, message: str
+) -> None:
+    out = tmp_path / "out" / "s.json"
+    out.parent.mkdir()
+    more = cast("Callable[[Path], list[str]]", spoil)(out)
+    before = out.read_bytes() if out.exists() else None
+    assert main([*words, *more]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+    assert (out.read_bytes() if out.exists() else None) == before
+
+
+def test_ratios_that_are_no_numbers_are_refused(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--ratios", "half"])
+    assert stopped.value.code == 2
+    assert "'half' is no list such as 0.25,0.5,0.75" in capsys.readouterr().err
