@@ -27,7 +27,7 @@ from prune.models.darknet import Darknet
 from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.recover.recalibrate import recalibrate
-from prune.recover.reconstruct import reconstruct
+from prune.recover.reconstruct import Settings, reconstruct
 from prune.recover.restate import restate
 from prune.score.metrics import Scores
 from prune.score.score import score
@@ -44,6 +44,7 @@ class Wishes:
         steps: key of STEPS -> data.yaml whose training pictures it looks at; None for none.
         judge: data.yaml whose validation split scores every step; None to score nothing.
         images: how many training pictures.
+        memory: bytes that a reconstruction may hold; see `reconstruct.Settings`.
         seed: of their order and augmentation.
         device: see `device.choose`.
     """
@@ -51,6 +52,7 @@ class Wishes:
     steps: Mapping[str, Path | None]
     judge: Path | None = None
     images: int = 200
+    memory: int = 4 << 30
     seed: int = 0
     device: str = ""
 
@@ -87,11 +89,7 @@ class _Case:
     original: Darknet
     net: Darknet
     names: Mapping[str, str] | None
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        side = _side(self.subject)
-        return (1, 3, side, side)
+    settings: Settings
 
 
 Step = Callable[[_Case, "Sequence[Tensor]"], "int | None"]
@@ -117,7 +115,15 @@ def _compensate(case: _Case, pictures: Sequence[Tensor]) -> int:
 
 def _reconstruct(case: _Case, pictures: Sequence[Tensor]) -> int:
     groups, plan = case.subject.groups, case.pruned.plan
-    solved = reconstruct(case.original, case.net, groups, plan, pictures, names=case.names)
+    solved = reconstruct(
+        case.original,
+        case.net,
+        groups,
+        plan,
+        pictures,
+        names=case.names,
+        settings=case.settings,
+    )
     restate(case.net, pictures)  # or training would begin with other numbers than these
     return sum(layer.after < layer.before for layer in solved)
 
@@ -148,6 +154,8 @@ class Prepared:
         """
         if wishes.images < 1:
             raise InputError(f"recovery images is {wishes.images}; it must be at least 1, e.g. 200")
+        if wishes.memory < 1 << 28:
+            raise InputError("recovery memory must be at least 0.25 GiB, e.g. 4")
         self.wishes, self.subject = wishes, subject
         self.device = device.choose(wishes.device)
         paths = {path for path in wishes.steps.values() if path is not None}
@@ -186,6 +194,7 @@ class Prepared:
             original=_on(self.device, self.subject.net),
             net=copy.deepcopy(checkpoint.network(result)).to(self.device),  # result keeps its own
             names=depth.skip(self.subject.net, places).names if places else None,
+            settings=Settings(memory=self.wishes.memory, seed=self.wishes.seed),
         )
 
     def _step(

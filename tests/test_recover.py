@@ -177,9 +177,18 @@ def test_little_memory_gives_the_same_weights() -> None:
     plan, pruned = _cut(net, groups, 0)
     _, again = _cut(net, groups, 0)
     pictures = _pictures(size=32)
-    reconstruct(net, pruned, groups, plan, pictures, settings=Settings(places=5))
-    small = Settings(places=5, memory=400_000)
-    reconstruct(net, again, groups, plan, pictures, settings=small)
+    begun = []
+    for copy, memory in ((pruned, 1 << 30), (again, 400_000)):
+        passes: list[int] = []
+        hook = copy.get_submodule("stem.0").register_forward_pre_hook(
+            lambda *_, passes=passes: passes.append(1)
+        )
+        small = Settings(places=5, memory=memory)
+        reconstruct(net, copy, groups, plan, pictures, settings=small)
+        hook.remove()
+        begun.append(len(passes))
+    assert begun[0] == len(pictures) + 2, "once a batch, once to look at layers, once at memory"
+    assert begun[1] > begun[0], "what does not fit begins anew"
     for name, tensor in pruned.state_dict().items():
         assert torch.allclose(tensor, again.state_dict()[name], rtol=1e-6, atol=1e-9), name
 

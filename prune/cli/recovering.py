@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training pictures to look at, mosaics (default 200)",
     )
     own.add_argument(
+        "--recover-memory",
+        type=float,
+        default=4.0,
+        metavar="GIB",
+        help="memory of --reconstruct (default 4); pictures beyond it take much longer",
+    )
+    own.add_argument(
         "--score",
         action="store_true",
         help="score on --data before, after the cut and after each step; undo what lowers it",
@@ -81,6 +88,7 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
         steps={name: None if path == nothing else path for name, path in steps.items()},
         judge=args.data if args.score else None,
         images=args.recover_images,
+        memory=int(args.recover_memory * 2**30),
         seed=args.seed,
         device=args.device,
     )

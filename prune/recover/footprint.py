@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from prune.recover.readers import evaluating, watching
 
 
-def peak_bytes(net: nn.Module, picture: Tensor) -> int:
-    """Measure the most bytes that outputs of modules hold at one time.
+@dataclass
+class Footprint:
+    """Bytes that outputs of modules hold for one picture; more pictures take as many times more.
 
-    Args:
-        net: stays as it is.
-        picture: one input, [1, ...]; more pictures take as many times more.
+    Attributes:
+        peak: the most at any time.
+        waiting: what is alive in front of each layer, in the order they run.
     """
-    alive = peak = 0
+
+    peak: int = 0
+    waiting: dict[str, int] = field(default_factory=dict)
+
+
+def footprint(net: nn.Module, picture: Tensor, names: Collection[str]) -> Footprint:
+    """Measure a network that stays as it is on one input, [1, ...]; `names` are layers of it."""
+    found = Footprint()
+    alive = 0
 
     def dies(size: int) -> None:
         nonlocal alive
         alive -= size
 
     def made(_: str, output: object) -> None:
-        nonlocal alive, peak
+        nonlocal alive
         if isinstance(output, Tensor):
             size = output.numel() * output.element_size()
             alive += size
-            peak = max(peak, alive)
+            found.peak = max(found.peak, alive)
             weakref.finalize(output, dies, size)
 
-    kinds = tuple({type(m) for m in net.modules() if not any(m.children())})
-    with evaluating(net), watching(net, kinds, after=made):
+    def stops(name: str, _: Tensor) -> None:
+        found.waiting[name] = alive + own
+
+    own = picture.numel() * picture.element_size()
+    leaves = tuple({type(m) for m in net.modules() if not any(m.children())})
+    before = watching(net, nn.Module, names=names, before=stops)
+    with evaluating(net), before, watching(net, leaves, after=made):
         net(picture)
-    return peak + picture.numel() * picture.element_size()
+    found.peak += own
+    return found

@@ -2,8 +2,8 @@
 
 Layer after layer in the order they run, each from its present input, so that a layer also makes up
 for what those before it could not (He et al. 2017, arXiv:1707.06168, section 3.2; ThiNet,
-arXiv:1707.06342, section 3.3). One pass of the pruned network does it all: whatever runs into a
-layer is in memory at that moment, the layer is solved and goes on with its new weights.
+arXiv:1707.06342, section 3.3). All pictures go through the pruned network side by side, a layer at
+a time: when they stand in front of one, it is solved, and they go on with its new weights.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from prune.errors import InputError
 from prune.graph import Group
 from prune.plan import Plan, Removed, removed
 from prune.recover.fit import Solved, Target, fit
-from prune.recover.footprint import peak_bytes
+from prune.recover.footprint import footprint
 from prune.recover.patches import draw, made, unsuited
 from prune.recover.readers import Layer, Reader, evaluating, paired, watching
+from prune.recover.walk import walking
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Settings:
     Attributes:
         places: how many outputs of each picture a layer is fitted on; fewer where the targets would
             not fit the memory.
-        memory: bytes for activations and targets together. Pictures beyond run through the network
-            again for every layer. The equations of the largest layer come on top, about 40 F^2
-            bytes for F = inputs x kernel cells.
+        memory: bytes for activations and targets together. Batches that do not fit begin anew for
+            every layer, until the maps have become small enough. The equations of the largest layer
+            come on top, about 40 F^2 bytes for F = inputs x kernel cells.
         seed: of the places.
     """
 
     places: int = 200
-    memory: int = 3 << 30
+    memory: int = 4 << 30
     seed: int = 0
 
 
@@ -86,14 +87,10 @@ def reconstruct(
     todo = {name: reader for name, reader in behind.items() if name not in reasons}
     places = _affordable(original, todo, settings, pictures=sum(map(len, pictures)), like=first)
     targets = _targets(original, todo, gone, pictures, places=places, seed=settings.seed)
-    held = max(1, settings.memory * 2 // 3 // peak_bytes(pruned, first))
-    by_reader = {reader: targets[name] for name, reader in todo.items()}
-    solved = _Work(pruned, by_reader).run(*_parted(pictures, held))
+    solved = _solve(pruned, todo, targets, pictures, memory=settings.memory * 2 // 3)
     return tuple(
-        replace(solved[r.name], name=name)
-        if name in todo
-        else Solved(name, 0.0, 0.0, left=reasons[name])
-        for name, r in behind.items()
+        solved[name] if name in todo else Solved(name, 0.0, 0.0, left=reasons[name])
+        for name in behind
     )
 
 
@@ -143,55 +140,45 @@ def _targets(
     }
 
 
-def _parted(pictures: Sequence[Tensor], held: int) -> tuple[Tensor, list[Tensor]]:
-    """Join as many pictures as fit; the rest in batches no larger."""
-    lead: list[Tensor] = []
-    rest: list[Tensor] = []
-    size = 0
-    for piece in (piece for batch in pictures for piece in torch.split(batch, held)):
-        room = max(held - size, 0) if not rest else 0
-        lead += [piece[:room]] if room else []
-        rest += [piece[room:]] if len(piece) > room else []
-        size += min(room, len(piece))
-    return torch.cat(lead), rest
+def _solve(
+    net: nn.Module,
+    todo: Mapping[str, Reader],
+    targets: Mapping[str, Target],
+    pictures: Sequence[Tensor],
+    *,
+    memory: int,
+) -> dict[str, Solved]:
+    """Solve layer after layer; batches wait in front of each as far as they fit the memory."""
+    places = [reader.name for reader in todo.values()]
+    taken = footprint(net, pictures[0][:1], places)
+    size = max(1, memory // 4 // taken.peak)  # while one batch goes on, the others wait
+    batches = [piece for batch in pictures for piece in torch.split(batch, size)]
+    waiting = _waiting(batches, [taken.waiting[place] for place in places], memory * 3 // 4)
+    solved: dict[str, Solved] = {}
+    with walking(net, places) as walk:
+        for step, (name, reader) in enumerate(todo.items()):
+
+            def inputs(place: str = reader.name, step: int = step) -> Iterator[Tensor]:
+                for number, batch in enumerate(batches):
+                    yield walk.value(number, batch, place)
+                    if step < waiting[number]:
+                        walk.forget(number)
+
+            solved[name] = replace(fit(net, reader, inputs(), targets[name]), name=name)
+    return solved
 
 
-class _Reached(Exception):  # noqa: N818  # nothing went wrong
-    """Stops a pass at the layer it was for; carries that layer's input."""
+def _waiting(batches: Sequence[Tensor], live: Sequence[int], memory: int) -> list[int]:
+    """Say for each batch from which step on it can stay where it is.
 
-
-class _Work:
-    """The pass through the pruned network that solves its layers as it meets them."""
-
-    def __init__(self, net: nn.Module, targets: Mapping[Reader, Target]) -> None:
-        self.net = net
-        self.todo = {reader.name: (reader, target) for reader, target in targets.items()}
-        self.solved: dict[str, Solved] = {}
-        self.wanted: str | None = None  # while pictures beyond the first batch run up to a layer
-        self.rest: Sequence[Tensor] = ()
-
-    def run(self, lead: Tensor, rest: Sequence[Tensor]) -> dict[str, Solved]:
-        """Solve every layer in turn."""
-        self.rest = rest
-        with evaluating(self.net), watching(self.net, Layer, names=self.todo, before=self._meet):
-            self.net(lead)
-        return self.solved
-
-    def _meet(self, name: str, value: Tensor) -> None:
-        if self.wanted == name:
-            raise _Reached(value)
-        if self.wanted is None:
-            inputs = self._inputs(name, value)
-            reader, target = self.todo[name]
-            self.solved[name] = fit(self.net, reader, inputs, target)
-
-    def _inputs(self, name: str, value: Tensor) -> Iterator[Tensor]:
-        """Give a layer's input batch by batch: the one in memory, then those run up to here."""
-        yield value
-        self.wanted = name
-        for batch in self.rest:
-            try:
-                self.net(batch)
-            except _Reached as reached:
-                yield reached.args[0]
-        self.wanted = None
+    Args:
+        batches: those before a batch stay wherever it does.
+        live: bytes that a picture holds in front of each layer.
+        memory: bytes for all.
+    """
+    starts, pictures = [], 0
+    for batch in batches:
+        pictures += len(batch)
+        over = [step for step, size in enumerate(live) if pictures * size > memory]
+        starts.append(over[-1] + 1 if over else 0)
+    return starts
