@@ -124,7 +124,7 @@ def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
         second: the plan carried out then; its positions are counted in what was left.
 
     Raises:
-        PlanError: `first` does not fit the groups.
+        PlanError: `first` does not fit the groups, or `second` not what `first` leaves.
     """
     gone = removed(groups, first)
     leaving: dict[Group, set[int]] = defaultdict(set)
@@ -134,6 +134,11 @@ def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
     for cut in second.cuts:
         lost = set(gone.get((cut.layer, "out"), ()))
         left = [p for p in range(_outputs(groups, cut.layer)) if p not in lost]
+        if cut.remove and cut.remove[-1] >= len(left):
+            raise PlanError(
+                f"the second plan takes output {cut.remove[-1]} off {cut.layer}, "
+                f"which the first leaves {len(left)}"
+            )
         for group, position in _homes(groups, cut.layer, [left[i] for i in cut.remove]):
             leaving[group].add(position)
     cuts = (
@@ -147,7 +152,8 @@ def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
 def _outputs(groups: Sequence[Group], layer: str) -> int:
     slots = (slot for group in groups for slot in group.slots)
     mine = (slot.index for slot in slots if (slot.name, slot.side) == (layer, "out"))
-    return 1 + max(position for index in mine for place in index for position in place)
+    places = [position for index in mine for place in index for position in place]
+    return 1 + max(places, default=-1)
 
 
 def _homes(

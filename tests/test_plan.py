@@ -4,13 +4,16 @@ import json
 from typing import Any
 
 import nets
+import plans as drawn
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prune import surgery
 from prune.errors import PlanError
 from prune.graph import Group, Slot, trace
-from prune.plan import Cut, Plan, from_json, removed, to_dict, to_json
+from prune.plan import Cut, Plan, from_json, joined, removed, to_dict, to_json
 
 cuts = st.builds(
     Cut,
@@ -123,3 +126,37 @@ def test_a_group_knows_its_root_width_and_producers() -> None:
     slots = (Slot("a", "out", index), Slot("n", "out", index, "norm"), Slot("b", "in", index))
     group = Group("a", 2, slots)
     assert (group.width, group.producers, group.slot("b", "in")) == (4, ("a",), slots[2])
+
+
+@pytest.mark.parametrize("name", nets.CASES)
+@given(data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_one_plan_of_two_cuts_as_both_one_after_the_other(name: str, data: st.DataObject) -> None:
+    net, shape = nets.net(name), nets.CASES[name].shape
+    groups = trace(net, shape)
+    first = data.draw(drawn.plans(groups))
+    between = surgery.apply(net, groups, first)
+    left = trace(between, shape)
+    second = data.draw(drawn.plans(left))
+    twice = surgery.apply(between, left, second).state_dict()
+    once = surgery.apply(net, groups, joined(groups, first, second)).state_dict()
+    assert twice.keys() == once.keys()
+    assert all(torch.equal(twice[key], once[key]) for key in once)
+
+
+def test_a_joined_plan_is_of_the_first_network_and_says_the_second_wish() -> None:
+    groups = trace(nets.net("chain"), (1, 3, 8, 8))
+    first = Plan("id", "l1", (Cut("b.0", 8, (1, 2), ("b.0",)),), blocks=(4,))
+    second = Plan("other", "l2", (Cut("b.0", 6, (0, 1), ("b.0",)), Cut("a.0", 6, (5,), ("a.0",))))
+    both = joined(groups, first, second)
+    assert (both.network, both.criterion, both.blocks) == ("id", "l2", (4,))
+    assert both.cuts == (Cut("a.0", 6, (5,), ("a.0",)), Cut("b.0", 8, (0, 1, 2, 3), ("b.0",)))
+
+
+def test_plans_that_do_not_fit_are_not_joined() -> None:
+    groups = trace(nets.net("chain"), (1, 3, 8, 8))
+    good = Plan("", "l1", (Cut("b.0", 8, (1, 2), ("b.0",)),))
+    with pytest.raises(PlanError, match="has outputs 0 to 7, not 9"):
+        joined(groups, Plan("", "", (Cut("b.0", 8, (9,), ()),)), good)
+    with pytest.raises(PlanError, match="the second plan"):
+        joined(groups, good, Plan("", "", (Cut("b.0", 6, (6,), ()),)))
