@@ -64,13 +64,18 @@ def to_budget(
         raise PlanError(f"steps is {wishes.steps}; it must be at least 1")
     if wishes.steps > 1 and wishes.curves:
         raise PlanError("a sensitivity file is of the whole network; it cannot be cut in steps")
+    if wishes.curves and subject.called:
+        raise PlanError("a sensitivity file is of the whole network; it cannot lose blocks first")
     shape = (1, 3, imgsz, imgsz)
-    allowed = limits(subject.groups, wishes.everywhere, wishes.layers)
+    allowed = limits(subject.groups, wishes.everywhere, wishes.layers, called=subject.called)
     start = _cost(costs(subject.net, subject.groups, shape), budget.kind)
     now, chosen = subject, None
     for step in range(1, wishes.steps + 1):
         target = round(start + (budget.limit - start) * step / wishes.steps)
-        found = _evaluation(now, score(now), costs(now.net, now.groups, shape), budget, wishes)
+        of = costs(now.net, now.groups, shape)
+        if _cost(of, budget.kind) <= target and (chosen or step < wishes.steps):
+            continue  # the step before went further than it had to
+        found = _evaluation(now, score(now), of, budget, wishes)
         picked = by_budget(
             now.groups,
             found,

@@ -55,6 +55,8 @@ def limits(
     groups: Sequence[Group],
     everywhere: Wish,
     layers: Mapping[str, Mapping[str, object]] | None = None,
+    *,
+    called: Mapping[str, str] | None = None,
 ) -> tuple[Limit, ...]:
     """Say what may be taken off each group.
 
@@ -63,20 +65,23 @@ def limits(
         everywhere: holds for every group.
         layers: what differs, by a pattern of layer names ("module_list.2?.*"): fields of Wish. A
             group follows every pattern that one of its layers matches, the last one first.
+        called: what patterns call the layers of a network that others left; then a pattern may
+            name none, since its layers may be among those.
 
     Raises:
         PlanError: a pattern that names no layer, a field there is not, a value out of range.
     """
-    names = {name for group in groups for name in group.producers}
+    names = [[(called or {}).get(n, n) for n in group.producers] for group in groups]
     for pattern in layers or {}:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not called and not any(fnmatchcase(n, pattern) for own in names for n in own):
             raise PlanError(f"{pattern!r} names no layer that can be cut; see prune show --groups")
-    return tuple(_limit(group, _wish(group, everywhere, layers or {})) for group in groups)
+    wishes = (_wish(own, everywhere, layers or {}) for own in names)
+    return tuple(_limit(group, wish) for group, wish in zip(groups, wishes, strict=True))
 
 
-def _wish(group: Group, wish: Wish, layers: Mapping[str, Mapping[str, object]]) -> Wish:
+def _wish(names: Sequence[str], wish: Wish, layers: Mapping[str, Mapping[str, object]]) -> Wish:
     for pattern, fields in layers.items():
-        if any(fnmatchcase(name, pattern) for name in group.producers):
+        if any(fnmatchcase(name, pattern) for name in names):
             wish = changed(wish, fields, where=pattern)
     return wish
 

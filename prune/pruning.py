@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prune import checkpoint, depth, plan, proof, runs, surgery
@@ -17,12 +18,16 @@ from prune.plan import Plan
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint opened for pruning: its network and the groups that are coupled in it."""
+    """A checkpoint opened for pruning: its network and the groups that are coupled in it.
+
+    Where blocks left the network already, `called` says what its layers are in the checkpoint.
+    """
 
     path: Path
     checkpoint: Checkpoint
     net: Darknet
     groups: tuple[Group, ...]
+    called: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

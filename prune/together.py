@@ -63,8 +63,8 @@ def with_blocks(
 
     gone = depth.choose(found, depth.by_number(found, number), score, again=True)
     places = [choice.block.place for choice in gone]
-    shallow = _without(subject, [choice.block for choice in gone])
     names = {new: old for old, new in depth.skip(subject.net, places).names.items()}
+    shallow = _without(subject, [choice.block for choice in gone], called=names)
     chosen = narrow(shallow)
     plan = _named_as_before(subject.groups, chosen.plan, names)
     layers = sorted(layer for choice in gone for layer in choice.block.layers)
@@ -93,10 +93,10 @@ def automatic(
     return tuple(sorted(trials, key=lambda trial: trial.change))
 
 
-def _without(subject: Subject, gone: Sequence[Block]) -> Subject:
+def _without(subject: Subject, gone: Sequence[Block], *, called: dict[str, str]) -> Subject:
     net = depth.without(subject.net, [block.place for block in gone])
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
-    return replace(subject, net=net, groups=groups)
+    return replace(subject, net=net, groups=groups, called=called)
 
 
 def _named_as_before(groups: Sequence[Group], plan: Plan, names: dict[str, str]) -> Plan:

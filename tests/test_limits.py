@@ -104,6 +104,12 @@ def test_tied_channels_count_as_outputs_of_the_first_layer() -> None:
     assert _of("grouped", Wish(round_to=3))["stem.0"].most == 0, "no lower multiple of 6 outputs"
 
 
+def test_patterns_go_by_what_layers_are_called() -> None:
+    groups, layers = _groups("chain"), {"old.*": {"max_ratio": 0.5}, "gone.*": {"exclude": True}}
+    found = limits(groups, PLAIN, layers, called={"a.0": "old.7"})
+    assert [limit.most for limit in found] == [3, 7, 0]
+
+
 WRONG: dict[str, Layers] = {
     "'z.*' names no layer that can be cut": {"z.*": {"exclude": True}},
     "'a.1' names no layer that can be cut": {"a.1": {"exclude": True}},

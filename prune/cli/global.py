@@ -84,6 +84,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune import budgeted
+    from prune.limits import limits
     from prune.pruning import open_subject
 
     subject = open_subject(args.weights)
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
             now, lambda net: ranked.scores(args, net), budget, wishes, imgsz=imgsz
         )
 
+    limits(subject.groups, everywhere, layers)  # every pattern names a layer, blocks included
     chosen = _deep(args, subject, narrow, imgsz)
     _tell(chosen, heads=subject.net.head_convolutions())
     cutting.finish(args, subject, chosen.plan, made_by="global")
