@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +20,7 @@ from prune import ranking
 from prune.atomic import replacing
 from prune.criteria import CRITERIA
 from prune.data import loader
+from prune.data.labels import label_path
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
@@ -126,12 +126,13 @@ def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evi
 
 
 def _first(batches: Iterable[loader.Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Take whole batches until there are as many pictures."""
-    for batch in islice(batches, images):
-        if images <= 0:
+    """Take so many pictures, or all there are."""
+    for batch in batches:
+        taken = min(images, len(batch.images))
+        yield batch.images[:taken].float() / 255, batch.targets[batch.targets[:, 0] < taken]
+        images -= taken
+        if not images:
             return
-        images -= len(batch.images)
-        yield batch.images.float() / 255, batch.targets
 
 
 def _fingerprint(net: nn.Module) -> str:
@@ -145,14 +146,15 @@ def _fingerprint(net: nn.Module) -> str:
 
 def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
     """Name the file of scores by everything they depend on."""
-    paths = pictures.spec.pictures("train")
-    states = [path.stat() for path in paths if path.exists()]
+    shown = pictures.spec.pictures("train")
+    files = [path for image in shown for path in (image, label_path(image)) if path.is_file()]
     facts = (
+        subject.net.cfg_text(),
         _fingerprint(subject.net),
         name,
         seed,
         (pictures.images, pictures.imgsz),
-        [(str(path), state.st_size) for path, state in zip(paths, states, strict=False)],
+        [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     return subject.path.with_name(f"{subject.path.stem}.{name}-{code}.scores")

@@ -1,0 +1,229 @@
+"""Scores from pictures: what they are, and that they are found again where nothing has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from prune import measured, ranking, surgery
+from prune.criteria import FROM_PICTURES
+from prune.data import loader, spec
+from prune.data.spec import DataSpec
+from prune.errors import InputError, PlanError
+from prune.evidence import Evidence, gather
+from prune.graph import trace
+from prune.measured import Pictures, Scores, scores
+from prune.pruning import Subject, open_subject
+from prune.selection import by_amount
+from prune.train.hyp import SCRATCH
+from prune.train.loss import detection_loss
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    return open_subject(tiny.weights(tmp_path))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSpec:
+    return spec.load(tiny.data(tmp_path / "data"), splits=("train",))
+
+
+def _same(first: Scores, second: Scores) -> bool:
+    return all(
+        a is b is None or (a is not None and b is not None and torch.equal(a, b))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _files(subject: Subject) -> list[Path]:
+    return sorted(subject.path.parent.glob("*.scores"))
+
+
+def test_weights_are_ranked_without_pictures_or_files(subject: Subject) -> None:
+    for criterion in ("l1", "bn", "random"):
+        found = scores(subject, criterion=criterion)
+        assert _same(found, ranking.scores(subject.net, subject.groups, criterion=criterion))
+    assert not _files(subject)
+
+
+def _pictures(data: DataSpec) -> tuple[Tensor, Tensor]:
+    """Read the pictures as they are, whole: they have the network's size. Returns targets too."""
+    images, targets = [], []
+    for number, path in enumerate(data.pictures("train")):
+        image = cv2.imread(str(path))
+        assert image is not None
+        images.append(torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float() / 255)
+        rows = np.loadtxt(path.parents[2] / "labels" / "train" / f"{path.stem}.txt", ndmin=2)
+        targets.append(np.column_stack([np.full(len(rows), number), rows]))
+    return torch.stack(images), torch.from_numpy(np.concatenate(targets)).float()
+
+
+def _loss(subject: Subject, images: Tensor, targets: Tensor) -> Tensor:
+    maps = subject.net(images)
+    return detection_loss(maps, subject.net.heads, targets, hyp=SCRATCH)[0]
+
+
+def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
+    subject: Subject, data: DataSpec
+) -> None:
+    found = scores(subject, criterion="taylor", pictures=Pictures(data, 6, tiny.SIZE))
+    images, targets = _pictures(data)
+    for group, own in zip(subject.groups, found, strict=True):
+        if own is None:
+            assert group.kept
+            continue
+        weight = subject.net.get_submodule(group.root).get_parameter("weight")
+        (gradient,) = torch.autograd.grad(_loss(subject, images, targets), [weight])
+        expected = (weight * gradient).flatten(1).sum(dim=1).abs().detach()
+        np.testing.assert_allclose(own.numpy(), expected.numpy(), rtol=1e-2, atol=1e-5)
+
+
+def test_fisher_looks_at_each_picture_alone(subject: Subject, data: DataSpec) -> None:
+    found = scores(subject, criterion="fisher", pictures=Pictures(data, 6, tiny.SIZE))
+    images, targets = _pictures(data)
+    (number,) = (i for i, g in enumerate(subject.groups) if g.root == "module_list.0.Conv2d")
+    reader = subject.net.get_submodule("module_list.1.Conv2d").get_parameter("weight")
+    total = torch.zeros(8)
+    for picture in range(6):
+        own = targets[targets[:, 0] == picture] * torch.tensor([0.0, 1, 1, 1, 1, 1])
+        (gradient,) = torch.autograd.grad(_loss(subject, images[[picture]], own), [reader])
+        total += (reader * gradient).sum(dim=(0, 2, 3)).pow(2).detach()
+    scored = found[number]
+    assert scored is not None
+    np.testing.assert_allclose(scored.numpy(), total.numpy(), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", FROM_PICTURES)
+def test_a_second_call_reads_what_the_first_kept(
+    criterion: str, subject: Subject, data: DataSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    pictures = Pictures(data, 4, tiny.SIZE)
+    first = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
+    (kept,) = _files(subject)
+    assert kept.name.startswith(f"dense.{criterion}-root-none-")
+
+    def broken(*_: object, **__: object) -> loader.TrainLoader:
+        raise AssertionError("pictures were read again")
+
+    monkeypatch.setattr(loader, "train_loader", broken)
+    again = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
+    assert _same(first, again)
+    assert said == [f"scores kept in {kept}", f"scores from {kept}"]
+
+
+Asking = Callable[[Subject, Pictures], tuple[Subject, Pictures, dict[str, object]]]
+
+
+def _other_weights(
+    subject: Subject, pictures: Pictures
+) -> tuple[Subject, Pictures, dict[str, object]]:
+    with torch.no_grad():
+        subject.net.get_parameter("module_list.1.Conv2d.weight")[0, 0, 0, 0] += 1
+    return subject, pictures, {}
+
+
+def _other_label(
+    subject: Subject, pictures: Pictures
+) -> tuple[Subject, Pictures, dict[str, object]]:
+    label = pictures.spec.path.parent / "labels" / "train" / "0.txt"
+    label.write_text(label.read_text().splitlines()[0] + "\n")
+    return subject, pictures, {}
+
+
+OTHERS: dict[str, Asking] = {
+    "criterion": lambda s, p: (s, p, {"criterion": "activation"}),
+    "scope": lambda s, p: (s, p, {"scope": "group"}),
+    "normalize": lambda s, p: (s, p, {"normalize": "mean"}),
+    "seed": lambda s, p: (s, p, {"seed": 1}),
+    "number of pictures": lambda s, p: (s, replace(p, images=3), {}),
+    "size": lambda s, p: (s, replace(p, imgsz=2 * tiny.SIZE), {}),
+    "weights": _other_weights,
+    "labels": _other_label,
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_question_has_another_file(what: str, subject: Subject, data: DataSpec) -> None:
+    pictures = Pictures(data, 2, tiny.SIZE)
+    scores(subject, criterion="taylor", pictures=pictures)
+    subject, pictures, wish = OTHERS[what](subject, pictures)
+    scores(subject, **{"criterion": "taylor", "pictures": pictures, **wish})  # type: ignore[arg-type]  # a table
+    assert len(_files(subject)) == 2
+
+
+def test_a_network_after_a_cut_is_scored_anew(subject: Subject, data: DataSpec) -> None:
+    """As in steps, where the checkpoint's file is one and the same."""
+    pictures = Pictures(data, 2, tiny.SIZE)
+    found = scores(subject, criterion="taylor", pictures=pictures)
+    plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
+    net = surgery.apply(subject.net, subject.groups, plan)
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    after = scores(replace(subject, net=net, groups=groups), criterion="taylor", pictures=pictures)[
+        0
+    ]
+    assert after is not None
+    assert len(after) == subject.groups[0].channels // 2
+
+
+@pytest.mark.parametrize(("wanted", "looked_at"), [(1, 1), (5, 5), (6, 6), (99, 6)])
+@pytest.mark.parametrize("criterion", FROM_PICTURES)
+def test_so_many_pictures_are_looked_at_or_all(
+    criterion: str,
+    wanted: int,
+    looked_at: int,
+    subject: Subject,
+    data: DataSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def noting(*args: object, **named: object) -> Evidence:
+        found = gather(*args, **named)  # type: ignore[arg-type]  # handed on as it came
+        seen.append(found.images)
+        return found
+
+    monkeypatch.setattr(measured, "gather", noting)
+    scores(subject, criterion=criterion, pictures=Pictures(data, wanted, tiny.SIZE))
+    assert seen == [looked_at]
+
+
+def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
+    targets = torch.tensor([[0.0, 1], [1, 0], [1, 1], [2, 0]])
+    images = torch.full((3, 3, 2, 2), 255, dtype=torch.uint8)
+    batch = loader.Batch(images, targets, paths=[], frames=[])
+    ((first, boxes),) = measured._first([batch], 2)
+    assert first.shape == (2, 3, 2, 2)
+    assert float(first.max()) == 1
+    assert torch.equal(boxes, targets[:3])
+
+
+def test_other_classes_are_refused(subject: Subject, data: DataSpec) -> None:
+    other = replace(data, names=("red", "blue", "green"))
+    with pytest.raises(InputError, match=r"has 3 classes and .* 2; both must be the same"):
+        scores(subject, criterion="taylor", pictures=Pictures(other, 2, tiny.SIZE))
+
+
+@pytest.mark.parametrize("criterion", FROM_PICTURES)
+def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Subject) -> None:
+    with pytest.raises(PlanError, match=f"criterion {criterion} needs pictures; give --data"):
+        scores(subject, criterion=criterion)
+
+
+def test_no_pictures_at_all_are_no_wish(data: DataSpec) -> None:
+    with pytest.raises(InputError, match="images is 0; it must be at least 1"):
+        Pictures(data, 0, tiny.SIZE)
+
+
+def test_an_unknown_criterion_is_refused(subject: Subject) -> None:
+    with pytest.raises(PlanError, match="criterion is 'l3'"):
+        scores(subject, criterion="l3")
