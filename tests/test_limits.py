@@ -105,7 +105,8 @@ def test_tied_channels_count_as_outputs_of_the_first_layer() -> None:
 
 
 def test_patterns_go_by_what_layers_are_called() -> None:
-    groups, layers = _groups("chain"), {"old.*": {"max_ratio": 0.5}, "gone.*": {"exclude": True}}
+    groups = _groups("chain")
+    layers: Layers = {"old.*": {"max_ratio": 0.5}, "gone.*": {"exclude": True}}
     found = limits(groups, PLAIN, layers, called={"a.0": "old.7"})
     assert [limit.most for limit in found] == [3, 7, 0]
 
