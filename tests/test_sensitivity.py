@@ -22,7 +22,7 @@ from prune.data.spec import load
 from prune.errors import PlanError
 from prune.graph import Group
 from prune.models.darknet import Darknet
-from prune.plan import Plan, removed
+from prune.plan import Plan, from_json, removed
 from prune.proof import masked
 from prune.score.nms import detections
 from prune.score.score import evaluating, score
@@ -30,7 +30,7 @@ from prune.selection import cut_of
 from prune.sensitivity import effect, run
 from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import curves
-from prune.sensitivity.rows import by_price, price, read
+from prune.sensitivity.rows import by_price, price, read, to_json
 from prune.sensitivity.run import Wish
 from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
@@ -247,11 +247,54 @@ def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: C
     assert (told["metric"], told["images"], told["complete"]) == ("loss", 3, True)
 
 
-def test_global_allocates_by_it(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path: Path) -> None:
+    found = run.run(setup, Wish((0.25, 0.5)), tmp_path / "s.json")
+    subject = pruning.open_subject(setup.weights)
+    read_back = curves(tmp_path / "s.json", subject)
+    assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
+    pairs = [pair for curve in read_back for pair in curve]
+    assert pairs == [(row.removed / row.channels, row.drop) for row in found.rows]
+
+
+@pytest.fixture
+def measured(words: list[str], tmp_path: Path, capsys: Capture) -> Path:
+    """Return a finished run's file; it says that the second group is free and the others dear."""
     assert main(words) == 0
-    told = [*words[1:3], "--sensitivity", str(tmp_path / "out" / "s.json"), "--macs", "0.7"]
-    assert main(["global", *told, "--out", str(tmp_path / "cut.pt"), "--json"]) == 0
     capsys.readouterr()
+    out = tmp_path / "out" / "s.json"
+    found = read(out)
+    free = sorted({row.index for row in found.rows})[1]
+    rows = tuple(replace(row, drop=float(row.index != free)) for row in found.rows)
+    out.write_text(to_json(replace(found, rows=rows)))
+    return out
+
+
+def test_global_takes_first_what_the_file_says_is_free(
+    measured: Path, setup: Setup, tmp_path: Path
+) -> None:
+    words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
+    out, plan = tmp_path / "cut.pt", tmp_path / "plan.json"
+    files = ["--out", str(out), "--plan-out", str(plan)]
+    assert main([*words, "--macs", "0.6", "--max-ratio", "1", *files]) == 0
+    shape = (1, 3, tiny.SIZE, tiny.SIZE)
+    before, after = (count(pruning.open_subject(p).net, shape) for p in (setup.weights, out))
+    assert 0.55 < after.macs / before.macs <= 0.6
+    shares = {cut.layer: len(cut.remove) / cut.channels for cut in from_json(plan.read_text()).cuts}
+    free = next(row.group for row in read(measured).rows if not row.drop)
+    assert shares.pop(free) > 0.8
+    assert max(shares.values()) < 0.2
+
+
+def test_global_refuses_the_file_of_another_network(
+    measured: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    other = tiny.weights(tmp_path, pruned=True)
+    words = ["global", "--weights", str(other), "--sensitivity", str(measured), "--macs", "0.6"]
+    assert main([*words, "--out", str(tmp_path / "cut.pt")]) == 2
+    printed = capsys.readouterr().err
+    assert "was measured on another network" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "cut.pt").exists()
 
 
 def another_criterion(out: Path) -> list[str]:
