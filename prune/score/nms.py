@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from prune.boxes import pairwise_iou, xywh_to_xyxy
 from prune.errors import InputError
 
 MAX_CANDIDATES = 30_000  # an untrained network passes tens of thousands; the rest cannot matter
+_AT_ONCE = 600  # boxes that join in one call of OpenCV; fewer and more take longer
 _BLOCK = 1024  # rows whose overlaps are held at once: 4 MB a matrix
 
 
@@ -73,7 +75,7 @@ def suppress_in_opencv(boxes: Tensor, iou: float, limit: int) -> Tensor:
     OpenCV keeps classes apart by moving each by more than the largest coordinate, which lets
     classes meet where coordinates are negative; so the smallest is moved to zero first. Its time
     grows with the square of the boxes, but what is kept of the first k boxes never depends on
-    those after them: a short prefix usually yields `limit` boxes already.
+    those after them: so block after block joins what was kept, until that is enough.
     """
     if not len(boxes):
         return torch.zeros(0, dtype=torch.long)
@@ -81,18 +83,21 @@ def suppress_in_opencv(boxes: Tensor, iou: float, limit: int) -> Tensor:
     rects = torch.cat((rects[:, :2], rects[:, 2:] - rects[:, :2]), dim=1)
     rects[:, :2] -= rects[:, :2].min()
     corner_size, scores, labels = rects.numpy(), boxes[:, 4].numpy(), boxes[:, 5].int().numpy()
-    size = max(4 * limit, _BLOCK)
-    while True:
-        kept = cv2.dnn.NMSBoxesBatched(
-            corner_size[:size],  # type: ignore[arg-type]  # the stub knows sequences only
-            scores[:size],  # type: ignore[arg-type]
-            labels[:size],  # type: ignore[arg-type]
+    kept = np.zeros(0, dtype=np.int64)
+    for start in range(0, len(boxes), _AT_ONCE):
+        block = np.arange(start, min(start + _AT_ONCE, len(boxes)))
+        rows = np.concatenate((kept, block))
+        left = cv2.dnn.NMSBoxesBatched(
+            corner_size[rows],  # type: ignore[arg-type]  # the stub knows sequences only
+            scores[rows],  # type: ignore[arg-type]
+            labels[rows],  # type: ignore[arg-type]
             0.0,
             iou,
         )
-        if len(kept) >= limit or size >= len(boxes):
-            return torch.as_tensor(kept, dtype=torch.long)[:limit]
-        size *= 4
+        kept = rows[np.asarray(left, dtype=np.int64)]
+        if len(kept) >= limit:
+            break
+    return torch.from_numpy(kept[:limit])
 
 
 def suppress_in_torch(boxes: Tensor, iou: float, limit: int) -> Tensor:

@@ -56,7 +56,7 @@ def reach(inputs: Mapping[int, Collection[int]], group: Group) -> tuple[int, ...
 
 
 def outputs(net: Darknet, images: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
-    """Run a whole network as far as needed and keep what is `wanted`.
+    """Compute the outputs of some layers, and for them only what they come from.
 
     Args:
         net: in eval mode.
@@ -68,11 +68,20 @@ def outputs(net: Darknet, images: Tensor, wanted: Collection[int]) -> dict[int, 
     """
     live = {-1: images}
     kept = {-1: images} if -1 in wanted else {}
-    for index in range(max(wanted) + 1):
+    for index in _sources(net, wanted):
         net.run(live, (index,))
         if index in wanted:
             kept[index] = live[index]
     return kept
+
+
+def _sources(net: Darknet, wanted: Collection[int]) -> list[int]:
+    """List layers and all that they come from, ascending."""
+    found = set(wanted)
+    for layer in reversed(net.layers):
+        if layer.index in found:
+            found.update(layer.inputs)
+    return sorted(found - {-1})
 
 
 def maps(net: Darknet, kept: Mapping[int, Tensor], hidden: Mask) -> tuple[Tensor, ...]:

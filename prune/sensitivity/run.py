@@ -30,7 +30,7 @@ from prune.sensitivity.tally import METRICS
 LOOKED_AT = (
     64  # pictures of the train split, by criteria that need some; as for the cutting commands
 )
-BLOCK = 8  # groups that share one run of the network; a stopped run loses those at hand
+BLOCK = 4  # groups that share one run of the network; a stopped run loses those at hand
 
 Progress = Callable[[float, int], None]
 """(cuts judged, of how many)"""
