@@ -34,7 +34,13 @@ class Spec:
     dtype: str = "float32"
 
     def on_meta(self) -> Tensor:
-        """Make the tensor without values; numbers of any precision count as float32."""
+        """Make the tensor without values; numbers of any precision count as float32.
+
+        Raises:
+            PlanError: there is no such shape.
+        """
+        if any(size < 0 for size in self.shape):
+            raise PlanError(f"the network cannot be run with {list(self.shape)}: below zero")
         kind = getattr(torch, self.dtype)
         if not (kind.is_floating_point or kind.is_complex):
             return torch.empty(self.shape, dtype=kind, device="meta")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from prune.cli import cutting
-from prune.errors import InputError
+from prune.errors import InputError, PlanError
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json
@@ -30,4 +30,6 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {args.plan}: {error}") from error
     plan = from_json(text)
+    if not plan.blocks and not any(cut.remove for cut in plan.cuts):
+        raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")
     cutting.finish(args, open_subject(args.weights), plan, made_by=plan.made_by or "apply")

@@ -85,12 +85,13 @@ def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune import budgeted
     from prune.limits import limits
-    from prune.pruning import open_subject
+    from prune.pruning import convolutions, open_subject
 
     subject = open_subject(args.weights)
     imgsz = args.img_size or subject.checkpoint.imgsz
     budget, share = _budget(args, subject, imgsz)
-    everywhere, layers = _limits(args, max_ratio=min(max(1.1 - share, 0.0), 1.0))
+    most, known = min(max(1.1 - share, 0.0), 1.0), convolutions(subject.net)
+    everywhere, layers = _limits(args, max_ratio=most, known=known)
     curves = _curves(args, subject)
     args.criterion = args.criterion or ("l1" if args.data is None else "fisher")
     by_loss = "per-cost" if args.criterion in LOSS_CRITERIA else "uniform"
@@ -127,9 +128,12 @@ def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> tuple[Bud
 
 
 def _limits(
-    args: argparse.Namespace, *, max_ratio: float
+    args: argparse.Namespace, *, max_ratio: float, known: Collection[int]
 ) -> tuple[Wish, Mapping[str, Mapping[str, object]]]:
-    """Read --limits, then what the command line says on top of it; `max_ratio` if neither does."""
+    """Read --limits, then what the command line says on top of it; `max_ratio` if neither does.
+
+    `known` are the indices of all convolutions.
+    """
     from prune.limits import Wish, changed
 
     said: dict[str, object] = _read_limits(args.limits) if args.limits else {}
@@ -151,10 +155,11 @@ def _limits(
     for name, fields in layers.items():
         if not isinstance(fields, dict):
             raise InputError(f"{args.limits}: layers: {name}: must be limits, e.g. max_ratio: 0.5")
-        found |= {pattern: dict(fields) for pattern in patterns(str(name))}
+        for pattern in _patterns(str(name), known):
+            found[pattern] = {**found.pop(pattern, {}), **fields}  # now the last one
     for name in (*excluded, *args.exclude):
-        for pattern in patterns(str(name)):
-            found[pattern] = {**found.get(pattern, {}), "exclude": True}
+        for pattern in _patterns(str(name), known):
+            found[pattern] = {**found.pop(pattern, {}), "exclude": True}
     return changed(wish, options_said, where="the command line"), found
 
 
@@ -170,12 +175,11 @@ def _read_limits(path: Path) -> dict[str, object]:
     return found
 
 
-def patterns(layer: str) -> list[str]:
-    """Turn 5, 10-20 or a name pattern into patterns of layer names."""
-    low, dash, high = layer.partition("-")
-    if low.isdigit() and (not dash or high.isdigit()):
-        return [f"module_list.{i}.*" for i in range(int(low), int(high or low) + 1)]
-    return [layer]
+def _patterns(layer: str, indices: Collection[int]) -> list[str]:
+    """Turn 5, 10-20 or a name pattern into patterns of layer names; a range takes what can go."""
+    if not layer[:1].isdigit():
+        return [layer]
+    return [f"module_list.{index}.*" for index in cutting.layer_indices([layer], indices)]
 
 
 def _curves(args: argparse.Namespace, subject: Subject) -> Sequence[Curve]:
@@ -193,7 +197,7 @@ def _deep(
     from prune import depth, together, worth
     from prune.cli.depth import pictures_of
 
-    if args.depth != "auto" and not args.depth.isdigit():
+    if args.depth != "auto" and not args.depth.isdecimal():
         raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
         return narrow(subject)
