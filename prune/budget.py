@@ -108,7 +108,7 @@ def by_sensitivity(found: Evaluation) -> list[Numbers | None]:
     saved = found.costs.saved(found.costs.full, kind=found.kind)
     prices: list[Numbers | None] = []
     for scores, curve, gain in zip(found.scores, found.curves, saved, strict=True):
-        if scores is None or not curve:
+        if scores is None or not any(share for share, _ in curve):
             prices.append(None)
             continue
         slopes = _slopes(curve, len(scores))
@@ -216,7 +216,7 @@ def _sorted(scores: Tensor) -> Numbers:
 
 def _slopes(curve: Sequence[tuple[float, float]], channels: int) -> Numbers:
     """Turn measured drops into the slope of the drop at each removal, [channels]."""
-    points = sorted({(0.0, 0.0), *curve})
+    points = sorted({**dict(curve), 0.0: 0.0}.items())
     share = np.array([p[0] for p in points])
     drop = np.maximum.accumulate(np.array([max(p[1], 0.0) for p in points]))
     slope = np.diff(drop) / np.diff(share)

@@ -192,6 +192,18 @@ def test_sensitivity_prices_what_was_not_measured_dearest() -> None:
     assert first.min() == first.max() == second.max()
 
 
+def test_shares_measured_twice_or_not_at_all_are_no_error() -> None:
+    """Of a narrow group several ratios take the same channels, or none."""
+    twice, nothing = [(0.5, 0.1), (0.5, 0.2), (0.0, 0.3)], [(0.0, 0.1)]
+    found = _evaluation(SIX, EIGHT, None, curves=(twice, nothing, ()))
+    plain = _evaluation(SIX, EIGHT, None, curves=([(0.5, 0.2)], (), ()))
+    pairs = zip(*(ALLOCATIONS["sensitivity"](each)[:2] for each in (found, plain)), strict=True)
+    for first, second in pairs:
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(first, second)
+
+
 def test_a_curve_that_dips_never_prices_below_zero() -> None:
     found = _evaluation(SIX, EIGHT, None, curves=([(0.2, -0.1), (0.5, 0.2), (0.8, 0.1)],) * 3)
     for prices in ALLOCATIONS["sensitivity"](found)[:2]:
