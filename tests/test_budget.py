@@ -247,6 +247,35 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
     assert budget.limit - 0.01 * whole <= left <= budget.limit
 
 
+@cache
+def _full_size() -> tuple[tuple[Group, ...], Costs, tuple[str, ...]]:
+    with torch.device("meta"):  # its weights are not needed, and large
+        net = build((Path(__file__).parents[1] / "cfg" / "yolor_csp.cfg").read_text())
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    return groups, costs(net, groups, (1, 3, 640, 640)), structures(net, groups)
+
+
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_made_up_scores_of_any_size_meet_the_budget_too(allocation: str, wish: str) -> None:
+    groups, of, alike = _full_size()
+    random = torch.Generator().manual_seed(4)
+    sizes = torch.randn(len(groups), 2, generator=random).exp().tolist()
+    own = [
+        None if group.kept else size * torch.rand(group.channels, generator=random)
+        for group, (size, _) in zip(groups, sizes, strict=True)
+    ]
+    curves = [[(share, drop * share**2) for share in (0.25, 0.5, 0.75)] for _, drop in sizes]
+    kind, share = WISHES[wish]
+    whole = getattr(of.of(of.full), kind)
+    budget = Budget(kind, int(share * whole))
+    prices = ALLOCATIONS[allocation](Evaluation(own, of, kind, alike, curves))
+    assert all(p is None or (np.diff(p) >= 0).all() for p in prices)
+    removed = meet(prices, of, budget, limits(groups, Wish()))
+    left = getattr(of.of(of.full - removed), kind)
+    assert budget.limit - 0.01 * whole <= left <= budget.limit
+
+
 def test_uniform_takes_the_same_share_off_every_group() -> None:
     _, groups, found, _ = _yolor()
     budget = Budget("macs", found.costs.of(found.costs.full).macs // 2)

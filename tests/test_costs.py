@@ -92,6 +92,21 @@ def test_costs_of_a_detector_cut_anyhow(share: float) -> None:
     assert _same(of.of(_kept(groups, plan)), count(cut, (1, 3, 640, 640)))
 
 
+CFG = Path(__file__).parents[1] / "cfg"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CFG.glob("*.cfg")))
+def test_costs_of_every_cfg_with_half_of_every_group(name: str) -> None:
+    with torch.device("meta"):  # costs are of shapes alone
+        net = build((CFG / f"{name}.cfg").read_text())
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    free = {n: group for n, group in enumerate(groups) if not group.kept}
+    plan = plans.plan_of(groups, {n: range(g.channels // 2) for n, g in free.items()})
+    of = costs(net, groups, net.small_picture)
+    cut = surgery.apply(net, groups, plan, share=True)
+    assert _same(of.of(_kept(groups, plan)), count(cut, net.small_picture))
+
+
 def test_savings_on_a_detector_are_differences() -> None:
     net, groups = _yolor()
     of = costs(net, groups, (1, 3, 320, 320))
