@@ -193,10 +193,27 @@ class _Reader:
 
     def _join_all(self, node: Node) -> None:
         for source, edge in node.inputs:
-            if "layer" in source.origins:
+            known = "layer" in source.origins
+            axis = self.axis.get(node)
+            if (
+                axis is not None
+                and joins(node, axis)
+                and not (known and self._at(source, edge) is not None)
+            ):
+                self._hold(source, edge, node)
+            elif known:
                 self._join(source, edge, node)
             elif node.kind:
                 self._doubt_reader(source, node)
+
+    def _hold(self, source: Node, edge: Edge, reader: Node) -> None:
+        """Keep the part of a concatenation that cannot be cut; the others may be."""
+        axis = self.axis[reader]
+        start, width = _before(reader, edge, axis), edge.shape[axis]
+        first, second = len(self.out.ports), self.numbers[reader, "out"]
+        self.out.ports.append(Port(width))
+        self.out.joints.append(Joint(first, second, _pairs(0, width, start, 1)))
+        self.out.doubts[first] = self._strange(source, edge) or f"it is joined with {source.label}"
 
     def _join(self, source: Node, edge: Edge, reader: Node) -> None:
         first = self.numbers[source, "out"]
