@@ -69,7 +69,7 @@ def scores(
     Raises:
         PlanError: an unknown name, no pictures where they are needed, or broken weights.
         DataError: pictures that cannot be read.
-        InputError: the data has another number of classes.
+        InputError: the data has another number of classes, or kept scores are damaged.
     """
     rank = partial(
         ranking.scores,
@@ -92,14 +92,22 @@ def scores(
         )
     kept = _place(subject, pictures, f"{criterion}-{scope}-{normalize}", seed)
     if kept.is_file():
+        found = _read(kept)
         say(f"scores from {kept}")
-        return cast(Scores, tuple(torch.load(kept, weights_only=True)))
+        return found
     evidence = _evidence(subject, pictures, what, seed)
     found = rank(evidence=evidence)
     with replacing(kept) as part:
         torch.save(list(found), part)
     say(f"scores kept in {kept}")
     return found
+
+
+def _read(kept: Path) -> Scores:
+    try:
+        return cast(Scores, tuple(torch.load(kept, weights_only=True)))
+    except Exception as error:  # whatever a damaged file makes torch raise
+        raise InputError(f"{kept} is damaged; remove it to score anew") from error
 
 
 def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evidence:

@@ -121,6 +121,16 @@ def test_a_second_call_reads_what_the_first_kept(
     assert said == [f"scores kept in {kept}", f"scores from {kept}"]
 
 
+@pytest.mark.parametrize("bytes_left", [0, 4, 300])
+def test_damaged_scores_are_named(bytes_left: int, subject: Subject, data: DataSpec) -> None:
+    pictures = Pictures(data, 2, tiny.SIZE)
+    scores(subject, criterion="activation", pictures=pictures)
+    (kept,) = _files(subject)
+    kept.write_bytes(kept.read_bytes()[:bytes_left])
+    with pytest.raises(InputError, match="is damaged; remove it to score anew"):
+        scores(subject, criterion="activation", pictures=pictures)
+
+
 Asking = Callable[[Subject, Pictures], tuple[Subject, Pictures, dict[str, object]]]
 
 
