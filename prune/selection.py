@@ -92,20 +92,22 @@ def by_budget(
         criterion: what the scores are of, for the plan to say.
 
     Raises:
-        PlanError: an unknown allocation, or a budget that is met already or cannot be met.
+        PlanError: an unknown allocation, no group that may be cut, or a budget that is met already
+            or cannot be met.
     """
     if allocation not in ALLOCATIONS:
         raise PlanError(f"allocation is {allocation!r}; it can be {', '.join(ALLOCATIONS)}")
-    prices = ALLOCATIONS[allocation](found)
-    counts = meet(prices, found.costs, budget, limits)
+    if all(scores is None for scores in found.scores):
+        reasons = dict.fromkeys(group.kept or f"{criterion} cannot score it" for group in groups)
+        raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
+    counts = meet(ALLOCATIONS[allocation](found), found.costs, budget, limits)
     cuts, whole = [], []
     for group, scores, limit, count in zip(groups, found.scores, limits, counts, strict=True):
         if scores is not None and count:
             cuts.append(cut_of(group, lowest(scores, int(count))))
-        elif scores is None and not limit.why:
-            whole.append((group.root, f"{criterion} cannot score it"))
         else:
-            whole.append((group.root, limit.why or "nothing had to go"))
+            unknown = f"{criterion} cannot score it" if scores is None else "nothing had to go"
+            whole.append((group.root, limit.why or unknown))
     return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole))
 
 

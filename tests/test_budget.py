@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -300,3 +301,26 @@ def test_an_unknown_allocation_is_an_error() -> None:
     found = _evaluation(SIX, EIGHT, None)
     with pytest.raises(PlanError, match="allocation is 'fair'; it can be uniform, global"):
         by_budget(groups, found, [Limit(0)] * 3, budget=Budget("macs", 1), allocation="fair")
+
+
+def test_a_network_of_which_nothing_may_go_is_an_error_with_the_reasons() -> None:
+    unscored, budget, free = _evaluation(None, None, None), Budget("macs", 1), [Limit(1)] * 3
+    groups, _ = _small("chain")
+    with pytest.raises(PlanError, match="nothing to remove: bn cannot score it; it reaches"):
+        by_budget(groups, unscored, free, budget=budget, criterion="bn")
+    frozen = [replace(group, kept="it is frozen") for group in groups]
+    with pytest.raises(PlanError, match=r"^nothing to remove: it is frozen$"):
+        by_budget(frozen, unscored, free, budget=budget)
+
+
+def test_what_cannot_be_scored_stays_whole_with_the_reason() -> None:
+    net = nets.net("gate")  # two of its layers have no normalisation
+    groups = trace(net, SHAPE)
+    of = costs(net, groups, SHAPE)
+    found = Evaluation(scores(net, groups, criterion="bn"), of, "macs", structures(net, groups))
+    budget = Budget("macs", int(0.6 * of.of(of.full).macs))
+    chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget, criterion="bn")
+    whole = dict(chosen.whole)
+    assert [whole[root] for root in ("down", "down2")] == ["bn cannot score it"] * 2
+    assert "output" in whole["end"]
+    assert {cut.layer for cut in chosen.plan.cuts} == {"stem.0", "next.0"}
