@@ -271,7 +271,7 @@ BAD: dict[str, list[str]] = {
     "--macs is '-3'": ["--macs=-3"],
     "--macs is '50%'": ["--macs", "50%"],
     "--params is 'many'": ["--params", "many"],
-    "the budget of 1 macs cannot be met": ["--macs", "1.5"],
+    "--macs is '1.5'; write a share below 1": ["--macs", "1.5"],
     "within the budget of 30,000,000,000": ["--macs", "30G"],
     "nothing to remove: the network has": ["--params", "13M"],
     "cannot be met: within the caps": ["--macs", "0.1", "--max-ratio", "0.2"],

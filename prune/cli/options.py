@@ -114,6 +114,6 @@ def amount_of(text: str, *, option: str) -> float:
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kmgt]?)", text.strip().lower())
     value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if value <= 0 or value == 1:
+    if value <= 0 or 1 <= value < 1000:  # 1.5 is a slip, and nothing costs so little
         raise PlanError(f"{option} is {text!r}; write a share below 1, e.g. 0.5, or 30G, 13M")
     return value
