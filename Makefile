@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test clean
+.PHONY: demo test prove clean
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py --out demo
@@ -14,6 +14,10 @@ test: .venv/tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Minutes: thousands of random networks are cut at random, and every cut is proved.
+prove: .venv/tested
+	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest tests/test_random_networks.py
 
 # A stamp, so that a second run costs nothing and a changed requirement installs again.
 .venv/installed: setup.cfg pyproject.toml constraints.txt
