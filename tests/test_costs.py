@@ -137,7 +137,15 @@ def test_a_network_that_cannot_be_run_is_refused() -> None:
         costs(net, groups, (1, 5, 8, 8))
 
 
-AMOUNTS = {"0.5": 0.5, ".5": 0.5, "30G": 30e9, "13M": 13e6, "13m": 13e6, "2.5k": 2500.0, "7": 7.0}
+AMOUNTS = {
+    "0.5": 0.5,
+    ".5": 0.5,
+    "30G": 30e9,
+    "13M": 13e6,
+    "13m": 13e6,
+    "2.5k": 2500.0,
+    "7000": 7e3,
+}
 
 
 @pytest.mark.parametrize("text", AMOUNTS)
@@ -145,7 +153,7 @@ def test_an_amount_is_a_share_or_a_number(text: str) -> None:
     assert options.amount_of(text, option="--macs") == AMOUNTS[text]
 
 
-@pytest.mark.parametrize("text", ["", "0", "1", "-1", "half", "1e9", "30GB", "nan"])
+@pytest.mark.parametrize("text", ["", "0", "1", "7", "-1", "half", "1e9", "30GB", "nan"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(PlanError, match="--macs is"):
         options.amount_of(text, option="--macs")
