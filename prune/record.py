@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,26 @@ def kind(module: nn.Module) -> str:
             several = 1 < getattr(module, "groups", 1) == getattr(module, "out_channels", 0)
             return "depthwise" if several else name
     return ""
+
+
+def shared_weights(net: nn.Module) -> dict[str, str]:
+    """Find parameters that two modules own: each of them would have to be cut in both.
+
+    Returns:
+        Name of such a module or parameter -> what to say of it.
+    """
+    owners: dict[int, dict[nn.Module, str]] = defaultdict(dict)
+    names: dict[int, str] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        owner = name.rpartition(".")[0]
+        owners[id(parameter)].setdefault(net.get_submodule(owner), owner)
+        names.setdefault(id(parameter), name)
+    shared: dict[str, str] = {}
+    for key, modules in owners.items():
+        if len(modules) > 1:
+            reason = f"its weights are shared by {' and '.join(modules.values())}"
+            shared |= dict.fromkeys((*modules.values(), names[key]), reason)
+    return shared
 
 
 def edge(tensor: Tensor) -> Edge | None:

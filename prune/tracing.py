@@ -6,7 +6,6 @@ be followed becomes a doubt, and a doubt is never cut through.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from torch import nn
 from prune import axes
 from prune.axes import aligned, carried, joins, parts, splits
 from prune.nodes import LAYERS, MAKERS, TWO_SIDED, Node, behind, nodes_of
-from prune.record import Edge, Record, kind, recorded
+from prune.record import Edge, Record, kind, recorded, shared_weights
 from prune.shapes import Inputs
 
 Pairs = tuple[tuple[int, int], ...]
@@ -103,7 +102,10 @@ class _Reader:
                 self._join_parameter(node)
         self._doubt_constants()
         self._doubt_what_must_stay()
-        self._doubt_shared_weights()
+        shared = shared_weights(self.run.net)
+        for number, port in enumerate(self.out.ports):
+            if port.name in shared:
+                self.out.doubts.setdefault(number, shared[port.name])
         used = {node.module for node in self.nodes.values()}  # also by their weights alone
         for name, module in self.run.net.named_modules():
             if module in self.run.odd:
@@ -334,23 +336,6 @@ class _Reader:
         for (node, _), number in self.numbers.items():
             if node.module is module:
                 self.out.doubts.setdefault(number, reason)
-
-    def _doubt_shared_weights(self) -> None:
-        """A parameter that two modules own can only be cut in both: neither is."""
-        owners: dict[int, dict[nn.Module, str]] = defaultdict(dict)
-        names: dict[int, str] = {}
-        for name, parameter in self.run.net.named_parameters(remove_duplicate=False):
-            owner = name.rpartition(".")[0]
-            owners[id(parameter)].setdefault(self.run.net.get_submodule(owner), owner)
-            names.setdefault(id(parameter), name)
-        shared: dict[str, str] = {}
-        for key, modules in owners.items():
-            if len(modules) > 1:
-                reason = f"its weights are shared by {' and '.join(modules.values())}"
-                shared |= dict.fromkeys((*modules.values(), names[key]), reason)
-        for number, port in enumerate(self.out.ports):
-            if port.name in shared:
-                self.out.doubts.setdefault(number, shared[port.name])
 
     def _add(self, node: Node, side: str, size: int, dim: int = 0) -> None:
         order = len(self.run.order)

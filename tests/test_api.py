@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -336,6 +337,24 @@ def test_a_plan_for_another_network_is_refused(
     for doing in (lambda: prune.cut(other, plan), lambda: prune.prove(other, other, plan, inputs)):
         with pytest.raises(PlanError, match=f"made for another network: {message}"):
             doing()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"shapes": []}, '"shapes" in the plan must be an object'),
+        ({"shapes": {"w": [1.5]}}, '"w" in the plan must hold whole numbers'),
+        ({"inputs": [3]}, '"shape" in the plan is None'),
+        ({"inputs": [{"shape": [1], "dtype": "float31"}]}, "'float31' is no kind of number"),
+        ({"keep": "fc"}, '"keep" in the plan is'),
+    ],
+    ids=["shapes", "shape", "inputs", "dtype", "keep"],
+)
+def test_a_plan_with_broken_fields_is_refused(part: dict[str, object], message: str) -> None:
+    _, graph, _ = _traced("lenet5")
+    text = prune.to_json(prune.select(graph, amount=0.5))
+    with pytest.raises(PlanError, match=message):
+        prune.from_json(json.dumps(json.loads(text) | part))
 
 
 def test_a_pruned_network_is_not_pruned_by_the_same_plan_again() -> None:
