@@ -171,6 +171,20 @@ def test_outputs_on_new_pictures_come_nearer(name: str) -> None:
     assert _distance(net, pruned, new) < before / 2
 
 
+@pytest.mark.parametrize("name", ["csp", "concat", "grouped", "implicit", "flat"])
+def test_constants_added_before_are_not_added_again(name: str) -> None:
+    net, shape = nets.net(name), nets.CASES[name].shape
+    groups, pictures = trace(net, shape), _pictures()
+    plan, pruned = _cut(net, groups, _first_free(groups))
+    _, compensated = _cut(net, groups, _first_free(groups))
+    means = means_from_pictures(net, pictures)
+    compensate(net, compensated, groups, plan, means=means, picture=pictures[0])
+    assert _distance(pruned, compensated, pictures) > 1e-3
+    for copy in (pruned, compensated):
+        reconstruct(net, copy, groups, plan, pictures)
+    assert _distance(pruned, compensated, pictures) < 1e-9
+
+
 def test_little_memory_gives_the_same_weights() -> None:
     net, shape = nets.net("csp"), nets.CASES["csp"].shape
     groups = trace(net, shape)

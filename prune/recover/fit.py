@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prune.recover.normal import Change, Sums, error, solve
 from prune.recover.patches import seen, solve_shape
-from prune.recover.readers import Reader, move_output, norm_mean
+from prune.recover.readers import Reader, level, move_output, norm_mean
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT = 5  # every fifth picture judges the ridges
@@ -34,7 +34,11 @@ class Solved:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a layer is looked at, [N, p], and what the original makes there, [N, p, out]."""
+    """Where a layer is looked at, [N, p], and what the original makes there, [N, p, out].
+
+    What it makes is counted from the mean of the BatchNorm behind it: a level that moved there
+    since is part of what the layer makes.
+    """
 
     at: Tensor
     value: Tensor
@@ -66,7 +70,7 @@ def fit(net: nn.Module, reader: Reader, inputs: Iterable[Tensor], target: Target
     """
     layer = cast("nn.Conv2d", net.get_submodule(reader.name))
     constant = layer.bias is not None or norm_mean(net, reader) is not None
-    found = _sums(layer, inputs, target, constant=constant)
+    found = _sums(layer, inputs, target, level(net, reader), constant=constant)
     everything = found.fitted + found.judged
     scale = max(found.total, torch.finfo(torch.float64).tiny)
     before = everything.rr / scale
@@ -80,7 +84,10 @@ def fit(net: nn.Module, reader: Reader, inputs: Iterable[Tensor], target: Target
     return Solved(reader.name, before, max(error(everything, change), 0.0) / scale)
 
 
-def _sums(layer: nn.Conv2d, inputs: Iterable[Tensor], target: Target, *, constant: bool) -> _Seen:
+def _sums(
+    layer: nn.Conv2d, inputs: Iterable[Tensor], target: Target, own: Tensor, *, constant: bool
+) -> _Seen:
+    """Sum up what is seen; `own` is the level that the layer has now, [out]."""
     weight = solve_shape(layer.weight, getattr(layer, "groups", 1))  # [shares, O, F]
     row = weight.shape[0] * weight.shape[2] * weight.element_size() * target.at.shape[1]
     every = min(HELD_OUT, len(target.at))
@@ -91,8 +98,7 @@ def _sums(layer: nn.Conv2d, inputs: Iterable[Tensor], target: Target, *, constan
         x = seen(piece, layer, target.at[number:end])  # [n p, shares, F]
         wish = target.value[number:end].flatten(0, 1).to(x).view(len(x), len(weight), -1)
         r = wish - torch.einsum("nsf,sof->nso", x, weight)
-        if layer.bias is not None:
-            r -= layer.bias.view(len(weight), -1)
+        r -= own.view(len(weight), -1)
         if found is None:
             origin = x.mean(dim=0) * constant
             found = _Seen(Sums.empty(origin, r.shape[2]), Sums.empty(origin, r.shape[2]))
@@ -121,8 +127,8 @@ def _best(found: _Seen, *, constant: bool) -> float | None:
 
 def _take(net: nn.Module, reader: Reader, change: Change, origin: Tensor) -> None:
     layer = cast("nn.Conv2d", net.get_submodule(reader.name))
-    level = change.level - (origin[:, None].double() @ change.weight)[:, 0]  # [shares, O]
+    moved = change.level - (origin[:, None].double() @ change.weight)[:, 0]  # [shares, O]
     with torch.no_grad():
         layer.weight += change.weight.transpose(1, 2).reshape(layer.weight.shape).to(layer.weight)
     if change.constant:
-        move_output(net, reader, level.flatten())
+        move_output(net, reader, moved.flatten())

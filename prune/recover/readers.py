@@ -155,3 +155,12 @@ def norm_mean(net: nn.Module, reader: Reader) -> Tensor | None:
     if reader.norm is None:
         return None
     return cast(Norm, net.get_submodule(reader.norm)).running_mean
+
+
+def level(net: nn.Module, reader: Reader) -> Tensor:
+    """Return the constant in a layer's output as counted from the mean behind it, [out]."""
+    layer = cast("nn.Conv2d", net.get_submodule(reader.name))
+    bias, mean = layer.bias, norm_mean(net, reader)
+    outputs = getattr(layer, "out_channels", None) or cast("nn.Linear", layer).out_features
+    zero = layer.weight.detach().new_zeros(outputs)
+    return (zero if bias is None else bias.detach()) - (zero if mean is None else mean)

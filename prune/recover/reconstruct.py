@@ -21,7 +21,7 @@ from prune.plan import Plan, Removed, removed
 from prune.recover.fit import Solved, Target, fit
 from prune.recover.footprint import footprint
 from prune.recover.patches import draw, made, unsuited
-from prune.recover.readers import Layer, Reader, evaluating, paired, watching
+from prune.recover.readers import Layer, Reader, evaluating, norm_mean, paired, readers, watching
 from prune.recover.walk import walking
 
 
@@ -121,13 +121,15 @@ def _targets(
     seed: int,
 ) -> dict[str, Target]:
     generator = Generator().manual_seed(seed)
+    means = {r.name: norm_mean(net, r) for r in readers(net, pictures[0][:1])}
     parts: dict[str, list[Target]] = {name: [] for name in todo}
 
     def note(name: str, output: Tensor) -> None:
         layer = net.get_submodule(name)
         at = draw(output, layer, places=places, generator=generator)
         lost = set(gone.get((name, "out"), ()))
-        value = made(output, layer, at)
+        value, mean = made(output, layer, at), means[name]
+        value = value if mean is None else value - mean
         kept = [i for i in range(value.shape[-1]) if i not in lost]
         parts[name].append(Target(at, value[..., kept] if lost else value))
 
