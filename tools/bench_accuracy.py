@@ -13,15 +13,14 @@ that a run that stops goes on where it was; the tables come last.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import io
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ import torch_pruning as tp
 
 from prune import checkpoint, pruning, selection
 from prune.atomic import write_text
-from prune.cli import main as prune_main
 from prune.count import count
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet
@@ -82,6 +80,7 @@ class Bench:
     tune: int
     seeds: int
     hyp: Path | None
+    jobs: int
 
     def result(self, name: str) -> Path:
         """Name the file of a result."""
@@ -105,6 +104,7 @@ def main() -> None:
     parser.add_argument("--best", type=int, default=3, help="ways of each kind to fine-tune")
     parser.add_argument("--ways", nargs="+", help="only these ways (default all)")
     parser.add_argument("--hyp", type=Path, help="recipe of fine-tuning (default the command's)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share cores")
     args = parser.parse_args()
     bench = Bench(
         data=args.data,
@@ -114,24 +114,42 @@ def main() -> None:
         tune=args.tune,
         seeds=args.seeds,
         hyp=args.hyp,
+        jobs=args.jobs,
     )
     for folder in ("results", "weights", "plans"):
         (bench.out / folder).mkdir(parents=True, exist_ok=True)
     done(bench, "dense", lambda: trained(bench, "dense", cfg=CFG, epochs=bench.epochs))
     makers = {name: partial(by_global, way=way) for name, way in WAYS.items()} | BASELINES
-    for macs in args.macs:
-        for name, plan in makers.items():
-            if args.ways and name not in args.ways:
-                continue
-            cut_and_scored(bench, name, macs, plan)
-    for seed in range(bench.seeds):
-        for macs in args.macs:
-            baselines = [n for n in BASELINES if read(bench, f"{n}-{macs}-recovered")]
-            for name in [*best_ways(bench, macs, args.best), *baselines]:
-                tuned(bench, name, macs, seed)
-            control(bench, macs, seed)
+    chosen = [name for name in makers if not args.ways or name in args.ways]
+    together(
+        bench,
+        [
+            partial(cut_and_scored, bench, name, macs, makers[name])
+            for macs in args.macs
+            for name in chosen
+        ],
+    )
+    together(bench, [run for seed in range(bench.seeds) for run in runs(bench, args, seed)])
     for macs in args.macs:
         print(table(bench, macs))
+
+
+def runs(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[], None]]:
+    """List the trainings of one seed, the long ones first."""
+    found: list[Callable[[], None]] = [partial(control, bench, m, seed) for m in args.macs]
+    for macs in args.macs:
+        found += [
+            partial(tuned, bench, way, macs, seed) for way in best_ways(bench, macs, args.best)
+        ]
+        found += [partial(tuned, bench, name, macs, seed, stage="cut") for name in BASELINES]
+    return found
+
+
+def together(bench: Bench, works: Iterable[Callable[[], None]]) -> None:
+    """Do works, so many at once; each waits for processes of its own."""
+    with ThreadPoolExecutor(bench.jobs) as pool:
+        for future in [pool.submit(work) for work in works]:
+            future.result()
 
 
 # --- One result: made once, kept as a small file -------------------------------------------------
@@ -142,7 +160,7 @@ def done(bench: Bench, name: str, make: Callable[[], Mapping[str, object]]) -> d
     path = bench.result(name)
     if not path.is_file():
         print(f"bench: {name}", file=sys.stderr, flush=True)
-        path.write_text(json.dumps(make(), indent=1))
+        write_text(path, json.dumps(make(), indent=1))
     found: dict[str, float] = json.loads(path.read_text())
     return found
 
@@ -156,7 +174,7 @@ def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
             plan(bench, macs, path)
         out = bench.weights(f"{name}-{macs}-{stage}")
         common = ["--weights", bench.weights("dense"), "--plan", path, "--out", out, "--json"]
-        prune("apply", *common, *words)
+        prune(bench, "apply", *common, *words)
         return scored(bench, out)
 
     done(bench, f"{name}-{macs}-cut", lambda: applied("cut"))
@@ -164,10 +182,10 @@ def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
     done(bench, f"{name}-{macs}-recovered", lambda: applied("recovered", *recovery))
 
 
-def tuned(bench: Bench, name: str, macs: float, seed: int) -> None:
-    """Fine-tune what was cut one way."""
+def tuned(bench: Bench, name: str, macs: float, seed: int, *, stage: str = "recovered") -> None:
+    """Fine-tune what was cut one way; peers go on from the bare cut, as their users do."""
     run = f"{name}-{macs}-tuned-{seed}"
-    weights = bench.weights(f"{name}-{macs}-recovered")
+    weights = bench.weights(f"{name}-{macs}-{stage}")
     done(bench, run, lambda: trained(bench, run, weights=weights, epochs=bench.tune, seed=seed))
 
 
@@ -201,7 +219,7 @@ def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
     words += ["--data", bench.data, "--plan-out", out, "--dry-run", "--json"]
     if "sensitivity" in way.words:
         words += ["--sensitivity", sensitivity(bench)]
-    prune("global", *words)
+    prune(bench, "global", *words)
 
 
 def sensitivity(bench: Bench) -> Path:
@@ -209,7 +227,7 @@ def sensitivity(bench: Bench) -> Path:
     out = bench.out / "sensitivity.json"
     if not out.is_file():
         words = ["--weights", bench.weights("dense"), "--data", bench.data, "--out", out]
-        prune("sensitivity", *words, "--criterion", BEST, "--json")
+        prune(bench, "sensitivity", *words, "--criterion", BEST, "--json")
     return out
 
 
@@ -218,7 +236,7 @@ def one_after_another(bench: Bench, macs: float, out: Path) -> None:
 
     def plan(amount: float) -> int:
         words = ["--weights", bench.weights("dense"), "--sequential", "--amount", amount]
-        told = prune("layers", *words, "--plan-out", out, "--dry-run", "--json")
+        told = prune(bench, "layers", *words, "--plan-out", out, "--dry-run", "--json")
         macs: int = json.loads(told)["macs"]["after"]
         return macs
 
@@ -299,14 +317,13 @@ def trained(
     words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
     words += ["--hyp", bench.hyp] if bench.hyp and weights else []
     words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
-    batch = 16 if name == "dense" else 8  # few epochs need many steps; the control has them too
-    words += ["--batch-size", batch, "--nominal-batch", batch, "--cache", "ram", "--val-every", 5]
+    # Few pictures and few epochs need many steps; all networks are trained alike.
+    words += ["--batch-size", 8, "--nominal-batch", 8, "--cache", "ram", "--val-every", 5]
     words += ["--bf16", "--workers", 1, "--project", folder.parent, "--name", name, "--exist-ok"]
     if last.is_file() and checkpoint.load(last).training:
         words = ["--resume", last]
     if not last.is_file() or words[0] == "--resume":
-        command = [sys.executable, "-m", "prune", "train", *map(str, words)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        prune(bench, "train", *words)
     checkpoint.save(checkpoint.load(best), bench.weights(name))
     return scored(bench, best)
 
@@ -316,7 +333,7 @@ def scored(bench: Bench, weights: Path) -> dict[str, object]:
     found: dict[str, object] = dict(cost(bench, weights))
     for split in ("val", "test"):
         words = ["--weights", weights, "--data", bench.data, "--img-size", bench.imgsz]
-        told = prune("val", *words, "--split", split, "--no-plots", "--workers", 0, "--json")
+        told = prune(bench, "val", *words, "--split", split, "--no-plots", "--workers", 0, "--json")
         figures = json.loads(told)
         found |= {f"{split}_map50": figures["map50"], f"{split}_map": figures["map"]}
     return found
@@ -329,14 +346,21 @@ def cost(bench: Bench, weights: Path) -> dict[str, int]:
     return {"macs": found.macs, "params": found.params}
 
 
-def prune(*words: object) -> str:
-    """Run a command as its user types it, in this process; return what it prints."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = prune_main([str(word) for word in words])
-    if status:
-        sys.exit(f"bench: prune {' '.join(map(str, words))} ended with status {status}")
-    return out.getvalue()
+def prune(bench: Bench, *words: object) -> str:
+    """Run a command as its user types it, on its share of the cores; return what it prints."""
+    threads = max(1, (os.cpu_count() or 1) // bench.jobs)
+    command = [sys.executable, "-m", "prune", *map(str, words)]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        said = "\n".join(ran.stderr.splitlines()[-5:])
+        raise SystemExit(f"bench: {' '.join(command)} ended with {ran.returncode}: {said}")
+    return ran.stdout
 
 
 # --- Tables --------------------------------------------------------------------------------------
