@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from prune import ranking
 from prune.atomic import replacing
 from prune.criteria import CRITERIA
-from prune.data import loader
-from prune.data.labels import label_path
-from prune.data.samples import HYP_KEYS
-from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
 from prune.evidence import Evidence, gather
 from prune.pruning import Subject
-from prune.train.hyp import SCRATCH
-from prune.train.loss import detection_loss
+
+if TYPE_CHECKING:
+    from prune.data.loader import Batch
+    from prune.data.spec import DataSpec
 
 Scores = tuple[Tensor | None, ...]
 
@@ -112,6 +110,11 @@ def _read(kept: Path) -> Scores:
 
 def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evidence:
     """Look at the pictures as they are: letterboxed, unaugmented, drawn by the seed."""
+    from prune.data import loader  # here, so that a criterion of weights alone loads no images
+    from prune.data.samples import HYP_KEYS
+    from prune.train.hyp import SCRATCH
+    from prune.train.loss import detection_loss
+
     net = subject.net
     plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
     # A loss divides by the boxes of its batch, so only alone has a picture its own gradient.
@@ -133,7 +136,7 @@ def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evi
     return gather(net, _first(batches, pictures.images), loss, what=what)
 
 
-def _first(batches: Iterable[loader.Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _first(batches: Iterable[Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Take so many pictures, or all there are."""
     for batch in batches:
         taken = min(images, len(batch.images))
@@ -154,6 +157,8 @@ def _fingerprint(net: nn.Module) -> str:
 
 def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
     """Name the file of scores by everything they depend on."""
+    from prune.data.labels import label_path
+
     shown = pictures.spec.pictures("train")
     files = [path for image in shown for path in (image, label_path(image)) if path.is_file()]
     facts = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import importlib
 import os
 import sys
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait must not spin where others want the processor, a loader's workers first of
     # all: on a busy machine that took steps from 5 s to over 40. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # The collector walks all that torch's import made again and again: half a second of every cut.
+    gc.set_threshold(20_000)
     module = cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
     parser = _parser(name, module)
     args, unknown = parser.parse_known_args(rest)

@@ -194,13 +194,13 @@ def _deep(
     args: argparse.Namespace, subject: Subject, narrow: Callable[[Subject], Selected], imgsz: int
 ) -> Selected:
     """Meet the budget by width, after as many blocks have left as --depth says."""
-    from prune import depth, together, worth
-    from prune.cli.depth import pictures_of
-
     if args.depth != "auto" and not args.depth.isdecimal():
         raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
         return narrow(subject)
+    from prune import depth, together, worth
+    from prune.cli.depth import pictures_of
+
     found = depth.blocks(subject.net, imgsz=imgsz)
     pictures = worth.noise(subject.net, seed=args.seed)
     if args.data is not None:

@@ -59,10 +59,11 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
         PruneError: see `measured.scores`.
     """
     from prune import measured
-    from prune.data import spec
 
     pictures = None
     if args.data is not None:
+        from prune.data import spec
+
         data = spec.load(args.data, splits=("train",))
         pictures = measured.Pictures(data, args.images, subject.checkpoint.imgsz)
     return measured.scores(
