@@ -43,6 +43,7 @@ class Evaluation:
         kind: what is to be saved, "macs" or "params".
         alike: groups of one structure have one name.
         curves: measured drops of a metric, (share removed, drop) pairs; () where unknown.
+        baseline: what the drops are of: the metric with nothing cut.
     """
 
     scores: Sequence[Tensor | None]
@@ -50,6 +51,7 @@ class Evaluation:
     kind: str
     alike: Sequence[str]
     curves: Sequence[Sequence[tuple[float, float]]] = ()
+    baseline: float = 0.0
 
 
 # An allocation takes an evaluation and returns for each group the price of its first, second, ...

@@ -29,7 +29,8 @@ class Wishes:
         everywhere: limits of every group.
         layers: limits that differ, by a pattern of layer names.
         steps: how often to cut, scoring anew in between.
-        curves: measured drops of each group, for allocation sensitivity.
+        curves: measured drops of each group, for allocation sensitivity and the look for cliffs.
+        baseline: what the drops are of.
     """
 
     allocation: str = "uniform"
@@ -38,6 +39,7 @@ class Wishes:
     layers: Mapping[str, Mapping[str, object]] | None = None
     steps: int = 1
     curves: Sequence[Curve] = ()
+    baseline: float = 0.0
 
 
 def to_budget(
@@ -68,11 +70,11 @@ def to_budget(
         raise PlanError("a sensitivity file is of the whole network; it cannot lose blocks first")
     shape = (1, 3, imgsz, imgsz)
     allowed = limits(subject.groups, wishes.everywhere, wishes.layers, called=subject.called)
-    start = _cost(costs(subject.net, subject.groups, shape), budget.kind)
     now, chosen = subject, None
+    of = costs(now.net, now.groups, shape)
+    start = _cost(of, budget.kind)
     for step in range(1, wishes.steps + 1):
         target = round(start + (budget.limit - start) * step / wishes.steps)
-        of = costs(now.net, now.groups, shape)
         if _cost(of, budget.kind) <= target and (chosen or step < wishes.steps):
             continue  # the step before went further than it had to
         found = _evaluation(now, score(now), of, budget, wishes)
@@ -88,6 +90,7 @@ def to_budget(
         chosen = replace(picked, plan=plan)
         if step < wishes.steps:
             now, allowed = _after(now, picked, allowed)
+            of = costs(now.net, now.groups, shape)
     assert chosen is not None, "there is at least one step"
     cut = {cut.layer for cut in chosen.plan.cuts}
     return replace(chosen, whole=tuple(pair for pair in chosen.whole if pair[0] not in cut))
@@ -102,6 +105,7 @@ def _evaluation(
         kind=budget.kind,
         alike=structures(subject.net, subject.groups),
         curves=wishes.curves,
+        baseline=wishes.baseline,
     )
 
 

@@ -6,10 +6,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, cast
 
 from prune.errors import PlanError
-from prune.graph import Group, Slot
+from prune.graph import Group
 from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"
@@ -109,8 +110,10 @@ def removed(groups: Iterable[Group], plan: Plan) -> Removed:
     groups = tuple(groups)
     gone: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cut in plan.cuts:
-        for slot, channel in _claimed(groups, cut):
-            gone[slot.name, slot.side].update(slot.index[channel])
+        for group, channels in _claimed(groups, cut):
+            for slot in group.slots:
+                leaving = map(slot.index.__getitem__, channels)
+                gone[slot.name, slot.side].update(chain.from_iterable(leaving))
     _check_not_emptied(groups, gone)
     return {place: tuple(sorted(positions)) for place, positions in gone.items() if positions}
 
@@ -170,12 +173,12 @@ def _homes(
     return ((home[position], position) for position in positions)
 
 
-def _claimed(groups: Sequence[Group], cut: Cut) -> Iterable[tuple[Slot, int]]:
-    """Find every slot and channel a cut takes."""
+def _claimed(groups: Sequence[Group], cut: Cut) -> list[tuple[Group, set[int]]]:
+    """Find the channels of each group that a cut takes."""
     homes = [group for group in groups if group.root == cut.layer]
     place = {
-        position: (group, channel)
-        for group in homes
+        position: (number, channel)
+        for number, group in enumerate(homes)
         for channel, positions in enumerate(group.slot(group.root).index)
         for position in positions
     }
@@ -185,25 +188,28 @@ def _claimed(groups: Sequence[Group], cut: Cut) -> Iterable[tuple[Slot, int]]:
         )
     if unknown := sorted(set(cut.remove) - place.keys()):
         raise PlanError(f"{cut.layer} has outputs 0 to {max(place)}, not {unknown[0]}")
+    claimed: dict[int, set[int]] = defaultdict(set)
     for position in cut.remove:
-        group, channel = place[position]
+        number, channel = place[position]
+        claimed[number].add(channel)
+    for group in (homes[number] for number in claimed):
         if group.kept:
             raise PlanError(f"{cut.layer} must keep its channels: {group.kept}")
         if group.width != cut.channels:
             raise PlanError(
                 f"{cut.layer} has {group.width} channels here, the plan says {cut.channels}"
             )
-        yield from ((slot, channel) for slot in group.slots)
+    return [(homes[number], channels) for number, channels in claimed.items()]
 
 
 def _check_not_emptied(groups: Iterable[Group], gone: dict[tuple[str, str], set[int]]) -> None:
     held: dict[tuple[str, str], set[int]] = defaultdict(set)
     for group in groups:
         for slot in group.slots:
-            if slot.side == "out":
-                held[slot.name, slot.side].update(p for positions in slot.index for p in positions)
+            if slot.side == "out" and (slot.name, slot.side) in gone:
+                held[slot.name, slot.side].update(chain.from_iterable(slot.index))
     for place, positions in held.items():
-        if positions <= gone.get(place, set()):
+        if positions <= gone[place]:
             raise PlanError(
                 f"{place[0]} would be left without channels: {len(positions)} of {len(positions)} "
                 "are to go; leave at least one"

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prune.budget import ALLOCATIONS, Budget, Evaluation, meet
+from prune.cliffs import Cliff, cliffs
 from prune.criteria import CRITERIA
 from prune.errors import PlanError
 from prune.graph import Group
@@ -66,10 +67,17 @@ def by_amount(
 
 @dataclass(frozen=True)
 class Selected:
-    """A plan that meets a budget, and the groups that stayed whole with the reason for each."""
+    """A plan that meets a budget.
+
+    Attributes:
+        plan: what goes.
+        whole: the groups that stayed whole, with the reason for each.
+        cliffs: what the last of the budget takes where that is known to hurt.
+    """
 
     plan: Plan
     whole: tuple[tuple[str, str], ...]
+    cliffs: tuple[Cliff, ...] = ()
 
 
 def by_budget(
@@ -100,7 +108,9 @@ def by_budget(
     if all(scores is None for scores in found.scores):
         reasons = dict.fromkeys(group.kept or f"{criterion} cannot score it" for group in groups)
         raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
-    counts = meet(ALLOCATIONS[allocation](found), found.costs, budget, limits)
+    prices = ALLOCATIONS[allocation](found)
+    counts = meet(prices, found.costs, budget, limits)
+    steep = cliffs(groups, found, prices, limits, budget=budget, counts=counts)
     cuts, whole = [], []
     for group, scores, limit, count in zip(groups, found.scores, limits, counts, strict=True):
         if scores is not None and count:
@@ -108,7 +118,7 @@ def by_budget(
         else:
             unknown = f"{criterion} cannot score it" if scores is None else "nothing had to go"
             whole.append((group.root, limit.why or unknown))
-    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole))
+    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole), steep)
 
 
 def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) -> Plan:

@@ -14,7 +14,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import pruning, surgery
+from prune import checkpoint, pruning, surgery
 from prune.cli import main
 from prune.count import count
 from prune.data.loader import score_loader
@@ -29,7 +29,7 @@ from prune.score.score import evaluating, score
 from prune.selection import cut_of
 from prune.sensitivity import effect, run
 from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
-from prune.sensitivity.curves import curves
+from prune.sensitivity.curves import known
 from prune.sensitivity.rows import by_price, price, read, to_json
 from prune.sensitivity.run import Wish
 from prune.train.hyp import SCRATCH
@@ -194,7 +194,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
     assert not kept.complete
     assert len(kept.rows) == 4
     with pytest.raises(PlanError, match="not finished"):
-        curves(stopped, pruning.open_subject(setup.weights))
+        known(stopped, pruning.open_subject(setup.weights))
     monkeypatch.setattr(run, "measure", until(1000))
     run.run(setup, wish, stopped)
     assert stopped.read_bytes() == whole.read_bytes()
@@ -250,7 +250,7 @@ def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: C
 def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path: Path) -> None:
     found = run.run(setup, Wish((0.25, 0.5)), tmp_path / "s.json")
     subject = pruning.open_subject(setup.weights)
-    read_back = curves(tmp_path / "s.json", subject)
+    read_back = known(tmp_path / "s.json", subject).curves
     assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
     pairs = [pair for curve in read_back for pair in curve]
     assert pairs == [(row.removed / row.channels, row.drop) for row in found.rows]
@@ -295,6 +295,54 @@ def test_global_refuses_the_file_of_another_network(
     assert "was measured on another network" in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "cut.pt").exists()
+
+
+def test_global_refuses_the_file_of_other_weights(
+    measured: Path, setup: Setup, tmp_path: Path, capsys: Capture
+) -> None:
+    trained = checkpoint.load(setup.weights)
+    moved = {name: tensor + 1 for name, tensor in trained.model.items()}
+    checkpoint.save(replace(trained, model=moved), tmp_path / "trained.pt")
+    words = ["global", "--weights", str(tmp_path / "trained.pt"), "--sensitivity", str(measured)]
+    assert main([*words, "--macs", "0.6", "--out", str(tmp_path / "cut.pt")]) == 2
+    printed = capsys.readouterr().err
+    assert "was measured on other weights" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "cut.pt").exists()
+
+
+def test_global_cuts_the_channels_that_were_measured(
+    words: list[str], setup: Setup, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main([*words, "--criterion", "l2"]) == 0
+    out, plan = tmp_path / "out" / "s.json", tmp_path / "plan.json"
+    cut = ["global", "--weights", str(setup.weights), "--macs", "0.6", "--max-ratio", "1"]
+    cut += ["--sensitivity", str(out), "--dry-run", "--plan-out", str(plan)]
+    assert main(cut) == 0
+    assert from_json(plan.read_text()).criterion == "l2"
+    assert "were measured" not in capsys.readouterr().err
+    assert main([*cut, "--criterion", "l1"]) == 0
+    assert from_json(plan.read_text()).criterion == "l1"
+    assert "drops were measured with l2" in capsys.readouterr().err
+
+
+def test_global_warns_of_a_group_that_the_last_of_the_budget_takes_over_a_cliff(
+    measured: Path, setup: Setup, tmp_path: Path, capsys: Capture
+) -> None:
+    found = read(measured)
+    steep = {row.index for row in found.rows if row.drop}
+    rows = [replace(row, drop=0.0) for row in found.rows]
+    rows += [
+        replace(row, ratio=0.75, removed=row.channels * 3 // 4, drop=100.0 * (row.index in steep))
+        for row in found.rows
+    ]
+    measured.write_text(to_json(replace(found, baseline=0.5, rows=tuple(rows))))
+    words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
+    words += ["--allocation", "uniform", "--max-ratio", "1", "--dry-run"]
+    assert main([*words, "--macs", "0.9"]) == 0
+    assert "measured drop rises" not in capsys.readouterr().err
+    assert main([*words, "--macs", "0.25"]) == 0
+    assert "measured drop rises from 0.000 to " in capsys.readouterr().err
 
 
 def another_criterion(out: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.budget import Budget
-    from prune.budgeted import Curve
     from prune.limits import Wish
     from prune.pruning import Subject
     from prune.selection import Selected
+    from prune.sensitivity.curves import Known
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
@@ -90,18 +90,19 @@ def run(args: argparse.Namespace) -> None:
     subject = open_subject(args.weights)
     imgsz = args.img_size or subject.checkpoint.imgsz
     budget, share = _budget(args, subject, imgsz)
-    most, known = min(max(1.1 - share, 0.0), 1.0), convolutions(subject.net)
-    everywhere, layers = _limits(args, max_ratio=most, known=known)
-    curves = _curves(args, subject)
-    args.criterion = args.criterion or ("l1" if args.data is None else "fisher")
+    most = min(max(1.1 - share, 0.0), 1.0)
+    everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
+    known = _known(args, subject)
+    args.criterion = _criterion(args, known)
     by_loss = "per-cost" if args.criterion in LOSS_CRITERIA else "uniform"
     wishes = budgeted.Wishes(
-        allocation=args.allocation or ("sensitivity" if curves else by_loss),
+        allocation=args.allocation or ("sensitivity" if known else by_loss),
         criterion=args.criterion,
         everywhere=everywhere,
         layers=layers,
         steps=args.steps,
-        curves=curves,
+        curves=known.curves if known else (),
+        baseline=known.baseline if known else 0.0,
     )
 
     def narrow(now: Subject) -> Selected:
@@ -182,12 +183,28 @@ def _patterns(layer: str, indices: Collection[int]) -> list[str]:
     return [f"module_list.{index}.*" for index in cutting.layer_indices([layer], indices)]
 
 
-def _curves(args: argparse.Namespace, subject: Subject) -> Sequence[Curve]:
+def _known(args: argparse.Namespace, subject: Subject) -> Known | None:
+    """Read --sensitivity."""
     if args.sensitivity is None:
-        return ()
-    from prune.sensitivity.curves import curves
+        return None
+    from prune.sensitivity import curves
 
-    return curves(args.sensitivity, subject)
+    return curves.known(args.sensitivity, subject)
+
+
+def _criterion(args: argparse.Namespace, known: Known | None) -> str:
+    """Choose the criterion where nobody named one: what was measured, else what pictures allow."""
+    if known is None:
+        return args.criterion or ("l1" if args.data is None else "fisher")
+    if args.criterion:
+        if args.criterion != known.criterion:
+            sys.stderr.write(
+                f"prune: note: drops were measured with {known.criterion}, "
+                f"channels go by {args.criterion}\n"
+            )
+        return str(args.criterion)
+    args.scope = known.scope
+    return known.criterion
 
 
 def _deep(
@@ -217,10 +234,17 @@ def _deep(
 
 
 def _tell(chosen: Selected, *, heads: Collection[str]) -> None:
-    """List what stayed whole, a line a reason; that heads do goes without saying."""
+    """List what stayed whole, a line a reason (heads go without saying), and every cliff."""
     by_reason: dict[str, list[str]] = {}
     for root, reason in chosen.whole:
         if root not in heads:
             by_reason.setdefault(reason, []).append(root)
     for reason, roots in by_reason.items():
         sys.stderr.write(f"prune: note: {cutting.member_text(roots)} stays whole: {reason}\n")
+    for cliff in chosen.cliffs:
+        sys.stderr.write(
+            f"prune: warning: the last of this budget takes {cutting.short_name(cliff.root)} from "
+            f"{cliff.eased} to {cliff.kept} of {cliff.channels} channels, where its measured drop "
+            f"rises from {cliff.drop_eased:.3f} to {cliff.drop:.3f}; an easier budget, or a "
+            f"max_ratio for it in --limits, spares it\n"
+        )

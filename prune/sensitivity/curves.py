@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prune import checkpoint
@@ -12,22 +13,43 @@ from prune.sensitivity.rows import read
 Curve = tuple[tuple[float, float], ...]
 
 
-def curves(path: Path, subject: Subject) -> tuple[Curve, ...]:
-    """Read the measured drops of every group of a subject: (share removed, drop) pairs.
+@dataclass(frozen=True)
+class Known:
+    """What is known of a subject's groups.
 
-    Groups that were not measured have none.
+    Attributes:
+        curves: of every group the (share removed, drop) pairs; none where it was not measured.
+        baseline: the metric with nothing cut.
+        criterion: which channels were cut.
+        scope: of the criterion.
+    """
+
+    curves: tuple[Curve, ...]
+    baseline: float
+    criterion: str
+    scope: str
+
+
+def known(path: Path, subject: Subject) -> Known:
+    """Read what a sensitivity run found of a subject.
 
     Raises:
         InputError: no such file, or none of ours.
-        PlanError: it is of another network, or the run was not finished.
+        PlanError: it is of another network or other weights, or the run was not finished.
     """
     found = read(path)
     identity = checkpoint.network_id(subject.checkpoint.cfg)
     if found.about.get("network") != identity:
         raise PlanError(f"{path} was measured on another network than {subject.path} holds")
+    if found.about.get("weights") != checkpoint.digest(subject.path):
+        raise PlanError(
+            f"{path} was measured on other weights than {subject.path} holds; measure these"
+        )
     if not found.complete:
         raise PlanError(f"{path} is not finished; run prune sensitivity on to its end first")
-    return tuple(
+    curves = tuple(
         tuple((row.removed / row.channels, row.drop) for row in found.rows if row.index == number)
         for number in range(len(subject.groups))
     )
+    said = (str(found.about.get(key)) for key in ("criterion", "scope"))
+    return Known(curves, found.baseline, *said)
