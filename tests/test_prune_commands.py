@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import stacks
 import tiny
 import torch
 
@@ -226,6 +228,24 @@ def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys
     assert [layer["index"] for layer in layers] == [0, 1], "the layer and the one that reads it"
     assert main(["diff", str(dense), str(dense)]) == 0
     assert "0 of" in capsys.readouterr().out
+
+
+def test_diff_knows_the_layers_behind_a_block_that_left(tmp_path: Path, capsys: Capture) -> None:
+    """Two blocks leave one after the other; the second plan counts layers without the first."""
+    files = [stacks.weights(tmp_path), tmp_path / "one.pt", tmp_path / "two.pt"]
+    gone: list[int] = []
+    left = list(range(len(checkpoint.network(checkpoint.load(files[0])).layers)))
+    for before, after in pairwise(files):
+        words = ["depth", "--blocks", 1, "--weights", before, "--out", after, "--json"]
+        blocks = _json(words, capsys)["blocks"]
+        assert isinstance(blocks, list)
+        places = blocks[0]["layers"]
+        gone += [left[place] for place in places]
+        left = [layer for place, layer in enumerate(left) if place not in places]
+    told = _json(["diff", files[0], files[2], "--json"], capsys)["layers"]
+    assert isinstance(told, list)
+    assert [layer["index"] for layer in told] == sorted(gone)
+    assert not any(layer["after"] for layer in told)
 
 
 @pytest.mark.parametrize("command", ["show", "diff", "layers"])

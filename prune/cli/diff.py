@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options
 
 if TYPE_CHECKING:
+    from prune.checkpoint import Checkpoint
     from prune.inventory import Inventory, Layer
 
 EXAMPLE = """\
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     files = [checkpoint.load(path) for path in (args.first, args.second)]
     side = args.img_size or files[0].imgsz
     before, after = (take(found, imgsz=side) for found in files)
-    changed = _changed(before, after)
+    changed = _changed(before, after, _gone(*files, layers=len(before.layers)))
     if args.json:
         console.print_json(_document(before, after, changed, files[0].names != files[1].names))
         return
@@ -61,10 +61,32 @@ def run(args: argparse.Namespace) -> None:
 Pair = tuple["Layer | None", "Layer | None"]
 
 
-def _changed(before: Inventory, after: Inventory) -> list[Pair]:
+def _gone(first: Checkpoint, second: Checkpoint, *, layers: int) -> frozenset[int]:
+    """Find which layers of the first left with whole blocks, where the second was made of it.
+
+    Each plan names layers as its own network had them.
+    """
+    own = len(first.history)
+    if first.history != second.history[:own]:
+        return frozenset()
+    left = list(range(layers))
+    for entry in second.history[own:]:
+        plan = entry.get("plan")
+        blocks = set(plan.get("blocks", ())) if isinstance(plan, dict) else set()
+        left = [layer for place, layer in enumerate(left) if place not in blocks]
+    return frozenset(range(layers)) - set(left)
+
+
+def _changed(before: Inventory, after: Inventory, gone: Collection[int]) -> list[Pair]:
+    """Pair the layers that stayed, in order, and keep the pairs that differ."""
+    rest = iter(after.layers)
+    pairs: list[Pair] = [
+        (layer, None if layer.index in gone else next(rest, None)) for layer in before.layers
+    ]
+    pairs += [(None, layer) for layer in rest]
     return [
         (a, b)
-        for a, b in zip_longest(before.layers, after.layers)
+        for a, b in pairs
         if a is None or b is None or any(getattr(a, k) != getattr(b, k) for k in COMPARED)
     ]
 
