@@ -39,8 +39,21 @@ class Trial:
     change: float
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What blocks go by, and whole networks.
+
+    Attributes:
+        pictures: RGB in 0..1, [N, 3, H, W].
+        criterion: a name in `worth.CRITERIA`, of the blocks.
+    """
+
+    pictures: Tensor
+    criterion: str = "output"
+
+
 def with_blocks(
-    subject: Subject, found: Sequence[Block], narrow: Narrow, *, pictures: Tensor, number: int
+    subject: Subject, found: Sequence[Block], narrow: Narrow, *, judge: Judge, number: int
 ) -> Trial:
     """Take so many blocks out, the least worthy first, then cut widths of what is left.
 
@@ -48,7 +61,7 @@ def with_blocks(
         subject: the checkpoint.
         found: its residual blocks.
         narrow: meets the budget by width.
-        pictures: what blocks are judged by, and the result, RGB in 0..1, [N, 3, H, W].
+        judge: what blocks are judged by, and the result.
         number: of blocks.
 
     Raises:
@@ -56,10 +69,12 @@ def with_blocks(
     """
     if not number:
         chosen = narrow(subject)
-        return Trial(0, chosen, _change(subject, chosen.plan, pictures))
+        return Trial(0, chosen, _change(subject, chosen.plan, judge.pictures))
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
-        return depth.block_scores(subject.net, blocks, pictures=pictures, gone=gone)
+        return depth.block_scores(
+            subject.net, blocks, criterion=judge.criterion, pictures=judge.pictures, gone=gone
+        )
 
     gone = depth.choose(found, depth.by_number(found, number), score, again=True)
     places = [choice.block.place for choice in gone]
@@ -70,11 +85,11 @@ def with_blocks(
     layers = sorted(layer for choice in gone for layer in choice.block.layers)
     plan = replace(plan, blocks=tuple(layers))
     whole = tuple((names.get(root, root), reason) for root, reason in chosen.whole)
-    return Trial(number, Selected(plan, whole), _change(subject, plan, pictures))
+    return Trial(number, Selected(plan, whole), _change(subject, plan, judge.pictures))
 
 
 def automatic(
-    subject: Subject, found: Sequence[Block], narrow: Narrow, *, pictures: Tensor
+    subject: Subject, found: Sequence[Block], narrow: Narrow, *, judge: Judge
 ) -> tuple[Trial, ...]:
     """Try numbers of blocks, the best first; those that cannot meet the budget are left out.
 
@@ -85,7 +100,7 @@ def automatic(
     trials, reasons = [], []
     for number in range(0, len(found) + 1, apart):
         try:
-            trials.append(with_blocks(subject, found, narrow, pictures=pictures, number=number))
+            trials.append(with_blocks(subject, found, narrow, judge=judge, number=number))
         except PlanError as error:
             reasons.append(str(error))
     if not trials:

@@ -133,6 +133,7 @@ def test_what_the_curves_price_dear_stays() -> None:
 
 
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+JUDGE = together.Judge(PICTURES)
 
 
 def _narrow(share: float, wishes: Wishes | None = None) -> together.Narrow:
@@ -145,9 +146,7 @@ def _narrow(share: float, wishes: Wishes | None = None) -> together.Narrow:
 def _deep(number: int, wishes: Wishes | None = None) -> together.Trial:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
-    return together.with_blocks(
-        subject, found, _narrow(0.5, wishes), pictures=PICTURES, number=number
-    )
+    return together.with_blocks(subject, found, _narrow(0.5, wishes), judge=JUDGE, number=number)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
@@ -156,6 +155,17 @@ def test_blocks_and_widths_together_meet_the_budget(number: int) -> None:
     assert len(depth.places_of(subject.net, trial.chosen.plan.blocks)) == trial.blocks == number
     assert _macs(subject, trial.chosen) <= 0.5 * _macs(subject)
     assert trial.change > 0
+
+
+def test_blocks_go_by_the_criterion_that_judges_them() -> None:
+    subject = _subject("stack")
+    found = depth.blocks(subject.net, imgsz=stacks.SIZE)
+    for criterion in ("output", "l1"):
+        judge = replace(JUDGE, criterion=criterion)
+        trial = together.with_blocks(subject, found, _narrow(0.5), judge=judge, number=1)
+        scores = depth.block_scores(subject.net, found, criterion=criterion, pictures=PICTURES)
+        least = found[scores.index(min(scores))]
+        assert set(trial.chosen.plan.blocks) == set(least.layers)
 
 
 def test_blocks_first_and_widths_then_give_the_same_network() -> None:
@@ -190,12 +200,12 @@ def test_a_limit_of_a_layer_that_left_is_no_error() -> None:
 def test_numbers_of_blocks_are_tried_and_the_nearest_output_comes_first() -> None:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
-    trials = together.automatic(subject, found, _narrow(0.5), pictures=PICTURES)
+    trials = together.automatic(subject, found, _narrow(0.5), judge=JUDGE)
     changes = [trial.change for trial in trials]
     assert changes == sorted(changes)
     assert {trial.blocks for trial in trials} == set(range(len(found) + 1))
     with pytest.raises(PlanError, match="cannot be met"):
-        together.automatic(subject, found, _narrow(0.0001), pictures=PICTURES)
+        together.automatic(subject, found, _narrow(0.0001), judge=JUDGE)
 
 
 def test_curves_are_of_a_network_with_all_its_blocks() -> None:

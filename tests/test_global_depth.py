@@ -56,6 +56,7 @@ def test_the_number_of_blocks_is_the_one_that_moves_least(stack: Path, capsys: C
     blocks = told["blocks"]
     assert isinstance(blocks, list)
     assert moved[len(blocks)] == min(moved)
+    assert "without --data the number of blocks goes by noise" in err
 
 
 REFUSED = {

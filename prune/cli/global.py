@@ -219,13 +219,16 @@ def _deep(
     from prune.cli.depth import pictures_of
 
     found = depth.blocks(subject.net, imgsz=imgsz)
-    pictures = worth.noise(subject.net, seed=args.seed)
-    if args.data is not None:
-        pictures = pictures_of(args.data, subject, images=16, imgsz=imgsz)
+    if args.data is None:  # noise ranks blocks worse than their weights do
+        judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")
+    else:
+        judge = together.Judge(pictures_of(args.data, subject, images=16, imgsz=imgsz))
     if args.depth != "auto":
         number = int(args.depth)
-        return together.with_blocks(subject, found, narrow, pictures=pictures, number=number).chosen
-    trials = together.automatic(subject, found, narrow, pictures=pictures)
+        return together.with_blocks(subject, found, narrow, judge=judge, number=number).chosen
+    trials = together.automatic(subject, found, narrow, judge=judge)
+    if args.data is None:
+        sys.stderr.write("prune: note: without --data the number of blocks goes by noise\n")
     for trial in sorted(trials, key=lambda trial: trial.blocks):
         sys.stderr.write(
             f"prune: note: {trial.blocks} blocks removed: head maps move by {trial.change:.3f}\n"
