@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,12 @@ def test_run_leaves_all_its_files(tmp_path: Path) -> None:
         checkpoint.network(kept)
 
 
+@pytest.mark.parametrize("taught", [False, True], ids=["alone", "with a teacher"])
 def test_resumed_run_ends_with_the_same_weights_to_the_bit(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
-    start = ("--weights", tiny.weights(tmp_path), "--epochs", 3)
+    teacher = ("--teacher", tiny.weights(tmp_path)) if taught else ()
+    start = ("--weights", tiny.weights(tmp_path, pruned=taught), "--epochs", 3, *teacher)
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
 
@@ -133,6 +136,31 @@ def test_pruned_checkpoint_is_fine_tuned_in_its_own_structure(
     assert after.history[-1]["parent"] == checkpoint.digest(start)
     kernel = "module_list.0.Conv2d.weight"
     assert not after.model[kernel].equal(before.model[kernel])
+
+
+def test_a_run_with_a_teacher_says_so_in_its_files(train: Train, tmp_path: Path) -> None:
+    teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
+    assert train("--weights", pruned, "--pt", "--epochs", 2, "--teacher", teacher) == 0
+    folder = tmp_path / "runs" / "exp"
+    columns, *lines = (folder / "results.csv").read_text().splitlines()
+    rows = [dict(zip(columns.split(","), line.split(","), strict=True)) for line in lines]
+    assert all(float(row["train_distill"]) > 0 for row in rows)
+    entry = checkpoint.load(folder / "weights" / "last.pt").history[-1]
+    assert entry["teacher"] == checkpoint.digest(teacher)
+    assert train("--weights", pruned, "--pt", "--epochs", 1, "--name", "alone") == 0
+    alone = checkpoint.load(tmp_path / "runs" / "alone" / "weights" / "last.pt")
+    assert "teacher" not in alone.history[-1]
+
+
+def test_a_teacher_with_other_heads_is_refused(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, other = tiny.weights(tmp_path), tmp_path / "other.pt"
+    found = checkpoint.load(weights)
+    checkpoint.save(replace(found, cfg=found.cfg.replace("40,40", "40,44")), other)
+    assert train("--weights", weights, "--epochs", 1, "--teacher", other) == 2
+    assert "the teacher's heads have anchors" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_of_a_run_are_no_start_of_its_optimiser(train: Train, tmp_path: Path) -> None:

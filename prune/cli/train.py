@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from prune.data.spec import DataSpec
     from prune.train.keep import Row
     from prune.train.run import Settings
-    from prune.train.source import Source
+    from prune.train.source import Source, Teacher
 
     Say = Callable[[str], None]
 
 EXAMPLE = """\
   prune train --cfg cfg/yolor_csp_n.cfg --data data/bccd.yaml --img-size 320 --epochs 60
   prune train --weights model_data/layer_pruning.pt --pt --data data/bccd.yaml --epochs 40
+  prune train --weights half.pt --pt --teacher best.pt --data data/bccd.yaml --epochs 15
   prune train --resume runs/train/exp/weights/last.pt"""
 
 # What may be said anew when a run is taken up again; everything else stays as it was.
 _FREE = ("resume", "device", "workers", "json")
-_PATHS = ("weights", "cfg", "data", "hyp", "project")
+_PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class _Job:
     """A run whose input was read and found good; nothing is written yet."""
 
     source: Source
+    teacher: Teacher | None
     spec: DataSpec
     settings: Settings
     hyp: Mapping[str, float]
@@ -101,6 +103,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         type=_path_or_none,
         metavar="YAML",
         help="hyper-parameters (default: as cfg/hyp/scratch.yaml, or finetune.yaml with --weights)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=_path_or_none,
+        metavar="FILE",
+        help="checkpoint to imitate, as a rule the network before it was pruned (distillation)",
     )
     parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
     parser.add_argument(
@@ -202,6 +210,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
     spec = data_spec.load(args.data, splits=("train", "val"))
     source, state = _source(args, spec)
+    teacher = _teacher(args, source)
     for note in source.notes:
         say(f"note: {note}")
     settings, hyp = _settings(args, source, where.type, say), _hyp(args)
@@ -224,7 +233,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         workers=args.workers,
         cache=args.cache,
     )
-    return _Job(source, spec, settings, hyp, where, batches, judge, state)
+    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state)
 
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
@@ -238,6 +247,12 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
     if args.cfg is not None:
         return source.fresh(args.cfg, names=spec.names, seed=args.seed), None
     raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
+
+
+def _teacher(args: argparse.Namespace, student: Source) -> Teacher | None:
+    from prune.train import source
+
+    return None if args.teacher is None else source.teacher(args.teacher, student.net)
 
 
 def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:
@@ -295,6 +310,7 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         data=str(job.spec.path),
         history=job.source.history,
         parent=job.source.parent,
+        teacher=job.teacher.digest if job.teacher else None,
     )
     state = start(
         job.source.net,
@@ -302,6 +318,7 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         settings=job.settings,
         hyp=job.hyp,
         device=job.device,
+        teacher=job.teacher.net if job.teacher else None,
     )
     with console.progress() as bar, SummaryWriter(str(folder)) as board:
         # A line written past a live bar would tear it.

@@ -23,6 +23,7 @@ SCRATCH: Mapping[str, float] = {
     "obj_pw": 1.0,
     "anchor_t": 4.0,
     "label_smoothing": 0.0,
+    "distill": 1.0,
     "hsv_h": 0.015,
     "hsv_s": 0.7,
     "hsv_v": 0.4,

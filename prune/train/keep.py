@@ -39,12 +39,13 @@ BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the kept files say of where they come from: names, earlier history, parent's digest."""
+    """What the kept files say of where they come from: names, earlier history, files' digests."""
 
     names: tuple[str, ...]
     data: str
     history: Sequence[Mapping[str, object]] = ()
     parent: str | None = None
+    teacher: str | None = None
 
 
 def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
@@ -132,6 +133,7 @@ def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
         "seed": run.settings.seed,
         "versions": versions(),
         "parent": origin.parent,
+        **({"teacher": origin.teacher} if origin.teacher else {}),
     }
     shot = checkpoint.capture(
         run.averaged,

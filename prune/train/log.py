@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from prune.score.metrics import Scores
 
 _LOSSES = ("box", "obj", "cls", "loss")
+_TAUGHT = "distill"  # the loss of training with a teacher, beside the others
 _SCORES = ("precision", "recall", "map50", "map", "f1")
 COLUMNS = (
     "epoch",
-    *(f"train_{name}" for name in _LOSSES),
+    *(f"train_{name}" for name in (*_LOSSES, _TAUGHT)),
     *(f"val_{name}" for name in _LOSSES),
     *_SCORES,
     "lr",
@@ -41,7 +42,8 @@ def as_row(
 ) -> dict[str, float]:
     """Put an epoch's figures together; an epoch without a score lacks its columns."""
     row: dict[str, float] = {"epoch": epoch + 1}
-    row |= {f"train_{name}": value for name, value in zip(_LOSSES, losses, strict=True)}
+    named = zip((*_LOSSES, _TAUGHT), losses, strict=False)  # the last with a teacher only
+    row |= {f"train_{name}": value for name, value in named}
     if scores is not None:
         row |= {f"val_{name}": value for name, value in zip(_LOSSES, scores.losses, strict=False)}
         row |= {name: float(getattr(scores, name)) for name in _SCORES}
@@ -85,12 +87,13 @@ class Log:
             plots.batch_picture(batch, self.folder / f"train_batch{position}.jpg")
 
     def step(self, losses: Tensor, pictures: int) -> None:
-        """Move the bar by a batch of so many pictures; losses box, obj, cls, sum, [4]."""
+        """Move the bar by a batch of so many pictures; losses as `as_row` takes them."""
         self.clock.pictures += pictures
         if self.bar is None or self.clock.task is None:
             return
         rate = self.clock.pictures / (time.perf_counter() - self.clock.began)
-        parts = " ".join(f"{name} {value:.3f}" for name, value in zip(_LOSSES, losses, strict=True))
+        named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
+        parts = " ".join(f"{name} {value:.3f}" for name, value in named)
         note = f"{parts}  {rate:.1f} pictures/s  {memory_gib():.1f} GiB"
         self.bar.update(self.clock.task, advance=1, note=note)
 
@@ -118,7 +121,8 @@ def memory_gib() -> float:
 
 
 def _line(row: dict[str, float], epochs: int) -> str:
-    figures = " ".join(f"{name} {row[f'train_{name}']:.4f}" for name in _LOSSES)
+    columns = {name: f"train_{name}" for name in (*_LOSSES, _TAUGHT)}
+    figures = " ".join(f"{n} {row[column]:.4f}" for n, column in columns.items() if column in row)
     scores = " ".join(f"{name} {row[name]:.4f}" for name in _SCORES if name in row)
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {scores or 'not scored'}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from prune.errors import TrainError
 from prune.score.score import score
 from prune.train import keep
+from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Row
 from prune.train.log import Log, as_row
 from prune.train.loss import detection_loss
@@ -82,13 +83,13 @@ def train(
 
 
 def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[float]:
-    """Go through the pictures once; return the mean losses box, obj, cls, sum.
+    """Go through the pictures once; return the mean losses box, obj, cls, sum, and imitation.
 
     An epoch ends with an update, so that nothing but the weights' state crosses its border.
     """
     run.net.train()
     look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
-    total = torch.zeros(4)
+    total = torch.zeros(4 if run.teacher is None else 5)
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting = 0
     log.begin(first // len(batches), run.settings.epochs, len(batches))
@@ -97,9 +98,15 @@ def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[floa
         log.batch(first + index, batch)
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         with torch.autocast(run.device.type, run.precision, enabled=run.precision != torch.float32):
-            maps = run.net(images.contiguous(memory_format=torch.channels_last))
+            images = images.contiguous(memory_format=torch.channels_last)
+            maps = run.net(images)
+            taught = _taught(run, images)
         targets = batch.targets.to(run.device, non_blocking=True)  # [M, 6]
         loss, items = detection_loss(maps, run.net.heads, targets, hyp=run.hyp)
+        if taught:
+            imitation = imitation_loss(maps, taught, run.net.heads, hyp=run.hyp)
+            loss = loss + imitation
+            items = torch.cat((items, imitation.detach()[None] / len(images)))  # [5]
         run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         waiting += 1
         last = index + 1 == len(batches)
@@ -115,6 +122,12 @@ def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[floa
     return [float(value) for value in total / len(batches)]
 
 
+@torch.no_grad()
+def _taught(run: Run, images: Tensor) -> tuple[Tensor, ...]:
+    """Return the teacher's maps; none where there is no teacher."""
+    return () if run.teacher is None else run.teacher(images)
+
+
 def _update(run: Run, setting: Setting) -> None:
     """Step the weights by the gradients gathered so far, and the average after them."""
     tell(run.optimizer, setting)
@@ -125,18 +138,18 @@ def _update(run: Run, setting: Setting) -> None:
 
 
 def _looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]]) -> Tensor:
-    """Sum losses on the host, [4].
+    """Sum losses on the host, [4] or with a teacher [5].
 
     Raises:
         TrainError: one is not finite; names the pictures it came from.
     """
-    losses = torch.stack([items for items, _ in unseen]).cpu()  # [K, 4]
+    losses = torch.stack([items for items, _ in unseen]).cpu()  # [K, 4] or [K, 5]
     for row, (_, paths) in zip(losses, unseen, strict=True):
         if not row.isfinite().all():
             names = ", ".join(str(path) for path in paths)
             raise TrainError(
-                f"the loss is {float(row[3])} on the batch {names}; nothing of this epoch is kept. "
-                "A lower lr0 may help, or a look at those pictures' labels"
+                f"the loss is {float(row[3:].sum())} on the batch {names}; nothing of this epoch "
+                "is kept. A lower lr0 may help, or a look at those pictures' labels"
             )
     return losses.sum(dim=0)
 

@@ -49,12 +49,12 @@ def detection_loss(
     Raises:
         TrainError: more heads than the recipe has weights for.
     """
-    balance = _level_balance(heads)
+    balance = level_balance(heads)
     total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
     for raw, head, weight in zip(maps, heads, balance, strict=True):
         box, objectness, label = _level_loss(raw.float(), head, targets, hyp)
         total = total + torch.stack((box, weight * objectness, label))
-    gained = total * total.new_tensor(_gains(len(heads), hyp))  # [3]
+    gained = total * total.new_tensor(gains(len(heads), hyp))  # [3]
     items = torch.cat((gained, gained.sum(dim=0, keepdim=True)))  # [4]
     return items[3] * len(maps[0]), items.detach()
 
@@ -109,7 +109,7 @@ def _mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
-def _level_balance(heads: Sequence[Yolo]) -> list[float]:
+def level_balance(heads: Sequence[Yolo]) -> list[float]:
     """Return each head's objectness weight, by stride: a cfg may list heads either way."""
     if len(heads) not in _BALANCE:
         raise TrainError(f"the network has {len(heads)} heads; the loss knows 1 to {max(_BALANCE)}")
@@ -118,7 +118,7 @@ def _level_balance(heads: Sequence[Yolo]) -> list[float]:
     return [table[finest_first.index(i)] for i in range(len(heads))]
 
 
-def _gains(levels: int, hyp: Mapping[str, float]) -> tuple[float, float, float]:
+def gains(levels: int, hyp: Mapping[str, float]) -> tuple[float, float, float]:
     """Scale the gains, which were tuned on three levels, to the number of levels."""
     share = 3 / levels
     objectness = hyp["obj"] * share * (1.4 if levels >= 4 else 1.0)

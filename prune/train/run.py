@@ -71,7 +71,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of a run that change as it goes on, and what they go by."""
+    """The parts of a run that change as it goes on, and what they go by.
+
+    `teacher` is a network to imitate, if any: on the device, in eval mode, without gradients.
+    """
 
     net: Darknet
     optimizer: torch.optim.SGD
@@ -81,6 +84,7 @@ class Run:
     settings: Settings
     hyp: Mapping[str, float]
     device: torch.device
+    teacher: Darknet | None = None
 
     @property
     def averaged(self) -> Darknet:
@@ -100,6 +104,7 @@ def start(
     settings: Settings,
     hyp: Mapping[str, float],
     device: torch.device,
+    teacher: Darknet | None = None,
 ) -> Run:
     """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
 
@@ -109,6 +114,7 @@ def start(
         settings: the run's options.
         hyp: hyper-parameters.
         device: where to compute.
+        teacher: a network with heads alike, to imitate; its weights stay as they are.
 
     Raises:
         DeviceError: float16 on a CPU.
@@ -118,6 +124,9 @@ def start(
         raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
     # The type checker misses this overload; convolutions run fastest with channels innermost.
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if teacher is not None:
+        teacher = teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
+        teacher.eval().requires_grad_(False)
     accumulate = max(1, round(settings.nominal_batch / settings.batch_size))
     decay_share = settings.batch_size * accumulate / settings.nominal_batch
     schedule = plan(
@@ -136,4 +145,5 @@ def start(
         settings=settings,
         hyp=hyp,
         device=device,
+        teacher=teacher,
     )

@@ -13,6 +13,7 @@ from prune.checkpoint import Checkpoint
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.models.darknet import Darknet, build
 from prune.models.sections import expect_rgb, parse, with_classes, write
+from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
 
@@ -73,6 +74,26 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
         parent=checkpoint.digest(weights),
         notes=tuple(_remarks(found, weights, names=names, cfg=cfg, pt=pt)),
     )
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network to imitate, and the digest of its file."""
+
+    net: Darknet
+    digest: str
+
+
+def teacher(weights: Path, student: Darknet) -> Teacher:
+    """Open a checkpoint to imitate.
+
+    Raises:
+        CheckpointError: not one of our checkpoints, or a broken one.
+        InputError: heads other than the student's.
+    """
+    net = checkpoint.network(checkpoint.load(weights))
+    expect_alike(net, student)
+    return Teacher(net, checkpoint.digest(weights))
 
 
 def interrupted(last: Path) -> tuple[Source, dict[str, object]]:

@@ -1,0 +1,100 @@
+"""Distillation: the loss of a network whose head maps are not those of its teacher.
+
+The teacher, as a rule the network before the cut, says of every cell how sure it is of an object,
+and where it is sure what box and class it sees (Hinton et al. 2015, arXiv:1503.02531, for a
+detector whose boxes count by objectness, as Chen et al. 2017 weigh background down). Each part has
+the unit and the gain of the detection loss's own part, so that the two can be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  everybody's name for it
+
+from prune.boxes import ciou
+from prune.errors import InputError
+from prune.models.darknet import Darknet
+from prune.models.head import Yolo
+from prune.train.loss import gains, level_balance
+
+SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
+
+
+def imitation_loss(
+    maps: Sequence[Tensor],
+    taught: Sequence[Tensor],
+    heads: Sequence[Yolo],
+    *,
+    hyp: Mapping[str, float],
+) -> Tensor:
+    """Compare raw maps with a teacher's.
+
+    Args:
+        maps: one map of logits a head, [N, A * (5 + classes), ny, nx].
+        taught: the teacher's, of the same shapes, without gradient.
+        heads: the heads they come from, in the same order.
+        hyp: gains `box`, `obj`, `cls` of the three parts, `distill` of their sum.
+
+    Returns:
+        A scalar that grows with the batch, as `detection_loss` does; zero where both agree.
+    """
+    total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
+    for raw, wish, head, weight in zip(maps, taught, heads, level_balance(heads), strict=True):
+        box, objectness, label = _level(head.split(raw.float()), head.split(wish.float()), head)
+        total = total + torch.stack((box, weight * objectness, label))
+    gained = total * total.new_tensor(gains(len(heads), hyp))
+    return hyp["distill"] * gained.sum() * len(maps[0])
+
+
+def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one level's parts without gains; values and wishes are [N, A, ny, nx, 5 + classes]."""
+    objectness = _divergence(values[..., 4], wishes[..., 4]).mean()
+    sure = wishes[..., 4].sigmoid()  # [N, A, ny, nx]
+    places = sure > SURE
+    if not places.any():
+        return 0 * objectness, objectness, 0 * objectness
+    weights = sure[places] / sure[places].sum()  # [P]
+    anchors = head.anchors[:, None, None].expand(*places.shape, 2)[places]  # [P, 2]
+    found, wanted = values[places], wishes[places]  # [P, 5 + classes]
+    overlap = ciou(_box(found, anchors, head), _box(wanted, anchors, head))
+    label = _divergence(found[:, 5:], wanted[:, 5:]).mean(dim=1)
+    if head.classes == 1:  # whose logit the detection loss does not train either
+        label = 0 * label
+    return (weights * (1 - overlap)).sum(), objectness, (weights * label).sum()
+
+
+def _box(values: Tensor, anchors: Tensor, head: Yolo) -> Tensor:
+    """Return boxes relative to their cell's corner: cx, cy, w, h in pixels, [P, 4]."""
+    offset, size = head.box(values[:, :4], anchors)
+    return torch.cat((offset * head.stride, size), dim=1)
+
+
+def _divergence(logits: Tensor, wished: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of two Bernoulli distributions, in nats."""
+    target = wished.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    own = F.binary_cross_entropy_with_logits(wished, target, reduction="none")
+    return cross - own
+
+
+def expect_alike(teacher: Darknet, student: Darknet) -> None:
+    """Check that two networks' maps can be compared.
+
+    Raises:
+        InputError: other strides, anchors or classes.
+    """
+    for name in ("strides", "classes", "anchors"):
+        theirs, ours = (_facts(net)[name] for net in (teacher, student))
+        if theirs != ours:
+            raise InputError(f"the teacher's heads have {name} {theirs}, the network's {ours}")
+
+
+def _facts(net: Darknet) -> dict[str, list[object]]:
+    return {
+        "strides": [head.stride for head in net.heads],
+        "classes": [head.classes for head in net.heads],
+        "anchors": [head.anchors.tolist() for head in net.heads],
+    }
