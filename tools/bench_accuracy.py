@@ -4,10 +4,11 @@ python tools/bench_accuracy.py --data data/bccd.yaml --out bench/bccd
 
 A detector is trained once. It is cut to each budget in every way of WAYS, and scored right after
 the cut and after recovery, without training. The best ways and all baselines are then fine-tuned
-alike, with several seeds. Baselines: the scripts people wrote (one layer after another), Torch-
-Pruning's MagnitudePruner as its README uses it, and the control: the same family built at that cost
-and trained from nothing for as many epochs in all. Every result is a small file under --out, so
-that a run that stops goes on where it was; the tables come last.
+alike, with several seeds; the very best and Torch-Pruning's also with the detector as teacher.
+Baselines: the scripts people wrote (one layer after another), Torch-Pruning's MagnitudePruner as
+its README uses it, and the control: the same family built at that cost and trained from nothing
+for as many epochs in all. Every result is a small file under --out, so that a run that stops goes
+on where it was; the tables come last.
 """
 
 from __future__ import annotations
@@ -137,10 +138,14 @@ def runs(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[],
     """List the trainings of one seed, the long ones first."""
     found: list[Callable[[], None]] = [partial(control, bench, m, seed) for m in args.macs]
     for macs in args.macs:
+        ways = best_ways(bench, macs, args.best)
+        stages = {way: "recovered" for way in ways} | dict.fromkeys(BASELINES, "cut")
+        taught = sorted(ways, key=lambda way: -read(bench, f"{way}-{macs}-recovered")["val_map"])
+        for name in (*taught[:1], PEER):
+            found.append(partial(tuned, bench, name, macs, seed, stage=stages[name], taught=True))
         found += [
-            partial(tuned, bench, way, macs, seed) for way in best_ways(bench, macs, args.best)
+            partial(tuned, bench, name, macs, seed, stage=stage) for name, stage in stages.items()
         ]
-        found += [partial(tuned, bench, name, macs, seed, stage="cut") for name in BASELINES]
     return found
 
 
@@ -181,11 +186,15 @@ def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
     done(bench, f"{name}-{macs}-recovered", lambda: applied("recovered", *recovery))
 
 
-def tuned(bench: Bench, name: str, macs: float, seed: int, *, stage: str = "recovered") -> None:
+def tuned(
+    bench: Bench, name: str, macs: float, seed: int, *, stage: str, taught: bool = False
+) -> None:
     """Fine-tune what was cut one way; peers go on from the bare cut, as their users do."""
-    run = f"{name}-{macs}-tuned-{seed}"
+    run = f"{name}-{macs}-{'taught' if taught else 'tuned'}-{seed}"
     weights = bench.weights(f"{name}-{macs}-{stage}")
-    done(bench, run, lambda: trained(bench, run, weights=weights, epochs=bench.tune, seed=seed))
+    teacher = bench.weights("dense") if taught else None
+    make = partial(trained, bench, run, weights=weights, teacher=teacher, epochs=bench.tune)
+    done(bench, run, partial(make, seed=seed))
 
 
 def control(bench: Bench, macs: float, seed: int) -> None:
@@ -280,9 +289,10 @@ def trace_now(net: Darknet) -> tuple[Group, ...]:
     return trace(net, net.small_picture, protected=net.head_convolutions())
 
 
+PEER = "Torch-Pruning"
 BASELINES: dict[str, Planner] = {
     "one after another": one_after_another,
-    "Torch-Pruning": torch_pruning,
+    PEER: torch_pruning,
 }
 
 
@@ -306,12 +316,14 @@ def trained(
     epochs: int,
     cfg: Path | None = None,
     weights: Path | None = None,
+    teacher: Path | None = None,
     seed: int = 0,
 ) -> dict[str, object]:
     """Train, going on with a run that was broken off; score its best weights."""
     folder = bench.out / "runs" / name
     last, best = (folder / "weights" / f"{file}.pt" for file in ("last", "best"))
     words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
+    words += ["--teacher", teacher] if teacher else []
     words += ["--hyp", bench.hyp] if bench.hyp and weights else []
     words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
     # Few pictures and few epochs need many steps; all networks are trained alike.
@@ -368,9 +380,11 @@ def best_ways(bench: Bench, macs: float, number: int) -> list[str]:
     chosen = []
     for kind in dict.fromkeys(way.kind for way in WAYS.values()):
         names = [name for name, way in WAYS.items() if way.kind == kind and "random" not in name]
-        found = {name: read(bench, f"{name}-{macs}-recovered") for name in names}
-        known = [name for name in names if found[name]]
-        chosen += sorted(known, key=lambda name: -found[name]["val_map"])[:number]
+        # Two names for one cut, as depth auto is for the number it takes, are trained once.
+        found = {str(read(bench, f"{name}-{macs}-recovered")): name for name in reversed(names)}
+        known = {name: read(bench, f"{name}-{macs}-recovered") for name in found.values()}
+        scored = [name for name in known if known[name]]
+        chosen += sorted(scored, key=lambda name: -known[name]["val_map"])[:number]
     return chosen
 
 
@@ -387,8 +401,9 @@ def table(bench: Bench, macs: float) -> str:
     lines = [
         f"\n{bench.data.stem}, {bench.imgsz} px, {macs:.0%} of {dense['macs'] / 1e6:.0f} M MACs, "
         f"{platform.machine()}; dense {dense['val_map']:.3f} (test {dense['test_map']:.3f})\n",
-        "| way | MACs | params | cut | recovered | tuned, val | tuned, test | mAP@.5, test |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| way | MACs | params | cut | recovered | tuned, val | test | mAP@.5, test "
+        "| taught, val | test | mAP@.5, test |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [row(bench, name, macs) for name in (*WAYS, *BASELINES, "control")]
     return "\n".join(lines)
@@ -397,15 +412,21 @@ def table(bench: Bench, macs: float) -> str:
 def row(bench: Bench, name: str, macs: float) -> str:
     """Write one way's row; a spread is the standard deviation over seeds."""
     stages = [read(bench, f"{name}-{macs}-{stage}") for stage in ("cut", "recovered")]
-    runs = [read(bench, f"{name}-{macs}-tuned-{seed}") for seed in range(bench.seeds)]
-    runs = [run for run in runs if run]
-    known = next((found for found in (*stages, *runs) if found), None)
+    runs = [
+        [
+            found
+            for seed in range(bench.seeds)
+            if (found := read(bench, f"{name}-{macs}-{k}-{seed}"))
+        ]
+        for k in ("tuned", "taught")
+    ]
+    known = next((found for found in (*stages, *runs[0], *runs[1]) if found), None)
     if known is None:
-        return f"| {name} | | | | | | | |"
+        return f"| {name} |{' |' * 10}"
     cells = [f"{known['macs'] / 1e6:.0f} M", f"{known['params'] / 1e6:.2f} M"]
     cells += [f"{found['val_map']:.3f}" if found else "" for found in stages]
     keys = ("val_map", "test_map", "test_map50")
-    cells += [spread([run[key] for run in runs]) for key in keys]
+    cells += [spread([run[key] for run in kind]) for kind in runs for key in keys]
     return f"| {name} | {' | '.join(cells)} |"
 
 
