@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,12 +22,14 @@ class Subject:
     """A checkpoint opened for pruning: its network and the groups that are coupled in it.
 
     Where blocks left the network already, `called` says what its layers are in the checkpoint.
+    `digest` returns the SHA-256 of the file.
     """
 
     path: Path
     checkpoint: Checkpoint
     net: Darknet
     groups: tuple[Group, ...]
+    digest: Callable[[], str]
     called: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -56,9 +59,18 @@ def open_subject(path: Path) -> Subject:
         CheckpointError: the file is none of our checkpoints, or its weights do not fit its cfg.
     """
     found = checkpoint.load(path)
+    digest = _hashing(path)
     net = checkpoint.network(found)
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
-    return Subject(path, found, net, groups)
+    return Subject(path, found, net, groups, digest)
+
+
+def _hashing(path: Path) -> Callable[[], str]:
+    """Hash a file while other work goes on: of a large one it takes as long as the cut."""
+    pool = ThreadPoolExecutor(1)
+    result = pool.submit(checkpoint.digest, path)
+    pool.shutdown(wait=False)
+    return result.result
 
 
 def convolutions(net: Darknet) -> dict[int, str]:
@@ -141,7 +153,7 @@ def as_checkpoint(subject: Subject, pruned: Pruned, *, seed: int) -> Checkpoint:
         "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
         "seed": seed,
         "versions": runs.versions(),
-        "parent": checkpoint.digest(subject.path),
+        "parent": subject.digest(),
     }
     return checkpoint.capture(
         pruned.net,

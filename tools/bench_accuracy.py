@@ -129,24 +129,35 @@ def main() -> None:
             for name in chosen
         ],
     )
-    together(bench, [run for seed in range(bench.seeds) for run in runs(bench, args, seed)])
+    seeds = range(bench.seeds)
+    together(bench, [run for seed in seeds for run in foremost(bench, args.macs, seed)])
+    together(bench, [run for seed in seeds for run in others(bench, args, seed)])
     for macs in args.macs:
         print(table(bench, macs))
 
 
-def runs(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[], None]]:
-    """List the trainings of one seed, the long ones first."""
-    found: list[Callable[[], None]] = [partial(control, bench, m, seed) for m in args.macs]
-    for macs in args.macs:
-        ways = best_ways(bench, macs, args.best)
-        stages = {way: "recovered" for way in ways} | dict.fromkeys(BASELINES, "cut")
-        taught = sorted(ways, key=lambda way: -read(bench, f"{way}-{macs}-recovered")["val_map"])
-        for name in (*taught[:1], PEER):
-            found.append(partial(tuned, bench, name, macs, seed, stage=stages[name], taught=True))
-        found += [
-            partial(tuned, bench, name, macs, seed, stage=stage) for name, stage in stages.items()
-        ]
+def foremost(bench: Bench, budgets: Sequence[float], seed: int) -> list[Callable[[], None]]:
+    """List the trainings of one seed that decide: the best way, the peers, the control."""
+    found: list[Callable[[], None]] = [partial(control, bench, macs, seed) for macs in budgets]
+    for macs in budgets:
+        recovered = {way: read(bench, f"{way}-{macs}-recovered") for way in best_ways(bench, macs)}
+        best = max(recovered, key=lambda way: recovered[way]["val_map"])
+        stages = {best: "recovered"} | dict.fromkeys(BASELINES, "cut")
+        for taught, names in ((True, (best, PEER)), (False, stages)):
+            found += [
+                partial(tuned, bench, name, macs, seed, stage=stages[name], taught=taught)
+                for name in names
+            ]
     return found
+
+
+def others(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[], None]]:
+    """List the trainings of the best ways of each kind."""
+    return [
+        partial(tuned, bench, way, macs, seed, stage="recovered")
+        for macs in args.macs
+        for way in best_ways(bench, macs, args.best)
+    ]
 
 
 def together(bench: Bench, works: Iterable[Callable[[], None]]) -> None:
@@ -328,7 +339,7 @@ def trained(
     words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
     # Few pictures and few epochs need many steps; all networks are trained alike.
     words += ["--batch-size", 8, "--nominal-batch", 8, "--cache", "ram", "--val-every", 5]
-    words += ["--bf16", "--workers", 1, "--project", folder.parent, "--name", name, "--exist-ok"]
+    words += ["--bf16", "--workers", 0, "--project", folder.parent, "--name", name, "--exist-ok"]
     if last.is_file() and checkpoint.load(last).training:
         words = ["--resume", last]
     if not last.is_file() or words[0] == "--resume":
@@ -375,7 +386,7 @@ def prune(bench: Bench, *words: object) -> str:
 # --- Tables --------------------------------------------------------------------------------------
 
 
-def best_ways(bench: Bench, macs: float, number: int) -> list[str]:
+def best_ways(bench: Bench, macs: float, number: int = 1) -> list[str]:
     """Name the ways of each kind that scored best after recovery, random left out."""
     chosen = []
     for kind in dict.fromkeys(way.kind for way in WAYS.values()):

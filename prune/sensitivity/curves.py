@@ -41,7 +41,7 @@ def known(path: Path, subject: Subject) -> Known:
     identity = checkpoint.network_id(subject.checkpoint.cfg)
     if found.about.get("network") != identity:
         raise PlanError(f"{path} was measured on another network than {subject.path} holds")
-    if found.about.get("weights") != checkpoint.digest(subject.path):
+    if found.about.get("weights") != subject.digest():
         raise PlanError(
             f"{path} was measured on other weights than {subject.path} holds; measure these"
         )
