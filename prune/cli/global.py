@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     most = min(max(1.1 - share, 0.0), 1.0)
     everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
     known = _known(args, subject)
-    args.criterion = _criterion(args, known)
+    _settle_criterion(args, known)
     by_loss = "per-cost" if args.criterion in LOSS_CRITERIA else "uniform"
     wishes = budgeted.Wishes(
         allocation=args.allocation or ("sensitivity" if known else by_loss),
@@ -192,19 +192,17 @@ def _known(args: argparse.Namespace, subject: Subject) -> Known | None:
     return curves.known(args.sensitivity, subject)
 
 
-def _criterion(args: argparse.Namespace, known: Known | None) -> str:
-    """Choose the criterion where nobody named one: what was measured, else what pictures allow."""
-    if known is None:
-        return args.criterion or ("l1" if args.data is None else "fisher")
-    if args.criterion:
-        if args.criterion != known.criterion:
-            sys.stderr.write(
-                f"prune: note: drops were measured with {known.criterion}, "
-                f"channels go by {args.criterion}\n"
-            )
-        return str(args.criterion)
-    args.scope = known.scope
-    return known.criterion
+def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
+    """Fill in the criterion where nobody named one: what was measured, else what data allows."""
+    if args.criterion is None and known:
+        args.criterion, args.scope = known.criterion, known.scope
+    elif args.criterion is None:
+        args.criterion = "l1" if args.data is None else "fisher"
+    elif known and known.criterion != args.criterion:
+        sys.stderr.write(
+            f"prune: note: drops were measured with {known.criterion}, "
+            f"channels go by {args.criterion}\n"
+        )
 
 
 def _deep(
