@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -310,7 +311,7 @@ def _by_budget(
     (kind, wish), (criterion, allocation) = budget, ways
     of = costs(graph.model, graph.groups, graph.inputs)
     whole = int(getattr(of.of(of.full), kind))
-    if wish <= 0:
+    if not 0 < wish < inf:
         raise PlanError(f"{kind} is {wish}; it must be a share in (0, 1) or a number of them")
     limit = int(wish * whole) if wish <= 1 else int(wish)
     found = Evaluation(ranks, of, kind, structures(graph.model, graph.groups))

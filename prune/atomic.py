@@ -39,6 +39,19 @@ def replacing(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def expect_writable(target: Path) -> None:
+    """Check early, and without a trace, what can be known of `replacing`'s errors.
+
+    Raises:
+        InputError: the target is a folder, or lies in what is none or may not be written.
+    """
+    folder = next(path for path in target.absolute().parents if path.exists())
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {target}: {folder} is no folder that may be written")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` as UTF-8, whole or not at all.
 

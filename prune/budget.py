@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prune.costs import Costs
-from prune.errors import PlanError
+from prune.errors import PlanError, WithinBudgetError
 from prune.limits import Limit, rounded
 
 Counts = NDArray[np.int64]
@@ -146,7 +146,8 @@ def meet(
         [G]; what is left costs at most the budget, and no channel could come back within it.
 
     Raises:
-        PlanError: the network is within the budget as it is, or cannot come within it.
+        WithinBudgetError: the network is within the budget as it is.
+        PlanError: it cannot come within it.
     """
 
     def cost(removed: Counts) -> int:
@@ -165,7 +166,7 @@ def meet(
 
     nothing = np.zeros(len(prices), dtype=np.int64)
     if cost(nothing) <= budget.limit:
-        raise PlanError(
+        raise WithinBudgetError(
             f"nothing to remove: the network has {cost(nothing):,} {budget.kind}, "
             f"within the budget of {budget.limit:,}"
         )
@@ -174,7 +175,8 @@ def meet(
         least = cost(at(float(ladder[-1]))) if len(ladder) else cost(nothing)
         raise PlanError(
             f"the budget of {budget.limit:,} {budget.kind} cannot be met: within the caps "
-            f"{least:,} is the least; allow more (--max-ratio, --min-channels, --exclude)"
+            f"{least:,} is the least; allow more "
+            "(--max-ratio, --min-channels, --round-to, --exclude)"
         )
     low, high = -1, len(ladder) - 1  # ladder[high] meets the budget, ladder[low] does not
     while high - low > 1:

@@ -80,7 +80,7 @@ def cliffs(
             drop=drop_at(curve, int(after) / group.channels),
         )
         for group, curve, before, after in zip(groups, found.curves, eased, counts, strict=True)
-        if curve
+        if any(share for share, _ in curve)  # of a narrow group a small share is no channel
     ]
     steep = (c for c in all_of if _is_steep(c, least=HIGH * abs(found.baseline)))
     return tuple(sorted(steep, key=lambda cliff: cliff.drop_eased - cliff.drop))

@@ -26,7 +26,7 @@ def choose(name: str = "") -> torch.device:
     if wanted == "cpu" or (not name and not gpus):
         return torch.device("cpu")
     index = wanted or "0"
-    if not index.isdigit():
+    if not index.isdecimal():
         raise DeviceError(f"device is {name!r}; it must be cpu or one GPU's number, e.g. 0")
     if int(index) >= gpus:
         have = f"{gpus} GPU(s), numbered from 0" if gpus else "no GPU that torch can use; try cpu"

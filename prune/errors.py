@@ -6,6 +6,7 @@
     │   ├── CheckpointError    not a checkpoint, truncated, weights that do not fit the cfg
     │   └── DataError          data.yaml, labels, pictures
     ├── PlanError              a cut that cannot be made
+    │   └── WithinBudgetError  a budget that is met as it is
     ├── DeviceError            a device this machine lacks
     └── RunError               exit 1: the input was good, the run failed
         ├── ProofError         a pruned network that differs from the masked original
@@ -40,6 +41,10 @@ class DataError(InputError):
 
 class PlanError(PruneError):
     """A cut that cannot be made."""
+
+
+class WithinBudgetError(PlanError):
+    """A budget that the network is within already."""
 
 
 class DeviceError(PruneError):

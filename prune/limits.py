@@ -75,11 +75,12 @@ def limits(
     for pattern in layers or {}:
         if not called and not any(fnmatchcase(n, pattern) for own in names for n in own):
             raise PlanError(f"{pattern!r} names no layer that can be cut; see prune show --groups")
-    wishes = (_wish(own, everywhere, layers or {}) for own in names)
+    wishes = (wish_of(own, everywhere, layers or {}) for own in names)
     return tuple(_limit(group, wish) for group, wish in zip(groups, wishes, strict=True))
 
 
-def _wish(names: Sequence[str], wish: Wish, layers: Mapping[str, Mapping[str, object]]) -> Wish:
+def wish_of(names: Sequence[str], wish: Wish, layers: Mapping[str, Mapping[str, object]]) -> Wish:
+    """Say what is wished of layers that go together; `wish` and `layers` as in `limits`."""
     for pattern, fields in layers.items():
         if any(fnmatchcase(name, pattern) for name in names):
             wish = changed(wish, fields, where=pattern)

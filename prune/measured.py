@@ -146,7 +146,7 @@ def _first(batches: Iterable[Batch], images: int) -> Iterator[tuple[Tensor, Tens
             return
 
 
-def _fingerprint(net: nn.Module) -> str:
+def fingerprint(net: nn.Module) -> str:
     """Hash a network's weights: in steps it is another one each time, of one and the same file."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():
@@ -163,7 +163,7 @@ def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
     files = [path for image in shown for path in (image, label_path(image)) if path.is_file()]
     facts = (
         subject.net.cfg_text(),
-        _fingerprint(subject.net),
+        fingerprint(subject.net),
         name,
         seed,
         (pictures.images, pictures.imgsz),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prune import depth, surgery
 from prune.depth import Block
-from prune.errors import PlanError
+from prune.errors import PlanError, WithinBudgetError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet
 from prune.plan import Cut, Plan
@@ -57,6 +57,8 @@ def with_blocks(
 ) -> Trial:
     """Take so many blocks out, the least worthy first, then cut widths of what is left.
 
+    Widths stay where the network is within the budget without the blocks.
+
     Args:
         subject: the checkpoint.
         found: its residual blocks.
@@ -80,7 +82,10 @@ def with_blocks(
     places = [choice.block.place for choice in gone]
     names = {new: old for old, new in depth.skip(subject.net, places).names.items()}
     shallow = _without(subject, [choice.block for choice in gone], called=names)
-    chosen = narrow(shallow)
+    try:
+        chosen = narrow(shallow)
+    except WithinBudgetError:  # without the blocks the network is within the budget
+        chosen = Selected(Plan("", judge.criterion, ()), ())
     plan = _named_as_before(subject.groups, chosen.plan, names)
     layers = sorted(layer for choice in gone for layer in choice.block.layers)
     plan = replace(plan, blocks=tuple(layers))

@@ -24,8 +24,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["layers", "--up-to", "60"], "did you mean --upto?"),
         (["layers", "--amount", "much"], "invalid float value"),
         (["data", "vok", "x"], "invalid choice"),
+        (["layers", "--seed", "9" * 30], "must be a whole number"),
+        (["train", "--seed", "-1"], "must be a whole number"),
     ],
-    ids=["command", "option", "value", "subcommand"],
+    ids=["command", "option", "value", "subcommand", "huge seed", "seed below zero"],
 )
 def test_a_mistyped_word_is_one_line_and_exit_2(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,8 @@ from prune.costs import costs
 from prune.graph import trace
 from prune.limits import Wish, limits
 
+Curve = tuple[tuple[float, float], ...]
+
 SHAPE = (1, 3, 8, 8)
 GENTLE = ((0.5, 0.01), (1.0, 0.02))
 STEEP = ((0.25, 0.0), (0.3, 0.01), (0.6, 0.5))
@@ -34,13 +36,19 @@ def test_a_dip_of_the_curve_is_noise() -> None:
     assert drop_at([(0.25, -0.1)], 0.25) == 0
 
 
-def _found(share: float, *, steep: int, baseline: float = 0.5) -> tuple[Cliff, ...]:
+def test_a_group_of_which_no_channel_was_measured_is_no_cliff() -> None:
+    assert not _found(0.5, steep=0, curve=((0.0, 0.3),))
+
+
+def _found(
+    share: float, *, steep: int, baseline: float = 0.5, curve: Curve = STEEP
+) -> tuple[Cliff, ...]:
     """Cut a net uniformly to a share of its MACs; the curve of one group is steep."""
     net = nets.net("chain")
     groups = trace(net, SHAPE)
     free = [number for number, group in enumerate(groups) if not group.kept]
     curves = [
-        STEEP if n == free[steep] else GENTLE if n in free else () for n in range(len(groups))
+        curve if n == free[steep] else GENTLE if n in free else () for n in range(len(groups))
     ]
     found = Evaluation(
         scores=[None if g.kept else torch.arange(float(g.channels)) for g in groups],

@@ -286,6 +286,14 @@ BAD: dict[str, list[str]] = {
     "needs pictures; give --data": ["--macs", "0.5", "--criterion", "taylor"],
     "needs measured drops": ["--macs", "0.5", "--allocation", "sensitivity"],
     "--depth is 'some'": ["--macs", "0.5", "--depth", "some"],
+    "'²' names no layer": ["--macs", "0.5", "--exclude", "²"],
+    "write a number or a range": ["--macs", "0.5", "--exclude", "9" * 5000],
+    "--macs is '99": ["--macs", "9" * 400],
+    "--round-to": ["--macs", "0.5", "--round-to", "1000"],
+    "recovery memory is nan": [
+        *("--macs", "0.5", "--recover-memory", "nan", "--reconstruct", "no-data.yaml")
+    ],
+    "cannot be run": ["--macs", "0.5", "--img-size", "0"],
     "no-limits.yaml": ["--macs", "0.5", "--limits", "no-limits.yaml"],
     "no-data.yaml": ["--macs", "0.5", "--data", "no-data.yaml"],
     "no-drops.json": ["--macs", "0.5", "--sensitivity", "no-drops.json"],

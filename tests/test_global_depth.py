@@ -10,9 +10,10 @@ import pytest
 import stacks
 import torch
 
-from prune import checkpoint
+from prune import checkpoint, pruning
 from prune.cli import main
 from prune.plan import from_json
+from prune.pruning import convolutions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -57,6 +58,36 @@ def test_the_number_of_blocks_is_the_one_that_moves_least(stack: Path, capsys: C
     assert isinstance(blocks, list)
     assert moved[len(blocks)] == min(moved)
     assert "without --data the number of blocks goes by noise" in err
+
+
+@pytest.mark.parametrize("number", ["3", "auto"])
+def test_blocks_that_meet_the_budget_alone_leave_widths_whole(
+    stack: Path, capsys: Capture, number: str
+) -> None:
+    words = ["global", "--weights", stack, "--macs", 0.9, "--dry-run", "--depth", number]
+    told, err = _run(words, capsys)
+    if number == "3":
+        assert told["blocks"]
+        assert told["groups"] == []
+    else:
+        assert len([line for line in err.splitlines() if "blocks removed" in line]) == 4
+
+
+def test_a_block_with_an_excluded_layer_is_left_whole(stack: Path, capsys: Capture) -> None:
+    words = ["global", "--weights", stack, "--macs", 0.6, "--dry-run", "--depth", 1]
+    told, _ = _run(words, capsys)
+    first = _only_block(told)
+    layer = next(i for i in first if i in convolutions(pruning.open_subject(stack).net))
+    told, _ = _run([*words, "--exclude", layer], capsys)
+    assert layer not in _only_block(told)
+
+
+def _only_block(told: dict[str, object]) -> list[int]:
+    blocks = told["blocks"]
+    assert isinstance(blocks, list)
+    (block,) = blocks
+    layers: list[int] = block["layers"]
+    return layers
 
 
 REFUSED = {

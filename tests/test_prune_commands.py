@@ -227,7 +227,7 @@ def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys
     assert isinstance(layers, list)
     assert [layer["index"] for layer in layers] == [0, 1], "the layer and the one that reads it"
     assert main(["diff", str(dense), str(dense)]) == 0
-    assert "0 of" in capsys.readouterr().out
+    assert "0 layers differ, of 11 and 11" in capsys.readouterr().out
 
 
 def test_diff_knows_the_layers_behind_a_block_that_left(tmp_path: Path, capsys: Capture) -> None:
@@ -246,6 +246,26 @@ def test_diff_knows_the_layers_behind_a_block_that_left(tmp_path: Path, capsys: 
     assert isinstance(told, list)
     assert [layer["index"] for layer in told] == sorted(gone)
     assert not any(layer["after"] for layer in told)
+
+
+FILES: dict[str, list[str]] = {
+    "is also --weights": ["--out", "dense.pt"],
+    "is also --out": ["--out", "same", "--plan-out", "same"],
+    "it is a folder": ["--out", "."],
+    "is no folder that may be written": ["--plan-out", "dense.pt/plan.json"],
+}
+
+
+@pytest.mark.parametrize("message", FILES)
+def test_files_that_cannot_be_written_are_found_first(
+    message: str, dense: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(dense.parent)
+    before = dense.read_bytes()
+    words = ["layers", "--weights", "dense.pt", "--amount", "0.5", *FILES[message]]
+    assert message in _refused(words, capsys)
+    assert [path.name for path in dense.parent.iterdir()] == ["dense.pt"]
+    assert dense.read_bytes() == before
 
 
 @pytest.mark.parametrize("command", ["show", "diff", "layers"])

@@ -323,7 +323,7 @@ def test_global_cuts_the_channels_that_were_measured(
     assert "were measured" not in capsys.readouterr().err
     assert main([*cut, "--criterion", "l1"]) == 0
     assert from_json(plan.read_text()).criterion == "l1"
-    assert "drops were measured with l2" in capsys.readouterr().err
+    assert "drops were measured with l2 by group, channels go by l1" in capsys.readouterr().err
 
 
 def test_global_warns_of_a_group_that_the_last_of_the_budget_takes_over_a_cliff(
@@ -343,6 +343,54 @@ def test_global_warns_of_a_group_that_the_last_of_the_budget_takes_over_a_cliff(
     assert "measured drop rises" not in capsys.readouterr().err
     assert main([*words, "--macs", "0.25"]) == 0
     assert "measured drop rises from 0.000 to " in capsys.readouterr().err
+
+
+def test_global_with_depth_refuses_a_file_of_the_whole_network(
+    measured: Path, setup: Setup, capsys: Capture
+) -> None:
+    words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
+    assert main([*words, "--macs", "0.6", "--depth", "auto", "--dry-run"]) == 2
+    assert "goes without --depth" in capsys.readouterr().err
+
+
+def test_the_same_weights_in_another_file_are_the_same(measured: Path, setup: Setup) -> None:
+    again = setup.weights.with_name("again.pt")
+    checkpoint.save(replace(checkpoint.load(setup.weights), history=[{"command": "copied"}]), again)
+    words = ["global", "--weights", str(again), "--sensitivity", str(measured)]
+    assert main([*words, "--macs", "0.6", "--max-ratio", "1", "--dry-run"]) == 0
+
+
+def test_what_was_measured_with_pictures_asks_for_them(
+    measured: Path, setup: Setup, capsys: Capture
+) -> None:
+    found = read(measured)
+    fisher = replace(found, about={**found.about, "criterion": "fisher"})
+    measured.write_text(to_json(fisher))
+    words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
+    assert main([*words, "--macs", "0.6", "--dry-run"]) == 2
+    assert "was measured with fisher, which needs pictures" in capsys.readouterr().err
+
+
+SPOILT: dict[str, dict[str, object]] = {
+    "of group": {"channels": 0, "removed": 0},
+    "channels of group": {"removed": 99},
+    "drop nan": {"drop": float("nan")},
+    "rows of groups that": {"index": 999},
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_rows_that_cannot_be_are_one_line(
+    message: str, measured: Path, setup: Setup, capsys: Capture
+) -> None:
+    found = read(measured)
+    rows = (replace(found.rows[0], **SPOILT[message]), *found.rows[1:])  # type: ignore[arg-type]  # spoilt
+    measured.write_text(to_json(replace(found, rows=rows)))
+    words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
+    assert main([*words, "--macs", "0.6", "--dry-run"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def another_criterion(out: Path) -> list[str]:

@@ -160,7 +160,34 @@ def test_a_teacher_with_other_heads_is_refused(
     checkpoint.save(replace(found, cfg=found.cfg.replace("40,40", "40,44")), other)
     assert train("--weights", weights, "--epochs", 1, "--teacher", other) == 2
     assert "the teacher's heads have anchors" in capsys.readouterr().err
+    checkpoint.save(replace(found, cfg=found.cfg.replace("scale_x_y=2.0", "scale_x_y=1.05")), other)
+    assert train("--weights", weights, "--epochs", 1, "--teacher", other) == 2
+    assert "the teacher's heads have scale_x_y" in capsys.readouterr().err
+    checkpoint.save(replace(found, names=found.names[::-1]), other)
+    assert train("--weights", weights, "--epochs", 1, "--teacher", other) == 2
+    assert "must number them alike" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teacher = tiny.weights(tmp_path, pruned=True)
+    tell = Log.epoch
+
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Log, "epoch", stop)
+    weights = tiny.weights(tmp_path)
+    assert train("--weights", weights, "--epochs", 3, "--teacher", teacher) == 130
+    checkpoint.save(replace(checkpoint.load(teacher), history=[]), teacher)
+    assert train("--resume", tmp_path / "runs" / "exp" / "weights" / "last.pt") == 2
+    assert "is not the teacher that this run began with" in capsys.readouterr().err
 
 
 def test_weights_of_a_run_are_no_start_of_its_optimiser(train: Train, tmp_path: Path) -> None:

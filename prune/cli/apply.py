@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prune.cli import cutting
+from prune.cli import cutting, options
 from prune.errors import InputError, PlanError
 
 EXAMPLE = """\
@@ -16,7 +16,7 @@ EXAMPLE = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan, JSON")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the proof's picture")
+    options.seed(parser, of="of the proof's picture")
     cutting.add_arguments(parser, out="model_data/applied_pruning.pt")
 
 

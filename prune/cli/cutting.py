@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, ranked, recovering
-from prune.errors import PlanError
+from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.depth import Block
@@ -87,7 +87,7 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
     chosen: set[int] = set()
     for part in (part.strip() for word in words for part in word.split(",")):
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not _is_index(low) or (dash and not _is_index(high)):
             raise PlanError(f"layer is {part!r}; write a number or a range, e.g. 22 or 22-40")
         inside = [i for i in known if int(low) <= i <= int(high or low)]
         if not inside:
@@ -97,6 +97,10 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
             )
         chosen.update(inside)
     return sorted(chosen)
+
+
+def _is_index(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
 
 
 def as_ranges(numbers: Sequence[int]) -> str:
@@ -123,6 +127,7 @@ def finish(
     from prune.atomic import write_text
     from prune.plan import to_json
 
+    _expect_files(args)
     recovery = recovering.prepared(args, subject)
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
@@ -139,6 +144,26 @@ def finish(
     _report(args, pruned, difference, scores=scores or {}, rows=rows)
 
 
+def _expect_files(args: argparse.Namespace) -> None:
+    """Find out what cannot be written before anything is computed.
+
+    Raises:
+        InputError: a file that cannot be written, or one name for two files.
+    """
+    from prune.atomic import expect_writable
+
+    out = None if args.dry_run else args.out
+    named = {"--weights": args.weights, "--out": out, "--plan-out": args.plan_out}
+    owner: dict[Path, str] = {}
+    for option, path in named.items():
+        if path is None:
+            continue
+        if (other := owner.setdefault(path.resolve(), option)) != option:
+            raise InputError(f"{option} {path} is also {other}; write to another file")
+        if option != "--weights":
+            expect_writable(path)
+
+
 def _print_cut(pruned: Pruned, scores: Mapping[int, float]) -> None:
     from prune.cli import console
     from prune.pruning import touched
@@ -151,10 +176,16 @@ def _print_cut(pruned: Pruned, scores: Mapping[int, float]) -> None:
         )
         print()
     if pruned.blocks:
+        scored = ("score",) if scores else ()
         console.print_table(
-            ("block", "score", "params", "MACs"),
+            ("block", *scored, "params", "MACs"),
             [
-                (as_ranges(block.layers), _score(block, scores), block.params, block.macs)
+                (
+                    as_ranges(block.layers),
+                    *(_score(block, scores) for _ in scored),
+                    block.params,
+                    block.macs,
+                )
                 for block in pruned.blocks
             ],
         )
@@ -215,7 +246,9 @@ def short_name(name: str) -> str:
 def member_text(names: Sequence[str]) -> str:
     """Write the members of a group shortly, e.g. "19, 22-23"."""
     short = [short_name(name) for name in names]
-    return as_ranges([int(s) for s in short]) if all(map(str.isdigit, short)) else ", ".join(short)
+    return (
+        as_ranges([int(s) for s in short]) if all(map(str.isdecimal, short)) else ", ".join(short)
+    )
 
 
 def _members(group: dict[str, object]) -> str:

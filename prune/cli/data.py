@@ -65,10 +65,14 @@ def _add_coco(parser: argparse.ArgumentParser) -> None:
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, default=Path("data/shapes.yaml"))
-    parser.add_argument("--images", type=_positive, default=160, metavar="N", help="pictures (160)")
-    parser.add_argument("--size", type=_positive, default=160, metavar="PX", help="width (160)")
+    parser.add_argument(
+        "--images", type=options.positive, default=160, metavar="N", help="pictures (160)"
+    )
+    parser.add_argument(
+        "--size", type=options.positive, default=160, metavar="PX", help="width (160)"
+    )
     parser.add_argument("--split", type=_shares, metavar="A,B,C", help="shares (0.7,0.2,0.1)")
-    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the drawing (0)")
+    options.seed(parser, of="of the drawing")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +104,7 @@ def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
         metavar="A,B,C",
         help=f"shares of train, val, test (default: {split})",
     )
-    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the split (0)")
+    options.seed(parser, of="of the split")
     parser.add_argument(
         "--copy", action="store_true", help="copy the pictures (default: relative links)"
     )
@@ -260,18 +264,6 @@ def _shares(text: str) -> tuple[float, float, float]:
     if not all(math.isfinite(share) and share >= 0 for share in (train, val, test)) or not train:
         raise argparse.ArgumentTypeError(f"{text!r} must be three shares, e.g. 0.8,0.1,0.1")
     return train, val, test
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 on")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _natural(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
-    return int(text)
 
 
 _Add = Callable[[argparse.ArgumentParser], None]

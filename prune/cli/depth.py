@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rescore", action="store_true", help="score what is left again after each removal"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of noise and of --criterion random"
-    )
+    options.seed(parser, of="of noise and of --criterion random")
     options.image_size(parser)
     cutting.add_arguments(parser, out="model_data/depth_pruning.pt")
 
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if args.images < 1:
         raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
     subject = open_subject(args.weights)
-    imgsz = subject.checkpoint.imgsz if args.img_size is None else args.img_size
+    imgsz = options.side(args, subject.checkpoint.imgsz)
     found = depth.blocks(subject.net, imgsz=imgsz)
     enough = _enough(args, subject, found, imgsz=imgsz)
     pictures = None

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from prune.inventory import take
 
     files = [checkpoint.load(path) for path in (args.first, args.second)]
-    side = args.img_size or files[0].imgsz
+    side = options.side(args, files[0].imgsz)
     before, after = (take(found, imgsz=side) for found in files)
     changed = _changed(before, after, _gone(*files, layers=len(before.layers)))
     if args.json:
@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> None:
         console.print_table(COLUMNS, [_row(pair) for pair in changed])
         print()
     console.print_changes(_totals(before, after))
-    print(f"\n{len(changed)} of {len(before.layers)} layers differ, at {side} pixels")
+    print(
+        f"\n{len(changed)} layers differ, of {len(before.layers)} and {len(after.layers)}, "
+        f"at {side} pixels"
+    )
     if files[0].names != files[1].names:
         print("the class names differ")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.budget import Budget
+    from prune.depth import Block
     from prune.limits import Wish
     from prune.pruning import Subject
     from prune.selection import Selected
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     from prune.pruning import convolutions, open_subject
 
     subject = open_subject(args.weights)
-    imgsz = args.img_size or subject.checkpoint.imgsz
+    imgsz = options.side(args, subject.checkpoint.imgsz)
     budget, share = _budget(args, subject, imgsz)
     most = min(max(1.1 - share, 0.0), 1.0)
     everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
@@ -111,7 +113,8 @@ def run(args: argparse.Namespace) -> None:
         )
 
     limits(subject.groups, everywhere, layers)  # every pattern names a layer, blocks included
-    chosen = _deep(args, subject, narrow, imgsz)
+    free = partial(_is_free, everywhere=everywhere, layers=layers)
+    chosen = _deep(args, subject, narrow, free)
     _tell(chosen, heads=subject.net.head_convolutions())
     cutting.finish(args, subject, chosen.plan, made_by="global")
 
@@ -178,37 +181,56 @@ def _read_limits(path: Path) -> dict[str, object]:
 
 def _patterns(layer: str, indices: Collection[int]) -> list[str]:
     """Turn 5, 10-20 or a name pattern into patterns of layer names; a range takes what can go."""
-    if not layer[:1].isdigit():
+    if not layer[:1].isdecimal():
         return [layer]
     return [f"module_list.{index}.*" for index in cutting.layer_indices([layer], indices)]
 
 
 def _known(args: argparse.Namespace, subject: Subject) -> Known | None:
-    """Read --sensitivity."""
+    """Read --sensitivity.
+
+    Raises:
+        PruneError: no such file, one of another network, or one together with --depth.
+    """
     if args.sensitivity is None:
         return None
+    if args.depth != "0":
+        raise PlanError("a sensitivity file is of the whole network; it goes without --depth")
     from prune.sensitivity import curves
 
     return curves.known(args.sensitivity, subject)
 
 
 def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
-    """Fill in the criterion where nobody named one: what was measured, else what data allows."""
-    if args.criterion is None and known:
-        args.criterion, args.scope = known.criterion, known.scope
-    elif args.criterion is None:
-        args.criterion = "l1" if args.data is None else "fisher"
-    elif known and known.criterion != args.criterion:
+    """Fill in the criterion where nobody named one: what was measured, else what data allows.
+
+    Raises:
+        PlanError: what was measured needs pictures, and there is no data.
+    """
+    from prune.criteria import FROM_PICTURES
+
+    if args.criterion is None:
+        allowed = "l1" if args.data is None else "fisher"
+        args.criterion = known.criterion if known else allowed
+        if known and args.data is None and known.criterion in FROM_PICTURES:
+            raise PlanError(
+                f"{args.sensitivity} was measured with {known.criterion}, which needs pictures; "
+                "give --data, or another --criterion"
+            )
+    if known and (known.criterion, known.scope) != (args.criterion, args.scope):
         sys.stderr.write(
-            f"prune: note: drops were measured with {known.criterion}, "
-            f"channels go by {args.criterion}\n"
+            f"prune: note: drops were measured with {known.criterion} by {known.scope}, "
+            f"channels go by {args.criterion} by {args.scope}\n"
         )
 
 
 def _deep(
-    args: argparse.Namespace, subject: Subject, narrow: Callable[[Subject], Selected], imgsz: int
+    args: argparse.Namespace,
+    subject: Subject,
+    narrow: Callable[[Subject], Selected],
+    free: Callable[[Block], bool],
 ) -> Selected:
-    """Meet the budget by width, after as many blocks have left as --depth says."""
+    """Meet the budget by width, after as many of the free blocks have left as --depth says."""
     if args.depth != "auto" and not args.depth.isdecimal():
         raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
@@ -216,7 +238,8 @@ def _deep(
     from prune import depth, together, worth
     from prune.cli.depth import pictures_of
 
-    found = depth.blocks(subject.net, imgsz=imgsz)
+    imgsz = options.side(args, subject.checkpoint.imgsz)
+    found = [block for block in depth.blocks(subject.net, imgsz=imgsz) if free(block)]
     if args.data is None:  # noise ranks blocks worse than their weights do
         judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")
     else:
@@ -232,6 +255,14 @@ def _deep(
             f"prune: note: {trial.blocks} blocks removed: head maps move by {trial.change:.3f}\n"
         )
     return trials[0].chosen
+
+
+def _is_free(block: Block, *, everywhere: Wish, layers: Mapping[str, Mapping[str, object]]) -> bool:
+    """Say whether nothing of a block is excluded."""
+    from prune.limits import wish_of
+
+    names = (f"module_list.{layer}.Conv2d" for layer in block.layers)
+    return not any(wish_of([name], everywhere, layers).exclude for name in names)
 
 
 def _tell(chosen: Selected, *, heads: Collection[str]) -> None:

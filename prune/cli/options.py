@@ -35,6 +35,31 @@ def image_size(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> 
     )
 
 
+def natural(text: str) -> int:
+    """Read a whole number from 0 on, as an argparse type; up to 2**63, what generators take."""
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 on")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, as an argparse type."""
+    if natural(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+    return int(text)
+
+
+def seed(parser: argparse.ArgumentParser, *, of: str = "") -> None:
+    """Add --seed; `of` says what is drawn."""
+    said = f"{of} (default 0)" if of else "default 0"
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help=said)
+
+
+def side(args: argparse.Namespace, own: int) -> int:
+    """Return --img-size, or a checkpoint's own size where nobody named one."""
+    return own if args.img_size is None else int(args.img_size)
+
+
 def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:
     """Add --batch-size."""
     parser.add_argument(
@@ -114,6 +139,8 @@ def amount_of(text: str, *, option: str) -> float:
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kmgt]?)", text.strip().lower())
     value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if value <= 0 or 1 <= value < 1000:  # 1.5 is a slip, and nothing costs so little
+    if (
+        value <= 0 or 1 <= value < 1000 or value == float("inf")
+    ):  # 1.5 is a slip, and nothing costs so little
         raise PlanError(f"{option} is {text!r}; write a share below 1, e.g. 0.5, or 30G, 13M")
     return value

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
         metavar="N",
         help="pictures that taylor, fisher and activation look at (default 64)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    options.seed(parser)
 
 
 def scores(args: argparse.Namespace, subject: Subject) -> Scores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,17 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
         steps={name: None if path == nothing else path for name, path in steps.items()},
         judge=args.data if args.score else None,
         images=args.recover_images,
-        memory=int(args.recover_memory * 2**30),
+        memory=_bytes(args.recover_memory),
         seed=args.seed,
         device=args.device,
     )
     return Prepared(wishes, subject)
+
+
+def _bytes(gib: float) -> int:
+    if not isfinite(gib):
+        raise InputError(f"recovery memory is {gib}; it must be a number of GiB, e.g. 4")
+    return int(gib * 2**30)
 
 
 def say(line: str) -> None:

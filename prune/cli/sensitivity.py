@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="group",
         help="score a group by its first layer or by all it couples (default group)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    options.seed(parser)
     parser.add_argument(
         "--metric", choices=METRICS, default="map", help="mAP@.5:.95 (default) or detection loss"
     )
@@ -104,7 +104,7 @@ def _setup(args: argparse.Namespace) -> Setup:
         data=args.data,
         split=args.split,
         images=args.images,
-        imgsz=args.img_size or checkpoint.load(args.weights).imgsz,
+        imgsz=options.side(args, checkpoint.load(args.weights).imgsz),
         batch_size=args.batch_size,
         metric=args.metric,
         confidence=args.conf_thres,

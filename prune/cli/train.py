@@ -123,7 +123,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a learning rate that falls linearly, not as a cosine",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    options.seed(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
@@ -210,8 +210,8 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
     spec = data_spec.load(args.data, splits=("train", "val"))
     source, state = _source(args, spec)
-    teacher = _teacher(args, source)
-    for note in source.notes:
+    teacher = _teacher(args, source, spec)
+    for note in (*source.notes, *(teacher.notes if teacher else ())):
         say(f"note: {note}")
     settings, hyp = _settings(args, source, where.type, say), _hyp(args)
     batches = loader.train_loader(
@@ -249,10 +249,13 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
     raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
 
 
-def _teacher(args: argparse.Namespace, student: Source) -> Teacher | None:
+def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teacher | None:
     from prune.train import source
 
-    return None if args.teacher is None else source.teacher(args.teacher, student.net)
+    if args.teacher is None:
+        return None
+    resumed = args.resume is not None
+    return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
 
 
 def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:

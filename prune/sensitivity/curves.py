@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prune import checkpoint
 from prune.errors import PlanError
+from prune.measured import fingerprint
 from prune.pruning import Subject
 from prune.sensitivity.rows import read
 
@@ -41,12 +42,14 @@ def known(path: Path, subject: Subject) -> Known:
     identity = checkpoint.network_id(subject.checkpoint.cfg)
     if found.about.get("network") != identity:
         raise PlanError(f"{path} was measured on another network than {subject.path} holds")
-    if found.about.get("weights") != subject.digest():
+    if found.about.get("weights") != fingerprint(subject.net):
         raise PlanError(
             f"{path} was measured on other weights than {subject.path} holds; measure these"
         )
     if not found.complete:
         raise PlanError(f"{path} is not finished; run prune sensitivity on to its end first")
+    if any(row.index >= len(subject.groups) for row in found.rows):
+        raise PlanError(f"{path} has rows of groups that {subject.path} has not")
     curves = tuple(
         tuple((row.removed / row.channels, row.drop) for row in found.rows if row.index == number)
         for number in range(len(subject.groups))

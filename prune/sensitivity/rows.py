@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 
 from prune.errors import InputError
@@ -81,8 +82,11 @@ def read(path: Path) -> Sensitivity:
         raise InputError(f'{path} is no sensitivity file: its "format" must be "{FORMAT}"')
     about = {key: value for key, value in document.items() if key not in _OWN}
     try:
-        rows = tuple(_row(entry) for entry in document["rows"])
-        return Sensitivity(about, float(document["baseline"]), rows, bool(document["complete"]))
+        rows = tuple(_row(entry) for entry in _listed(document["rows"]))
+        baseline = float(document["baseline"])
+        if not isfinite(baseline):
+            raise ValueError(f"baseline {baseline}")
+        return Sensitivity(about, baseline, rows, bool(document["complete"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error!r}") from error
 
@@ -91,12 +95,22 @@ _OWN = ("format", "baseline", "rows", "complete")
 _KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
 
 
+def _listed(rows: object) -> list[Mapping[str, object]]:
+    if not isinstance(rows, list):
+        raise TypeError(f"rows is a {type(rows).__name__}")
+    return rows
+
+
 def _row(entry: Mapping[str, object]) -> Row:
     row = Row(**entry)  # type: ignore[arg-type]  # checked below
     for field in fields(Row):
         value = getattr(row, field.name)
         if not isinstance(value, _KINDS[str(field.type)]):
             raise TypeError(f"{field.name} is {value!r}")
+    if not (0 <= row.removed <= row.channels and row.channels and row.index >= 0):
+        raise ValueError(f"{row.removed} of {row.channels} channels of group {row.index}")
+    if not (isfinite(row.value) and isfinite(row.drop)):
+        raise ValueError(f"value {row.value}, drop {row.drop}")
     return row
 
 

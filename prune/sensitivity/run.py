@@ -128,7 +128,7 @@ def _about(bench: Bench, wish: Wish) -> dict[str, object]:
     setup = bench.setup
     return {
         "network": checkpoint.network_id(bench.subject.checkpoint.cfg),
-        "weights": checkpoint.digest(setup.weights),
+        "weights": measured.fingerprint(bench.subject.net),
         "criterion": wish.criterion,
         "scope": wish.scope,
         "seed": wish.seed,

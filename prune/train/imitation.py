@@ -84,17 +84,14 @@ def expect_alike(teacher: Darknet, student: Darknet) -> None:
     """Check that two networks' maps can be compared.
 
     Raises:
-        InputError: other strides, anchors or classes.
+        InputError: other strides, anchors or classes, or boxes decoded otherwise.
     """
-    for name in ("strides", "classes", "anchors"):
-        theirs, ours = (_facts(net)[name] for net in (teacher, student))
+    for name in ("stride", "classes", "anchors", "scale_x_y", "new_coords"):
+        theirs, ours = ([_fact(head, name) for head in net.heads] for net in (teacher, student))
         if theirs != ours:
             raise InputError(f"the teacher's heads have {name} {theirs}, the network's {ours}")
 
 
-def _facts(net: Darknet) -> dict[str, list[object]]:
-    return {
-        "strides": [head.stride for head in net.heads],
-        "classes": [head.classes for head in net.heads],
-        "anchors": [head.anchors.tolist() for head in net.heads],
-    }
+def _fact(head: Yolo, name: str) -> object:
+    value: object = getattr(head, name)
+    return value.tolist() if isinstance(value, Tensor) else value

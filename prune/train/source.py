@@ -23,7 +23,7 @@ class Source:
     """A network to train, and what is known of it.
 
     `imgsz` is the size it was trained at, in pixels; `notes` are remarks for the user; `parent` is
-    the digest of the file it comes from.
+    the digest of the file it comes from, `teacher` that of what an interrupted run imitates.
     """
 
     net: Darknet
@@ -31,6 +31,7 @@ class Source:
     pruned: bool = False
     history: Sequence[Mapping[str, object]] = ()
     parent: str | None = None
+    teacher: str | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -78,22 +79,40 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network to imitate, and the digest of its file."""
+    """A network to imitate, the digest of its file, and remarks for the user."""
 
     net: Darknet
     digest: str
+    notes: tuple[str, ...] = ()
 
 
-def teacher(weights: Path, student: Darknet) -> Teacher:
+def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bool) -> Teacher:
     """Open a checkpoint to imitate.
+
+    Args:
+        weights: one of our checkpoints.
+        student: what is trained.
+        names: the data's classes.
+        resumed: whether the run goes on; its teacher has to be the one it began with.
 
     Raises:
         CheckpointError: not one of our checkpoints, or a broken one.
-        InputError: heads other than the student's.
+        InputError: heads other than the student's, its classes in another order, or another
+            teacher than before.
     """
-    net = checkpoint.network(checkpoint.load(weights))
-    expect_alike(net, student)
-    return Teacher(net, checkpoint.digest(weights))
+    found = checkpoint.load(weights)
+    net, digest = checkpoint.network(found), checkpoint.digest(weights)
+    expect_alike(net, student.net)
+    if resumed and digest != student.teacher:
+        raise InputError(f"{weights} is not the teacher that this run began with")
+    if found.names == list(names):
+        return Teacher(net, digest)
+    if sorted(found.names) == sorted(names):
+        raise InputError(
+            f"{weights} has the classes {_few(found.names)} and the data {_few(names)}; "
+            "a teacher must number them alike"
+        )
+    return Teacher(net, digest, (f"the teacher calls the classes {_few(found.names)}",))
 
 
 def interrupted(last: Path) -> tuple[Source, dict[str, object]]:
@@ -106,13 +125,14 @@ def interrupted(last: Path) -> tuple[Source, dict[str, object]]:
     if not found.training:
         raise CheckpointError(f"{last} is finished; to train on, start from --weights {last}")
     *earlier, own = found.history
-    parent = own.get("parent")
+    parent, teacher = (own.get(key) for key in ("parent", "teacher"))
     source = Source(
         net=checkpoint.network(found),
         imgsz=found.imgsz,
         pruned=found.pruned,
         history=earlier,
         parent=None if parent is None else str(parent),
+        teacher=None if teacher is None else str(teacher),
     )
     return source, found.training
 
