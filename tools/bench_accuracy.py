@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from threading import Lock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -41,6 +42,7 @@ from prune.plan import Plan, joined, to_json
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
+FAMILY = "random, uniform"  # whose structure the control has: all groups narrowed alike
 BEST = "fisher"  # the criterion that allocations and structures are compared with
 
 
@@ -141,9 +143,10 @@ def foremost(bench: Bench, budgets: Sequence[float], seed: int) -> list[Callable
     found: list[Callable[[], None]] = [partial(control, bench, macs, seed) for macs in budgets]
     for macs in budgets:
         recovered = {way: read(bench, f"{way}-{macs}-recovered") for way in best_ways(bench, macs)}
-        best = max(recovered, key=lambda way: recovered[way]["val_map"])
-        stages = {best: "recovered"} | dict.fromkeys(BASELINES, "cut")
-        for taught, names in ((True, (best, PEER)), (False, stages)):
+        best = sorted(recovered, key=lambda way: -recovered[way]["val_map"])[:1]
+        peers = [name for name in BASELINES if read(bench, f"{name}-{macs}-cut")]
+        stages = dict.fromkeys(best, "recovered") | dict.fromkeys(peers, "cut")
+        for taught, names in ((True, [*best, *{PEER}.intersection(peers)]), (False, stages)):
             found += [
                 partial(tuned, bench, name, macs, seed, stage=stages[name], taught=taught)
                 for name in names
@@ -211,8 +214,9 @@ def tuned(
 def control(bench: Bench, macs: float, seed: int) -> None:
     """Train the family's network of this cost from nothing, for as many epochs in all."""
     run, cfg = f"control-{macs}-tuned-{seed}", bench.out / f"family-{macs}.cfg"
-    cut = checkpoint.load(bench.weights(f"random, uniform-{macs}-cut"))
-    cfg.write_text(cut.cfg)
+    with ONE_AT_A_TIME:
+        cut_and_scored(bench, FAMILY, macs, partial(by_global, way=WAYS[FAMILY]))
+        write_text(cfg, checkpoint.load(bench.weights(f"{FAMILY}-{macs}-cut")).cfg)
     total = bench.epochs + bench.tune
     done(bench, run, lambda: trained(bench, run, cfg=cfg, epochs=total, seed=seed))
 
@@ -239,10 +243,13 @@ def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
     prune(bench, "global", *words)
 
 
+ONE_AT_A_TIME = Lock()
+
+
 def sensitivity(bench: Bench) -> Path:
-    """Measure the sensitivity once."""
+    """Measure the sensitivity once; a run that was broken off goes on."""
     out = bench.out / "sensitivity.json"
-    if not out.is_file():
+    with ONE_AT_A_TIME:
         words = ["--weights", bench.weights("dense"), "--data", bench.data, "--out", out]
         prune(bench, "sensitivity", *words, "--criterion", BEST, "--json")
     return out
