@@ -38,12 +38,16 @@ def main() -> None:
     parser.add_argument("--only", choices=BENCHES, nargs="+", default=list(BENCHES))
     parser.add_argument("--old", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--copy", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--make", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.old:
         old_way(args.old)
         return
     if args.copy:
         copy(args.copy)
+        return
+    if args.make:
+        write(args.make)
         return
     print(f"{platform.processor() or platform.machine()}, {args.rounds} rounds in turn, medians")
     with tempfile.TemporaryDirectory() as folder:
@@ -145,13 +149,21 @@ def network(name: str) -> Darknet:
 
 
 def make(folder: Path, name: str) -> Path:
-    """Write such a network as a checkpoint."""
+    """Have such a network written as a checkpoint, by a process of its own.
+
+    What this process ever held would count as every later child's peak: they begin as its copy.
+    """
+    path = folder / f"{name}.pt"
+    subprocess.run([sys.executable, __file__, "--make", str(path)], check=True)
+    return path
+
+
+def write(path: Path) -> None:
+    """Write the network that a checkpoint is called after."""
     from prune import checkpoint
 
-    path = folder / f"{name}.pt"
-    net = network(name)
+    net = network(path.stem)
     checkpoint.save(checkpoint.capture(net, names=["thing"], imgsz=SIZE), path)
-    return path
 
 
 def copy(weights: Path) -> None:
