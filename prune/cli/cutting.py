@@ -87,7 +87,7 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
     chosen: set[int] = set()
     for part in (part.strip() for word in words for part in word.split(",")):
         low, dash, high = part.partition("-")
-        if not _is_index(low) or (dash and not _is_index(high)):
+        if not is_index(low) or (dash and not is_index(high)):
             raise PlanError(f"layer is {part!r}; write a number or a range, e.g. 22 or 22-40")
         inside = [i for i in known if int(low) <= i <= int(high or low)]
         if not inside:
@@ -99,7 +99,8 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
     return sorted(chosen)
 
 
-def _is_index(text: str) -> bool:
+def is_index(text: str) -> bool:
+    """Say whether a text is a layer's or a channel's number, and not ever so many digits."""
     return text.isdecimal() and len(text) < 10
 
 

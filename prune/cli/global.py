@@ -231,7 +231,7 @@ def _deep(
     free: Callable[[Block], bool],
 ) -> Selected:
     """Meet the budget by width, after as many of the free blocks have left as --depth says."""
-    if args.depth != "auto" and not args.depth.isdecimal():
+    if args.depth != "auto" and not cutting.is_index(args.depth):
         raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
         return narrow(subject)
