@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,20 +69,29 @@ class Darknet(nn.Module):
         """The detection heads in cfg order."""
         return [module for module in self.module_list if isinstance(module, Yolo)]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The layers that the heads' convolutions read, in cfg order."""
+        return tuple(self._inputs[index][0] for index in self._head_layers())
+
+    def forward(self, images: Tensor, also: Collection[int] = ()) -> tuple[Tensor, ...]:
         """Compute the head maps.
 
         Args:
             images: RGB in 0..1, [N, 3, H, W].
+            also: layers whose outputs are wanted beside them.
 
         Returns:
-            One map of logits a head, [N, A*(5+classes), ny, nx], in cfg order.
+            One map of logits a head, [N, A*(5+classes), ny, nx], in cfg order; then the outputs of
+            `also`, each [N, width, ny, nx].
         """
         outputs = {-1: images}
-        self.run(outputs, range(len(self.module_list)))
-        return tuple(outputs[index] for index in self.map_layers)
+        self.run(outputs, range(len(self.module_list)), keep=also)
+        return tuple(outputs[index] for index in (*self.map_layers, *also))
 
-    def run(self, outputs: dict[int, Tensor], layers: Iterable[int]) -> None:
+    def run(
+        self, outputs: dict[int, Tensor], layers: Iterable[int], *, keep: Collection[int] = ()
+    ) -> None:
         """Compute some layers: all of them, what is left after a stop, or what a change reaches.
 
         Args:
@@ -90,11 +99,13 @@ class Darknet(nn.Module):
                 be there or be among them. Theirs are added, and what nothing reads after the layer
                 at hand is dropped, but for head maps.
             layers: indices, ascending.
+            keep: layers whose outputs are not dropped either.
         """
         for index in layers:
             outputs[index] = self.module_list[index](*(outputs[i] for i in self._inputs[index]))
             for layer in self._stale[index]:
-                outputs.pop(layer, None)
+                if layer not in keep:
+                    outputs.pop(layer, None)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Turn head maps into boxes.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -93,8 +96,10 @@ def test_resumed_run_ends_with_the_same_weights_to_the_bit(
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
 
-    def stop_after_the_first(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
-        tell(log, rows, epochs)
+    def stop_after_the_first(
+        log: Log, rows: list[dict[str, float]], epochs: int, **more: Any
+    ) -> None:
+        tell(log, rows, epochs, **more)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -152,6 +157,113 @@ def test_a_run_with_a_teacher_says_so_in_its_files(train: Train, tmp_path: Path)
     assert "teacher" not in alone.history[-1]
 
 
+@pytest.mark.parametrize("what", ["output", "feature", "both"])
+def test_features_are_imitated_across_widths(train: Train, tmp_path: Path, what: str) -> None:
+    teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
+    words = ("--weights", pruned, "--pt", "--epochs", 2, "--noval", "--teacher", teacher)
+    assert train(*words, "--distill", what) == 0
+    lines = (tmp_path / "runs" / "exp" / "results.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+    assert float(row["train_distill"]) > 0
+    after = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "last.pt")
+    assert after.model.keys() == checkpoint.load(pruned).model.keys()  # no adapter is left in it
+
+
+def test_distill_needs_a_teacher(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--distill") == 2
+    assert "--distill needs a --teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["bn", "group"])
+def test_sparse_training_makes_scales_smaller(train: Train, tmp_path: Path, kind: str) -> None:
+    weights = tiny.weights(tmp_path)
+    recipe = ("--weights", weights, "--epochs", 6, "--noval", "--nominal-batch", 2)
+    assert train(*recipe, "--name", "plain", batch=2) == 0
+    assert train(*recipe, "--name", "sparse", "--sparsity", f"{kind}:3", batch=2) == 0
+    plain, sparse = (
+        checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
+        for name in ("plain", "sparse")
+    )
+    scales = [name for name in plain if name.endswith("BatchNorm2d.weight")]
+    assert sum(sparse[n].abs().sum() for n in scales) < sum(plain[n].abs().sum() for n in scales)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ("bn", "sparsity is nan"),
+        ("l7:1e-3", "must be one of bn, group"),
+        ("bn:much", "is no kind and strength"),
+    ],
+)
+def test_unusable_sparsity_is_refused(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, wish: str, message: str
+) -> None:
+    try:
+        assert train("--weights", tiny.weights(tmp_path), "--sparsity", wish) == 2
+    except SystemExit as end:  # argparse found it
+        assert end.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("teacher", [False, True], ids=["alone", "with a teacher"])
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_weights(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    teacher: bool,
+) -> None:
+    weights = tiny.weights(tmp_path)
+    start: tuple[object, ...] = ("--weights", weights, "--epochs", 2, "--nominal-batch", 2)
+    start += ("--teacher", weights, "--distill") if teacher else ()
+    assert train(*start, "--name", "whole", batch=2) == 0
+    step, seen = Log.step, []
+
+    def ask(log: Log, *args: Any) -> None:
+        step(log, *args)
+        seen.append(args)
+        if len(seen) in (1, 4):  # within an epoch, and again after it was taken up
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "step", ask)
+        assert train(*start, "--name", "broken", batch=2) == 130
+        last = tmp_path / "runs" / "broken" / "weights" / "last.pt"
+        assert f"prune train --resume {last}" in capsys.readouterr().err
+        assert main(["train", "--resume", str(last)]) == 130
+    assert len(seen) > 3
+    assert main(["train", "--resume", str(last)]) == 0
+    for name in ("last", "best"):
+        whole, broken = (
+            checkpoint.load(tmp_path / "runs" / run / "weights" / f"{name}.pt")
+            for run in ("whole", "broken")
+        )
+        assert all(broken.model[key].equal(value) for key, value in whole.model.items())
+
+
+def test_a_run_that_has_saved_nothing_yet_begins_anew(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keep, "save", killed)
+        assert train("--weights", tiny.weights(tmp_path), "--epochs", 1) == 130
+    folder = tmp_path / "runs" / "exp"
+    assert main(["train", "--resume", str(folder / "weights" / "last.pt")]) == 0
+    assert "begins anew" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["exp"]
+
+
 def test_a_teacher_with_other_heads_is_refused(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,8 +290,8 @@ def test_a_run_goes_on_with_its_own_teacher_alone(
     teacher = tiny.weights(tmp_path, pruned=True)
     tell = Log.epoch
 
-    def stop(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
-        tell(log, rows, epochs)
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int, **more: Any) -> None:
+        tell(log, rows, epochs, **more)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Log, "epoch", stop)

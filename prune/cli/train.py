@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   prune train --cfg cfg/yolor_csp_n.cfg --data data/bccd.yaml --img-size 320 --epochs 60
   prune train --weights model_data/layer_pruning.pt --pt --data data/bccd.yaml --epochs 40
-  prune train --weights half.pt --pt --teacher best.pt --data data/bccd.yaml --epochs 15
+  prune train --weights half.pt --pt --teacher best.pt --distill --data data/bccd.yaml --epochs 55
   prune train --resume runs/train/exp/weights/last.pt"""
 
 # What may be said anew when a run is taken up again; everything else stays as it was.
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Train as asked, and say what to use next."""
     from prune import runs
     from prune.cli import console
+    from prune.train.loop import Stopped
 
     say = console.logger().info
     folder = _take_up(args, say) if args.resume is not None else None
@@ -75,7 +77,12 @@ def run(args: argparse.Namespace) -> int | None:
         folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
-    rows = _train(job, folder, say)
+    try:
+        rows = _train(job, folder, say)
+    except Stopped:
+        last = folder / "weights" / "last.pt"
+        sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
+        return 130
     _tell(rows, folder, args.json, pruned=job.source.pruned)
     return 0
 
@@ -110,6 +117,20 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="checkpoint to imitate, as a rule the network before it was pruned (distillation)",
     )
+    parser.add_argument(
+        "--distill",
+        nargs="?",
+        const="both",
+        default="output",
+        choices=("output", "feature", "both"),
+        help="what of the teacher to imitate (default output; both if the word stands alone)",
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=_sparsity,
+        metavar="KIND:X",
+        help="make channels fade before a cut: bn:1e-3 (scales, L1) or group:1e-3 (group lasso)",
+    )
     parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
     parser.add_argument(
         "--nominal-batch",
@@ -124,7 +145,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="a learning rate that falls linearly, not as a cosine",
     )
     options.seed(parser)
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument(
+        "--bf16", action="store_true", help="compute in bfloat16 (default on GPUs that can)"
+    )
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make it faster")
+    parser.add_argument(
+        "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
+    )
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
     )
@@ -149,6 +176,17 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
 def _path_or_none(text: str) -> Path | None:
     """Read a path; YOLO users write --weights '' for none."""
     return Path(text) if text else None
+
+
+def _sparsity(text: str) -> tuple[str, float]:
+    """Read KIND:STRENGTH; which kinds there are is not known here."""
+    kind, colon, strength = text.partition(":")
+    try:
+        return kind, float(strength if colon else "nan")
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no kind and strength, e.g. bn:1e-3"
+        ) from None
 
 
 def _take_up(args: argparse.Namespace, say: Say) -> Path:
@@ -176,6 +214,9 @@ def _take_up(args: argparse.Namespace, say: Say) -> Path:
         elif name not in said:
             setattr(args, name, value)
     args.resume, args.hyp = last, folder / "hyp.yaml"
+    if not last.is_file():
+        say(f"note: {folder} has no weights yet; the run begins anew")
+        args.resume = None
     if ignored := sorted(said - {*_FREE}):
         say(f"note: a resumed run keeps its own {', '.join(ignored)}")
     return folder
@@ -253,6 +294,8 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
     from prune.train import source
 
     if args.teacher is None:
+        if args.distill != "output":
+            raise InputError("--distill needs a --teacher, e.g. the network before it was pruned")
         return None
     resumed = args.resume is not None
     return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
@@ -260,13 +303,13 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
 
 def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:
     from prune.train.run import Settings
+    from prune.train.sparsity import Sparsity
 
     wanted = source.imgsz if args.img_size is None else args.img_size
     stride = source.net.stride
     imgsz = -(-wanted // stride) * stride
     if imgsz != wanted:
         say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
-    fast = "float16" if device == "cuda" else "float32"
     return Settings(
         epochs=args.epochs,
         imgsz=imgsz,
@@ -276,8 +319,21 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         linear_lr=args.linear_lr,
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
-        precision="bfloat16" if args.bf16 else fast,
+        precision="bfloat16" if args.bf16 else _fast(device),
+        distill=args.distill,
+        sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
+        eager=args.eager,
+        compiled=args.compile,
     )
+
+
+def _fast(device: str) -> str:
+    """Return the fastest precision that trains as well as float32 on this kind of device."""
+    import torch
+
+    if device != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def _hyp(args: argparse.Namespace) -> Mapping[str, float]:
@@ -295,8 +351,8 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
 
     said = vars(args)
     paths = {name: said[name].resolve() for name in _PATHS if said[name] is not None}
+    hyp.save(job.hyp, folder / "hyp.yaml")  # first: where there is an opt.yaml, all is there
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
-    hyp.save(job.hyp, folder / "hyp.yaml")
 
 
 def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
@@ -307,6 +363,7 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
     from prune.train.log import Log
     from prune.train.loop import train
     from prune.train.run import start
+    from prune.train.stop import listening
 
     origin = Origin(
         names=job.spec.names,
@@ -326,14 +383,17 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
     with console.progress() as bar, SummaryWriter(str(folder)) as board:
         # A line written past a live bar would tear it.
         above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
-        rows = train(
-            state,
-            job.batches,
-            job.judge,
-            origin=origin,
-            log=Log(folder, say if bar.disable else above, bar=bar, board=board),
-            resume=job.state,
-        )
+        log = Log(folder, say if bar.disable else above, bar=bar, board=board)
+        with listening(log.say) as asked:
+            rows = train(
+                state,
+                job.batches,
+                job.judge,
+                origin=origin,
+                log=log,
+                resume=job.state,
+                asked=asked,
+            )
     _draw_curves(job, rows, folder)
     return rows
 

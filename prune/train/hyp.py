@@ -24,6 +24,7 @@ SCRATCH: Mapping[str, float] = {
     "anchor_t": 4.0,
     "label_smoothing": 0.0,
     "distill": 1.0,
+    "distill_feature": 0.3,
     "hsv_h": 0.015,
     "hsv_s": 0.7,
     "hsv_v": 0.4,

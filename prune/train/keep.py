@@ -48,6 +48,14 @@ class Origin:
     teacher: str | None = None
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where in an epoch a run stands: batches done, and the sums of their losses."""
+
+    batch: int = 0
+    losses: tuple[float, ...] = ()
+
+
 def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
     """Write last.pt, and the files of every measure in which the last row beats all before it.
 
@@ -66,7 +74,20 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
     _save_under(finished, wanted)
-    checkpoint.save(replace(finished, training=_state(run, rows)), folder / "last.pt")
+    state = _state(run, rows, Position())
+    checkpoint.save(replace(finished, training=state), folder / "last.pt")
+
+
+def save_within(
+    run: Run, rows: Sequence[Row], at: Position, *, origin: Origin, folder: Path
+) -> None:
+    """Write last.pt in the middle of an epoch, just after an update.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    finished = _finished(run, origin=origin, epoch=len(rows))
+    checkpoint.save(replace(finished, training=_state(run, rows, at)), folder / "last.pt")
 
 
 def records(rows: Sequence[Row]) -> list[str]:
@@ -81,8 +102,8 @@ def records(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def restore(run: Run, state: Mapping[str, object], *, batches: int) -> list[Row]:
-    """Put a run back to where `save` left it; return its rows so far.
+def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[list[Row], Position]:
+    """Put a run back to where `save` left it; return its rows so far, and where it stands.
 
     Args:
         run: started on the network of the same checkpoint, so that the average holds its weights.
@@ -93,7 +114,7 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> list[Row]
         CheckpointError: the state is incomplete, or belongs to other data or another batch size.
     """
     try:
-        position = cast("dict[str, int]", state["scheduler"])
+        position = cast("dict[str, Any]", state["scheduler"])
         parts = cast("dict[str, Any]", state["optimizer"])
         generators = cast("dict[str, Any]", state["rng"])
         rows = cast("list[Row]", state["training_results"])
@@ -107,6 +128,7 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> list[Row]
             f"the run had {position['batches']} batches an epoch and the data now gives {batches}; "
             "resume needs the same pictures and batch size"
         )
+    run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
     run.net.load_state_dict(parts["weights"])
     run.optimizer.load_state_dict(parts["sgd"])
     run.scaler.load_state_dict(parts["scaler"])
@@ -114,7 +136,8 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> list[Row]
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and run.device.type == "cuda":
         torch.cuda.set_rng_state(generators["cuda"], run.device)
-    return [dict(row) for row in rows]
+    done = Position(position["batch"] - len(rows) * batches, tuple(position["losses"]))
+    return [dict(row) for row in rows], done
 
 
 def finish(folder: Path) -> None:
@@ -145,7 +168,7 @@ def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
     return replace(shot, model={name: value.contiguous() for name, value in shot.model.items()})
 
 
-def _state(run: Run, rows: Sequence[Row]) -> dict[str, object]:
+def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:
     """Return everything beside the averaged weights that the next epoch depends on.
 
     `optimizer` holds the weights under training too: the checkpoint's `model` is their average.
@@ -165,7 +188,12 @@ def _state(run: Run, rows: Sequence[Row]) -> dict[str, object]:
             "weights": run.net.state_dict(),
             "scaler": run.scaler.state_dict(),
         },
-        "scheduler": {"batch": len(rows) * _batches(run), "batches": _batches(run)},
+        "scheduler": {
+            "batch": len(rows) * _batches(run) + at.batch,
+            "batches": _batches(run),
+            "losses": list(at.losses),
+            "adapters": [adapter.cpu() for adapter in run.adapters] if at.batch else [],
+        },
         "rng": generators,
     }
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune.atomic import write_text
 from prune.train import plots
+from prune.train.sparsity import scales
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -74,12 +75,12 @@ class Log:
         """The folder of kept checkpoints."""
         return self.folder / "weights"
 
-    def begin(self, epoch: int, epochs: int, batches: int) -> None:
-        """Start an epoch's bar; `epoch` counts from 0."""
+    def begin(self, epoch: int, epochs: int, batches: int, *, done: int = 0) -> None:
+        """Start an epoch's bar, of which some batches may be done; `epoch` counts from 0."""
         self.clock.began, self.clock.pictures = time.perf_counter(), 0
         if self.bar is not None:
             title = f"epoch {epoch + 1}/{epochs}"
-            self.clock.task = self.bar.add_task(title, total=batches, note="")
+            self.clock.task = self.bar.add_task(title, total=batches, completed=done, note="")
 
     def batch(self, position: int, batch: Batch) -> None:
         """Draw the run's first batches with their boxes."""
@@ -103,13 +104,15 @@ class Log:
             self.bar.remove_task(self.clock.task)
             self.clock.task = None
 
-    def epoch(self, rows: Sequence[dict[str, float]], epochs: int) -> None:
-        """Tell of the last row, and bring the files up to date."""
+    def epoch(self, rows: Sequence[dict[str, float]], epochs: int, *, net: nn.Module) -> None:
+        """Tell of the last row, and bring the files up to date; `net` is what was scored."""
         self.say(_line(rows[-1], epochs))
         write_text(self.folder / "results.csv", _csv(rows))
         if self.board is not None:
             for name, value in rows[-1].items():
                 self.board.add_scalar(_tag(name), value, int(rows[-1]["epoch"]))
+            if len(found := scales(net)):
+                self.board.add_histogram("scales", found, int(rows[-1]["epoch"]))
 
 
 def memory_gib() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +13,29 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import keep
+from prune.train import features, keep
 from prune.train.imitation import imitation_loss
-from prune.train.keep import Origin, Row
+from prune.train.keep import Origin, Position, Row
 from prune.train.log import Log, as_row
 from prune.train.loss import detection_loss
 from prune.train.optimiser import tell
 from prune.train.run import Run
 from prune.train.schedule import Setting
+from prune.train.stop import Asked, never
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch, TrainLoader
+    from prune.train.passes import Views
 
 # Batches between two looks at the loss on a GPU: each makes the host wait. A CPU waits anyway.
 _LOOK_EVERY = 20
+
+# Cuts a run's network before an epoch, and adds to the history of what it comes from.
+Narrow = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the run to stop; it is saved and can go on."""
 
 
 def train(
@@ -37,6 +46,8 @@ def train(
     origin: Origin,
     log: Log,
     resume: Mapping[str, object] | None = None,
+    asked: Asked = never,
+    narrow: Narrow | None = None,
 ) -> list[Row]:
     """Train a network, score its running average as it goes, keep the last and the best.
 
@@ -47,6 +58,8 @@ def train(
         origin: what the kept files say of where the network comes from.
         log: where figures go; weights are kept beside them.
         resume: the training state of the checkpoint that the network comes from, to go on from.
+        asked: tells whether to stop; looked at after every update.
+        narrow: cuts the network before an epoch, where a run prunes as it goes.
 
     Returns:
         One row of figures an epoch, as in results.csv.
@@ -55,14 +68,17 @@ def train(
         DataError: pictures or labels that cannot be read.
         CheckpointError: a training state that is not this run's.
         TrainError: the loss is no longer finite.
+        Stopped: it was asked to, and is saved.
     """
     torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
-    rows = keep.restore(run, resume, batches=len(batches)) if resume else []
+    rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     for epoch in range(len(rows), run.settings.epochs):
         began = time.perf_counter()
-        batches.set_epoch(epoch)
-        losses = _epoch(run, batches, first=epoch * len(batches), log=log)
+        if narrow is not None and not at.batch:
+            run, origin = narrow(run, origin, epoch)
+        save = partial(keep.save_within, run, rows, origin=origin, folder=log.weights)
+        losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
+        at = Position()
         scores = None
         if run.settings.scored(epoch):
             scores = score(
@@ -77,63 +93,96 @@ def train(
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         keep.save(run, rows, origin=origin, folder=log.weights)
-        log.epoch(rows, run.settings.epochs)
+        log.epoch(rows, run.settings.epochs, net=run.averaged)
+        if asked() and len(rows) < run.settings.epochs:
+            raise Stopped
     keep.finish(log.weights)
     return rows
 
 
-def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[float]:
+def _epoch(
+    run: Run,
+    batches: TrainLoader,
+    epoch: int,
+    *,
+    at: Position,
+    log: Log,
+    asked: Asked,
+    save: Callable[[Position], None],
+) -> list[float]:
     """Go through the pictures once; return the mean losses box, obj, cls, sum, and imitation.
 
     An epoch ends with an update, so that nothing but the weights' state crosses its border.
     """
     run.net.train()
+    torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
     look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
-    total = torch.zeros(4 if run.teacher is None else 5)
+    total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
-    waiting = 0
-    log.begin(first // len(batches), run.settings.epochs, len(batches))
-    for index, batch in enumerate(batches):
+    waiting, first = 0, epoch * len(batches)
+    batches.set_epoch(epoch, start=at.batch)
+    log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
+    for index, batch in enumerate(batches, start=at.batch):
         setting = run.schedule.at(first + index)
         log.batch(first + index, batch)
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
-        with torch.autocast(run.device.type, run.precision, enabled=run.precision != torch.float32):
-            images = images.contiguous(memory_format=torch.channels_last)
-            maps = run.net(images)
-            taught = _taught(run, images)
         targets = batch.targets.to(run.device, non_blocking=True)  # [M, 6]
-        loss, items = detection_loss(maps, run.net.heads, targets, hyp=run.hyp)
-        if taught:
-            imitation = imitation_loss(maps, taught, run.net.heads, hyp=run.hyp)
-            loss = loss + imitation
-            items = torch.cat((items, imitation.detach()[None] / len(images)))  # [5]
-        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        seen = run.passes.forward(images)
+        loss, items = _loss(run, seen, targets, adapt=index == 0)
+        run.passes.backward(run.scaler.scale(loss))
         waiting += 1
         last = index + 1 == len(batches)
-        if waiting >= setting.accumulate or last:
-            _update(run, setting)
+        updated = waiting >= setting.accumulate or last
+        if updated:
+            _update(run, setting, share=(first + index) / run.schedule.total)
             waiting = 0
         unseen.append((items, batch.paths))
-        if len(unseen) == look_every or last:
+        stop = updated and not last and asked()
+        if len(unseen) == look_every or last or stop:
             total += _looked_at(unseen)
             unseen.clear()
         log.step(total / (index + 1 - len(unseen)), len(images))
+        if stop:
+            save(Position(batch=index + 1, losses=tuple(total.tolist())))
+            raise Stopped
     log.end()
+    torch.backends.cudnn.benchmark = False  # scored batches differ in shape; each would be tried
     return [float(value) for value in total / len(batches)]
 
 
-@torch.no_grad()
-def _taught(run: Run, images: Tensor) -> tuple[Tensor, ...]:
-    """Return the teacher's maps; none where there is no teacher."""
-    return () if run.teacher is None else run.teacher(images)
+def _loss(run: Run, seen: Views, targets: Tensor, *, adapt: bool) -> tuple[Tensor, Tensor]:
+    """Return the loss to descend, and its parts: box, obj, cls, sum, [4], or with a teacher [5]."""
+    loss, items = detection_loss(seen.maps, run.net.heads, targets, hyp=run.hyp)
+    if run.teacher is None:
+        return loss, items
+    imitation = torch.zeros((), device=loss.device)
+    if run.imitates("output"):
+        imitation = imitation + imitation_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
+    if run.imitates("feature"):
+        pair = seen.features, seen.taught_features
+        if adapt:
+            run.adapters[:] = [features.solved(*level) for level in zip(*pair, strict=True)]
+        gain = run.hyp["distill_feature"] * len(seen.maps[0])
+        imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
+    items = torch.cat((items, imitation.detach()[None] / len(seen.maps[0])))
+    return loss + imitation, items
 
 
-def _update(run: Run, setting: Setting) -> None:
-    """Step the weights by the gradients gathered so far, and the average after them."""
+def _update(run: Run, setting: Setting, *, share: float) -> None:
+    """Step the weights by the gradients gathered so far, and the average after them.
+
+    Args:
+        run: the run.
+        setting: what the optimiser is told.
+        share: of the run that is done.
+    """
     tell(run.optimizer, setting)
+    if run.penalty is not None and run.settings.sparsity is not None:
+        run.scaler.unscale_(run.optimizer)
+        run.penalty(run.settings.sparsity.at(share))
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.passes.clear(run.net.parameters())
     run.ema.update_parameters(run.net)
 
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from prune.errors import DeviceError, InputError
+from prune.graph import trace
 from prune.train.ema import average
+from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
+from prune.train.passes import Eager, Passes, looking
 from prune.train.schedule import Schedule, plan
+from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prune.models.darknet import Darknet
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+}
+# What of a teacher is imitated.
+DISTILLED: dict[str, tuple[str, ...]] = {
+    "output": ("output",),
+    "feature": ("feature",),
+    "both": ("output", "feature"),
 }
 _LOWEST = {
     "epochs": 1,
@@ -39,10 +51,12 @@ class Settings:
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
-    `precision` is that of the convolutions, one of PRECISIONS.
+    `precision` is that of the convolutions, one of PRECISIONS; `distill` is what of a teacher is
+    imitated, a key of DISTILLED; `sparsity` is a penalty that makes channels fade; `eager` launches
+    every operation of its own on a GPU; `compiled` asks torch.compile.
 
     Raises:
-        InputError: a number too low, or an unknown precision.
+        InputError: a number too low, an unknown precision, or nothing of that name to imitate.
     """
 
     epochs: int
@@ -54,6 +68,10 @@ class Settings:
     val_every: int = 1
     save_period: int = 0
     precision: str = "float32"
+    distill: str = "output"
+    sparsity: Sparsity | None = None
+    eager: bool = False
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -62,6 +80,8 @@ class Settings:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; it must be {low} or more")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
+        if self.distill not in DISTILLED:
+            raise InputError(f"distill is {self.distill!r}; it can be {', '.join(DISTILLED)}")
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
@@ -73,10 +93,23 @@ class Settings:
 class Run:
     """The parts of a run that change as it goes on, and what they go by.
 
-    `teacher` is a network to imitate, if any: on the device, in eval mode, without gradients.
+    Attributes:
+        net: what trains; on the device.
+        passes: how batches go through it and back.
+        optimizer: of its parameters.
+        scaler: of its loss, where it computes in float16.
+        ema: its running average.
+        schedule: what the optimiser is told when.
+        settings: the run's options.
+        hyp: hyper-parameters.
+        device: where all this is.
+        teacher: a network to imitate, if any: on the device, in eval mode, without gradients.
+        adapters: what takes the network's features to the teacher's, worked out every epoch.
+        penalty: adds a sparse run's penalty to the gradients.
     """
 
     net: Darknet
+    passes: Passes
     optimizer: torch.optim.SGD
     scaler: torch.amp.GradScaler
     ema: AveragedModel
@@ -85,6 +118,8 @@ class Run:
     hyp: Mapping[str, float]
     device: torch.device
     teacher: Darknet | None = None
+    adapters: list[Tensor] = field(default_factory=list)
+    penalty: Penalty | None = None
 
     @property
     def averaged(self) -> Darknet:
@@ -95,6 +130,10 @@ class Run:
     def precision(self) -> torch.dtype:
         """The type that convolutions compute in."""
         return PRECISIONS[self.settings.precision]
+
+    def imitates(self, what: str) -> bool:
+        """Tell whether the teacher's "output" or "feature" counts."""
+        return self.teacher is not None and what in DISTILLED[self.settings.distill]
 
 
 def start(
@@ -138,6 +177,7 @@ def start(
     )
     return Run(
         net=net,
+        passes=_passes(net, settings, teacher=teacher, device=device),
         optimizer=optimiser(net, hyp, decay_share=decay_share),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=average(net, updates=schedule.updates()),
@@ -146,4 +186,28 @@ def start(
         hyp=hyp,
         device=device,
         teacher=teacher,
+        penalty=_penalty(net, settings),
     )
+
+
+def _passes(
+    net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
+) -> Passes:
+    look = looking(
+        net,
+        teacher=teacher,
+        features=teacher is not None and "feature" in DISTILLED[settings.distill],
+        device=device,
+        precision=PRECISIONS[settings.precision],
+        compiled=settings.compiled,
+    )
+    if device.type != "cuda" or settings.eager:
+        return Eager(look)
+    return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+
+
+def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
+    if settings.sparsity is None:
+        return None
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    return PENALTIES[settings.sparsity.kind](net, groups)

@@ -1,0 +1,106 @@
+"""Passes as two CUDA graphs: hundreds of kernels are launched as one, forward and back.
+
+A small batch on a large GPU waits for Python: the operations of one step take longer to launch than
+to compute. Batches of the run's full shape are therefore recorded once and replayed; others, such
+as the last of an epoch, go through as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from prune.train.passes import Look, Views
+
+_WARM_UP = 3  # passes before the recording: cuDNN chooses its algorithms, memory is taken
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """The graphs of one shape, and the memory they read and write."""
+
+    images: Tensor
+    seen: Views
+    wished: tuple[Tensor, ...]  # gradients of the network's own outputs
+    ahead: torch.cuda.CUDAGraph
+    back: torch.cuda.CUDAGraph
+
+
+class Graphed:
+    """Passes that replay a recording where pictures have its shape.
+
+    Gradients live in memory of their own for as long as this does: the recording adds to them.
+    """
+
+    def __init__(self, net: nn.Module, look: Look, shape: Sequence[int]) -> None:
+        self.net, self.look, self.shape = net, look, tuple(shape)
+        self._recording: _Recording | None = None
+        self._leaves: tuple[Tensor, ...] = ()  # of the pass that waits for its way back
+
+    def forward(self, images: Tensor) -> Views:
+        """Look at pictures; what is seen is overwritten by the next look."""
+        if tuple(images.shape) != self.shape or not self.net.training:
+            self._leaves = ()
+            return self.look(images)
+        if self._recording is None:
+            self._recording = _record(self.net, self.look, images)
+        self._recording.images.copy_(images)
+        self._recording.ahead.replay()
+        seen = self._recording.seen
+        # The loss is computed as it comes, from leaves; its gradients there go into the recording.
+        self._leaves = tuple(t.detach().requires_grad_() for t in _own(seen))
+        maps = len(seen.maps)
+        return seen._replace(maps=self._leaves[:maps], features=self._leaves[maps:])
+
+    def backward(self, loss: Tensor) -> None:
+        """Descend from a loss of what was seen last."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not self._leaves:
+            return
+        assert self._recording is not None, "leaves come from a recording"
+        for wished, leaf in zip(self._recording.wished, self._leaves, strict=True):
+            wished.zero_() if leaf.grad is None else wished.copy_(leaf.grad)
+        self._recording.back.replay()
+        self._leaves = ()
+
+    def clear(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Set all gradients to zero where they are."""
+        found = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_zero_(found)
+
+
+def _record(net: nn.Module, look: Look, images: Tensor) -> _Recording:
+    """Record both ways for pictures of this shape; weights and buffers stay as they are."""
+    images = images.clone()
+    before = [buffer.clone() for buffer in net.buffers()]
+    gradients = [p.grad.clone() if p.grad is not None else None for p in net.parameters()]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            own = _own(look(images))
+            torch.autograd.backward(own, [torch.zeros_like(t) for t in own])
+    torch.cuda.current_stream().wait_stream(stream)
+    del own
+    ahead, back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(ahead):
+        seen = look(images)
+    wished = tuple(torch.zeros_like(t) for t in _own(seen))
+    with torch.cuda.graph(back, pool=ahead.pool()):
+        torch.autograd.backward(_own(seen), wished)
+    for buffer, value in zip(net.buffers(), before, strict=True):
+        buffer.copy_(value)
+    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.zero_() if gradient is None else parameter.grad.copy_(gradient)
+    detached = Views(*(tuple(t.detach() for t in part) for part in seen))
+    return _Recording(images, detached, wished, ahead, back)
+
+
+def _own(seen: Views) -> tuple[Tensor, ...]:
+    """Return what gradients flow back from."""
+    return tuple(chain(seen.maps, seen.features))

@@ -1,0 +1,165 @@
+"""Sparse training: channels that are little needed fade before they are cut.
+
+A penalty is added to the gradients just before an update, not to the loss: its gradient is known,
+and autograd would keep a copy of every weight for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prune.errors import InputError
+from prune.graph import Group
+
+RAMP = 0.25  # of a run, over which the penalty grows to its full strength
+
+# Adds a penalty of some strength to the gradients that are there.
+Penalty = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Which penalty, a key of PENALTIES, and how strong.
+
+    Raises:
+        InputError: an unknown kind, or a strength that is no positive number.
+    """
+
+    kind: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in PENALTIES:
+            raise InputError(
+                f"sparsity is of the kind {self.kind!r}; it must be one of {', '.join(PENALTIES)}"
+            )
+        if not (math.isfinite(self.strength) and self.strength > 0):
+            raise InputError(f"sparsity is {self.strength}; it must be above 0, e.g. 1e-3")
+
+    def at(self, share: float) -> float:
+        """Return the strength when this share of the run is done."""
+        return self.strength * min(share / RAMP, 1.0)
+
+
+def on_scales(net: nn.Module, groups: Sequence[Group]) -> Penalty:
+    """Pull BatchNorm scales to zero, L1 (network slimming, Liu et al. 2017, arXiv:1708.06519).
+
+    Args:
+        net: where the groups were found; its gradients are added to.
+        groups: those that may be cut count.
+    """
+    names = {slot.name for g in groups if not g.kept for slot in g.slots if slot.kind == "norm"}
+    scales = [weight for name in sorted(names) if (weight := _scale(net, name)) is not None]
+
+    def add(strength: float) -> None:
+        found = [scale for scale in scales if scale.grad is not None]
+        if found:
+            signs = torch._foreach_sign([scale.detach() for scale in found])
+            torch._foreach_add_([_grad(scale) for scale in found], signs, alpha=strength)
+
+    return add
+
+
+def on_groups(net: nn.Module, groups: Sequence[Group]) -> Penalty:
+    """Pull whole coupled channels to zero, a group lasso (Yuan & Lin 2006, eq. 2).
+
+    The penalty of a channel is sqrt(n) times the norm of all n weights that go with it: as output
+    and as input of every layer, its scales included. Its gradient at a weight w is w / rms, the
+    root mean square over the channel, so that the strength means the same for every channel.
+
+    All channels of the network are numbered through; each weight has one list of numbers an axis.
+    Grouped and transposed convolutions are left out.
+
+    Args:
+        net: where the groups were found; its gradients are added to.
+        groups: those that may be cut count.
+    """
+    places, total = _places(net, groups)
+    sizes = torch.zeros(total + 1)
+    for (name, dim), ids in places.items():
+        weight = net.get_parameter(name)
+        sizes.index_add_(0, ids.cpu(), torch.full((len(ids),), weight.numel() / weight.shape[dim]))
+    device = next(net.parameters()).device
+    sizes = sizes.to(device).clamp(min=1)
+    numbers = [
+        (net.get_parameter(name), dim, ids.to(device)) for (name, dim), ids in places.items()
+    ]
+
+    @torch.no_grad()
+    def add(strength: float) -> None:
+        squares = sizes.new_zeros(total + 1)
+        for weight, dim, ids in numbers:
+            squares.index_add_(0, ids, _other_axes(weight.square(), dim).float())
+        pull = strength * (squares / sizes).clamp(min=1e-16).rsqrt()  # 1 / rms, [channels + 1]
+        pull[total] = 0  # of everything that no group holds
+        for weight, dim, ids in numbers:
+            if weight.grad is not None:
+                shape = [-1 if axis == dim else 1 for axis in range(weight.dim())]
+                weight.grad.addcmul_(weight, pull[ids].to(weight.dtype).view(shape))
+
+    return add
+
+
+PENALTIES: dict[str, Callable[[nn.Module, Sequence[Group]], Penalty]] = {
+    "bn": on_scales,
+    "group": on_groups,
+}
+
+
+def scales(net: nn.Module) -> Tensor:
+    """Gather the absolute scales of all BatchNorms, to draw their histogram, [channels]."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    found = [m.weight.detach().abs().flatten() for m in norms if isinstance(m.weight, Tensor)]
+    return torch.cat(found).float().cpu() if found else torch.zeros(0)
+
+
+def _places(net: nn.Module, groups: Sequence[Group]) -> tuple[dict[tuple[str, int], Tensor], int]:
+    """Number the channels of all groups; say which number each weight's positions have, by axis."""
+    free = [group for group in groups if not group.kept]
+    total = sum(group.channels for group in free)
+    found: dict[tuple[str, int], Tensor] = {}
+    first = 0
+    for group in free:
+        for slot in group.slots:
+            place = _axis(net, slot.name, slot.side, slot.kind)
+            if place is None:
+                continue
+            size = net.get_parameter(place[0]).shape[place[1]]
+            ids = found.setdefault(place, torch.full((size,), total))
+            for channel, positions in enumerate(slot.index):
+                ids[list(positions)] = first + channel
+        first += group.channels
+    return found, total
+
+
+def _axis(net: nn.Module, name: str, side: str, kind: str) -> tuple[str, int] | None:
+    """Return a place's weight and the axis that holds its channels; None where it is left out."""
+    if kind == "parameter":
+        return None
+    module = net.get_submodule(name)
+    if not isinstance(getattr(module, "weight", None), nn.Parameter):
+        return None
+    if kind == "convolution" and (module.groups != 1 or module.transposed):
+        return None
+    return f"{name}.weight", 1 if side == "in" else 0
+
+
+def _other_axes(values: Tensor, dim: int) -> Tensor:
+    """Sum over all axes but one."""
+    others = [axis for axis in range(values.dim()) if axis != dim]
+    return values.sum(dim=others) if others else values
+
+
+def _scale(net: nn.Module, name: str) -> nn.Parameter | None:
+    weight = getattr(net.get_submodule(name), "weight", None)
+    return weight if isinstance(weight, nn.Parameter) and weight.requires_grad else None
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM while a run goes on: the step at hand is finished and saved first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Tells whether somebody asked the run to stop.
+Asked = Callable[[], bool]
+
+
+def never() -> bool:
+    """Go on to the end."""
+    return False
+
+
+@contextmanager
+def listening(say: Callable[[str], None]) -> Iterator[Asked]:
+    """Note signals instead of dying of them; a second one ends the process at once.
+
+    Args:
+        say: told once, when the first signal comes.
+
+    Raises:
+        KeyboardInterrupt: a second signal came.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        say(f"{signal.Signals(number).name}: finishing the step and saving; again ends at once")
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,29 @@
+"""Signals while a run goes on: noted once, deadly the second time."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from prune.train.stop import listening, never
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_a_second_one_ends(number: signal.Signals) -> None:
+    said: list[str] = []
+    before = signal.getsignal(number)
+    with listening(said.append) as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+        assert len(said) == 1
+        assert number.name in said[0]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_nobody_asks_by_default() -> None:
+    assert not never()
