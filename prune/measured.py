@@ -26,6 +26,7 @@ from prune.pruning import Subject
 if TYPE_CHECKING:
     from prune.data.loader import Batch
     from prune.data.spec import DataSpec
+    from prune.models.darknet import Darknet
 
 Scores = tuple[Tensor | None, ...]
 
@@ -93,8 +94,7 @@ def scores(
         found = _read(kept)
         say(f"scores from {kept}")
         return found
-    evidence = _evidence(subject, pictures, what, seed)
-    found = rank(evidence=evidence)
+    found = rank(evidence=evidence(subject.net, pictures, what, seed=seed))
     with replacing(kept) as part:
         torch.save(list(found), part)
     say(f"scores kept in {kept}")
@@ -108,14 +108,24 @@ def _read(kept: Path) -> Scores:
         raise InputError(f"{kept} is damaged; remove it to score anew") from error
 
 
-def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evidence:
-    """Look at the pictures as they are: letterboxed, unaugmented, drawn by the seed."""
+def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evidence:
+    """Look at pictures as they are: letterboxed, unaugmented, drawn by the seed.
+
+    Args:
+        net: on any device.
+        pictures: of whom and how many.
+        what: the criterion reads, see `evidence.gather`.
+        seed: of the order.
+
+    Raises:
+        DataError: pictures that cannot be read.
+        PlanError: a loss that is not finite.
+    """
     from prune.data import loader  # here, so that a criterion of weights alone loads no images
     from prune.data.samples import HYP_KEYS
     from prune.train.hyp import SCRATCH
     from prune.train.loss import detection_loss
 
-    net = subject.net
     plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
     # A loss divides by the boxes of its batch, so only alone has a picture its own gradient.
     batch_size = 1 if what == "gate" else min(8, pictures.images)
@@ -133,14 +143,18 @@ def _evidence(subject: Subject, pictures: Pictures, what: str, seed: int) -> Evi
         found = cast("tuple[Tensor, ...]", maps)
         return detection_loss(found, net.heads, cast(Tensor, targets), hyp=SCRATCH)[0]
 
-    return gather(net, _first(batches, pictures.images), loss, what=what)
+    where = next(net.parameters()).device
+    return gather(net, _first(batches, pictures.images, where), loss, what=what)
 
 
-def _first(batches: Iterable[Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _first(
+    batches: Iterable[Batch], images: int, where: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Take so many pictures, or all there are."""
     for batch in batches:
         taken = min(images, len(batch.images))
-        yield batch.images[:taken].float() / 255, batch.targets[batch.targets[:, 0] < taken]
+        targets = batch.targets[batch.targets[:, 0] < taken]
+        yield batch.images[:taken].to(where).float() / 255, targets.to(where)
         images -= taken
         if not images:
             return

@@ -211,7 +211,7 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
     targets = torch.tensor([[0.0, 1], [1, 0], [1, 1], [2, 0]])
     images = torch.full((3, 3, 2, 2), 255, dtype=torch.uint8)
     batch = loader.Batch(images, targets, paths=[], frames=[])
-    ((first, boxes),) = measured._first([batch], 2)
+    ((first, boxes),) = measured._first([batch], 2, torch.device("cpu"))
     assert first.shape == (2, 3, 2, 2)
     assert float(first.max()) == 1
     assert torch.equal(boxes, targets[:3])

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
+    from prune.gradual import Narrowing
     from prune.train.keep import Row
+    from prune.train.loop import Narrow
     from prune.train.run import Settings
     from prune.train.source import Source, Teacher
 
@@ -48,6 +50,7 @@ class _Job:
     batches: TrainLoader
     judge: Loader
     state: Mapping[str, object] | None
+    narrowing: Narrowing | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> int | None:
         last = folder / "weights" / "last.pt"
         sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
         return 130
-    _tell(rows, folder, args.json, pruned=job.source.pruned)
+    _tell(job, rows, folder, args.json)
     return 0
 
 
@@ -131,6 +134,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="KIND:X",
         help="make channels fade before a cut: bn:1e-3 (scales, L1) or group:1e-3 (group lasso)",
     )
+    _add_narrowing(parser)
     parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
     parser.add_argument(
         "--nominal-batch",
@@ -176,6 +180,31 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
 def _path_or_none(text: str) -> Path | None:
     """Read a path; YOLO users write --weights '' for none."""
     return Path(text) if text else None
+
+
+def _add_narrowing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prune-to",
+        metavar="KIND:B",
+        help="prune while training, a little at a time, to macs:0.5, macs:30G or params:13M",
+    )
+    parser.add_argument(
+        "--prune-every",
+        type=options.positive,
+        default=2,
+        metavar="N",
+        help="epochs between cuts (default 2)",
+    )
+    parser.add_argument(
+        "--prune-until",
+        type=options.positive,
+        default=20,
+        metavar="N",
+        help="epoch of the last (default 20)",
+    )
+    parser.add_argument(
+        "--prune-criterion", default="fisher", metavar="C", help="what ranks channels, as in global"
+    )
 
 
 def _sparsity(text: str) -> tuple[str, float]:
@@ -274,7 +303,36 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         workers=args.workers,
         cache=args.cache,
     )
-    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state)
+    narrowing = _narrowing(args, source, settings)
+    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state, narrowing)
+
+
+def _narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> Narrowing | None:
+    """Read --prune-to; a share is of what the network cost before this run."""
+    if args.prune_to is None:
+        return None
+    from prune.gradual import Narrowing, start_of
+
+    kind, _, amount = args.prune_to.partition(":")
+    if kind not in ("macs", "params"):
+        raise InputError(f"--prune-to is {args.prune_to!r}; write macs:0.5, macs:30G, params:13M")
+    goal = options.amount_of(amount, option="--prune-to")
+    if args.prune_until >= settings.epochs:
+        raise InputError(
+            f"--prune-until is {args.prune_until} of {settings.epochs} epochs; "
+            "the last cut needs epochs after it"
+        )
+    # A resumed run starts from its own cuts; a new one from whatever it is given.
+    history = source.history if args.resume is not None else ()
+    start = start_of(source.net, history, kind=kind, imgsz=settings.imgsz)
+    return Narrowing(
+        kind=kind,
+        start=start,
+        goal=int(goal if goal > 1 else goal * start),
+        every=args.prune_every,
+        until=args.prune_until,
+        criterion=args.prune_criterion,
+    )
 
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
@@ -324,6 +382,7 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
         compiled=args.compile,
+        best_after=args.prune_until // args.prune_every * args.prune_every if args.prune_to else 0,
     )
 
 
@@ -393,9 +452,19 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
                 log=log,
                 resume=job.state,
                 asked=asked,
+                narrow=_narrow(job, log.say),
             )
     _draw_curves(job, rows, folder)
     return rows
+
+
+def _narrow(job: _Job, say: Say) -> Narrow | None:
+    """Return what cuts the network as it trains, if that is wished."""
+    if job.narrowing is None:
+        return None
+    from prune import gradual
+
+    return partial(gradual.narrow, wish=job.narrowing, data=job.spec, say=say)
 
 
 def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
@@ -419,12 +488,13 @@ def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
     )
 
 
-def _tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
+def _tell(job: _Job, rows: list[Row], folder: Path, as_json: bool) -> None:
     """Print the best epoch and the last, and what to use next."""
     from prune.cli import console
     from prune.train.keep import fitness
 
-    best = max((row for row in rows if "map" in row), key=fitness)
+    candidates = rows[job.settings.best_after :]
+    best = max((row for row in candidates if "map" in row), key=fitness)
     scores = ("precision", "recall", "f1", "map50", "map")
     files = {name: folder / "weights" / f"{name}.pt" for name in ("best", "last")}
     if as_json:
@@ -445,5 +515,5 @@ def _tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None
     )
     print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
     print(f"curves        {folder / 'results.png'}")
-    then = "export" if pruned else "layers --upto 60"
+    then = "export" if job.source.pruned or job.narrowing else "layers --upto 60"
     print(f"next          prune {then} --weights {files['best']}")

@@ -70,7 +70,7 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
             f"the weights are no longer finite after epoch {epoch}, which is not kept; "
             "a lower lr0 may help"
         )
-    wanted = [folder / f"{name}.pt" for name in records(rows)]
+    wanted = [folder / f"{name}.pt" for name in records(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
     _save_under(finished, wanted)
@@ -92,9 +92,9 @@ def save_within(
 
 def records(rows: Sequence[Row]) -> list[str]:
     """Name the measures in which the last row is better than every row before it."""
-    *earlier, latest = [row for row in rows if "map" in row] or [{}]
-    if "map" not in rows[-1]:
+    if not rows or "map" not in rows[-1]:
         return []
+    *earlier, latest = [row for row in rows if "map" in row]
     return [
         name
         for name, (_, value) in BEST.items()
@@ -176,7 +176,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:
     generators = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
         generators["cuda"] = torch.cuda.get_rng_state(run.device)
-    scored = [row for row in rows if "map" in row]
+    scored = [row for row in rows[run.settings.best_after :] if "map" in row]
     best = {key: max(map(value, scored), default=0.0) for key, value in BEST.values()}
     return {
         "epoch": len(rows) - 1,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -53,7 +54,8 @@ class Settings:
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
     `precision` is that of the convolutions, one of PRECISIONS; `distill` is what of a teacher is
     imitated, a key of DISTILLED; `sparsity` is a penalty that makes channels fade; `eager` launches
-    every operation of its own on a GPU; `compiled` asks torch.compile.
+    every operation of its own on a GPU; `compiled` asks torch.compile; `best_after` is the number
+    of epochs whose weights are never the best: those before the last cut of a run that prunes.
 
     Raises:
         InputError: a number too low, an unknown precision, or nothing of that name to imitate.
@@ -72,6 +74,7 @@ class Settings:
     sparsity: Sparsity | None = None
     eager: bool = False
     compiled: bool = False
+    best_after: int = 0
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -188,6 +191,42 @@ def start(
         teacher=teacher,
         penalty=_penalty(net, settings),
     )
+
+
+def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
+    """Go on with a smaller network: weights, average and momentum lose the same channels.
+
+    Args:
+        run: stays as it is; nothing of it is used on.
+        cut: returns a network without some channels; the one it is given stays as it is.
+    """
+    batches = run.schedule.total // run.settings.epochs
+    averaged, momenta = cut(run.averaged), dict(cut(_momenta(run)).named_parameters())
+    new = start(
+        cut(run.net),
+        batches,
+        settings=run.settings,
+        hyp=run.hyp,
+        device=run.device,
+        teacher=run.teacher,
+    )
+    new.averaged.load_state_dict(averaged.state_dict())
+    new.ema.n_averaged.copy_(run.ema.n_averaged)
+    new.scaler.load_state_dict(run.scaler.state_dict())
+    held = {parameter for group in new.optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in new.net.named_parameters():
+        if parameter in held:
+            new.optimizer.state[parameter]["momentum_buffer"] = momenta[name].detach().clone()
+    return new
+
+
+def _momenta(run: Run) -> Darknet:
+    """Return a network whose parameters are the momentum of the run's."""
+    net = copy.deepcopy(run.net)
+    for own, parameter in zip(net.parameters(), run.net.parameters(), strict=True):
+        momentum = run.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        own.data = torch.zeros_like(parameter) if momentum is None else momentum
+    return net
 
 
 def _passes(

@@ -1,0 +1,170 @@
+"""Prune while training: a little is cut every few epochs, and what is left trains on.
+
+Every cut goes the way of `prune global`: scored on the running average, carried out, proved equal
+to the masked original, told of in the history. Then weights, average and momentum of the run lose
+the same channels, so that it goes on as if it had always been that narrow.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from prune import budgeted, checkpoint, measured, pruning, ranking, surgery
+from prune.budget import Budget
+from prune.count import count
+from prune.criteria import CRITERIA
+from prune.data.spec import DataSpec
+from prune.errors import InputError, WithinBudgetError
+from prune.graph import trace
+from prune.models.darknet import Darknet
+from prune.pruning import Subject
+from prune.train.keep import Origin
+from prune.train.run import Run, narrowed
+
+MADE_BY = "train --prune-to"
+IMAGES = 64  # that a criterion looks at, as many as `prune global` does
+_LOSS_CRITERIA = ("taylor", "fisher")  # of one unit in all groups; see `prune global`
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """When to cut, and to what.
+
+    Attributes:
+        kind: "macs" or "params".
+        start: what the network costs before the first cut.
+        goal: what it may cost after the last.
+        every: epochs between two cuts.
+        until: epochs after which the last has to be made.
+        criterion: a key of CRITERIA.
+
+    Raises:
+        InputError: numbers that leave nothing to cut or no epoch for it.
+    """
+
+    kind: str
+    start: int
+    goal: int
+    every: int = 2
+    until: int = 20
+    criterion: str = "fisher"
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise InputError(
+                f"criterion is {self.criterion!r}; it must be one of {', '.join(CRITERIA)}"
+            )
+        if not 0 < self.goal < self.start:
+            raise InputError(
+                f"nothing to prune: the network has {self.start:,} {self.kind} "
+                f"and may have {self.goal:,}"
+            )
+        if self.every < 1 or self.until < self.every:
+            raise InputError(
+                f"prune every {self.every} until {self.until}: no cut comes of it; "
+                "both count epochs, e.g. every 2 until 20"
+            )
+
+    def limit(self, epoch: int) -> int | None:
+        """Return what the network may cost from an epoch on, counted from 0; None for no cut."""
+        number, rest = divmod(epoch, self.every)
+        last = self.until // self.every
+        if rest or not 1 <= number <= last:
+            return None
+        return round(self.start + (self.goal - self.start) * number / last)
+
+
+def start_of(
+    net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: int
+) -> int:
+    """Return what a network cost before the first of the cuts that end its history."""
+    cost = int(getattr(count(net, (1, 3, imgsz, imgsz)), kind))
+    for entry in reversed(history):
+        change = entry.get(kind)
+        if entry.get("command") != MADE_BY or not isinstance(change, dict):
+            break
+        cost = int(change["before"])
+    return cost
+
+
+def narrow(
+    run: Run,
+    origin: Origin,
+    epoch: int,
+    *,
+    wish: Narrowing,
+    data: DataSpec,
+    say: Callable[[str], None],
+) -> tuple[Run, Origin]:
+    """Cut a run's network before an epoch if that is due; see `loop.Narrow`.
+
+    Raises:
+        PlanError: the budget cannot be met.
+        ProofError: the cut network is not the masked one.
+    """
+    limit = wish.limit(epoch)
+    if limit is None:
+        return run, origin
+    subject = _subject(run, origin)
+    settings = run.settings
+    wishes = budgeted.Wishes(
+        allocation="per-cost" if wish.criterion in _LOSS_CRITERIA else "uniform",
+        criterion=wish.criterion,
+    )
+    score = partial(_scores, run=run, wish=wish, data=data)
+    try:
+        chosen = budgeted.to_budget(
+            subject, score, Budget(wish.kind, limit), wishes, imgsz=settings.imgsz
+        )
+    except WithinBudgetError:  # a run that was taken up just after this cut
+        return run, origin
+    pruned = pruning.carry_out(subject, chosen.plan, made_by=MADE_BY)
+    result = pruning.as_checkpoint(subject, pruned, seed=settings.seed)
+    pruning.prove(subject, pruned, result, seed=settings.seed)
+    before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
+    say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
+
+    def cut(net: Darknet) -> Darknet:
+        return surgery.apply(net, subject.groups, pruned.plan)
+
+    told = Origin(
+        names=origin.names,
+        data=origin.data,
+        history=tuple(result.history),
+        parent=origin.parent,
+        teacher=origin.teacher,
+    )
+    return narrowed(run, cut), told
+
+
+def _subject(run: Run, origin: Origin) -> Subject:
+    """Open a run's average for pruning, as if it were read from a file."""
+    shot = checkpoint.capture(
+        run.averaged, names=origin.names, imgsz=run.settings.imgsz, history=origin.history
+    )
+    net = copy.deepcopy(run.averaged).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # an overload it misses
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    return Subject(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
+
+
+def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> measured.Scores:
+    """Score channels where the run is, on as many pictures as `prune global` takes."""
+    reads = CRITERIA[wish.criterion].reads
+    evidence = None
+    if reads not in ("", "weight", "scale"):
+        pictures = measured.Pictures(data, IMAGES, run.settings.imgsz)
+        evidence = measured.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
+    return ranking.scores(
+        subject.net,
+        subject.groups,
+        criterion=wish.criterion,
+        scope="group",
+        seed=run.settings.seed,
+        evidence=evidence,
+    )

@@ -1,0 +1,184 @@
+"""Pruning while training: budgets step by step, every part of the run cut alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from prune import checkpoint, gradual, surgery
+from prune.cli import main
+from prune.count import count
+from prune.errors import InputError
+from prune.gradual import Narrowing
+from prune.graph import trace
+from prune.models.darknet import Darknet, build
+from prune.plan import Cut, Plan
+from prune.train import hyp, keep, loop
+from prune.train.log import Log
+from prune.train.run import Run, Settings, narrowed, start
+
+Train = Callable[..., int]
+GOAL = ("--prune-to", "macs:0.6", "--prune-every", 1, "--prune-until", 2)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    data = tiny.data(tmp_path)
+
+    def run(*words: object) -> int:
+        common = ["--data", data, "--batch-size", 2, "--nominal-batch", 2, "--workers", 0]
+        common += ["--project", tmp_path / "runs"]
+        return main(["train", *map(str, (*common, *words))])
+
+    return run
+
+
+def _macs(path: Path) -> int:
+    net = checkpoint.network(checkpoint.load(path))
+    return count(net, (1, 3, tiny.SIZE, tiny.SIZE)).macs
+
+
+def test_budgets_fall_evenly_to_the_goal() -> None:
+    wish = Narrowing("macs", start=1000, goal=400, every=2, until=7)
+    limits = {epoch: wish.limit(epoch) for epoch in range(10)}
+    assert {e: limit for e, limit in limits.items() if limit} == {2: 800, 4: 600, 6: 400}
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "l2"])
+def test_a_run_ends_within_its_budget_and_says_how(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], criterion: str
+) -> None:
+    weights = tiny.weights(tmp_path)
+    assert train("--weights", weights, "--epochs", 3, *GOAL, "--prune-criterion", criterion) == 0
+    told = capsys.readouterr()
+    assert told.err.count("proved") == 2
+    assert "prune export" in told.out
+    found = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "last.pt")
+    assert 0.55 < _macs(tmp_path / "runs" / "exp" / "weights" / "last.pt") / _macs(weights) <= 0.6
+    assert [entry["command"] for entry in found.history] == [gradual.MADE_BY] * 2 + ["train"]
+    assert found.pruned
+
+
+def test_the_best_weights_are_of_the_network_that_was_asked_for(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_is_best = ("best_fitness", lambda row: -row["epoch"])
+    monkeypatch.setitem(keep.BEST, "best", first_is_best)
+    weights = tiny.weights(tmp_path)
+    assert train("--weights", weights, "--epochs", 4, *GOAL) == 0
+    assert _macs(tmp_path / "runs" / "exp" / "weights" / "best.pt") <= 0.6 * _macs(weights)
+
+
+def test_a_run_from_nothing_can_be_pruned_as_it_goes(train: Train, tmp_path: Path) -> None:
+    assert train("--cfg", tiny.cfg(tmp_path), "--img", tiny.SIZE, "--epochs", 3, *GOAL) == 0
+    share = _macs(tmp_path / "runs" / "exp" / "weights" / "last.pt")
+    assert share <= 0.6 * _macs(tiny.weights(tmp_path))
+
+
+@pytest.mark.parametrize("epoch", [1, 2], ids=["between cuts", "after the last"])
+def test_a_resumed_run_ends_with_the_same_weights(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    begin = ("--weights", tiny.weights(tmp_path), "--epochs", 3, *GOAL)
+    assert train(*begin, "--name", "whole") == 0
+    tell = Log.epoch
+
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int, **more: Any) -> None:
+        tell(log, rows, epochs, **more)
+        if len(rows) == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "epoch", stop)
+        assert train(*begin, "--name", "broken") == 130
+    last = tmp_path / "runs" / "broken" / "weights" / "last.pt"
+    assert main(["train", "--resume", str(last)]) == 0
+    whole, broken = (
+        checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt")
+        for name in ("whole", "broken")
+    )
+    assert broken.cfg == whole.cfg
+    assert broken.history == whole.history
+    assert all(broken.model[key].equal(value) for key, value in whole.model.items())
+
+
+def test_weights_average_and_momentum_lose_the_same_channels() -> None:
+    torch.manual_seed(0)
+    net = build(tiny.CFG.format(width=12))
+    settings = Settings(epochs=2, imgsz=tiny.SIZE, batch_size=2, nominal_batch=2)
+    run = start(net, 3, settings=settings, hyp=hyp.SCRATCH, device=torch.device("cpu"))
+    _step(run)
+    groups = trace(run.net, run.net.small_picture, protected=run.net.head_convolutions())
+    first = groups[0]
+    plan = Plan("", "given", (Cut(first.root, first.channels, (1, 4), first.producers),))
+
+    def cut(net: Darknet) -> Darknet:
+        return surgery.apply(net, groups, plan)
+
+    after = narrowed(run, cut)
+    kept = [i for i in range(first.channels) if i not in (1, 4)]
+    for before, now in (
+        (run.net.get_parameter(f"{first.root}.weight"), f"{first.root}.weight"),
+        (run.averaged.get_parameter(f"{first.root}.weight"), f"{first.root}.weight"),
+    ):
+        owner = after.net if before is run.net.get_parameter(now) else after.averaged
+        assert owner.get_parameter(now).equal(before[kept])
+    momentum = run.optimizer.state[run.net.get_parameter(f"{first.root}.weight")]
+    left = after.optimizer.state[after.net.get_parameter(f"{first.root}.weight")]
+    assert left["momentum_buffer"].equal(momentum["momentum_buffer"][kept])
+    assert int(after.ema.n_averaged) == int(run.ema.n_averaged) == 1
+    _step(after)  # and it trains on
+
+
+def _step(run: Run) -> None:
+    run.net.train()
+    seen = run.passes.forward(torch.rand(2, 3, tiny.SIZE, tiny.SIZE))
+    targets = torch.tensor([[0, 0, 0.5, 0.5, 0.3, 0.3], [1, 1, 0.4, 0.6, 0.2, 0.2]])
+    loss, _ = loop._loss(run, seen, targets, adapt=True)
+    run.passes.backward(loss)
+    loop._update(run, run.schedule.at(1), share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prune-to", "flops:0.5"), "write macs:0.5"),
+        (("--prune-to", "macs:half"), "--prune-to"),
+        (("--prune-to", "macs:900G", "--prune-until", 2), "nothing to prune"),
+        (("--prune-to", "macs:0.5", "--prune-until", 4), "the last cut needs epochs after it"),
+        (("--prune-to", "macs:0.5", "--prune-every", 3, "--prune-until", 2), "no cut comes of it"),
+        (
+            ("--prune-to", "macs:0.5", "--prune-until", 2, "--prune-criterion", "luck"),
+            "criterion is 'luck'",
+        ),
+    ],
+)
+def test_unusable_wishes_are_one_line_and_nothing_written(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: tuple[object, ...],
+    message: str,
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 4, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_impossible_goals_are_refused() -> None:
+    with pytest.raises(InputError, match="nothing to prune"):
+        Narrowing("macs", start=10, goal=0)
+
+
+def test_keep_knows_the_narrow_network(train: Train, tmp_path: Path) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 3, *GOAL) == 0
+    for name in keep.BEST:
+        found = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / f"{name}.pt")
+        assert checkpoint.network(found).cfg_text() == found.cfg
