@@ -15,7 +15,7 @@ from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
-from prune.data.store import Pictures, cpus, gather, picture_sizes
+from prune.data.store import Pictures, cpus, gather, original_sizes
 from prune.data.workers import context
 from prune.data.workers import start as start_worker
 from prune.errors import DataError, PruneError
@@ -58,7 +58,11 @@ class Loader:
 
 
 class TrainLoader(Loader):
-    """Training batches of one epoch at a time; the last one may be smaller."""
+    """Training batches of one epoch at a time; the last one may be smaller.
+
+    Attributes:
+        pictures: what they are made of.
+    """
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class TrainLoader(Loader):
         workers: int,
         seed: int,
     ) -> None:
+        self.pictures = pictures
         self._order = _Order(len(pictures.paths), batch_size, seed)
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers)
@@ -175,10 +180,7 @@ def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
 
 def by_aspect(pictures: Pictures) -> list[int]:
     """The pictures' numbers from widest to tallest, equal ones in their own order."""
-    if pictures.cache is not None:
-        sizes = pictures.cache.originals
-    else:
-        sizes = picture_sizes(pictures.paths)
+    sizes = original_sizes(pictures)
     return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
 
 

@@ -85,6 +85,17 @@ def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
     return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
 
 
+def original_sizes(pictures: Pictures) -> tuple[Shape, ...]:
+    """The height and width of each picture before scaling.
+
+    Raises:
+        DataError: a file cannot be read as a picture.
+    """
+    if pictures.cache is not None:
+        return pictures.cache.originals
+    return picture_sizes(pictures.paths)
+
+
 def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
     """Read the height and width of pictures as decoded, from the header where that is enough.
 
