@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from datasets import yolo
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main
-from prune.cli import train as cli
 from prune.data import spec
 from prune.data.store import gather
 from prune.export.onnx import export
@@ -23,9 +20,6 @@ from prune.models.keys import numbers
 from prune.models.sections import anchor_mask, heads, option, parse, with_anchors
 from prune.score.runtime import open_weights
 from prune.train import anchors
-from prune.train.hyp import SCRATCH
-
-TWO = "0 0.5 0.5 {width} 0.05\n1 0.5 0.25 {width} 0.05\n"
 
 
 def network() -> Darknet:
@@ -149,51 +143,3 @@ def test_checkpoint_and_onnx_decode_as_the_new_network(tmp_path: Path) -> None:
     export(net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
     runner = open_weights(tmp_path / "net.onnx", device_name="cpu")
     assert torch.allclose(runner.detect(images), wanted, atol=1e-3)
-
-
-Train = Callable[..., int]
-
-
-@pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Train for an epoch on six pictures with a wide box of each class."""
-    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
-    labels = {
-        f"{split}/{i}": TWO.format(width=0.8 + i / 50)
-        for split in ("train", "val")
-        for i in range(6)
-    }
-    data = yolo(tmp_path, labels, names=tiny.NAMES)
-
-    def run(*words: object) -> int:
-        fixed = ("--data", data, "--project", tmp_path / "runs", "--img", 64, "--workers", 0)
-        return main(["train", *map(str, (*words, *fixed)), "--epochs", "1", "--device", "cpu"])
-
-    return run
-
-
-def kept_anchors(folder: Path, name: str = "exp") -> Tensor:
-    found = checkpoint.load(folder / "runs" / name / "weights" / "last.pt")
-    return own_anchors(checkpoint.network(found))
-
-
-def test_a_fresh_network_is_trained_with_anchors_that_fit(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train("--cfg", tiny.cfg(tmp_path), "--autoanchor") == 0
-    assert "anchors: best possible recall 0.0000, 0.00 anchors a box; replaced by better ones" in (
-        capsys.readouterr().err
-    )
-    boxes = torch.tensor([[64 * (0.8 + i / 50), 2.4] for i in range(6)])  # 40 x 30 pictures
-    assert anchors.measure(kept_anchors(tmp_path), boxes, anchor_t=SCRATCH["anchor_t"]).recall == 1
-
-
-def test_trained_weights_keep_their_anchors_unless_forced(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = tiny.weights(tmp_path)
-    assert train("--weights", weights, "--autoanchor", "--name", "kept") == 0
-    assert "kept, as the weights know them" in capsys.readouterr().err
-    assert kept_anchors(tmp_path, "kept").equal(own_anchors(network()))
-    assert train("--weights", weights, "--autoanchor", "force", "--name", "forced") == 0
-    assert not kept_anchors(tmp_path, "forced").equal(own_anchors(network()))

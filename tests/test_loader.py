@@ -327,3 +327,17 @@ def test_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
         # The worker and its server hold the pipe's other end: it ends when they do.
         assert select.select([run.stdout], [], [], 30)[0]
         assert run.stdout.read() == b""
+
+
+def test_one_class_is_all_that_is_loaded(spec: DataSpec) -> None:
+    one = spec.as_one_class()
+    assert one.names == ("object",)
+    scored, again = (
+        score_loader(data, split="train", imgsz=64, batch_size=2, workers=0) for data in (spec, one)
+    )
+    for plain, merged in ((training(spec), training(one)), (scored, again)):
+        for before, after in zip(plain, merged, strict=True):
+            assert set(after.targets[:, 1].tolist()) <= {0}
+            assert before.targets[:, 2:].equal(after.targets[:, 2:])
+            assert before.images.equal(after.images)
+    assert one.as_one_class() is one

@@ -132,6 +132,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fitting(parser: argparse.ArgumentParser) -> None:
+    options.single_class(parser)
     parser.add_argument(
         "--autoanchor",
         nargs="?",
@@ -220,6 +221,8 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
     spec = data_spec.load(args.data, splits=("train", "val"))
+    if args.single_cls:
+        spec = spec.as_one_class()
     source, state = _source(args, spec)
     for note in source.notes:
         say(f"note: {note}")

@@ -125,7 +125,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         )
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
-    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
     return TrainLoader(pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed)
 
 
@@ -157,11 +157,21 @@ def score_loader(
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
     check_sizes(imgsz, batch_size, workers)
-    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers)
+
+
+def _gathered(spec: DataSpec, split: str, *, imgsz: int, cache: str | None) -> Pictures:
+    return gather(
+        spec.pictures(split),
+        classes=len(spec.names),
+        imgsz=imgsz,
+        cache=cache,
+        merged=spec.merged,
+    )
 
 
 def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
