@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import tiny
@@ -14,8 +15,9 @@ from torch import Tensor
 from prune import checkpoint
 from prune.cli import main
 from prune.cli import train as cli
+from prune.data.batch import Batch
 from prune.models.darknet import Darknet
-from prune.train import anchors
+from prune.train import anchors, emphasis, keep
 from prune.train.hyp import SCRATCH
 from prune.train.log import Log
 
@@ -39,6 +41,13 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
 
     yield run
     torch.set_flush_denormal(False)  # as training leaves it, it troubles tests of tiny numbers
+
+
+def three_pictures_a_class(folder: Path) -> None:
+    """Leave a training picture's box of one class alone: even numbers hold class 0, odd ones 1."""
+    for number in range(6):
+        path = folder / "labels" / "train" / f"{number}.txt"
+        path.write_text(f"{number % 2} 0.5 0.5 0.8 0.05\n")
 
 
 def kept(folder: Path, name: str = "exp") -> Darknet:
@@ -95,20 +104,25 @@ def test_weights_must_have_one_class_too(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("option", [("--autoanchor",), ("--single-cls",)], ids=lambda o: o[0])
+@pytest.mark.parametrize(
+    "option", [("--autoanchor",), ("--single-cls",), ("--image-weights",)], ids=lambda o: o[0]
+)
 def test_resumed_run_ends_with_the_same_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
 ) -> None:
-    start = ("--cfg", tiny.cfg(tmp_path), "--epochs", 3, *option)
+    three_pictures_a_class(tmp_path)
+    monkeypatch.setattr(emphasis, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    start = ("--cfg", tiny.cfg(tmp_path), "--epochs", 3, "--val-every", 2, *option)
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
 
-    def stop_after_the_first(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+    def stop_after_the_second(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
         tell(log, rows, epochs)
-        raise KeyboardInterrupt
+        if len(rows) == 2:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Log, "epoch", stop_after_the_first)
+        patch.setattr(Log, "epoch", stop_after_the_second)
         assert train(*start, "--name", "broken") == 130
     assert (
         main(["train", "--resume", str(tmp_path / "runs" / "broken" / "weights" / "last.pt")]) == 0
@@ -117,3 +131,34 @@ def test_resumed_run_ends_with_the_same_weights(
     assert broken.cfg_text() == whole.cfg_text()
     weights = broken.state_dict()
     assert all(weights[key].equal(value) for key, value in whole.state_dict().items())
+
+
+def test_pictures_of_the_worse_class_are_drawn_in_the_next_epoch(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_pictures_a_class(tmp_path)
+    monkeypatch.setattr(emphasis, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    drawn: list[list[str]] = [[], []]
+
+    def note(_: Log, position: int, batch: Batch) -> None:
+        drawn[position // 2] += [path.stem for path in batch.paths]
+
+    monkeypatch.setattr(Log, "batch", note)
+    assert train("--cfg", tiny.cfg(tmp_path), "--epochs", 2, "--image-weights") == 0
+    assert {int(stem) % 2 for stem in drawn[0]} == {0, 1}
+    assert {int(stem) % 2 for stem in drawn[1]} == {1}
+    columns = (tmp_path / "runs" / "exp" / "results.csv").read_text().splitlines()[0]
+    assert "map_0" not in columns
+
+
+@pytest.mark.parametrize("option", [(), ("--image-weights",)], ids=["without", "with"])
+def test_rows_hold_each_classs_score_only_for_image_weights(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(keep, "finish", lambda _: None)  # leaves the state in
+    assert train("--cfg", tiny.cfg(tmp_path), *option) == 0
+    found = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "last.pt")
+    (row,) = cast("list[dict[str, float]]", found.training["training_results"])
+    assert {name for name in row if name.startswith("map_")} == (
+        {"map_0", "map_1"} if option else set()
+    )

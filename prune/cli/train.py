@@ -134,6 +134,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 def _add_fitting(parser: argparse.ArgumentParser) -> None:
     options.single_class(parser)
     parser.add_argument(
+        "--image-weights",
+        action="store_true",
+        help="draw pictures more often the worse their classes score and the rarer they are",
+    )
+    parser.add_argument(
         "--autoanchor",
         nargs="?",
         const="check",
@@ -317,6 +322,7 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         linear_lr=args.linear_lr,
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
+        image_weights=args.image_weights,
         precision="bfloat16" if args.bf16 else fast,
     )
 

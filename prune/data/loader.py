@@ -1,14 +1,17 @@
 """Batches of pictures: shuffled and augmented for training, in order and untouched for scoring.
 
-What a batch holds depends on the seed, the epoch and the batch's number alone, never on how many
-worker processes made it: every sample has its own random generator, and a worker keeps no state.
+What a batch holds depends on the seed, the epoch, the batch's number and, if pictures are drawn by
+weight, the weights; never on how many worker processes made it: every sample has its own random
+generator, and a worker keeps no state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training_batch
@@ -78,13 +81,21 @@ class TrainLoader(Loader):
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers)
 
-    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+    def set_epoch(
+        self, epoch: int, *, start: int = 0, weights: NDArray[np.float64] | None = None
+    ) -> None:
         """Choose the epoch that the next iteration gives, and the number of its first batch.
 
         A run that stopped after k batches goes on with start=k as if it had never stopped;
         `len()` stays the whole epoch's.
+
+        Args:
+            epoch: counted from 0.
+            start: its first batch.
+            weights: draw as many pictures as there are in proportion to these, [pictures], each as
+                often as it comes; without them every picture comes once.
         """
-        self._order.epoch, self._order.start = epoch, start
+        self._order.epoch, self._order.start, self._order.weights = epoch, start, weights
 
 
 def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
@@ -195,17 +206,23 @@ def by_aspect(pictures: Pictures) -> list[int]:
 
 
 class _Order:
-    """The keys of one epoch, shuffled by seed and epoch alone."""
+    """The keys of one epoch, shuffled or drawn by seed, epoch and weights alone."""
 
     def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
         self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
         self.epoch = self.start = 0
+        self.weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return -(-self.pictures // self.batch_size)
 
     def __iter__(self) -> Iterator[TrainKey]:
-        order = generator(self.seed, self.epoch, -1).permutation(self.pictures).tolist()
+        random = generator(self.seed, self.epoch, -1)
+        if self.weights is None:
+            order = random.permutation(self.pictures).tolist()
+        else:
+            shares = self.weights / self.weights.sum()
+            order = random.choice(self.pictures, self.pictures, p=shares).tolist()
         for first in range(self.start * self.batch_size, self.pictures, self.batch_size):
             yield TrainKey(self.epoch, first, tuple(order[first : first + self.batch_size]))
 

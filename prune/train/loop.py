@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import keep
+from prune.train import emphasis, keep
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Row
 from prune.train.log import Log, as_row
@@ -23,6 +23,9 @@ from prune.train.run import Run
 from prune.train.schedule import Setting
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prune.data.loader import Batch, TrainLoader
 
 # Batches between two looks at the loss on a GPU: each makes the host wait. A CPU waits anyway.
@@ -61,7 +64,9 @@ def train(
     rows = keep.restore(run, resume, batches=len(batches)) if resume else []
     for epoch in range(len(rows), run.settings.epochs):
         began = time.perf_counter()
-        batches.set_epoch(epoch)
+        weighed = run.settings.image_weights
+        weights = _weights(rows, batches, len(origin.names)) if weighed else None
+        batches.set_epoch(epoch, weights=weights)
         losses = _epoch(run, batches, first=epoch * len(batches), log=log)
         scores = None
         if run.settings.scored(epoch):
@@ -76,10 +81,17 @@ def train(
         rate = run.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
+        if weighed and scores is not None:
+            rows[-1] |= emphasis.by_class(scores)
         keep.save(run, rows, origin=origin, folder=log.weights)
         log.epoch(rows, run.settings.epochs)
     keep.finish(log.weights)
     return rows
+
+
+def _weights(rows: Sequence[Row], batches: TrainLoader, classes: int) -> NDArray[np.float64]:
+    """Weigh the pictures by the latest score, [pictures]."""
+    return emphasis.picture_weights(batches.pictures.labels, emphasis.latest(rows, classes))
 
 
 def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[float]:

@@ -39,7 +39,8 @@ class Settings:
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
-    `precision` is that of the convolutions, one of PRECISIONS.
+    `image_weights` draws pictures by how badly their classes score; `precision` is that of the
+    convolutions, one of PRECISIONS.
 
     Raises:
         InputError: a number too low, or an unknown precision.
@@ -53,6 +54,7 @@ class Settings:
     linear_lr: bool = False
     val_every: int = 1
     save_period: int = 0
+    image_weights: bool = False
     precision: str = "float32"
 
     def __post_init__(self) -> None:
