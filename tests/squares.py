@@ -62,6 +62,17 @@ def network() -> Darknet:
     return net.eval()
 
 
+def single_class_network() -> Darknet:
+    """Build the network of one class that finds squares of either colour."""
+    net = build(CFG.replace("filters=7", "filters=6").replace("classes=2", "classes=1"))
+    weights = network().state_dict()
+    red, blue = 5, 6
+    for value in weights.values():
+        value[red] += value[blue] if value.dim() > 1 else 0  # the bias is -20 for both
+    net.load_state_dict({name: value[:blue] for name, value in weights.items()})
+    return net.eval()
+
+
 def save(path: Path) -> Path:
     """Write the network as a checkpoint."""
     checkpoint.save(checkpoint.capture(network(), names=NAMES, imgsz=SIZE), path)

@@ -120,3 +120,12 @@ def test_what_is_written_is_read_back_to_the_bit(
     boxes = np.array(rows, dtype=np.float32).reshape(-1, 5)
     labels.write(path, boxes)
     assert labels.read(path, classes=80).tobytes() == boxes.tobytes()
+
+
+def test_merged_classes_are_class_0_and_their_doubles_one_box(tmp_path: Path) -> None:
+    path = lines(tmp_path, "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.4 0.2\n")
+    boxes = labels.read(path, classes=1, merged=3)
+    assert boxes[:, 0].tolist() == [0, 0]
+    assert boxes[:, 3].tolist() == pytest.approx([0.2, 0.4])
+    with pytest.raises(DataError, match="class 2 is out of range; names has 0 to 1"):
+        labels.read(path, classes=1, merged=2)

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from prune.boxes import xywh_to_xyxy
 from prune.data import labels, samples, store
@@ -327,3 +328,42 @@ def test_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
         # The worker and its server hold the pipe's other end: it ends when they do.
         assert select.select([run.stdout], [], [], 30)[0]
         assert run.stdout.read() == b""
+
+
+def test_one_class_is_all_that_is_loaded(spec: DataSpec) -> None:
+    one = spec.as_one_class()
+    assert one.names == ("object",)
+    scored, again = (
+        score_loader(data, split="train", imgsz=64, batch_size=2, workers=0) for data in (spec, one)
+    )
+    for plain, merged in ((training(spec), training(one)), (scored, again)):
+        for before, after in zip(plain, merged, strict=True):
+            assert set(after.targets[:, 1].tolist()) <= {0}
+            assert before.targets[:, 2:].equal(after.targets[:, 2:])
+            assert before.images.equal(after.images)
+    assert one.as_one_class() is one
+
+
+def test_weights_draw_pictures_by_seed_epoch_and_weights_alone(spec: DataSpec) -> None:
+    weights = np.array([0, 1, 0, 5, 0, 0, 1.0])
+
+    def drawn(epoch: int, given: NDArray[np.float64] | None, *, seed: int = 0) -> list[str]:
+        loader = training(spec, seed=seed, hyp=PLAIN)
+        loader.set_epoch(9, weights=weights[::-1].copy())  # leaves nothing behind
+        loader.set_epoch(epoch, weights=given)
+        return [path.stem for batch in loader for path in batch.paths]
+
+    many = [stem for epoch in range(20) for stem in drawn(epoch, weights)]
+    assert len(many) == 20 * len(SIZES)
+    assert {stem: many.count(stem) > 70 for stem in many} == {"1": False, "3": True, "6": False}
+    assert drawn(0, weights) == drawn(0, 2 * weights) == many[: len(SIZES)]
+    assert drawn(0, weights, seed=1) != drawn(0, weights) != drawn(1, weights)
+    assert sorted(drawn(0, None)) == [path.stem for path in spec.pictures("train")]
+
+
+def test_weighted_epoch_can_be_entered_in_the_middle(spec: DataSpec) -> None:
+    loader, weights = training(spec), np.arange(1.0, 8.0)
+    loader.set_epoch(1, weights=weights)
+    whole = digest(loader)
+    loader.set_epoch(1, start=2, weights=weights)
+    assert digest(loader) == whole[2:]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import squares
 
+from prune import checkpoint
 from prune.cli import main, val
 from prune.export.onnx import export
 
@@ -51,6 +52,24 @@ def test_onnx_file_scores_what_the_checkpoint_scores(
     assert main([*words, "--weights", str(target), "--json", "--no-plots"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["map50"], document["map"]) == pytest.approx((1, 1))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+def test_boxes_of_all_classes_are_those_of_a_single_class_network(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    net = squares.single_class_network()
+    target = tmp_path / f"one{suffix}"
+    if suffix == ".pt":
+        checkpoint.save(checkpoint.capture(net, names=["object"], imgsz=squares.SIZE), target)
+    else:
+        export(net, target, names=["object"], imgsz=(64, 64))
+    assert main([*words, "--weights", str(target), "--json", "--no-plots", "--single-cls"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)["per_class"]
+    assert (row["name"], row["instances"]) == ("object", sum(map(len, squares.SPLIT)))
+    assert (row["map50"], row["map"]) == pytest.approx((1, 1))
+    assert "note" not in err
 
 
 def test_plots_lie_in_a_folder_of_their_own_each_time(words: list[str], tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ def data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     )
 
 
+def single_class(parser: argparse.ArgumentParser) -> None:
+    """Add --single-cls."""
+    parser.add_argument(
+        "--single-cls", action="store_true", help="take all boxes to be of one class, 'object'"
+    )
+
+
 def workers(parser: argparse.ArgumentParser, *, default: int = 2) -> None:
     """Add --workers."""
     parser.add_argument(

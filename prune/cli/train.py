@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.image_size(parser)
     options.batch_size(parser)
     _add_recipe(parser)
+    _add_fitting(parser)
     _add_keeping(parser)
     options.device(parser)
     options.workers(parser)
@@ -158,6 +159,22 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
+    )
+
+
+def _add_fitting(parser: argparse.ArgumentParser) -> None:
+    options.single_class(parser)
+    parser.add_argument(
+        "--image-weights",
+        action="store_true",
+        help="draw pictures more often the worse their classes score and the rarer they are",
+    )
+    parser.add_argument(
+        "--autoanchor",
+        nargs="?",
+        const="check",
+        choices=["check", "force"],
+        help="give a fresh network new anchors if its own fit the boxes badly (force: any network)",
     )
 
 
@@ -279,9 +296,10 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
     spec = data_spec.load(args.data, splits=("train", "val"))
+    if args.single_cls:
+        spec = spec.as_one_class()
     source, state = _source(args, spec)
-    teacher = _teacher(args, source, spec)
-    for note in (*source.notes, *(teacher.notes if teacher else ())):
+    for note in source.notes:
         say(f"note: {note}")
     settings, hyp = _settings(args, source, where.type, say), _hyp(args)
     batches = loader.train_loader(
@@ -294,6 +312,10 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         seed=settings.seed,
         cache=args.cache,
     )
+    source = _with_anchors(args, source, batches, hyp, say)
+    teacher = _teacher(args, source, spec)
+    for note in teacher.notes if teacher else ():
+        say(f"note: {note}")
     judge = loader.score_loader(
         spec,
         split="val",
@@ -348,6 +370,30 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
     raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
 
 
+def _with_anchors(
+    args: argparse.Namespace,
+    source: Source,
+    batches: TrainLoader,
+    hyp: Mapping[str, float],
+    say: Say,
+) -> Source:
+    """Fit the network's anchors to the boxes, if asked to; an interrupted run has done so."""
+    from prune.train import anchors
+
+    if args.autoanchor is None or args.resume is not None:
+        return source
+    net, found = anchors.fitted(
+        source.net,
+        anchors.box_sizes(batches.pictures),
+        anchor_t=hyp["anchor_t"],
+        seed=args.seed,
+        change=args.weights is None,
+        force=args.autoanchor == "force",
+    )
+    say(found)
+    return replace(source, net=net)
+
+
 def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teacher | None:
     from prune.train import source
 
@@ -377,6 +423,7 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         linear_lr=args.linear_lr,
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
+        image_weights=args.image_weights,
         precision="bfloat16" if args.bf16 else _fast(device),
         distill=args.distill,
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,

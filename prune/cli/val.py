@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
     options.data(parser)
+    options.single_class(parser)
     parser.add_argument("--split", "--task", default="val", help="split to score (default val)")
     options.image_size(parser)
     options.batch_size(parser)
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
 
     log = console.logger()
     spec = data.load(args.data, splits=[args.split])
+    if args.single_cls:
+        spec = spec.as_one_class()
     runner = open_weights(args.weights, device_name=args.device)
     _check_classes(runner, spec, args.weights)
     if runner.names != spec.names:

@@ -27,12 +27,14 @@ class Batch(NamedTuple):
             the batch's picture.
         paths: one a picture; of a mosaic, the first picture's.
         frames: one a picture when scoring, to map boxes back; empty when training.
+        merged: as in `labels.read`, for those who read the pictures' label files when scoring.
     """
 
     images: Tensor
     targets: Tensor
     paths: list[Path]
     frames: list[Frame]
+    merged: int | None = None
 
 
 class TrainKey(NamedTuple):
@@ -68,7 +70,7 @@ def scoring_batch(
     sizes = [(image.shape[0], image.shape[1]) for image, _, _ in loaded]
     square = [(pictures.imgsz, pictures.imgsz)]
     shape = batch_shape(sizes if rectangular else square, stride)
-    return assemble(
+    batch = assemble(
         [letterbox(image, boxes, shape) for image, boxes, _ in loaded],
         paths=[pictures.paths[index] for index in indices],
         frames=[
@@ -76,6 +78,7 @@ def scoring_batch(
             for (_, _, original), size in zip(loaded, sizes, strict=True)
         ],
     )
+    return batch._replace(merged=pictures.merged)
 
 
 def assemble(

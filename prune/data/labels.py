@@ -30,23 +30,28 @@ def label_path(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def read(path: Path, *, classes: int) -> Boxes:
+def read(path: Path, *, classes: int, merged: int | None = None) -> Boxes:
     """Read a label file's boxes, float32 [n, 5]: class, cx, cy, w, h as fractions of the picture.
 
     A missing file means a picture without boxes. Polygons become the boxes around them. Boxes are
     clipped to the picture; duplicates and boxes without an area are dropped.
 
+    Args:
+        path: the label file.
+        classes: how many classes there are, which the file numbers from 0.
+        merged: how many classes the file has instead, all of which are read as class 0.
+
     Raises:
         DataError: a line is malformed; the message names file and line.
     """
-    boxes, problems = scan(path, classes=classes)
+    boxes, problems = scan(path, classes=classes, merged=merged)
     for problem in problems:
         if problem.fatal:
             raise DataError(str(problem))
     return boxes
 
 
-def scan(path: Path, *, classes: int) -> tuple[Boxes, list[Problem]]:
+def scan(path: Path, *, classes: int, merged: int | None = None) -> tuple[Boxes, list[Problem]]:
     """Read a label file like `read`, but collect what is wrong instead of raising.
 
     Returns:
@@ -64,10 +69,12 @@ def scan(path: Path, *, classes: int) -> tuple[Boxes, list[Problem]]:
         if not line.strip():
             continue
         try:
-            row, kind = _clip(_parse(line.split(), classes))
+            row, kind = _clip(_parse(line.split(), merged or classes))
         except ValueError as error:
             problems.append(Problem("malformed label", path, number, str(error), fatal=True))
             continue
+        if merged:
+            row = (0.0, *row[1:])
         if row in rows:
             kind = DUPLICATE
         if kind:

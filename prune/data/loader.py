@@ -1,21 +1,24 @@
 """Batches of pictures: shuffled and augmented for training, in order and untouched for scoring.
 
-What a batch holds depends on the seed, the epoch and the batch's number alone, never on how many
-worker processes made it: every sample has its own random generator, and a worker keeps no state.
+What a batch holds depends on the seed, the epoch, the batch's number and, if pictures are drawn by
+weight, the weights; never on how many worker processes made it: every sample has its own random
+generator, and a worker keeps no state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training_batch
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
-from prune.data.store import Pictures, cpus, gather, picture_sizes
+from prune.data.store import Pictures, cpus, gather, original_sizes
 from prune.data.workers import context
 from prune.data.workers import start as start_worker
 from prune.errors import DataError, PruneError
@@ -58,7 +61,11 @@ class Loader:
 
 
 class TrainLoader(Loader):
-    """Training batches of one epoch at a time; the last one may be smaller."""
+    """Training batches of one epoch at a time; the last one may be smaller.
+
+    Attributes:
+        pictures: what they are made of.
+    """
 
     def __init__(
         self,
@@ -69,17 +76,26 @@ class TrainLoader(Loader):
         workers: int,
         seed: int,
     ) -> None:
+        self.pictures = pictures
         self._order = _Order(len(pictures.paths), batch_size, seed)
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers)
 
-    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+    def set_epoch(
+        self, epoch: int, *, start: int = 0, weights: NDArray[np.float64] | None = None
+    ) -> None:
         """Choose the epoch that the next iteration gives, and the number of its first batch.
 
         A run that stopped after k batches goes on with start=k as if it had never stopped;
         `len()` stays the whole epoch's.
+
+        Args:
+            epoch: counted from 0.
+            start: its first batch.
+            weights: draw as many pictures as there are in proportion to these, [pictures], each as
+                often as it comes; without them every picture comes once.
         """
-        self._order.epoch, self._order.start = epoch, start
+        self._order.epoch, self._order.start, self._order.weights = epoch, start, weights
 
 
 def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
@@ -120,7 +136,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         )
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
-    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
     return TrainLoader(pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed)
 
 
@@ -152,11 +168,21 @@ def score_loader(
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
     check_sizes(imgsz, batch_size, workers)
-    pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
+    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers)
+
+
+def _gathered(spec: DataSpec, split: str, *, imgsz: int, cache: str | None) -> Pictures:
+    return gather(
+        spec.pictures(split),
+        classes=len(spec.names),
+        imgsz=imgsz,
+        cache=cache,
+        merged=spec.merged,
+    )
 
 
 def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
@@ -175,25 +201,28 @@ def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
 
 def by_aspect(pictures: Pictures) -> list[int]:
     """The pictures' numbers from widest to tallest, equal ones in their own order."""
-    if pictures.cache is not None:
-        sizes = pictures.cache.originals
-    else:
-        sizes = picture_sizes(pictures.paths)
+    sizes = original_sizes(pictures)
     return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
 
 
 class _Order:
-    """The keys of one epoch, shuffled by seed and epoch alone."""
+    """The keys of one epoch, shuffled or drawn by seed, epoch and weights alone."""
 
     def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
         self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
         self.epoch = self.start = 0
+        self.weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return -(-self.pictures // self.batch_size)
 
     def __iter__(self) -> Iterator[TrainKey]:
-        order = generator(self.seed, self.epoch, -1).permutation(self.pictures).tolist()
+        random = generator(self.seed, self.epoch, -1)
+        if self.weights is None:
+            order = random.permutation(self.pictures).tolist()
+        else:
+            shares = self.weights / self.weights.sum()
+            order = random.choice(self.pictures, self.pictures, p=shares).tolist()
         for first in range(self.start * self.batch_size, self.pictures, self.batch_size):
             yield TrainKey(self.epoch, first, tuple(order[first : first + self.batch_size]))
 

@@ -1,7 +1,9 @@
 """data.yaml: which pictures belong to which split, and what the classes are called."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -10,17 +12,22 @@ from loguru import logger
 from prune.data.pictures import SUFFIXES, is_picture
 from prune.errors import DataError
 
+ONE_CLASS = "object"
 SPLITS = ("train", "val", "test")
 _KNOWN = frozenset({*SPLITS, "path", "nc", "names"})
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set: the yaml it came from, the classes' names, the sorted pictures of each split."""
+    """A data set: the yaml it came from, the classes' names, the sorted pictures of each split.
+
+    Where all classes count as one, `merged` is how many the label files number (see labels.read).
+    """
 
     path: Path
     names: tuple[str, ...]
     splits: Mapping[str, tuple[Path, ...]]
+    merged: int | None = None
 
     def pictures(self, split: str) -> tuple[Path, ...]:
         """Return a split's pictures.
@@ -31,6 +38,12 @@ class DataSpec:
         if split not in self.splits:
             raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
         return self.splits[split]
+
+    def as_one_class(self) -> DataSpec:
+        """Copy a data set so that all of its classes are one, called "object"."""
+        if len(self.names) == 1:
+            return self
+        return replace(self, names=(ONE_CLASS,), merged=len(self.names))
 
 
 def load(path: Path, *, splits: Collection[str] = ()) -> DataSpec:

@@ -32,16 +32,29 @@ class Cache:
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split, ready to load: paths, labels, and the length that longer sides are scaled to."""
+    """One split, ready to load: paths, labels, and the length that longer sides are scaled to.
+
+    `merged` is as in `labels.read`.
+    """
 
     paths: tuple[Path, ...]
     labels: tuple[Boxes, ...]  # each [n, 5]: class, cx, cy, w, h as shares of the picture
     imgsz: int
     cache: Cache | None = None
+    merged: int | None = None
 
 
-def gather(paths: Sequence[Path], *, classes: int, imgsz: int, cache: str | None) -> Pictures:
+def gather(
+    paths: Sequence[Path],
+    *,
+    classes: int,
+    imgsz: int,
+    cache: str | None,
+    merged: int | None = None,
+) -> Pictures:
     """Read all labels, and with cache="ram" all pictures, up front.
+
+    `classes` and `merged` are as in `labels.read`.
 
     Raises:
         DataError: a broken label or picture, no pictures at all, or no room for the cache.
@@ -50,9 +63,11 @@ def gather(paths: Sequence[Path], *, classes: int, imgsz: int, cache: str | None
         raise DataError("no pictures in this split; `prune data check` shows what data.yaml finds")
     if cache not in (None, "ram"):
         raise DataError(f"cache is {cache!r}; it can be 'ram' or left out")
-    boxes = tuple(labels.read(labels.label_path(path), classes=classes) for path in paths)
+    boxes = tuple(
+        labels.read(labels.label_path(path), classes=classes, merged=merged) for path in paths
+    )
     kept = fill_cache(paths, imgsz) if cache else None
-    return Pictures(tuple(paths), boxes, imgsz, kept)
+    return Pictures(tuple(paths), boxes, imgsz, kept, merged)
 
 
 def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
@@ -83,6 +98,17 @@ def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
     size = np.array(shape[::-1], dtype=np.float32)
     low, high = boxes[:, 1:3] / size, boxes[:, 3:5] / size
     return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
+
+
+def original_sizes(pictures: Pictures) -> tuple[Shape, ...]:
+    """The height and width of each picture before scaling.
+
+    Raises:
+        DataError: a file cannot be read as a picture.
+    """
+    if pictures.cache is not None:
+        return pictures.cache.originals
+    return picture_sizes(pictures.paths)
 
 
 def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:

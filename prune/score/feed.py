@@ -50,7 +50,8 @@ def split_batches(
     check_sizes(imgsz, batch_size, workers)
     if runner.shape:
         paths = spec.pictures(split)
-        return fitted(paths, runner.shape, batch_size), -(-len(paths) // batch_size)
+        batches = fitted(paths, runner.shape, batch_size, merged=spec.merged)
+        return batches, -(-len(paths) // batch_size)
     loader = score_loader(
         spec,
         split=split,
@@ -65,10 +66,16 @@ def split_batches(
 _NO_BOXES = np.zeros((0, 5), dtype=np.float32)
 
 
-def fitted(paths: Sequence[Path], shape: Shape, batch_size: int) -> Iterator[Batch]:
-    """Load batches of one height and width, which need not be a square; without targets."""
+def fitted(
+    paths: Sequence[Path], shape: Shape, batch_size: int, *, merged: int | None = None
+) -> Iterator[Batch]:
+    """Load batches of one height and width, which need not be a square; without targets.
+
+    `merged` is as in `labels.read`.
+    """
     for start in range(0, len(paths), batch_size):
         own = list(paths[start : start + batch_size])
         fitted = [fit(read_image(path), shape) for path in own]
         images = [(image, _NO_BOXES) for image, _ in fitted]
-        yield assemble(images, paths=own, frames=[frame for _, frame in fitted])
+        batch = assemble(images, paths=own, frames=[frame for _, frame in fitted])
+        yield batch._replace(merged=merged)

@@ -43,7 +43,7 @@ class Collected:
         """Note a batch's detections, as NMS gives them, and read its truth."""
         for found, path, frame in zip(boxes, batch.paths, batch.frames, strict=True):
             self.found.append(to_original(found, frame).cpu().numpy())
-            self.truth.append(_truth(path, frame, classes))
+            self.truth.append(_truth(path, frame, classes=classes, merged=batch.merged))
 
     def scores(self, names: Sequence[str]) -> Scores:
         """Evaluate what was collected; times are a picture."""
@@ -153,12 +153,12 @@ def _collect(
     return collected
 
 
-def _truth(path: Path, frame: Frame, classes: int) -> Boxes:
+def _truth(path: Path, frame: Frame, *, classes: int, merged: int | None) -> Boxes:
     """Read a picture's label file, [n, 5] class + xyxy in pixels of the original.
 
     From the file, not from the batch's targets: what the loader did to them is not taken on trust.
     """
-    rows = labels.read(labels.label_path(path), classes=classes).astype(np.float64)
+    rows = labels.read(labels.label_path(path), classes=classes, merged=merged).astype(np.float64)
     size = np.array((frame.width, frame.height))
     centre, half = rows[:, 1:3] * size, rows[:, 3:5] * size / 2
     return np.concatenate((rows[:, :1], centre - half, centre + half), axis=1)

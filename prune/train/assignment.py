@@ -54,9 +54,8 @@ def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: floa
     centre, wanted = targets[:, 2:4] * size, targets[:, 4:6] * size * head.stride  # [M, 2] each
     cell = torch.minimum(centre.floor(), size - 1)  # [M, 2]; a centre on the far edge is inside
     reach = _reachable(centre - cell, cell, size, neighbours=_reaches_neighbours(head))  # [S, M]
-    step, anchor, box = (reach[:, None] & _fits(head.anchors, wanted, anchor_t)).nonzero(
-        as_tuple=True
-    )  # [P] each
+    fits = worst_ratio(head.anchors, wanted) < anchor_t  # [A, M]
+    step, anchor, box = (reach[:, None] & fits).nonzero(as_tuple=True)  # [P] each
     owner = cell[box] + targets.new_tensor(_STEPS)[step]  # [P, 2]
     return Positives(
         picture=targets[box, 0].long(),
@@ -85,9 +84,13 @@ def last_claims(cells: Tensor, count: int) -> Tensor:
     return last[cells] == position
 
 
-def _fits(anchors: Tensor, wanted: Tensor, anchor_t: float) -> Tensor:
+def worst_ratio(anchors: Tensor, wanted: Tensor) -> Tensor:
+    """Compare the sides of anchors [A, 2] and boxes [M, 2]: the larger by the smaller, [A, M].
+
+    Of width and height it is the one that differs more.
+    """
     ratio = wanted / anchors[:, None]  # [A, M, 2]
-    return torch.maximum(ratio, 1 / ratio).amax(dim=-1) < anchor_t  # [A, M]
+    return torch.maximum(ratio, 1 / ratio).amax(dim=-1)
 
 
 def _reachable(offset: Tensor, cell: Tensor, size: Tensor, *, neighbours: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import features, keep
+from prune.train import emphasis, features, keep
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Position, Row
 from prune.train.log import Log, as_row
@@ -24,6 +24,9 @@ from prune.train.schedule import Setting
 from prune.train.stop import Asked, never
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prune.data.loader import Batch, TrainLoader
     from prune.train.passes import Views
 
@@ -76,6 +79,9 @@ def train(
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
+        weighed = run.settings.image_weights
+        weights = _weights(rows, batches, len(origin.names)) if weighed else None
+        batches.set_epoch(epoch, start=at.batch, weights=weights)
         save = partial(keep.save_within, run, rows, origin=origin, folder=log.weights)
         losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
         at = Position()
@@ -92,12 +98,19 @@ def train(
         rate = run.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
+        if weighed and scores is not None:
+            rows[-1] |= emphasis.by_class(scores)
         keep.save(run, rows, origin=origin, folder=log.weights)
         log.epoch(rows, run.settings.epochs, net=run.averaged)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
     keep.finish(log.weights)
     return rows
+
+
+def _weights(rows: Sequence[Row], batches: TrainLoader, classes: int) -> NDArray[np.float64]:
+    """Weigh the pictures by the latest score, [pictures]."""
+    return emphasis.picture_weights(batches.pictures.labels, emphasis.latest(rows, classes))
 
 
 def _epoch(
@@ -120,7 +133,6 @@ def _epoch(
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
-    batches.set_epoch(epoch, start=at.batch)
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(batches, start=at.batch):
         setting = run.schedule.at(first + index)

@@ -52,10 +52,11 @@ class Settings:
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
-    `precision` is that of the convolutions, one of PRECISIONS; `distill` is what of a teacher is
-    imitated, a key of DISTILLED; `sparsity` is a penalty that makes channels fade; `eager` launches
-    every operation of its own on a GPU; `compiled` asks torch.compile; `best_after` is the number
-    of epochs whose weights are never the best: those before the last cut of a run that prunes.
+    `image_weights` draws pictures by how badly their classes score; `precision` is that of the
+    convolutions, one of PRECISIONS; `distill` is what of a teacher is imitated, a key of DISTILLED;
+    `sparsity` is a penalty that makes channels fade; `eager` launches every operation of its own on
+    a GPU; `compiled` asks torch.compile; `best_after` is the number of epochs whose weights are
+    never the best: those before the last cut of a run that prunes.
 
     Raises:
         InputError: a number too low, an unknown precision, or nothing of that name to imitate.
@@ -69,6 +70,7 @@ class Settings:
     linear_lr: bool = False
     val_every: int = 1
     save_period: int = 0
+    image_weights: bool = False
     precision: str = "float32"
     distill: str = "output"
     sparsity: Sparsity | None = None
