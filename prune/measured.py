@@ -6,6 +6,7 @@ in a file whose name is a hash of all they depend on.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def scores(
     normalize: str = "none",
     seed: int = 0,
     pictures: Pictures | None = None,
+    where: torch.device | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Scores:
     """Score the channels of a checkpoint's network; see `ranking.scores`.
@@ -63,6 +65,7 @@ def scores(
         normalize: likewise.
         seed: of the criterion, and of which pictures are looked at.
         pictures: for criteria that need them.
+        where: the device that looks at them; None for where the network is.
         say: told where scores were kept or found.
 
     Raises:
@@ -94,7 +97,10 @@ def scores(
         found = _read(kept)
         say(f"scores from {kept}")
         return found
-    found = rank(evidence=evidence(subject.net, pictures, what, seed=seed))
+    own = next(subject.net.parameters()).device
+    # A copy on its own device would cost memory for nothing.
+    looks = subject.net if where in (None, own) else copy.deepcopy(subject.net).to(where)
+    found = rank(evidence=evidence(looks, pictures, what, seed=seed))
     with replacing(kept) as part:
         torch.save(list(found), part)
     say(f"scores kept in {kept}")

@@ -58,7 +58,7 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
     Raises:
         PruneError: see `measured.scores`.
     """
-    from prune import measured
+    from prune import device, measured
 
     pictures = None
     if args.data is not None:
@@ -73,5 +73,6 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
         normalize=args.normalize,
         seed=args.seed,
         pictures=pictures,
+        where=device.choose(args.device) if pictures else None,
         say=lambda line: print(f"prune: note: {line}", file=sys.stderr),
     )

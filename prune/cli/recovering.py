@@ -66,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         options.data(parser, required=False)
     if "--device" not in has:
         own.add_argument(
-            "--device", default="", metavar="D", help="of recovery (default: GPU if any)"
+            "--device",
+            default="",
+            metavar="D",
+            help="of whatever looks at pictures (default: GPU if any)",
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,17 @@ class Stopped(KeyboardInterrupt):
     """Somebody asked the run to stop; it is saved and can go on."""
 
 
+@contextmanager
+def _vanishing_as_zero() -> Iterator[None]:
+    """Take vanishing numbers for zero: arithmetic on them is many times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_vanishing_as_zero()
 def train(
     run: Run,
     batches: TrainLoader,
@@ -73,7 +85,6 @@ def train(
         TrainError: the loss is no longer finite.
         Stopped: it was asked to, and is saved.
     """
-    torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     for epoch in range(len(rows), run.settings.epochs):
         began = time.perf_counter()
