@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, outcome, recipe
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.data(parser, required=False)
     options.image_size(parser)
     options.batch_size(parser)
-    _add_recipe(parser)
-    _add_keeping(parser)
+    recipe.add_arguments(parser)
     options.device(parser)
     options.workers(parser)
     options.run_folder(parser, project="runs/train")
@@ -76,16 +75,16 @@ def run(args: argparse.Namespace) -> int | None:
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
     rows = _train(job, folder, say)
-    _tell(rows, folder, args.json, pruned=job.source.pruned)
+    outcome.tell(rows, folder, args.json, pruned=job.source.pruned)
     return 0
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=_path_or_none, metavar="FILE", help="checkpoint to start from"
+        "--weights", type=options.path_or_none, metavar="FILE", help="checkpoint to start from"
     )
     parser.add_argument(
-        "--cfg", type=_path_or_none, metavar="CFG", help="network to train from nothing"
+        "--cfg", type=options.path_or_none, metavar="CFG", help="network to train from nothing"
     )
     parser.add_argument("--pt", action="store_true", help="the weights are pruned")
     parser.add_argument(
@@ -95,60 +94,6 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="LAST.PT",
         help="go on with an interrupted run (default: the newest of the project)",
     )
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hyp",
-        type=_path_or_none,
-        metavar="YAML",
-        help="hyper-parameters (default: as cfg/hyp/scratch.yaml, or finetune.yaml with --weights)",
-    )
-    parser.add_argument(
-        "--teacher",
-        type=_path_or_none,
-        metavar="FILE",
-        help="checkpoint to imitate, as a rule the network before it was pruned (distillation)",
-    )
-    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
-    parser.add_argument(
-        "--nominal-batch",
-        type=int,
-        default=64,
-        metavar="N",
-        help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
-    )
-    parser.add_argument(
-        "--linear-lr",
-        action="store_true",
-        help="a learning rate that falls linearly, not as a cosine",
-    )
-    options.seed(parser)
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
-    parser.add_argument(
-        "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
-    )
-
-
-def _add_keeping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--save-period",
-        type=int,
-        nargs="?",
-        const=25,
-        default=0,
-        metavar="N",
-        help="also keep every Nth epoch (25 if N is left out)",
-    )
-    parser.add_argument(
-        "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
-    )
-    parser.add_argument("--noval", action="store_true", help="score the last epoch only")
-
-
-def _path_or_none(text: str) -> Path | None:
-    """Read a path; YOLO users write --weights '' for none."""
-    return Path(text) if text else None
 
 
 def _take_up(args: argparse.Namespace, say: Say) -> Path:
@@ -213,7 +158,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     teacher = _teacher(args, source, spec)
     for note in (*source.notes, *(teacher.notes if teacher else ())):
         say(f"note: {note}")
-    settings, hyp = _settings(args, source, where.type, say), _hyp(args)
+    settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
     batches = loader.train_loader(
         spec,
         imgsz=settings.imgsz,
@@ -256,36 +201,6 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
         return None
     resumed = args.resume is not None
     return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
-
-
-def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:
-    from prune.train.run import Settings
-
-    wanted = source.imgsz if args.img_size is None else args.img_size
-    stride = source.net.stride
-    imgsz = -(-wanted // stride) * stride
-    if imgsz != wanted:
-        say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
-    fast = "float16" if device == "cuda" else "float32"
-    return Settings(
-        epochs=args.epochs,
-        imgsz=imgsz,
-        batch_size=args.batch_size,
-        nominal_batch=args.nominal_batch,
-        seed=args.seed,
-        linear_lr=args.linear_lr,
-        val_every=0 if args.noval else args.val_every,
-        save_period=args.save_period,
-        precision="bfloat16" if args.bf16 else fast,
-    )
-
-
-def _hyp(args: argparse.Namespace) -> Mapping[str, float]:
-    from prune.train import hyp
-
-    if args.hyp is not None:
-        return hyp.load(args.hyp)
-    return hyp.SCRATCH if args.weights is None else hyp.FINETUNE
 
 
 def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
@@ -357,33 +272,3 @@ def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
     plots.confusion_matrix(
         metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png"
     )
-
-
-def _tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
-    """Print the best epoch and the last, and what to use next."""
-    from prune.cli import console
-    from prune.train.keep import fitness
-
-    best = max((row for row in rows if "map" in row), key=fitness)
-    scores = ("precision", "recall", "f1", "map50", "map")
-    files = {name: folder / "weights" / f"{name}.pt" for name in ("best", "last")}
-    if as_json:
-        figures = {name: best[name] for name in scores}
-        seconds = sum(row["seconds"] for row in rows)
-        console.print_json(
-            {"epochs": len(rows), "best_epoch": int(best["epoch"]), **figures}
-            | {"seconds": seconds, "folder": str(folder)}
-            | {name: str(path) for name, path in files.items()}
-        )
-        return
-    console.print_table(
-        ["", "epoch", "P", "R", "F1", "mAP@.5", "mAP@.5:.95"],
-        [
-            [name, int(row["epoch"]), *(row[score] for score in scores)]
-            for name, row in (("best", best), ("last", rows[-1]))
-        ],
-    )
-    print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
-    print(f"curves        {folder / 'results.png'}")
-    then = "export" if pruned else "layers --upto 60"
-    print(f"next          prune {then} --weights {files['best']}")

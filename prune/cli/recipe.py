@@ -1,0 +1,110 @@
+"""How `prune train` goes about it: the recipe's options, and what they ask of a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.train.run import Settings
+    from prune.train.source import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a network is trained and how often it is scored and kept."""
+    _add_recipe(parser)
+    _add_keeping(parser)
+
+
+def settings(
+    args: argparse.Namespace, source: Source, device: str, say: Callable[[str], None]
+) -> Settings:
+    """Say what is asked of a run on this kind of device.
+
+    Raises:
+        InputError: a value that no run can have.
+    """
+    from prune.train.run import Settings
+
+    wanted = source.imgsz if args.img_size is None else args.img_size
+    stride = source.net.stride
+    imgsz = -(-wanted // stride) * stride
+    if imgsz != wanted:
+        say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
+    fast = "float16" if device == "cuda" else "float32"
+    return Settings(
+        epochs=args.epochs,
+        imgsz=imgsz,
+        batch_size=args.batch_size,
+        nominal_batch=args.nominal_batch,
+        seed=args.seed,
+        linear_lr=args.linear_lr,
+        val_every=0 if args.noval else args.val_every,
+        save_period=args.save_period,
+        precision="bfloat16" if args.bf16 else fast,
+    )
+
+
+def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:
+    """Read --hyp, or choose the recipe that suits the start.
+
+    Raises:
+        InputError: a file that cannot be used.
+    """
+    from prune.train import hyp
+
+    if args.hyp is not None:
+        return hyp.load(args.hyp)
+    return hyp.SCRATCH if args.weights is None else hyp.FINETUNE
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hyp",
+        type=options.path_or_none,
+        metavar="YAML",
+        help="hyper-parameters (default: as cfg/hyp/scratch.yaml, or finetune.yaml with --weights)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=options.path_or_none,
+        metavar="FILE",
+        help="checkpoint to imitate, as a rule the network before it was pruned (distillation)",
+    )
+    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
+    parser.add_argument(
+        "--nominal-batch",
+        type=int,
+        default=64,
+        metavar="N",
+        help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
+    )
+    parser.add_argument(
+        "--linear-lr",
+        action="store_true",
+        help="a learning rate that falls linearly, not as a cosine",
+    )
+    options.seed(parser)
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument(
+        "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
+    )
+
+
+def _add_keeping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--save-period",
+        type=int,
+        nargs="?",
+        const=25,
+        default=0,
+        metavar="N",
+        help="also keep every Nth epoch (25 if N is left out)",
+    )
+    parser.add_argument(
+        "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
+    )
+    parser.add_argument("--noval", action="store_true", help="score the last epoch only")
