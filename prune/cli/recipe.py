@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from prune.train.run import Settings
     from prune.train.source import Source
 
+SCHEDULES = ("cosine", "linear", "multistep", "one-cycle", "plateau")  # as prune.train.schedule's
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how a network is trained and how often it is scored and kept."""
@@ -41,7 +43,7 @@ def settings(
         batch_size=args.batch_size,
         nominal_batch=args.nominal_batch,
         seed=args.seed,
-        linear_lr=args.linear_lr,
+        schedule="linear" if args.linear_lr else args.schedule,
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
         precision="bfloat16" if args.bf16 else fast,
@@ -82,16 +84,25 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
     )
-    parser.add_argument(
-        "--linear-lr",
-        action="store_true",
-        help="a learning rate that falls linearly, not as a cosine",
-    )
+    _add_schedule(parser)
     options.seed(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
     )
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="learning rate: cosine or linear, down to lrf (default cosine); multistep, x 0.1 at "
+        "80 and 90 %% of the run; one-cycle, up for 30 %%, then down; plateau, x 0.3 after "
+        "5 scores without a better one, or a tenth of the run's if that is more",
+    )
+    either.add_argument("--linear-lr", action="store_true", help="the same as --schedule linear")
 
 
 def _add_keeping(parser: argparse.ArgumentParser) -> None:

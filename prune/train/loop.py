@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import keep
+from prune.train import keep, progress
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Row
 from prune.train.log import Log, as_row
@@ -60,6 +60,7 @@ def train(
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     rows = keep.restore(run, resume, batches=len(batches)) if resume else []
     for epoch in range(len(rows), run.settings.epochs):
+        run = progress.slowed(run, rows)
         began = time.perf_counter()
         batches.set_epoch(epoch)
         losses = _epoch(run, batches, first=epoch * len(batches), log=log)
@@ -73,7 +74,7 @@ def train(
                 half=run.precision != torch.float32,
                 loss=partial(_items, run),
             )
-        rate = run.optimizer.param_groups[0]["lr"]
+        rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         keep.save(run, rows, origin=origin, folder=log.weights)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from prune.errors import DeviceError, InputError
 from prune.train.ema import average
 from prune.train.optimiser import optimiser
-from prune.train.schedule import Schedule, plan
+from prune.train.schedule import SHAPES, Schedule, plan
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
@@ -38,11 +38,12 @@ class Settings:
     """What a run is asked for.
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
-    if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
-    `precision` is that of the convolutions, one of PRECISIONS.
+    if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
+    last is scored, no snapshots); `precision` is that of the convolutions, one of PRECISIONS.
 
     Raises:
-        InputError: a number too low, or an unknown precision.
+        InputError: a number too low, an unknown precision or schedule, or one that goes by scores
+            where there are none.
     """
 
     epochs: int
@@ -50,7 +51,7 @@ class Settings:
     batch_size: int = 16
     nominal_batch: int = 64
     seed: int = 0
-    linear_lr: bool = False
+    schedule: str = "cosine"
     val_every: int = 1
     save_period: int = 0
     precision: str = "float32"
@@ -62,11 +63,20 @@ class Settings:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; it must be {low} or more")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
+        if self.schedule not in SHAPES:
+            raise InputError(f"schedule is {self.schedule!r}; it can be {', '.join(SHAPES)}")
+        if self.schedule == "plateau" and not self.val_every:
+            raise InputError("schedule plateau goes by scores; it needs epochs that are scored")
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
         due = self.val_every > 0 and (epoch + 1) % self.val_every == 0
         return due or epoch + 1 == self.epochs
+
+    @property
+    def plateau(self) -> int:
+        """Scores without a better one that lower the rate: 5, in a long run a tenth of all."""
+        return max(5, round(0.1 * sum(map(self.scored, range(self.epochs)))))
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ def start(
         epochs=settings.epochs,
         batches=batches,
         accumulate=accumulate,
-        linear=settings.linear_lr,
+        shape=settings.schedule,
     )
     return Run(
         net=net,

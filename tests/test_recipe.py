@@ -1,0 +1,103 @@
+"""The recipes of `prune train`, one option after another, on the tiny set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import tiny
+from torch import Tensor
+
+from prune import checkpoint
+from prune.cli import main
+from prune.cli import train as cli
+from prune.train import progress
+from prune.train.log import Log
+
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Run `prune train` on the tiny set, on the CPU, without curves; returns the exit status."""
+    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
+    data = tiny.data(tmp_path)
+
+    def run(*words: object) -> int:
+        fixed = ("--data", data, "--project", tmp_path / "runs", "--batch", 3, "--workers", 0)
+        return main(["train", *map(str, (*words, *fixed)), "--device", "cpu"])
+
+    return run
+
+
+def stopping_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Break a run off after so many epochs, as ^C does."""
+    tell = Log.epoch
+
+    def stop(log: Log, rows: list[dict[str, float]], total: int) -> None:
+        tell(log, rows, total)
+        if len(rows) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Log, "epoch", stop)
+    return monkeypatch
+
+
+def broken_and_resumed(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: object, after: int = 1
+) -> None:
+    """Train once as a whole, and once broken off and resumed; every figure must be the same."""
+    assert train(*words, "--name", "whole") == 0
+    with monkeypatch.context() as patch:
+        stopping_after(after, patch)
+        assert train(*words, "--name", "broken") == 130
+    assert main(["train", "--resume", str(tmp_path / "runs/broken/weights/last.pt")]) == 0
+    whole, broken = (rows(tmp_path / "runs" / name) for name in ("whole", "broken"))
+    assert [{**row, "seconds": ""} for row in broken] == [{**row, "seconds": ""} for row in whole]
+    first, second = (
+        checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt")
+        for name in ("whole", "broken")
+    )
+    assert first.history == second.history
+    assert same(first.model, second.model)
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Tell whether two networks' weights agree to the bit."""
+    return all(value.equal(other[name]) for name, value in one.items())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Read results.csv."""
+    columns, *lines = (folder / "results.csv").read_text().splitlines()
+    return [dict(zip(columns.split(","), line.split(","), strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (("--schedule", "linear"), 0.01 * (1 - 0.95 * 9 / 10)),
+        (("--linear-lr",), 0.01 * (1 - 0.95 * 9 / 10)),
+        (("--schedule", "multistep"), 0.0001),
+    ],
+    ids=["linear", "as YOLO users type it", "multistep"],
+)
+def test_schedule_is_the_runs(
+    train: Train, tmp_path: Path, words: tuple[str, ...], last: float
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 5, "--noval", *words) == 0
+    assert float(rows(tmp_path / "runs" / "exp")[-1]["lr"]) == pytest.approx(last)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "plateau"])
+def test_resumed_run_follows_its_schedule(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    # No score is better than the first, so that a plateau is one from the start.
+    monkeypatch.setattr(progress, "fitness", lambda _: 0.5)
+    words = ("--weights", tiny.weights(tmp_path), "--epochs", 8, "--schedule", schedule)
+    broken_and_resumed(train, tmp_path, monkeypatch, *words, after=4)
+    if schedule == "plateau":
+        rates = [float(row["lr"]) for row in rows(tmp_path / "runs" / "whole")]
+        assert rates == pytest.approx([0.005] + [0.01] * 5 + [0.003] * 2)
