@@ -101,3 +101,48 @@ def test_resumed_run_follows_its_schedule(
     if schedule == "plateau":
         rates = [float(row["lr"]) for row in rows(tmp_path / "runs" / "whole")]
         assert rates == pytest.approx([0.005] + [0.01] * 5 + [0.003] * 2)
+
+
+def test_frozen_layers_stay_to_the_bit(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start = tiny.weights(tmp_path)
+    words = ("--weights", start, "--epochs", 2, "--freeze", "0-1", 3)
+    broken_and_resumed(train, tmp_path, monkeypatch, *words)
+    assert (
+        "note: layers 0-1, 3 stay as they are: 10696 of 26034 parameters" in capsys.readouterr().err
+    )
+    before = checkpoint.load(start).model
+    after = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt").model
+    kept = {name for name, value in after.items() if value.equal(before[name])}
+    layers = {int(name.split(".")[1]) for name in kept}
+    assert layers == {0, 1, 3}
+    assert kept == {name for name in after if int(name.split(".")[1]) in layers}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--freeze", "0-99"), "layers 0-99: there are layers 0 to 10; ranges go up"),
+        (("--freeze", "5-2"), "layers 5-2: there are layers 0 to 10; ranges go up"),
+        (("--freeze", "all"), "layer is 'all'; write a number or a range"),
+        (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_recipe_is_one_line_and_nothing_written(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prune: ")
+    assert message in line
+    assert not (tmp_path / "runs").exists()

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, spans
 
 if TYPE_CHECKING:
+    from prune.models.darknet import Darknet
     from prune.train.run import Settings
     from prune.train.source import Source
 
@@ -50,6 +51,23 @@ def settings(
     )
 
 
+def freeze(args: argparse.Namespace, net: Darknet, say: Callable[[str], None]) -> None:
+    """Take the layers of --freeze out of training.
+
+    Raises:
+        PlanError: layers that are not there.
+        InputError: nothing would be left to train.
+    """
+    from prune.train import frozen
+
+    if not args.freeze:
+        return
+    layers = spans.layers(args.freeze, len(net.layers))
+    still = frozen.freeze(net, layers)
+    total = sum(parameter.numel() for parameter in net.parameters())
+    say(f"note: layers {spans.as_ranges(layers)} stay as they are: {still} of {total} parameters")
+
+
 def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:
     """Read --hyp, or choose the recipe that suits the start.
 
@@ -85,6 +103,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
     )
     _add_schedule(parser)
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        metavar="LAYERS",
+        help="layers that do not train, e.g. 0-20,25 (10 is layer 10 alone; the first ten are 0-9)",
+    )
     options.seed(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument(

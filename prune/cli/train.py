@@ -159,6 +159,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     for note in (*source.notes, *(teacher.notes if teacher else ())):
         say(f"note: {note}")
     settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
+    recipe.freeze(args, source.net, say)
     batches = loader.train_loader(
         spec,
         imgsz=settings.imgsz,

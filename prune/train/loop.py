@@ -14,6 +14,7 @@ from torch import Tensor
 from prune.errors import TrainError
 from prune.score.score import score
 from prune.train import keep, progress
+from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Row
 from prune.train.log import Log, as_row
@@ -88,7 +89,7 @@ def _epoch(run: Run, batches: TrainLoader, *, first: int, log: Log) -> list[floa
 
     An epoch ends with an update, so that nothing but the weights' state crosses its border.
     """
-    run.net.train()
+    training_mode(run.net)
     look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
     total = torch.zeros(4 if run.teacher is None else 5)
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
