@@ -129,6 +129,10 @@ def test_frozen_layers_stay_to_the_bit(
         (("--freeze", "0-99"), "layers 0-99: there are layers 0 to 10; ranges go up"),
         (("--freeze", "5-2"), "layers 5-2: there are layers 0 to 10; ranges go up"),
         (("--freeze", "all"), "layer is 'all'; write a number or a range"),
+        (("--lr-factor", "0-9"), "factor is '0-9'; write layers and a number, e.g. 0-60:0.1"),
+        (("--lr-factor", "0-9:0"), "factor is '0-9:0'; write layers and a number"),
+        (("--lr-factor", "0-99:0.1"), "layers 0-99: there are layers 0 to 10; ranges go up"),
+        (("--lr-factor", "0-4:0.1,4:0.5"), "layer 4 has two factors, 0.1 and 0.5"),
         (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -146,3 +150,11 @@ def test_wrong_recipe_is_one_line_and_nothing_written(
     assert line.startswith("prune: ")
     assert message in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_resumed_run_keeps_its_factors(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--weights", tiny.weights(tmp_path), "--epochs", 2, "--lr-factor", "0-2:0.1,3:0.5")
+    broken_and_resumed(train, tmp_path, monkeypatch, *words)
+    assert float(rows(tmp_path / "runs" / "whole")[0]["lr"]) > 0.001  # the rate of factor 1

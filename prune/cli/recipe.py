@@ -29,6 +29,7 @@ def settings(
 
     Raises:
         InputError: a value that no run can have.
+        PlanError: factors for layers that are not there.
     """
     from prune.train.run import Settings
 
@@ -48,6 +49,7 @@ def settings(
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
         precision="bfloat16" if args.bf16 else fast,
+        lr_factors=spans.factors(args.lr_factor, len(source.net.layers)),
     )
 
 
@@ -108,6 +110,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="LAYERS",
         help="layers that do not train, e.g. 0-20,25 (10 is layer 10 alone; the first ten are 0-9)",
+    )
+    parser.add_argument(
+        "--lr-factor",
+        nargs="+",
+        default=[],
+        metavar="LAYERS:F",
+        help="multiply the learning rate of some layers, e.g. 0-60:0.1,61-80:0.5",
     )
     options.seed(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -39,7 +39,8 @@ class Settings:
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
     if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
-    last is scored, no snapshots); `precision` is that of the convolutions, one of PRECISIONS.
+    last is scored, no snapshots); `precision` is that of the convolutions, one of PRECISIONS;
+    `lr_factors` multiply the learning rate of some layers, by their indices.
 
     Raises:
         InputError: a number too low, an unknown precision or schedule, or one that goes by scores
@@ -55,6 +56,7 @@ class Settings:
     val_every: int = 1
     save_period: int = 0
     precision: str = "float32"
+    lr_factors: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -148,7 +150,7 @@ def start(
     )
     return Run(
         net=net,
-        optimizer=optimiser(net, hyp, decay_share=decay_share),
+        optimizer=optimiser(net, hyp, decay_share=decay_share, factors=settings.lr_factors),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=average(net, updates=schedule.updates()),
         schedule=schedule,
