@@ -158,3 +158,18 @@ def test_resumed_run_keeps_its_factors(
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 2, "--lr-factor", "0-2:0.1,3:0.5")
     broken_and_resumed(train, tmp_path, monkeypatch, *words)
     assert float(rows(tmp_path / "runs" / "whole")[0]["lr"]) > 0.001  # the rate of factor 1
+
+
+def test_l1_and_clip_are_the_runs(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, sums = tiny.weights(tmp_path), {}
+    for name, text in {"plain": "clip: 0", "clip": "clip: 1e-6", "l1": "l1: 0.5"}.items():
+        (tmp_path / "hyp.yaml").write_text(f"{text}\nweight_decay: 0\n")
+        words = ("--weights", start, "--epochs", 2, "--hyp", tmp_path / "hyp.yaml")
+        assert train(*words, "--nominal-batch", 3, "--noval", "--name", name) == 0
+        after = checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
+        sums[name] = float(after["module_list.3.Conv2d.weight"].abs().sum())
+    before = float(checkpoint.load(start).model["module_list.3.Conv2d.weight"].abs().sum())
+    assert sums["clip"] == pytest.approx(before, rel=1e-5) != pytest.approx(sums["plain"], rel=1e-5)
+    assert sums["l1"] < 0.9 * sums["plain"]

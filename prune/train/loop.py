@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import keep, progress
+from prune.train import gradients, keep, progress
 from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Row
@@ -133,6 +133,7 @@ def _taught(run: Run, images: Tensor) -> tuple[Tensor, ...]:
 def _update(run: Run, setting: Setting) -> None:
     """Step the weights by the gradients gathered so far, and the average after them."""
     tell(run.optimizer, setting)
+    gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"])
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)

@@ -21,17 +21,17 @@ def optimiser(
 
     Args:
         net: the network to train.
-        hyp: `lr0`, `momentum`, `weight_decay`.
-        decay_share: the batch an update sees as a share of the nominal batch; the weight decay,
-            which is meant for the nominal one, is scaled by it.
+        hyp: `lr0`, `momentum`, `weight_decay`, `l1`.
+        decay_share: the batch an update sees as a share of the nominal batch; weight decay and L1
+            penalty, which are meant for the nominal one, are scaled by it.
         factors: what the learning rates of some layers are multiplied by, by their indices.
     """
-    decay = {"weights": hyp["weight_decay"] * decay_share}
     return torch.optim.SGD(
         [
             {
                 "params": list(members.values()),
-                "weight_decay": decay.get(kind, 0.0),
+                "weight_decay": hyp["weight_decay"] * decay_share if kind == "weights" else 0.0,
+                "l1": hyp["l1"] * decay_share if kind == "weights" else 0.0,
                 "kind": kind,
                 "factor": factor,
             }
