@@ -133,6 +133,7 @@ def test_frozen_layers_stay_to_the_bit(
         (("--lr-factor", "0-9:0"), "factor is '0-9:0'; write layers and a number"),
         (("--lr-factor", "0-99:0.1"), "layers 0-99: there are layers 0 to 10; ranges go up"),
         (("--lr-factor", "0-4:0.1,4:0.5"), "layer 4 has two factors, 0.1 and 0.5"),
+        (("--patience", "2", "--noval"), "patience goes by scores; it needs epochs that are"),
         (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -173,3 +174,33 @@ def test_l1_and_clip_are_the_runs(
     before = float(checkpoint.load(start).model["module_list.3.Conv2d.weight"].abs().sum())
     assert sums["clip"] == pytest.approx(before, rel=1e-5) != pytest.approx(sums["plain"], rel=1e-5)
     assert sums["l1"] < 0.9 * sums["plain"]
+
+
+@pytest.mark.parametrize("after", [2, 4], ids=["broken before it ends", "broken at its end"])
+def test_run_that_gets_no_better_stops(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    after: int,
+) -> None:
+    fitness = {1.0: 0.4, 2.0: 0.5}
+    monkeypatch.setattr(progress, "fitness", lambda row: fitness.get(row["epoch"], 0.3))
+    words = ("--weights", tiny.weights(tmp_path), "--epochs", 9, "--patience", 2)
+    broken_and_resumed(train, tmp_path, monkeypatch, *words, after=after)
+    said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 scores (patience 2)"
+    assert capsys.readouterr().err.count(said) == 2
+    assert len(rows(tmp_path / "runs" / "whole")) == 4
+    last = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt")
+    assert last.training == {}
+    assert (last.history[-1]["epoch"], last.history[-1]["epochs"]) == (4, 9)
+
+
+def test_patience_counts_scores_not_epochs() -> None:
+    figures = [0.1, None, 0.3, None, 0.3, None]
+    rows = [
+        {"epoch": float(i), **({} if figure is None else {"map50": figure, "map": figure})}
+        for i, figure in enumerate(figures, start=1)
+    ]
+    assert progress.enough(rows, 1).startswith("stopped early: the fitness 0.3000 of epoch 3 ")
+    assert progress.enough(rows, 2) == progress.enough(rows, 0) == progress.enough([], 1) == ""

@@ -125,9 +125,11 @@ def test_plateau_is_five_scores_or_a_tenth_of_all(epochs: int, every: int, patie
     assert Settings(epochs=epochs, imgsz=64, val_every=every).plateau == patience
 
 
-def test_plateau_needs_scores() -> None:
-    with pytest.raises(InputError, match="needs epochs that are scored"):
+def test_plateau_and_patience_need_scores() -> None:
+    with pytest.raises(InputError, match="plateau goes by scores; it needs epochs that are scored"):
         Settings(epochs=5, imgsz=64, val_every=0, schedule="plateau")
+    with pytest.raises(InputError, match="patience goes by scores"):
+        Settings(epochs=5, imgsz=64, val_every=0, patience=3)
 
 
 def test_unknown_schedule_is_named() -> None:

@@ -49,6 +49,7 @@ def settings(
         val_every=0 if args.noval else args.val_every,
         save_period=args.save_period,
         precision="bfloat16" if args.bf16 else fast,
+        patience=args.patience,
         lr_factors=spans.factors(args.lr_factor, len(source.net.layers)),
     )
 
@@ -150,5 +151,12 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=options.natural,
+        default=0,
+        metavar="N",
+        help="stop after N scored epochs without a better fitness (default 0: never)",
     )
     parser.add_argument("--noval", action="store_true", help="score the last epoch only")

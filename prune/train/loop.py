@@ -50,7 +50,7 @@ def train(
         resume: the training state of the checkpoint that the network comes from, to go on from.
 
     Returns:
-        One row of figures an epoch, as in results.csv.
+        One row of figures an epoch, as in results.csv; fewer where patience ran out.
 
     Raises:
         DataError: pictures or labels that cannot be read.
@@ -61,6 +61,9 @@ def train(
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     rows = keep.restore(run, resume, batches=len(batches)) if resume else []
     for epoch in range(len(rows), run.settings.epochs):
+        if why := progress.enough(rows, run.settings.patience):
+            log.say(why)
+            break
         run = progress.slowed(run, rows)
         began = time.perf_counter()
         batches.set_epoch(epoch)

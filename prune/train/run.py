@@ -30,6 +30,7 @@ _LOWEST = {
     "seed": 0,
     "val_every": 0,
     "save_period": 0,
+    "patience": 0,
 }
 
 
@@ -40,7 +41,8 @@ class Settings:
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
     if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
     last is scored, no snapshots); `precision` is that of the convolutions, one of PRECISIONS;
-    `lr_factors` multiply the learning rate of some layers, by their indices.
+    `lr_factors` multiply the learning rate of some layers, by their indices; `patience` is how many
+    scores without a better one end the run (0: any).
 
     Raises:
         InputError: a number too low, an unknown precision or schedule, or one that goes by scores
@@ -56,6 +58,7 @@ class Settings:
     val_every: int = 1
     save_period: int = 0
     precision: str = "float32"
+    patience: int = 0
     lr_factors: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,8 +70,9 @@ class Settings:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.schedule not in SHAPES:
             raise InputError(f"schedule is {self.schedule!r}; it can be {', '.join(SHAPES)}")
-        if self.schedule == "plateau" and not self.val_every:
-            raise InputError("schedule plateau goes by scores; it needs epochs that are scored")
+        for name, asked in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
+            if asked and not self.val_every:
+                raise InputError(f"{name} goes by scores; it needs epochs that are scored")
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
