@@ -88,6 +88,11 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pt", action="store_true", help="the weights are pruned")
     parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="train the network of --cfg, with what fits in it of --weights",
+    )
+    parser.add_argument(
         "--resume",
         nargs="?",
         const="",
@@ -188,6 +193,10 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
 
     if args.resume is not None:
         return source.interrupted(args.resume)
+    if args.partial:
+        if args.weights is None or args.cfg is None:
+            raise InputError("partial takes --weights into another network; give that as --cfg")
+        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed), None
     if args.weights is not None:
         return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt), None
     if args.cfg is not None:
