@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from torch import Tensor
 
-from prune import checkpoint
+from prune import checkpoint, device
 from prune.cli import main
 from prune.cli import train as cli
+from prune.errors import DeviceError
 from prune.train import progress
 from prune.train.log import Log
 
@@ -247,3 +249,35 @@ def test_weights_of_another_network_altogether_are_refused(
     words = ("--partial", "--weights", tiny.weights(tmp_path), "--cfg", tmp_path / "other.cfg")
     assert train(*words, "--epochs", 1) == 2
     assert "they are other networks" in capsys.readouterr().err
+
+
+def test_deterministic_runs_agree_to_the_bit(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    tell = Log.epoch
+
+    def look(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
+        timed = torch.backends.cudnn.benchmark
+        seen.append((torch.are_deterministic_algorithms_enabled(), timed))
+
+    monkeypatch.setattr(Log, "epoch", look)
+    words = ("--cfg", tiny.cfg(tmp_path), "--img", 64, "--epochs", 1)
+    for name, asked in {"one": ("--deterministic",), "two": ("--deterministic",), "no": ()}.items():
+        assert train(*words, *asked, "--name", name) == 0
+    assert seen == [(True, False), (True, False), (False, True)]
+    one, two = (
+        checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
+        for name in ("one", "two")
+    )
+    assert same(one, two)
+
+
+def test_what_cannot_be_computed_the_same_twice_is_one_line() -> None:
+    said = r"^deterministic is more .*: put_ does not have a determ"
+    with pytest.raises(DeviceError, match=said), device.repeatable():
+        torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="must match"), device.repeatable():
+        torch.zeros(4) + torch.zeros(3)

@@ -120,6 +120,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="multiply the learning rate of some layers, e.g. 0-60:0.1,61-80:0.5",
     )
     options.seed(parser)
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="compute so that equal runs give equal weights, on a GPU too, where it is slower",
+    )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"

@@ -64,11 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train as asked, and say what to use next."""
-    from prune import runs
+    from prune import device
     from prune.cli import console
 
     say = console.logger().info
     folder = _take_up(args, say) if args.resume is not None else None
+    with device.repeatable(args.deterministic):
+        _run(args, folder, say)
+    return 0
+
+
+def _run(args: argparse.Namespace, folder: Path | None, say: Say) -> None:
+    """Go on in an interrupted run's folder, or in a new one."""
+    from prune import runs
+
     job = _prepare(args, say)
     if folder is None:
         folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
@@ -76,7 +85,6 @@ def run(args: argparse.Namespace) -> int | None:
     say(f"training on {job.device}, files in {folder}")
     rows = _train(job, folder, say)
     outcome.tell(rows, folder, args.json, pruned=job.source.pruned)
-    return 0
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:

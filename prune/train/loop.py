@@ -58,7 +58,8 @@ def train(
         TrainError: the loss is no longer finite.
     """
     torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    # All batches have one shape; what is fastest is found by timing, which differs from run to run.
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     rows = keep.restore(run, resume, batches=len(batches)) if resume else []
     for epoch in range(len(rows), run.settings.epochs):
         if why := progress.enough(rows, run.settings.patience):
