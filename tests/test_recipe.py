@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -281,3 +282,40 @@ def test_what_cannot_be_computed_the_same_twice_is_one_line() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(RuntimeError, match="must match"), device.repeatable():
         torch.zeros(4) + torch.zeros(3)
+
+
+def test_best_weights_are_scored_on_the_test_split(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "data.yaml").open("a") as data:
+        data.write("test: images/val\n")  # so that both scores must agree
+    words = ("--weights", tiny.weights(tmp_path), "--epochs", 2)
+    assert train(*words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["map"] > 0
+    assert (told["test_map50"], told["test_map"]) == pytest.approx((told["map50"], told["map"]))
+    assert train(*words) == 0
+    best, _, test = capsys.readouterr().out.splitlines()[2:5]
+    assert best.split()[1:] == test.removeprefix("best, test split").split()
+
+
+@pytest.mark.parametrize(
+    ("split", "note"),
+    [
+        ("", ""),
+        ("test: images/nowhere", "images/nowhere does not exist; the split is left out"),
+        ("test: images/test", "note: the test split has no labels; it is not scored"),
+    ],
+    ids=["none", "not there", "without labels"],
+)
+def test_run_without_test_labels_ends_as_ever(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, split: str, note: str
+) -> None:
+    (tmp_path / "images" / "test").mkdir()
+    (tmp_path / "images/test/0.png").hardlink_to(tmp_path / "images/val/0.png")
+    with (tmp_path / "data.yaml").open("a") as data:
+        data.write(f"{split}\n")
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1, "--json") == 0
+    captured = capsys.readouterr()
+    assert note in captured.err
+    assert not any(name.startswith("test") for name in json.loads(captured.out))

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prune.score.metrics import Scores
     from prune.train.keep import Row
 
 
-def tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
-    """Print the best epoch and the last, and what to use next."""
+def tell(
+    rows: list[Row], folder: Path, as_json: bool, *, pruned: bool, test: Scores | None
+) -> None:
+    """Print the best epoch and the last, the best on the test split, and what to use next."""
     from prune.cli import console
     from prune.train.keep import fitness
 
@@ -19,6 +22,8 @@ def tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
     files = {name: folder / "weights" / f"{name}.pt" for name in ("best", "last")}
     if as_json:
         figures = {name: best[name] for name in scores}
+        if test is not None:
+            figures |= {"test_map50": test.map50, "test_map": test.map}
         seconds = sum(row["seconds"] for row in rows)
         console.print_json(
             {"epochs": len(rows), "best_epoch": int(best["epoch"]), **figures}
@@ -26,12 +31,14 @@ def tell(rows: list[Row], folder: Path, as_json: bool, *, pruned: bool) -> None:
             | {name: str(path) for name, path in files.items()}
         )
         return
+    lines = [("best", best), ("last", rows[-1])]
+    if test is not None:
+        lines.append(
+            ("best, test split", {**best, **{name: getattr(test, name) for name in scores}})
+        )
     console.print_table(
         ["", "epoch", "P", "R", "F1", "mAP@.5", "mAP@.5:.95"],
-        [
-            [name, int(row["epoch"]), *(row[score] for score in scores)]
-            for name, row in (("best", best), ("last", rows[-1]))
-        ],
+        [[name, int(row["epoch"]), *(row[score] for score in scores)] for name, row in lines],
     )
     print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
     print(f"curves        {folder / 'results.png'}")

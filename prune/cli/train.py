@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
+    from prune.score.metrics import Scores
     from prune.train.keep import Row
     from prune.train.run import Settings
     from prune.train.source import Source, Teacher
@@ -46,6 +47,7 @@ class _Job:
     device: torch.device
     batches: TrainLoader
     judge: Loader
+    test: Loader | None
     state: Mapping[str, object] | None
 
 
@@ -84,7 +86,8 @@ def _run(args: argparse.Namespace, folder: Path | None, say: Say) -> None:
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
     rows = _train(job, folder, say)
-    outcome.tell(rows, folder, args.json, pruned=job.source.pruned)
+    test = _score_test(job, folder, say)
+    outcome.tell(rows, folder, args.json, pruned=job.source.pruned, test=test)
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +169,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     where = device.choose(args.device)
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
-    spec = data_spec.load(args.data, splits=("train", "val"))
+    spec = data_spec.load(args.data, splits=("train", "val"), optional=("test",))
     source, state = _source(args, spec)
     teacher = _teacher(args, source, spec)
     for note in (*source.notes, *(teacher.notes if teacher else ())):
@@ -183,16 +186,28 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         seed=settings.seed,
         cache=args.cache,
     )
-    judge = loader.score_loader(
+    score_loader = partial(
+        loader.score_loader,
         spec,
-        split="val",
         imgsz=settings.imgsz,
         batch_size=settings.batch_size,
         stride=source.net.stride,
         workers=args.workers,
-        cache=args.cache,
     )
-    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state)
+    judge = score_loader(split="val", cache=args.cache)
+    test = score_loader(split="test") if _has_test(spec, say) else None
+    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, test, state)
+
+
+def _has_test(spec: DataSpec, say: Say) -> bool:
+    """Tell whether there are test pictures with labels; competitions keep theirs."""
+    from prune.data import labels
+
+    pictures = spec.splits.get("test", ())
+    labelled = any(labels.label_path(picture).is_file() for picture in pictures)
+    if pictures and not labelled:
+        say("note: the test split has no labels; it is not scored")
+    return labelled
 
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
@@ -269,6 +284,19 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         )
     _draw_curves(job, rows, folder)
     return rows
+
+
+def _score_test(job: _Job, folder: Path, say: Say) -> Scores | None:
+    """Score the best weights on the test split, if there is one, as they were scored on val."""
+    from prune import checkpoint
+    from prune.score.score import score
+
+    if job.test is None:
+        return None
+    say("scoring the best weights on the test split")
+    net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
+    half = job.settings.precision != "float32"
+    return score(net, job.test, job.spec.names, device=job.device, half=half)
 
 
 def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
