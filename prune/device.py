@@ -1,7 +1,10 @@
-"""Choose the device a command runs on."""
+"""Choose the device a command runs on, and whether it computes the same each time."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from prune.errors import DeviceError
@@ -32,3 +35,31 @@ def choose(name: str = "") -> torch.device:
         have = f"{gpus} GPU(s), numbered from 0" if gpus else "no GPU that torch can use; try cpu"
         raise DeviceError(f"device is {name!r}, but this machine has {have}")
     return torch.device("cuda", int(index))
+
+
+@contextmanager
+def repeatable(wanted: bool = True) -> Iterator[None]:
+    """Let torch use only what gives the same result in every run, for the length of the block.
+
+    Enter it before anything runs on a GPU: cuBLAS reads its setting when it starts.
+
+    Raises:
+        DeviceError: an operation in the block has no such way to be computed on its device.
+    """
+    import torch
+
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(",")[0].partition("\n")[0]
+        raise DeviceError(f"deterministic is more than this device can: {reason}") from error
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
@@ -88,8 +87,8 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert train(*begin, "--name", "whole") == 0
     tell = Log.epoch
 
-    def stop(log: Log, rows: list[dict[str, float]], epochs: int, **more: Any) -> None:
-        tell(log, rows, epochs, **more)
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
         if len(rows) == epoch:
             raise KeyboardInterrupt
 

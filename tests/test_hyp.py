@@ -42,10 +42,11 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
         ("lr0: 0", "lr0 is 0; it must be above 0"),
         ("momentum: 1.5", "momentum is 1.5; it must be 0 to 1"),
         ("degrees: -3", "degrees is -3; it must be 0 or more"),
+        ("clip: -1", "clip is -1; it must be 0 or more"),
         ("lr0: [", "is not YAML"),
         ("0.01", "must hold lines"),
     ],
-    ids=["key", "word", "truth", "nan", "zero", "high", "negative", "syntax", "shape"],
+    ids=["key", "word", "truth", "nan", "zero", "high", "negative", "clip", "syntax", "shape"],
 )
 def test_unusable_file_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"

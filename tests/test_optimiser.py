@@ -25,12 +25,12 @@ def test_every_parameter_is_in_one_group() -> None:
 
 def test_groups_hold_what_their_names_say() -> None:
     groups = group(yolor())
-    assert {name.split(".", 2)[2] for name in groups["weights"]} == {"Conv2d.weight"}
-    assert {name.split(".", 2)[2] for name in groups["biases"]} == {
+    assert {name.split(".", 2)[2] for name in groups["weights", 1.0]} == {"Conv2d.weight"}
+    assert {name.split(".", 2)[2] for name in groups["biases", 1.0]} == {
         "Conv2d.bias",
         "BatchNorm2d.bias",
     }
-    assert {name.split(".", 2)[2] for name in groups["scales"]} == {
+    assert {name.split(".", 2)[2] for name in groups["scales", 1.0]} == {
         "BatchNorm2d.weight",
         "implicit",
     }
@@ -39,7 +39,7 @@ def test_groups_hold_what_their_names_say() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
     net[0].requires_grad_(False)
-    assert list(group(net)["weights"]) == ["1.weight"]
+    assert list(group(net)["weights", 1.0]) == ["1.weight"]
 
 
 def test_only_kernels_decay_and_by_the_batch_share() -> None:
@@ -53,3 +53,15 @@ def test_biases_have_a_rate_of_their_own() -> None:
     tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3, accumulate=1))
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1, 0.2]
     assert {g["momentum"] for g in optimizer.param_groups} == {0.3}
+
+
+def test_layers_with_a_factor_go_slower() -> None:
+    net, factors = yolor(), {0: 0.5, 1: 0.5, 3: 0.25}
+    optimizer = optimiser(net, SCRATCH, decay_share=1, factors=factors)
+    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3, accumulate=1))
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in net.named_parameters():
+        rate = 0.2 if name.endswith("bias") else 0.1
+        assert rates[id(parameter)] == rate * factors.get(int(name.split(".")[1]), 1)
+    decays = {g["weight_decay"] for g in optimizer.param_groups if g["kind"] == "weights"}
+    assert decays == {0.0005}

@@ -13,8 +13,9 @@ import torch
 
 from prune import checkpoint
 from prune.cli import main
-from prune.cli.cutting import as_ranges, layer_indices
+from prune.cli.cutting import layer_indices
 from prune.cli.ranked import CRITERIA
+from prune.cli.spans import as_ranges
 from prune.criteria import CRITERIA as KNOWN
 from prune.errors import PlanError
 from prune.plan import from_json

@@ -1,9 +1,14 @@
 """The schedule: its ends, its warm-up, and how it is cut to short runs."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from prune.cli.recipe import SCHEDULES
+from prune.errors import InputError
 from prune.train.hyp import SCRATCH
-from prune.train.schedule import plan
+from prune.train.run import Settings
+from prune.train.schedule import SHAPES, plan, plateau_factor
 
 LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up
 
@@ -34,9 +39,9 @@ def test_updates_are_counted_as_they_come(epochs: int) -> None:
     assert schedule.updates() == pytest.approx(updates, abs=2)
 
 
-@pytest.mark.parametrize("linear", [True, False], ids=["linear", "cosine"])
-def test_rate_falls_steadily_from_all_to_its_last_share(linear: bool) -> None:
-    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, linear=linear)
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_rate_falls_steadily_from_all_to_its_last_share(shape: str) -> None:
+    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape=shape)
     shares = [schedule.share(batch) for batch in range(101)]
     assert shares[0] == pytest.approx(1)
     assert shares[50] == pytest.approx(0.6)  # halfway, both are halfway down
@@ -59,3 +64,74 @@ def test_run_without_warm_up_starts_at_full_rate() -> None:
     schedule = plan({**SCRATCH, "warmup_epochs": 0}, epochs=10, batches=10, accumulate=4)
     assert schedule.at(0).rate == pytest.approx(0.01)
     assert schedule.at(0).accumulate == 4
+
+
+def test_command_offers_every_shape() -> None:
+    assert list(SHAPES) == list(SCHEDULES)
+
+
+def test_steps_are_a_tenth_each_at_80_and_90_percent() -> None:
+    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="multistep")
+    shares = [schedule.share(batch) for batch in (0, 79, 80, 89, 90, 99)]
+    assert shares == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_one_cycle_climbs_to_all_at_30_percent_and_falls_to_its_last_share() -> None:
+    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
+    shares = [schedule.share(batch) for batch in range(101)]
+    assert (shares[0], shares[30], shares[100]) == pytest.approx((0.1, 1, 0.2))
+    assert shares[:31] == sorted(shares[:31])
+    assert shares[30:] == sorted(shares[30:], reverse=True)
+
+
+def test_one_cycle_is_its_own_warm_up() -> None:
+    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
+    first = schedule.at(0)
+    assert first.rate == first.bias_rate == pytest.approx(0.1 * 0.01)
+    assert first.momentum == 0.937
+
+
+@pytest.mark.parametrize(
+    ("fitnesses", "factor"),
+    [
+        ((), 1),
+        ((0.1, 0.2, 0.3, 0.4), 1),
+        ((0.5, 0.4), 1),
+        ((0.5, 0.4, 0.5), 0.3),
+        ((0.5, 0.4, 0.6, 0.5), 1),
+        ((0.5, 0.4, 0.4, 0.4, 0.4), 0.09),
+        ((0.5, 0.4, 0.4, 0.6, 0.5), 0.3),
+    ],
+    ids=[
+        "none yet",
+        "rising",
+        "too early",
+        "equal is no better",
+        "in time",
+        "twice",
+        "rises again",
+    ],
+)
+def test_plateau_lowers_the_rate_after_two_scores_without_a_better_one(
+    fitnesses: Sequence[float], factor: float
+) -> None:
+    assert plateau_factor(fitnesses, 2) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "patience"), [(20, 1, 5), (200, 1, 20), (200, 10, 5)], ids=str
+)
+def test_plateau_is_five_scores_or_a_tenth_of_all(epochs: int, every: int, patience: int) -> None:
+    assert Settings(epochs=epochs, imgsz=64, val_every=every).plateau == patience
+
+
+def test_plateau_and_patience_need_scores() -> None:
+    with pytest.raises(InputError, match="plateau goes by scores; it needs epochs that are scored"):
+        Settings(epochs=5, imgsz=64, val_every=0, schedule="plateau")
+    with pytest.raises(InputError, match="patience goes by scores"):
+        Settings(epochs=5, imgsz=64, val_every=0, patience=3)
+
+
+def test_unknown_schedule_is_named() -> None:
+    with pytest.raises(InputError, match="schedule is 'step'; it can be cosine"):
+        Settings(epochs=5, imgsz=64, schedule="step")

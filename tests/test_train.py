@@ -96,10 +96,8 @@ def test_resumed_run_ends_with_the_same_weights_to_the_bit(
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
 
-    def stop_after_the_first(
-        log: Log, rows: list[dict[str, float]], epochs: int, **more: Any
-    ) -> None:
-        tell(log, rows, epochs, **more)
+    def stop_after_the_first(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -290,8 +288,8 @@ def test_a_run_goes_on_with_its_own_teacher_alone(
     teacher = tiny.weights(tmp_path, pruned=True)
     tell = Log.epoch
 
-    def stop(log: Log, rows: list[dict[str, float]], epochs: int, **more: Any) -> None:
-        tell(log, rows, epochs, **more)
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Log, "epoch", stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import tiny
@@ -115,10 +115,8 @@ def test_resumed_run_ends_with_the_same_weights(
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
 
-    def stop_after_the_second(
-        log: Log, rows: list[dict[str, float]], epochs: int, **more: Any
-    ) -> None:
-        tell(log, rows, epochs, **more)
+    def stop_after_the_second(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
         if len(rows) == 2:
             raise KeyboardInterrupt
 

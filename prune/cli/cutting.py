@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, ranked, recovering
+from prune.cli import options, ranked, recovering, spans
+from prune.cli.spans import as_ranges
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -86,10 +87,8 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
     known = sorted(allowed)
     chosen: set[int] = set()
     for part in (part.strip() for word in words for part in word.split(",")):
-        low, dash, high = part.partition("-")
-        if not is_index(low) or (dash and not is_index(high)):
-            raise PlanError(f"layer is {part!r}; write a number or a range, e.g. 22 or 22-40")
-        inside = [i for i in known if int(low) <= i <= int(high or low)]
+        low, high = spans.span(part)
+        inside = [i for i in known if low <= i <= high]
         if not inside:
             raise PlanError(
                 f"layer {part} is no convolution that can be cut (heads cannot); these can: "
@@ -97,22 +96,6 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
             )
         chosen.update(inside)
     return sorted(chosen)
-
-
-def is_index(text: str) -> bool:
-    """Say whether a text is a layer's or a channel's number, and not ever so many digits."""
-    return text.isdecimal() and len(text) < 10
-
-
-def as_ranges(numbers: Sequence[int]) -> str:
-    """Write sorted numbers shortly, 0, 1, 2, 5 as "0-2, 5"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def finish(

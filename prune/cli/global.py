@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked
+from prune.cli import cutting, options, ranked, spans
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _deep(
     free: Callable[[Block], bool],
 ) -> Selected:
     """Meet the budget by width, after as many of the free blocks have left as --depth says."""
-    if args.depth != "auto" and not cutting.is_index(args.depth):
+    if args.depth != "auto" and not spans.is_index(args.depth):
         raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
         return narrow(subject)

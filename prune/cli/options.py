@@ -35,6 +35,11 @@ def image_size(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> 
     )
 
 
+def path_or_none(text: str) -> Path | None:
+    """Read a path; YOLO users write --weights '' for none."""
+    return Path(text) if text else None
+
+
 def natural(text: str) -> int:
     """Read a whole number from 0 on, as an argparse type; up to 2**63, what generators take."""
     if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:

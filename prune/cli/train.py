@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, outcome, recipe
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
     from prune.gradual import Narrowing
+    from prune.score.metrics import Scores
     from prune.train.keep import Row
     from prune.train.loop import Narrow
     from prune.train.run import Settings
@@ -49,6 +50,7 @@ class _Job:
     device: torch.device
     batches: TrainLoader
     judge: Loader
+    test: Loader | None
     state: Mapping[str, object] | None
     narrowing: Narrowing | None
 
@@ -59,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.data(parser, required=False)
     options.image_size(parser)
     options.batch_size(parser)
-    _add_recipe(parser)
-    _add_fitting(parser)
-    _add_keeping(parser)
+    recipe.add_arguments(parser)
     options.device(parser)
     options.workers(parser)
     options.run_folder(parser, project="runs/train")
@@ -70,12 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train as asked, and say what to use next."""
-    from prune import runs
+    from prune import device
     from prune.cli import console
-    from prune.train.loop import Stopped
 
     say = console.logger().info
     folder = _take_up(args, say) if args.resume is not None else None
+    with device.repeatable(args.deterministic):
+        return _run(args, folder, say)
+
+
+def _run(args: argparse.Namespace, folder: Path | None, say: Say) -> int:
+    """Go on in an interrupted run's folder, or in a new one."""
+    from prune import runs
+    from prune.train.loop import Stopped
+
     job = _prepare(args, say)
     if folder is None:
         folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
@@ -87,18 +95,31 @@ def run(args: argparse.Namespace) -> int | None:
         last = folder / "weights" / "last.pt"
         sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
         return 130
-    _tell(job, rows, folder, args.json)
+    test = _score_test(job, folder, say)
+    outcome.tell(
+        rows,
+        folder,
+        args.json,
+        best_after=job.settings.best_after,
+        pruned=job.source.pruned or job.narrowing is not None,
+        test=test,
+    )
     return 0
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=_path_or_none, metavar="FILE", help="checkpoint to start from"
+        "--weights", type=options.path_or_none, metavar="FILE", help="checkpoint to start from"
     )
     parser.add_argument(
-        "--cfg", type=_path_or_none, metavar="CFG", help="network to train from nothing"
+        "--cfg", type=options.path_or_none, metavar="CFG", help="network to train from nothing"
     )
     parser.add_argument("--pt", action="store_true", help="the weights are pruned")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="train the network of --cfg, with what fits in it of --weights",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -106,133 +127,6 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="LAST.PT",
         help="go on with an interrupted run (default: the newest of the project)",
     )
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hyp",
-        type=_path_or_none,
-        metavar="YAML",
-        help="hyper-parameters (default: as cfg/hyp/scratch.yaml, or finetune.yaml with --weights)",
-    )
-    parser.add_argument(
-        "--teacher",
-        type=_path_or_none,
-        metavar="FILE",
-        help="checkpoint to imitate, as a rule the network before it was pruned (distillation)",
-    )
-    parser.add_argument(
-        "--distill",
-        nargs="?",
-        const="both",
-        default="output",
-        choices=("output", "feature", "both"),
-        help="what of the teacher to imitate (default output; both if the word stands alone)",
-    )
-    parser.add_argument(
-        "--sparsity",
-        type=_sparsity,
-        metavar="KIND:X",
-        help="make channels fade before a cut: bn:1e-3 (scales, L1) or group:1e-3 (group lasso)",
-    )
-    _add_narrowing(parser)
-    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
-    parser.add_argument(
-        "--nominal-batch",
-        type=int,
-        default=64,
-        metavar="N",
-        help="pictures an update gathers once 1000 batches are past; fewer before (default 64)",
-    )
-    parser.add_argument(
-        "--linear-lr",
-        action="store_true",
-        help="a learning rate that falls linearly, not as a cosine",
-    )
-    options.seed(parser)
-    parser.add_argument(
-        "--bf16", action="store_true", help="compute in bfloat16 (default on GPUs that can)"
-    )
-    parser.add_argument("--compile", action="store_true", help="let torch.compile make it faster")
-    parser.add_argument(
-        "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
-    )
-    parser.add_argument(
-        "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
-    )
-
-
-def _add_fitting(parser: argparse.ArgumentParser) -> None:
-    options.single_class(parser)
-    parser.add_argument(
-        "--image-weights",
-        action="store_true",
-        help="draw pictures more often the worse their classes score and the rarer they are",
-    )
-    parser.add_argument(
-        "--autoanchor",
-        nargs="?",
-        const="check",
-        choices=["check", "force"],
-        help="give a fresh network new anchors if its own fit the boxes badly (force: any network)",
-    )
-
-
-def _add_keeping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--save-period",
-        type=int,
-        nargs="?",
-        const=25,
-        default=0,
-        metavar="N",
-        help="also keep every Nth epoch (25 if N is left out)",
-    )
-    parser.add_argument(
-        "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
-    )
-    parser.add_argument("--noval", action="store_true", help="score the last epoch only")
-
-
-def _path_or_none(text: str) -> Path | None:
-    """Read a path; YOLO users write --weights '' for none."""
-    return Path(text) if text else None
-
-
-def _add_narrowing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prune-to",
-        metavar="KIND:B",
-        help="prune while training, a little at a time, to macs:0.5, macs:30G or params:13M",
-    )
-    parser.add_argument(
-        "--prune-every",
-        type=options.positive,
-        default=2,
-        metavar="N",
-        help="epochs between cuts (default 2)",
-    )
-    parser.add_argument(
-        "--prune-until",
-        type=options.positive,
-        default=20,
-        metavar="N",
-        help="epoch of the last (default 20)",
-    )
-    parser.add_argument(
-        "--prune-criterion", default="fisher", metavar="C", help="what ranks channels, as in global"
-    )
-
-
-def _sparsity(text: str) -> tuple[str, float]:
-    """Read KIND:STRENGTH; which kinds there are is not known here."""
-    kind, colon, strength = text.partition(":")
-    try:
-        return kind, float(strength if colon else "nan")
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no kind and strength, e.g. bn:1e-3"
-        ) from None
 
 
 def _take_up(args: argparse.Namespace, say: Say) -> Path:
@@ -295,13 +189,14 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     where = device.choose(args.device)
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
-    spec = data_spec.load(args.data, splits=("train", "val"))
+    spec = data_spec.load(args.data, splits=("train", "val"), optional=("test",))
     if args.single_cls:
         spec = spec.as_one_class()
     source, state = _source(args, spec)
     for note in source.notes:
         say(f"note: {note}")
-    settings, hyp = _settings(args, source, where.type, say), _hyp(args)
+    settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
+    recipe.freeze(args, source.net, say)
     batches = loader.train_loader(
         spec,
         imgsz=settings.imgsz,
@@ -316,45 +211,29 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
-    judge = loader.score_loader(
+    score_loader = partial(
+        loader.score_loader,
         spec,
-        split="val",
         imgsz=settings.imgsz,
         batch_size=settings.batch_size,
         stride=source.net.stride,
         workers=args.workers,
-        cache=args.cache,
     )
-    narrowing = _narrowing(args, source, settings)
-    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state, narrowing)
+    judge = score_loader(split="val", cache=args.cache)
+    test = score_loader(split="test") if _has_test(spec, say) else None
+    narrowing = recipe.narrowing(args, source, settings)
+    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, test, state, narrowing)
 
 
-def _narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> Narrowing | None:
-    """Read --prune-to; a share is of what the network cost before this run."""
-    if args.prune_to is None:
-        return None
-    from prune.gradual import Narrowing, start_of
+def _has_test(spec: DataSpec, say: Say) -> bool:
+    """Tell whether there are test pictures with labels; competitions keep theirs."""
+    from prune.data import labels
 
-    kind, _, amount = args.prune_to.partition(":")
-    if kind not in ("macs", "params"):
-        raise InputError(f"--prune-to is {args.prune_to!r}; write macs:0.5, macs:30G, params:13M")
-    goal = options.amount_of(amount, option="--prune-to")
-    if args.prune_until >= settings.epochs:
-        raise InputError(
-            f"--prune-until is {args.prune_until} of {settings.epochs} epochs; "
-            "the last cut needs epochs after it"
-        )
-    # A resumed run starts from its own cuts; a new one from whatever it is given.
-    history = source.history if args.resume is not None else ()
-    start = start_of(source.net, history, kind=kind, imgsz=settings.imgsz)
-    return Narrowing(
-        kind=kind,
-        start=start,
-        goal=int(goal if goal > 1 else goal * start),
-        every=args.prune_every,
-        until=args.prune_until,
-        criterion=args.prune_criterion,
-    )
+    pictures = spec.splits.get("test", ())
+    labelled = any(labels.label_path(picture).is_file() for picture in pictures)
+    if pictures and not labelled:
+        say("note: the test split has no labels; it is not scored")
+    return labelled
 
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
@@ -363,6 +242,10 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
 
     if args.resume is not None:
         return source.interrupted(args.resume)
+    if args.partial:
+        if args.weights is None or args.cfg is None:
+            raise InputError("partial takes --weights into another network; give that as --cfg")
+        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed), None
     if args.weights is not None:
         return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt), None
     if args.cfg is not None:
@@ -403,51 +286,6 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
         return None
     resumed = args.resume is not None
     return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
-
-
-def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:
-    from prune.train.run import Settings
-    from prune.train.sparsity import Sparsity
-
-    wanted = source.imgsz if args.img_size is None else args.img_size
-    stride = source.net.stride
-    imgsz = -(-wanted // stride) * stride
-    if imgsz != wanted:
-        say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
-    return Settings(
-        epochs=args.epochs,
-        imgsz=imgsz,
-        batch_size=args.batch_size,
-        nominal_batch=args.nominal_batch,
-        seed=args.seed,
-        linear_lr=args.linear_lr,
-        val_every=0 if args.noval else args.val_every,
-        save_period=args.save_period,
-        image_weights=args.image_weights,
-        precision="bfloat16" if args.bf16 else _fast(device),
-        distill=args.distill,
-        sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
-        eager=args.eager,
-        compiled=args.compile,
-        best_after=args.prune_until // args.prune_every * args.prune_every if args.prune_to else 0,
-    )
-
-
-def _fast(device: str) -> str:
-    """Return the fastest precision that trains as well as float32 on this kind of device."""
-    import torch
-
-    if device != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-
-
-def _hyp(args: argparse.Namespace) -> Mapping[str, float]:
-    from prune.train import hyp
-
-    if args.hyp is not None:
-        return hyp.load(args.hyp)
-    return hyp.SCRATCH if args.weights is None else hyp.FINETUNE
 
 
 def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
@@ -514,6 +352,19 @@ def _narrow(job: _Job, say: Say) -> Narrow | None:
     return partial(gradual.narrow, wish=job.narrowing, data=job.spec, say=say)
 
 
+def _score_test(job: _Job, folder: Path, say: Say) -> Scores | None:
+    """Score the best weights on the test split, if there is one, as they were scored on val."""
+    from prune import checkpoint
+    from prune.score.score import score
+
+    if job.test is None:
+        return None
+    say("scoring the best weights on the test split")
+    net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
+    half = job.settings.precision != "float32"
+    return score(net, job.test, job.spec.names, device=job.device, half=half)
+
+
 def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
     """Draw the run's figures, and what the best weights find."""
     from prune import checkpoint
@@ -533,34 +384,3 @@ def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
     plots.confusion_matrix(
         metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png"
     )
-
-
-def _tell(job: _Job, rows: list[Row], folder: Path, as_json: bool) -> None:
-    """Print the best epoch and the last, and what to use next."""
-    from prune.cli import console
-    from prune.train.keep import fitness
-
-    candidates = rows[job.settings.best_after :]
-    best = max((row for row in candidates if "map" in row), key=fitness)
-    scores = ("precision", "recall", "f1", "map50", "map")
-    files = {name: folder / "weights" / f"{name}.pt" for name in ("best", "last")}
-    if as_json:
-        figures = {name: best[name] for name in scores}
-        seconds = sum(row["seconds"] for row in rows)
-        console.print_json(
-            {"epochs": len(rows), "best_epoch": int(best["epoch"]), **figures}
-            | {"seconds": seconds, "folder": str(folder)}
-            | {name: str(path) for name, path in files.items()}
-        )
-        return
-    console.print_table(
-        ["", "epoch", "P", "R", "F1", "mAP@.5", "mAP@.5:.95"],
-        [
-            [name, int(row["epoch"]), *(row[score] for score in scores)]
-            for name, row in (("best", best), ("last", rows[-1]))
-        ],
-    )
-    print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
-    print(f"curves        {folder / 'results.png'}")
-    then = "export" if job.source.pruned or job.narrowing else "layers --upto 60"
-    print(f"next          prune {then} --weights {files['best']}")

@@ -46,7 +46,7 @@ class DataSpec:
         return replace(self, names=(ONE_CLASS,), merged=len(self.names))
 
 
-def load(path: Path, *, splits: Collection[str] = ()) -> DataSpec:
+def load(path: Path, *, splits: Collection[str] = (), optional: Collection[str] = ()) -> DataSpec:
     """Read a data.yaml as YOLO tools write them.
 
     A split is a folder (searched with its subfolders), a glob, a .txt list of pictures, or a list
@@ -58,6 +58,8 @@ def load(path: Path, *, splits: Collection[str] = ()) -> DataSpec:
     Args:
         path: the yaml file.
         splits: the splits that are needed; when empty, all that the file names.
+        optional: splits to read too where the file names them; without pictures they are left out
+            with a note, since published files name test pictures that nobody has.
 
     Raises:
         DataError: the file is missing or broken, a split is missing or holds no picture, or names
@@ -73,11 +75,14 @@ def load(path: Path, *, splits: Collection[str] = ()) -> DataSpec:
     if not wanted:
         raise DataError(f"{path}: no train:, val: or test: that says where the pictures are")
     root = path.parent / _text(document.get("path") or "", "path", path)
-    return DataSpec(
-        path=path,
-        names=names,
-        splits={name: _split(document.get(name), name, root, path) for name in wanted},
-    )
+    found = {name: _split(document.get(name), name, root, path) for name in wanted}
+    for name in optional:
+        if document.get(name):
+            try:
+                found[name] = _split(document[name], name, root, path)
+            except DataError as error:
+                logger.warning(f"{error}; the split is left out")
+    return DataSpec(path=path, names=names, splits=found)
 
 
 def load_names(path: Path) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ SCRATCH: Mapping[str, float] = {
     "lrf": 0.2,
     "momentum": 0.937,
     "weight_decay": 0.0005,
+    "l1": 0.0,
+    "clip": 0.0,
     "warmup_epochs": 3.0,
     "warmup_momentum": 0.8,
     "warmup_bias_lr": 0.1,

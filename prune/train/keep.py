@@ -130,7 +130,9 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
         )
     run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
     run.net.load_state_dict(parts["weights"])
-    run.optimizer.load_state_dict(parts["sgd"])
+    # Momentum is state; what the groups hold beside it is told anew, by this version's names.
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({**parts["sgd"], "param_groups": groups})
     run.scaler.load_state_dict(parts["scaler"])
     run.ema.n_averaged.fill_(updates)
     torch.set_rng_state(generators["cpu"])

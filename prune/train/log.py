@@ -104,15 +104,18 @@ class Log:
             self.bar.remove_task(self.clock.task)
             self.clock.task = None
 
-    def epoch(self, rows: Sequence[dict[str, float]], epochs: int, *, net: nn.Module) -> None:
-        """Tell of the last row, and bring the files up to date; `net` is what was scored."""
+    def epoch(self, rows: Sequence[dict[str, float]], epochs: int) -> None:
+        """Tell of the last row, and bring the files up to date."""
         self.say(_line(rows[-1], epochs))
         write_text(self.folder / "results.csv", _csv(rows))
         if self.board is not None:
             for name, value in rows[-1].items():
                 self.board.add_scalar(_tag(name), value, int(rows[-1]["epoch"]))
-            if len(found := scales(net)):
-                self.board.add_histogram("scales", found, int(rows[-1]["epoch"]))
+
+    def scales(self, net: nn.Module, epoch: int) -> None:
+        """Keep a histogram of a network's BatchNorm scales; `epoch` counts from 1."""
+        if self.board is not None and len(found := scales(net)):
+            self.board.add_histogram("scales", found, epoch)
 
 
 def memory_gib() -> float:

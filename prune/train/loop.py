@@ -14,7 +14,8 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import emphasis, features, keep
+from prune.train import emphasis, features, gradients, keep, progress
+from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Position, Row
 from prune.train.log import Log, as_row
@@ -77,7 +78,7 @@ def train(
         narrow: cuts the network before an epoch, where a run prunes as it goes.
 
     Returns:
-        One row of figures an epoch, as in results.csv.
+        One row of figures an epoch, as in results.csv; fewer where patience ran out.
 
     Raises:
         DataError: pictures or labels that cannot be read.
@@ -87,6 +88,11 @@ def train(
     """
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     for epoch in range(len(rows), run.settings.epochs):
+        candidates = rows[run.settings.best_after :]
+        if why := progress.enough(candidates, run.settings.patience):
+            log.say(why)
+            break
+        run = progress.slowed(run, candidates)
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
@@ -106,13 +112,14 @@ def train(
                 half=run.precision != torch.float32,
                 loss=partial(_items, run),
             )
-        rate = run.optimizer.param_groups[0]["lr"]
+        rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if weighed and scores is not None:
             rows[-1] |= emphasis.by_class(scores)
         keep.save(run, rows, origin=origin, folder=log.weights)
-        log.epoch(rows, run.settings.epochs, net=run.averaged)
+        log.scales(run.averaged, len(rows))
+        log.epoch(rows, run.settings.epochs)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
     keep.finish(log.weights)
@@ -138,8 +145,10 @@ def _epoch(
 
     An epoch ends with an update, so that nothing but the weights' state crosses its border.
     """
-    run.net.train()
-    torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
+    training_mode(run.net)
+    # All batches but the last have one shape. What is fastest is found by timing, which differs
+    # from run to run.
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
@@ -200,13 +209,18 @@ def _update(run: Run, setting: Setting, *, share: float) -> None:
         share: of the run that is done.
     """
     tell(run.optimizer, setting)
-    if run.penalty is not None and run.settings.sparsity is not None:
-        run.scaler.unscale_(run.optimizer)
-        run.penalty(run.settings.sparsity.at(share))
+    gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=_penalty(run, share))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.passes.clear(run.net.parameters())
     run.ema.update_parameters(run.net)
+
+
+def _penalty(run: Run, share: float) -> Callable[[], None] | None:
+    """Return what makes channels fade, as strong as it is when this share of the run is done."""
+    if run.penalty is None or run.settings.sparsity is None:
+        return None
+    return partial(run.penalty, run.settings.sparsity.at(share))
 
 
 def _looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]]) -> Tensor:

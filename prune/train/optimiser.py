@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum over three groups of parameters."""
+"""SGD with Nesterov momentum over groups of parameters: by kind, and by their layer's factor."""
 
 from collections.abc import Mapping
 
@@ -10,21 +10,32 @@ from prune.train.schedule import Setting
 GROUPS = ("weights", "scales", "biases")
 
 
-def optimiser(net: nn.Module, hyp: Mapping[str, float], *, decay_share: float) -> torch.optim.SGD:
+def optimiser(
+    net: nn.Module,
+    hyp: Mapping[str, float],
+    *,
+    decay_share: float,
+    factors: Mapping[int, float] | None = None,
+) -> torch.optim.SGD:
     """Make the optimiser; only the kernels of convolutions and linears decay.
 
     Args:
         net: the network to train.
-        hyp: `lr0`, `momentum`, `weight_decay`.
-        decay_share: the batch an update sees as a share of the nominal batch; the weight decay,
-            which is meant for the nominal one, is scaled by it.
+        hyp: `lr0`, `momentum`, `weight_decay`, `l1`.
+        decay_share: the batch an update sees as a share of the nominal batch; weight decay and L1
+            penalty, which are meant for the nominal one, are scaled by it.
+        factors: what the learning rates of some layers are multiplied by, by their indices.
     """
-    groups = group(net)
-    decay = {"weights": hyp["weight_decay"] * decay_share}
     return torch.optim.SGD(
         [
-            {"params": list(groups[name].values()), "weight_decay": decay.get(name, 0.0)}
-            for name in GROUPS
+            {
+                "params": list(members.values()),
+                "weight_decay": hyp["weight_decay"] * decay_share if kind == "weights" else 0.0,
+                "l1": hyp["l1"] * decay_share if kind == "weights" else 0.0,
+                "kind": kind,
+                "factor": factor,
+            }
+            for (kind, factor), members in group(net, factors).items()
         ],
         lr=hyp["lr0"],
         momentum=hyp["momentum"],
@@ -32,20 +43,27 @@ def optimiser(net: nn.Module, hyp: Mapping[str, float], *, decay_share: float) -
     )
 
 
-def group(net: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """Sort the parameters that train into kernels, biases, and what scales or shifts channels."""
-    found: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
+def group(
+    net: nn.Module, factors: Mapping[int, float] | None = None
+) -> dict[tuple[str, float], dict[str, nn.Parameter]]:
+    """Sort the parameters that train into kernels, biases, and what scales or shifts channels.
+
+    Each kind is split further by the factors of the layers, where they differ.
+    """
+    found: dict[tuple[str, float], dict[str, nn.Parameter]] = {(kind, 1.0): {} for kind in GROUPS}
     for prefix, module in net.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                found[_kind(module, name)][f"{prefix}.{name}".lstrip(".")] = parameter
+                key = _kind(module, name), _factor(prefix, factors or {})
+                found.setdefault(key, {})[f"{prefix}.{name}".lstrip(".")] = parameter
     return found
 
 
 def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
     """Set the learning rates and momentum of the next update."""
-    for name, options in zip(GROUPS, optimizer.param_groups, strict=True):
-        options["lr"] = setting.bias_rate if name == "biases" else setting.rate
+    for options in optimizer.param_groups:
+        rate = setting.bias_rate if options["kind"] == "biases" else setting.rate
+        options["lr"] = options["factor"] * rate
         options["momentum"] = setting.momentum
 
 
@@ -54,3 +72,10 @@ def _kind(module: nn.Module, name: str) -> str:
         return "biases"
     kernel = isinstance(module, (nn.Conv2d, nn.Linear)) and name == "weight"
     return "weights" if kernel else "scales"
+
+
+def _factor(module: str, factors: Mapping[int, float]) -> float:
+    """Look up the factor of the layer that a module such as module_list.7.Conv2d belongs to."""
+    parent, _, rest = module.partition(".")
+    index = rest.partition(".")[0]
+    return factors.get(int(index), 1.0) if parent == "module_list" and index else 1.0

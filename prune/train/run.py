@@ -16,7 +16,7 @@ from prune.train.ema import average
 from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
-from prune.train.schedule import Schedule, plan
+from prune.train.schedule import SHAPES, Schedule, plan
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _LOWEST = {
     "seed": 0,
     "val_every": 0,
     "save_period": 0,
+    "patience": 0,
 }
 
 
@@ -51,15 +52,18 @@ class Settings:
     """What a run is asked for.
 
     `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
-    if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
-    `image_weights` draws pictures by how badly their classes score; `precision` is that of the
-    convolutions, one of PRECISIONS; `distill` is what of a teacher is imitated, a key of DISTILLED;
+    if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
+    last is scored, no snapshots); `image_weights` draws pictures by how badly their classes score;
+    `precision` is that of the convolutions, one of PRECISIONS; `patience` is how many scores
+    without a better one end the run (0: any); `lr_factors` multiply the learning rate of some
+    layers, by their indices; `distill` is what of a teacher is imitated, a key of DISTILLED;
     `sparsity` is a penalty that makes channels fade; `eager` launches every operation of its own on
     a GPU; `compiled` asks torch.compile; `best_after` is the number of epochs whose weights are
     never the best: those before the last cut of a run that prunes.
 
     Raises:
-        InputError: a number too low, an unknown precision, or nothing of that name to imitate.
+        InputError: a number too low, an unknown name, or a schedule that goes by scores where there
+            are none.
     """
 
     epochs: int
@@ -67,11 +71,13 @@ class Settings:
     batch_size: int = 16
     nominal_batch: int = 64
     seed: int = 0
-    linear_lr: bool = False
+    schedule: str = "cosine"
     val_every: int = 1
     save_period: int = 0
     image_weights: bool = False
     precision: str = "float32"
+    patience: int = 0
+    lr_factors: Mapping[int, float] = field(default_factory=dict)
     distill: str = "output"
     sparsity: Sparsity | None = None
     eager: bool = False
@@ -87,11 +93,21 @@ class Settings:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.distill not in DISTILLED:
             raise InputError(f"distill is {self.distill!r}; it can be {', '.join(DISTILLED)}")
+        if self.schedule not in SHAPES:
+            raise InputError(f"schedule is {self.schedule!r}; it can be {', '.join(SHAPES)}")
+        for name, asked in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
+            if asked and not self.val_every:
+                raise InputError(f"{name} goes by scores; it needs epochs that are scored")
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
         due = self.val_every > 0 and (epoch + 1) % self.val_every == 0
         return due or epoch + 1 == self.epochs
+
+    @property
+    def plateau(self) -> int:
+        """Scores without a better one that lower the rate: 5, in a long run a tenth of all."""
+        return max(5, round(0.1 * sum(map(self.scored, range(self.epochs)))))
 
 
 @dataclass(frozen=True)
@@ -178,12 +194,12 @@ def start(
         epochs=settings.epochs,
         batches=batches,
         accumulate=accumulate,
-        linear=settings.linear_lr,
+        shape=settings.schedule,
     )
     return Run(
         net=net,
         passes=_passes(net, settings, teacher=teacher, device=device),
-        optimizer=optimiser(net, hyp, decay_share=decay_share),
+        optimizer=optimiser(net, hyp, decay_share=decay_share, factors=settings.lr_factors),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=average(net, updates=schedule.updates()),
         schedule=schedule,

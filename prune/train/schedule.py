@@ -1,10 +1,11 @@
 """What the optimiser is told at every batch: warm-up, then a learning rate that falls.
 
-Pure functions of the batch's position, so that a resumed run needs to know nothing but where it is.
+Pure functions of the batch's position (and, for a plateau, of the scores so far), so that a resumed
+run needs to know nothing but where it is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,63 @@ from typing import NamedTuple
 # batches an update gathers grows over the published time: a short run needs updates most of all.
 _WARMUP_SHARE = 0.1
 _LEAST_RAMP = 1000
+
+_STEPS, _STEP = (0.8, 0.9), 0.1  # where a run's rate drops, to which share of what it was
+_PEAK, _LOWEST = 0.3, 0.1  # one cycle: where it is highest, the share of that it begins at
+_PLATEAU = 0.3  # what a plateau leaves of the rate
+
+
+def cosine(done: float, lrf: float) -> float:
+    """Fall along half a cosine (Loshchilov, Hutter 2017, arXiv:1608.03983, without restarts)."""
+    return _between(1.0, lrf, (1 - math.cos(math.pi * done)) / 2)
+
+
+def linear(done: float, lrf: float) -> float:
+    """Fall along a straight line."""
+    return _between(1.0, lrf, done)
+
+
+def multistep(done: float, lrf: float) -> float:
+    """Drop to a tenth at 80 % and again at 90 % of the run, as Darknet does; lrf plays no part."""
+    return math.prod(_STEP for step in _STEPS if done >= step)
+
+
+def one_cycle(done: float, lrf: float) -> float:
+    """Climb from a tenth for 30 % of the run (Smith 2018, arXiv:1803.09820), then as the cosine."""
+    if done < _PEAK:
+        return _between(_LOWEST, 1.0, done / _PEAK)
+    return cosine((done - _PEAK) / (1 - _PEAK), lrf)
+
+
+def plateau(done: float, lrf: float) -> float:
+    """Stay at lr0, but for what `plateau_factor` makes of the scores; lrf plays no part."""
+    return 1.0
+
+
+# How the rate goes: the share of the run that is done and lrf -> the share of lr0, warm-up aside.
+SHAPES: dict[str, Callable[[float, float], float]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "multistep": multistep,
+    "one-cycle": one_cycle,
+    "plateau": plateau,
+}
+
+
+def plateau_factor(fitnesses: Sequence[float], patience: int) -> float:
+    """Return what is left of the rate: 0.3 for each `patience` scores on end without a better one.
+
+    Args:
+        fitnesses: of all scored epochs so far.
+        patience: a number of scores, from 1 on.
+    """
+    best, waited, factor = -math.inf, 0, 1.0
+    for fitness in fitnesses:
+        waited = 0 if fitness > best else waited + 1
+        best = max(best, fitness)
+        if waited == patience:
+            waited, factor = 0, factor * _PLATEAU
+    return factor
 
 
 class Setting(NamedTuple):
@@ -29,19 +87,21 @@ class Schedule:
     """A whole run's settings.
 
     `total`, `warmup` and `ramp` are numbers of batches, `accumulate` is how many make an update
-    after the ramp; the rest are hyper-parameters.
+    after the ramp; `shape` is a key of SHAPES, `lowered` what a plateau has left of the rate; the
+    rest are hyper-parameters.
     """
 
     total: int
     warmup: int
     ramp: int
     accumulate: int
-    linear: bool
+    shape: str
     lr0: float
     lrf: float
     momentum: float
     warmup_momentum: float
     warmup_bias_lr: float
+    lowered: float = 1.0
 
     def at(self, batch: int) -> Setting:
         """Return the settings for the batch at this position, counted from the run's start."""
@@ -66,23 +126,24 @@ class Schedule:
         return max(1, round(early + (self.total - ramp) / self.accumulate))
 
     def share(self, batch: int) -> float:
-        """Return the learning rate as a share of lr0, warm-up left aside: from 1 to lrf."""
-        done = batch / max(self.total, 1)
-        fallen = done if self.linear else (1 - math.cos(math.pi * done)) / 2
-        return _between(1.0, self.lrf, fallen)
+        """Return the learning rate as a share of lr0, warm-up left aside."""
+        return self.lowered * SHAPES[self.shape](batch / max(self.total, 1), self.lrf)
 
 
 def plan(
-    hyp: Mapping[str, float], *, epochs: int, batches: int, accumulate: int, linear: bool = False
+    hyp: Mapping[str, float], *, epochs: int, batches: int, accumulate: int, shape: str = "cosine"
 ) -> Schedule:
-    """Lay out a run of `epochs` times `batches`; the rate falls by a cosine or linearly."""
+    """Lay out a run of `epochs` times `batches`; the rate goes by one of SHAPES.
+
+    One cycle begins low on its own: nothing warms up beside it.
+    """
     total, warmup = epochs * batches, hyp["warmup_epochs"] * batches
     return Schedule(
         total=total,
-        warmup=round(min(warmup, _WARMUP_SHARE * total)),
+        warmup=0 if shape == "one-cycle" else round(min(warmup, _WARMUP_SHARE * total)),
         ramp=round(max(warmup, _LEAST_RAMP)) if warmup else 0,
         accumulate=accumulate,
-        linear=linear,
+        shape=shape,
         lr0=hyp["lr0"],
         lrf=hyp["lrf"],
         momentum=hyp["momentum"],

@@ -16,6 +16,7 @@ from prune.models.sections import expect_rgb, parse, with_classes, write
 from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,40 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
         history=found.history,
         parent=checkpoint.digest(weights),
         notes=tuple(_remarks(found, weights, names=names, cfg=cfg, pt=pt)),
+    )
+
+
+def partial(weights: Path, cfg: Path, *, names: Sequence[str], seed: int) -> Source:
+    """Build the cfg's network as `fresh` does, with all weights of a checkpoint that fit in it.
+
+    A tensor fits by its name and shape: heads for other classes stay fresh.
+
+    Raises:
+        CheckpointError: not one of our checkpoints, a broken one, or nothing in it fits.
+        CfgError: no such file, or no network for RGB pictures in it.
+    """
+    found = checkpoint.load(weights)
+    given, net = checkpoint.network(found).state_dict(), fresh(cfg, names=names, seed=seed).net
+    own = net.state_dict()
+    fitting = {n: given[n] for n in own if n in given and given[n].shape == own[n].shape}
+    # BatchNorm's counters fit anywhere and hold nothing learnt: they are not counted.
+    missing = [n for n in own if n not in fitting and not n.endswith(_COUNTER)]
+    filled = [n for n in fitting if not n.endswith(_COUNTER)]
+    if not filled:
+        raise CheckpointError(f"nothing of {weights} fits {cfg}; they are other networks")
+    net.load_state_dict(fitting, strict=False)
+    sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
+    share = sum(sizes.get(name, 0) for name in filled) / sum(sizes.values())
+    return Source(
+        net=net,
+        imgsz=found.imgsz,
+        pruned=found.pruned,
+        history=found.history,
+        parent=checkpoint.digest(weights),
+        notes=(
+            f"{len(filled)} of {len(filled) + len(missing)} tensors, {share:.0%} of the parameters "
+            f"come from {weights}" + (f"; not fitting: {_few(missing)}" if missing else ""),
+        ),
     )
 
 
