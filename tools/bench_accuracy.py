@@ -16,22 +16,16 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import platform
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from threading import Lock
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch_pruning as tp
+from trials import Bench, cost, done, prune, read, scored, spread, together, trained
 
 from prune import checkpoint, pruning, selection
 from prune.atomic import write_text
@@ -72,25 +66,12 @@ WAYS = _ways()
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where everything lies, and what it is measured with."""
+class Accuracy(Bench):
+    """A bench of ways to cut; epochs before and after the cut, and the recipe of those after."""
 
-    data: Path
-    out: Path
-    imgsz: int
-    epochs: int
-    tune: int
-    seeds: int
-    hyp: Path | None
-    jobs: int
-
-    def result(self, name: str) -> Path:
-        """Name the file of a result."""
-        return self.out / "results" / f"{name}.json"
-
-    def weights(self, name: str) -> Path:
-        """Name a checkpoint."""
-        return self.out / "weights" / f"{name}.pt"
+    epochs: int = 100
+    tune: int = 15
+    hyp: Path | None = None
 
 
 def main() -> None:
@@ -108,7 +89,7 @@ def main() -> None:
     parser.add_argument("--hyp", type=Path, help="recipe of fine-tuning (default the command's)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share cores")
     args = parser.parse_args()
-    bench = Bench(
+    bench = Accuracy(
         data=args.data,
         out=args.out,
         imgsz=args.img_size,
@@ -118,9 +99,7 @@ def main() -> None:
         hyp=args.hyp,
         jobs=args.jobs,
     )
-    for folder in ("results", "weights", "plans"):
-        (bench.out / folder).mkdir(parents=True, exist_ok=True)
-    done(bench, "dense", lambda: trained(bench, "dense", cfg=CFG, epochs=bench.epochs))
+    done(bench, "dense", lambda: trained(bench, "dense", ("--cfg", CFG), epochs=bench.epochs))
     makers = {name: partial(by_global, way=way) for name, way in WAYS.items()} | BASELINES
     chosen = [name for name in makers if not args.ways or name in args.ways]
     together(
@@ -138,7 +117,7 @@ def main() -> None:
         print(table(bench, macs))
 
 
-def foremost(bench: Bench, budgets: Sequence[float], seed: int) -> list[Callable[[], None]]:
+def foremost(bench: Accuracy, budgets: Sequence[float], seed: int) -> list[Callable[[], None]]:
     """List the trainings of one seed that decide: the best way, the peers, the control."""
     found: list[Callable[[], None]] = [partial(control, bench, macs, seed) for macs in budgets]
     for macs in budgets:
@@ -154,7 +133,7 @@ def foremost(bench: Bench, budgets: Sequence[float], seed: int) -> list[Callable
     return found
 
 
-def others(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[], None]]:
+def others(bench: Accuracy, args: argparse.Namespace, seed: int) -> list[Callable[[], None]]:
     """List the trainings of the best ways of each kind."""
     return [
         partial(tuned, bench, way, macs, seed, stage="recovered")
@@ -163,27 +142,10 @@ def others(bench: Bench, args: argparse.Namespace, seed: int) -> list[Callable[[
     ]
 
 
-def together(bench: Bench, works: Iterable[Callable[[], None]]) -> None:
-    """Do works, so many at once; each waits for processes of its own."""
-    with ThreadPoolExecutor(bench.jobs) as pool:
-        for future in [pool.submit(work) for work in works]:
-            future.result()
-
-
 # --- One result: made once, kept as a small file -------------------------------------------------
 
 
-def done(bench: Bench, name: str, make: Callable[[], Mapping[str, object]]) -> dict[str, float]:
-    """Return a result, made now if it is not there."""
-    path = bench.result(name)
-    if not path.is_file():
-        print(f"bench: {name}", file=sys.stderr, flush=True)
-        write_text(path, json.dumps(make(), indent=1))
-    found: dict[str, float] = json.loads(path.read_text())
-    return found
-
-
-def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
+def cut_and_scored(bench: Accuracy, name: str, macs: float, plan: Planner) -> None:
     """Plan one way; score the cut right after it and after recovery."""
     path = bench.out / "plans" / f"{name}-{macs}.json"
 
@@ -201,34 +163,34 @@ def cut_and_scored(bench: Bench, name: str, macs: float, plan: Planner) -> None:
 
 
 def tuned(
-    bench: Bench, name: str, macs: float, seed: int, *, stage: str, taught: bool = False
+    bench: Accuracy, name: str, macs: float, seed: int, *, stage: str, taught: bool = False
 ) -> None:
     """Fine-tune what was cut one way; peers go on from the bare cut, as their users do."""
     run = f"{name}-{macs}-{'taught' if taught else 'tuned'}-{seed}"
-    weights = bench.weights(f"{name}-{macs}-{stage}")
-    teacher = bench.weights("dense") if taught else None
-    make = partial(trained, bench, run, weights=weights, teacher=teacher, epochs=bench.tune)
-    done(bench, run, partial(make, seed=seed))
+    start = ("--weights", bench.weights(f"{name}-{macs}-{stage}"), "--pt")
+    words: list[object] = ["--teacher", bench.weights("dense")] if taught else []
+    words += ["--hyp", bench.hyp] if bench.hyp else []
+    done(bench, run, lambda: trained(bench, run, start, *words, epochs=bench.tune, seed=seed))
 
 
-def control(bench: Bench, macs: float, seed: int) -> None:
+def control(bench: Accuracy, macs: float, seed: int) -> None:
     """Train the family's network of this cost from nothing, for as many epochs in all."""
     run, cfg = f"control-{macs}-tuned-{seed}", bench.out / f"family-{macs}.cfg"
     with ONE_AT_A_TIME:
         cut_and_scored(bench, FAMILY, macs, partial(by_global, way=WAYS[FAMILY]))
         write_text(cfg, checkpoint.load(bench.weights(f"{FAMILY}-{macs}-cut")).cfg)
     total = bench.epochs + bench.tune
-    done(bench, run, lambda: trained(bench, run, cfg=cfg, epochs=total, seed=seed))
+    done(bench, run, lambda: trained(bench, run, ("--cfg", cfg), epochs=total, seed=seed))
 
 
 # --- Ways to cut ---------------------------------------------------------------------------------
 
 
 # Writes a plan that meets a budget: (bench, share of MACs, file).
-Planner = Callable[[Bench, float, Path], None]
+Planner = Callable[[Accuracy, float, Path], None]
 
 
-def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
+def by_global(bench: Accuracy, macs: float, out: Path, *, way: Way) -> None:
     """Plan with `prune global`."""
     words = [
         "--weights",
@@ -246,7 +208,7 @@ def by_global(bench: Bench, macs: float, out: Path, *, way: Way) -> None:
 ONE_AT_A_TIME = Lock()
 
 
-def sensitivity(bench: Bench) -> Path:
+def sensitivity(bench: Accuracy) -> Path:
     """Measure the sensitivity once; a run that was broken off goes on."""
     out = bench.out / "sensitivity.json"
     with ONE_AT_A_TIME:
@@ -255,7 +217,7 @@ def sensitivity(bench: Bench) -> Path:
     return out
 
 
-def one_after_another(bench: Bench, macs: float, out: Path) -> None:
+def one_after_another(bench: Accuracy, macs: float, out: Path) -> None:
     """Plan as the old scripts do: the same share off layer after layer."""
 
     def plan(amount: float) -> int:
@@ -267,7 +229,7 @@ def one_after_another(bench: Bench, macs: float, out: Path) -> None:
     narrowed(bench, macs, plan)
 
 
-def torch_pruning(bench: Bench, macs: float, out: Path) -> None:
+def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
     """Plan with Torch-Pruning's MagnitudePruner as its README uses it: one share off every group.
 
     Which channels it takes is read off its groups; that the cut is its cut is asserted by counting.
@@ -314,7 +276,7 @@ BASELINES: dict[str, Planner] = {
 }
 
 
-def narrowed(bench: Bench, macs: float, plan: Callable[[float], int]) -> None:
+def narrowed(bench: Accuracy, macs: float, plan: Callable[[float], int]) -> None:
     """Find the least amount whose plan is within the budget, and plan it last."""
     limit = macs * cost(bench, bench.weights("dense"))["macs"]
     low, high = 0.0, 0.95
@@ -324,76 +286,10 @@ def narrowed(bench: Bench, macs: float, plan: Callable[[float], int]) -> None:
     plan(high)
 
 
-# --- Training, scoring, costs --------------------------------------------------------------------
-
-
-def trained(
-    bench: Bench,
-    name: str,
-    *,
-    epochs: int,
-    cfg: Path | None = None,
-    weights: Path | None = None,
-    teacher: Path | None = None,
-    seed: int = 0,
-) -> dict[str, object]:
-    """Train, going on with a run that was broken off; score its best weights."""
-    folder = bench.out / "runs" / name
-    last, best = (folder / "weights" / f"{file}.pt" for file in ("last", "best"))
-    words = ["--cfg", cfg] if cfg else ["--weights", weights, "--pt"]
-    words += ["--teacher", teacher] if teacher else []
-    words += ["--hyp", bench.hyp] if bench.hyp and weights else []
-    words += ["--data", bench.data, "--img-size", bench.imgsz, "--epochs", epochs, "--seed", seed]
-    # Few pictures and few epochs need many steps; all networks are trained alike.
-    words += ["--batch-size", 8, "--nominal-batch", 8, "--cache", "ram", "--val-every", 5]
-    words += ["--bf16", "--workers", 0, "--project", folder.parent, "--name", name, "--exist-ok"]
-    if last.is_file() and checkpoint.load(last).training:
-        words = ["--resume", last]
-    if not last.is_file() or words[0] == "--resume":
-        prune(bench, "train", *words)
-    checkpoint.save(checkpoint.load(best), bench.weights(name))
-    return scored(bench, best)
-
-
-def scored(bench: Bench, weights: Path) -> dict[str, object]:
-    """Score a checkpoint on both splits that it was not trained on, and count its cost."""
-    found: dict[str, object] = dict(cost(bench, weights))
-    for split in ("val", "test"):
-        words = ["--weights", weights, "--data", bench.data, "--img-size", bench.imgsz]
-        told = prune(bench, "val", *words, "--split", split, "--no-plots", "--workers", 0, "--json")
-        figures = json.loads(told)
-        found |= {f"{split}_map50": figures["map50"], f"{split}_map": figures["map"]}
-    return found
-
-
-def cost(bench: Bench, weights: Path) -> dict[str, int]:
-    """Count what a checkpoint's network costs."""
-    net = checkpoint.network(checkpoint.load(weights))
-    found = count(net, (1, 3, bench.imgsz, bench.imgsz))
-    return {"macs": found.macs, "params": found.params}
-
-
-def prune(bench: Bench, *words: object) -> str:
-    """Run a command as its user types it, on its share of the cores; return what it prints."""
-    threads = max(1, (os.cpu_count() or 1) // bench.jobs)
-    command = [sys.executable, "-m", "prune", *map(str, words)]
-    ran = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ran.returncode:
-        said = "\n".join(ran.stderr.splitlines()[-5:])
-        raise SystemExit(f"bench: {' '.join(command)} ended with {ran.returncode}: {said}")
-    return ran.stdout
-
-
 # --- Tables --------------------------------------------------------------------------------------
 
 
-def best_ways(bench: Bench, macs: float, number: int = 1) -> list[str]:
+def best_ways(bench: Accuracy, macs: float, number: int = 1) -> list[str]:
     """Name the ways of each kind that scored best after recovery, random left out."""
     chosen = []
     for kind in dict.fromkeys(way.kind for way in WAYS.values()):
@@ -406,14 +302,7 @@ def best_ways(bench: Bench, macs: float, number: int = 1) -> list[str]:
     return chosen
 
 
-def read(bench: Bench, name: str) -> dict[str, float]:
-    """Read a result; empty where there is none."""
-    path = bench.result(name)
-    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
-
-
-def table(bench: Bench, macs: float) -> str:
+def table(bench: Accuracy, macs: float) -> str:
     """Write one budget's table in Markdown: mAP@.5:.95, and mAP@.5 where it says so."""
     dense = read(bench, "dense")
     lines = [
@@ -427,7 +316,7 @@ def table(bench: Bench, macs: float) -> str:
     return "\n".join(lines)
 
 
-def row(bench: Bench, name: str, macs: float) -> str:
+def row(bench: Accuracy, name: str, macs: float) -> str:
     """Write one way's row; a spread is the standard deviation over seeds."""
     stages = [read(bench, f"{name}-{macs}-{stage}") for stage in ("cut", "recovered")]
     runs = [
@@ -446,13 +335,6 @@ def row(bench: Bench, name: str, macs: float) -> str:
     keys = ("val_map", "test_map", "test_map50")
     cells += [spread([run[key] for run in kind]) for kind in runs for key in keys]
     return f"| {name} | {' | '.join(cells)} |"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Write mean and spread."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else ""
-    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)})"
 
 
 if __name__ == "__main__":

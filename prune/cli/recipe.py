@@ -296,3 +296,6 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         help="stop after N scored epochs without a better fitness (default 0: never)",
     )
     parser.add_argument("--noval", action="store_true", help="score the last epoch only")
+    parser.add_argument(
+        "--no-plots", action="store_true", help="draw no curves and no confusion matrix at the end"
+    )

@@ -95,6 +95,8 @@ def _run(args: argparse.Namespace, folder: Path | None, say: Say) -> int:
         last = folder / "weights" / "last.pt"
         sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
         return 130
+    if not args.no_plots:
+        _draw_curves(job, rows, folder)
     test = _score_test(job, folder, say)
     outcome.tell(
         rows,
@@ -339,7 +341,6 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
                 asked=asked,
                 narrow=_narrow(job, log.say),
             )
-    _draw_curves(job, rows, folder)
     return rows
 
 

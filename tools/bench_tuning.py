@@ -1,0 +1,218 @@
+"""What the training after a cut is worth: roads from one trained detector to a small one, scored.
+
+python tools/bench_tuning.py --data data/bccd.yaml --out bench/bccd-tuning --jobs 2
+
+A detector is trained for --epochs. It is cut to each budget and trained for --tune epochs on every
+road of ROADS: plainly, with a teacher, after sparse training, cut a little at a time. The controls
+are the same family at that cost trained from nothing for as many epochs in all, alone and with the
+detector as teacher. Every result is a small file under --out, so that a run that stops goes on
+where it was; the table comes last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from trials import Bench, done, prune, read, spread, together, trained
+
+from prune import checkpoint
+from prune.atomic import write_text
+from prune.data import spec
+from prune.train import source
+
+CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
+BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-4")}
+
+
+@dataclass(frozen=True)
+class Road:
+    """One way from a trained detector to a small one.
+
+    Attributes:
+        base: a key of BASES, what is cut.
+        teacher: whether that is also the teacher.
+        words: more options of the training; BUDGET stands for the budget.
+        at_once: whether `prune global` cuts it first.
+    """
+
+    base: str = "dense"
+    teacher: bool = True
+    words: tuple[str, ...] = ()
+    at_once: bool = True
+
+
+BUDGET = "BUDGET"
+ROADS: dict[str, Road] = {
+    "plain": Road(teacher=False),
+    "teacher": Road(),
+    "teacher, features too": Road(words=("--distill",)),
+    "sparse first, teacher": Road(base="sparse"),
+    "a little at a time, teacher": Road(words=("--prune-to", BUDGET), at_once=False),
+}
+CONTROLS = {"control": False, "control, teacher": True}  # whether the dense detector is its teacher
+
+
+@dataclass(frozen=True)
+class Tuning(Bench):
+    """A bench of roads: epochs before and after the cut, and how it is made."""
+
+    cfg: Path = CFG
+    epochs: int = 60
+    tune: int = 55
+    cut: tuple[str, ...] = field(default=())
+
+
+def main() -> None:
+    """Do what is not done yet, then print the tables."""
+    args = _arguments().parse_args()
+    bench = Tuning(
+        data=args.data,
+        out=args.out,
+        imgsz=args.img_size,
+        seeds=args.seeds,
+        jobs=args.jobs,
+        batch=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        cfg=args.cfg,
+        epochs=args.epochs,
+        tune=args.tune,
+        cut=("--depth", args.depth, "--images", args.images),
+    )
+    budgets: list[float] = args.macs
+    bases = dict.fromkeys(["dense", *(ROADS[name].base for name in args.roads)])
+    runs: list[Callable[[], object]] = [partial(base, bench, name) for name in bases]
+    for seed in range(bench.seeds):
+        for name in CONTROLS:
+            runs += [partial(control, bench, name, macs, seed) for macs in budgets]
+        for name in args.roads:
+            runs += [partial(road, bench, name, macs, seed) for macs in budgets]
+    runs.append(partial(base, bench, "dense", whole=True))
+    together(bench, runs)
+    for macs in budgets:
+        print(table(bench, macs), flush=True)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of results and weights")
+    parser.add_argument("--cfg", type=Path, default=CFG)
+    parser.add_argument("--img-size", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=60, help="of the detector that is cut")
+    parser.add_argument("--tune", type=int, default=55, help="epochs after the cut")
+    parser.add_argument("--seeds", type=int, default=1, help="of everything after the cut")
+    parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.3], help="budgets")
+    parser.add_argument("--roads", nargs="+", default=list(ROADS), choices=list(ROADS))
+    parser.add_argument("--depth", default="4", help="residual blocks that leave with the widths")
+    parser.add_argument("--images", default="64", help="pictures that rank channels")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share cores")
+    parser.add_argument("--workers", type=int, default=0, help="loaders of each")
+    parser.add_argument("--device", default="", help="cpu or a GPU's number")
+    return parser
+
+
+def base(bench: Tuning, name: str, *, whole: bool = False) -> dict[str, float]:
+    """Train a detector that is cut later, or for as many epochs as all others have in the end."""
+    run = f"{name}-{bench.epochs + bench.tune}" if whole else name
+    epochs = bench.epochs + bench.tune if whole else bench.epochs
+    start = ("--cfg", bench.cfg)
+    return done(bench, run, lambda: trained(bench, run, start, *BASES[name], epochs=epochs))
+
+
+def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
+    """Go one road to one budget."""
+    way = ROADS[name]
+    base(bench, way.base)
+    start = cut(bench, way.base, macs) if way.at_once else bench.weights(way.base)
+    words = [f"macs:{macs}" if word == BUDGET else word for word in way.words]
+    words += ["--teacher", str(bench.weights(way.base))] if way.teacher else []
+    run = f"{name}-{macs}-{seed}"
+    made = ("--weights", start, *(("--pt",) if way.at_once else ()))
+    done(bench, run, lambda: trained(bench, run, made, *words, epochs=bench.tune, seed=seed))
+
+
+def control(bench: Tuning, name: str, macs: float, seed: int) -> None:
+    """Train the family's network of this cost from nothing, for as many epochs in all."""
+    words: list[object] = []
+    if CONTROLS[name]:
+        base(bench, "dense")
+        words = ["--teacher", bench.weights("dense")]
+    run, total = f"{name}-{macs}-{seed}", bench.epochs + bench.tune
+    start = ("--cfg", family(bench, macs))
+    done(bench, run, lambda: trained(bench, run, start, *words, epochs=total, seed=seed))
+
+
+def cut(bench: Tuning, name: str, macs: float) -> Path:
+    """Cut a detector and recover what can be without training."""
+    made = f"{name}-{macs}-recovered"
+
+    def make() -> dict[str, object]:
+        words = ["--weights", bench.weights(name), "--macs", macs, "--data", bench.data]
+        words += ["--criterion", "fisher", *bench.cut, "--compensate", "--reconstruct", bench.data]
+        words += ["--score", "--device", bench.device, "--out", bench.weights(made), "--json"]
+        return {"told": prune(bench, "global", *words)}
+
+    done(bench, made, make)
+    return bench.weights(made)
+
+
+def family(bench: Tuning, macs: float) -> Path:
+    """Write the cfg of the same family at that cost: all groups of a fresh network narrowed alike.
+
+    Widths alone matter, so no training is waited for.
+    """
+    cfg, fresh = bench.out / f"family-{macs}.cfg", bench.weights(f"fresh-{macs}")
+
+    def make() -> dict[str, object]:
+        names = spec.load(bench.data, splits=("train",)).names
+        net = source.fresh(bench.cfg, names=names, seed=0).net
+        checkpoint.save(checkpoint.capture(net, names=names, imgsz=bench.imgsz), fresh)
+        out = bench.weights(f"family-{macs}")
+        words = ["--weights", fresh, "--macs", macs, "--criterion", "random", "--out", out]
+        prune(bench, "global", *words, "--allocation", "uniform", "--json")
+        write_text(cfg, checkpoint.load(out).cfg)
+        return {"cfg": str(cfg)}
+
+    done(bench, f"family-{macs}", make)
+    return cfg
+
+
+def table(bench: Tuning, macs: float) -> str:
+    """Write one budget's table in Markdown."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    lines = [
+        f"\n{bench.data.stem}, {bench.cfg.stem} at {bench.imgsz} px, {macs:.0%} of the MACs, "
+        f"{bench.epochs} + {bench.tune} epochs, {where}\n",
+        "| way | MACs | params | mAP@.5:.95, val | test | mAP@.5, val | test | minutes |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in ("dense", f"dense-{bench.epochs + bench.tune}", "sparse"):
+        lines.append(row(name, [read(bench, name)]))
+    for name in (*ROADS, *CONTROLS):
+        runs = [read(bench, f"{name}-{macs}-{seed}") for seed in range(bench.seeds)]
+        lines.append(row(name, runs))
+    return "\n".join(lines)
+
+
+def row(name: str, runs: Sequence[dict[str, float]]) -> str:
+    """Write one row: means over the runs that are there; minutes are of the last training alone."""
+    found = [run for run in runs if run]
+    if not found:
+        return f"| {name} |{' |' * 7}"
+    keys = ("val_map", "test_map", "val_map50", "test_map50")
+    cells = [f"{found[0]['macs'] / 1e6:.0f} M", f"{found[0]['params'] / 1e6:.2f} M"]
+    cells += [spread([run[key] for run in found]) for key in keys]
+    cells.append(spread([run["seconds"] / 60 for run in found], 1))
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
