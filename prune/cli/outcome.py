@@ -47,6 +47,7 @@ def tell(
         [[name, int(row["epoch"]), *(row[score] for score in scores)] for name, row in lines],
     )
     print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
-    print(f"curves        {folder / 'results.png'}")
+    if (folder / "results.png").is_file():
+        print(f"curves        {folder / 'results.png'}")
     then = "export" if pruned else "layers --upto 60"
     print(f"next          prune {then} --weights {files['best']}")
