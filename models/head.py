@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,12 @@ class Yolo(nn.Module):
         self.classes = classes
         self.scale_x_y = scale_x_y
         self.new_coords = new_coords
+
+    @cached_property
+    def sizes(self) -> list[list[float]]:
+        """The anchors as plain numbers, for which no device has to be asked twice."""
+        sizes: list[list[float]] = self.anchors.tolist()
+        return sizes
 
     def forward(self, x: Tensor) -> Tensor:
         """Pass a map of logits on, [N, A*(5+classes), ny, nx]."""

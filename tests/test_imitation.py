@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prune.boxes import ciou
 from prune.models.head import Yolo
+from prune.train import imitation
 from prune.train.hyp import SCRATCH
 from prune.train.imitation import SURE, imitation_loss
 from prune.train.loss import gains, level_balance
@@ -77,6 +78,20 @@ def test_a_teacher_that_sees_nothing_teaches_objectness_alone() -> None:
         by_value = head.split(gradient).abs().amax(dim=(0, 1, 2, 3))
         assert by_value[4] > 0
         assert by_value.sum() == by_value[4]
+
+
+def test_all_cells_give_the_loss_of_the_sure_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught = _maps(7)
+
+    def loss_and_gradients() -> list[Tensor]:
+        maps = [m.requires_grad_() for m in _maps(8)]
+        loss = imitation_loss(maps, taught, HEADS, hyp=SCRATCH)
+        return [loss.detach(), *torch.autograd.grad(loss, maps)]
+
+    few = loss_and_gradients()
+    monkeypatch.setattr(imitation, "_sure", imitation._every)  # as on a GPU
+    for one, other in zip(few, loss_and_gradients(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_descending_the_loss_alone_leads_to_the_teacher() -> None:

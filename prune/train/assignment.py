@@ -43,7 +43,9 @@ def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: floa
 
     Args:
         head: the level's anchors, stride and decoding.
-        targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6].
+        targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6]; on
+            any device, on the CPU by preference: how many match decides the shapes of all that
+            follows, and a GPU would be waited for.
         grid: rows and columns of the level's map.
         anchor_t: the ratio of sides from which an anchor fits no more.
 
@@ -54,7 +56,7 @@ def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: floa
     centre, wanted = targets[:, 2:4] * size, targets[:, 4:6] * size * head.stride  # [M, 2] each
     cell = torch.minimum(centre.floor(), size - 1)  # [M, 2]; a centre on the far edge is inside
     reach = _reachable(centre - cell, cell, size, neighbours=_reaches_neighbours(head))  # [S, M]
-    fits = worst_ratio(head.anchors, wanted) < anchor_t  # [A, M]
+    fits = worst_ratio(targets.new_tensor(head.sizes), wanted) < anchor_t  # [A, M]
     step, anchor, box = (reach[:, None] & fits).nonzero(as_tuple=True)  # [P] each
     owner = cell[box] + targets.new_tensor(_STEPS)[step]  # [P, 2]
     return Positives(

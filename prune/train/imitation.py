@@ -52,18 +52,28 @@ def imitation_loss(
 def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, Tensor]:
     """Return one level's parts without gains; values and wishes are [N, A, ny, nx, 5 + classes]."""
     objectness = _divergence(values[..., 4], wishes[..., 4]).mean()
-    sure = wishes[..., 4].sigmoid()  # [N, A, ny, nx]
-    places = sure > SURE
-    if not places.any():
-        return 0 * objectness, objectness, 0 * objectness
-    weights = sure[places] / sure[places].sum()  # [P]
-    anchors = head.anchors[:, None, None].expand(*places.shape, 2)[places]  # [P, 2]
-    found, wanted = values[places], wishes[places]  # [P, 5 + classes]
-    overlap = ciou(_box(found, anchors, head), _box(wanted, anchors, head))
+    anchors = head.anchors[:, None, None].expand(*values.shape[:4], 2)
+    pick = _every if values.is_cuda else _sure
+    found, wanted, anchor = pick((values, wishes, anchors), wishes[..., 4])  # [P, ...] each
+    sure = wanted[:, 4].sigmoid()
+    sure = torch.where(sure > SURE, sure, 0)
+    weights = sure / sure.sum().clamp(min=SURE)  # [P]
+    overlap = ciou(_box(found, anchor, head), _box(wanted, anchor, head))
     label = _divergence(found[:, 5:], wanted[:, 5:]).mean(dim=1)
     if head.classes == 1:  # whose logit the detection loss does not train either
         label = 0 * label
     return (weights * (1 - overlap)).sum(), objectness, (weights * label).sum()
+
+
+def _sure(maps: Sequence[Tensor], objectness: Tensor) -> list[Tensor]:
+    """Pick the cells that the teacher is sure of: a few, which is all that a CPU computes."""
+    places = objectness.sigmoid() > SURE
+    return [values[places] for values in maps]
+
+
+def _every(maps: Sequence[Tensor], _: Tensor) -> list[Tensor]:
+    """Pick all cells: a GPU is done with them before the host knows how many are sure."""
+    return [values.flatten(0, 3) for values in maps]
 
 
 def _box(values: Tensor, anchors: Tensor, head: Yolo) -> Tensor:

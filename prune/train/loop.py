@@ -158,9 +158,8 @@ def _epoch(
         setting = run.schedule.at(first + index)
         log.batch(first + index, batch)
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
-        targets = batch.targets.to(run.device, non_blocking=True)  # [M, 6]
         seen = run.passes.forward(images)
-        loss, items = _loss(run, seen, targets, adapt=index == 0)
+        loss, items = _loss(run, seen, batch.targets, adapt=index == 0)
         run.passes.backward(run.scaler.scale(loss))
         waiting += 1
         last = index + 1 == len(batches)

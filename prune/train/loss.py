@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def detection_loss(
         maps: one map of logits a head, [N, A * (5 + classes), ny, nx].
         heads: the heads they come from, in the same order.
         targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6];
-            no rows are fine.
+            no rows are fine. On the CPU by preference, wherever the maps are; see `assign`.
         hyp: gains `box`, `obj`, `cls`, positive weights `obj_pw`, `cls_pw`, `anchor_t`,
             `label_smoothing`.
 
@@ -64,12 +65,16 @@ def _level_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return one level's box, objectness and class loss, without gains."""
     values = head.split(raw)  # [N, A, ny, nx, 5 + classes]
-    found = assign(head, targets, grid=(raw.shape[2], raw.shape[3]), anchor_t=hyp["anchor_t"])
+    grid = (raw.shape[2], raw.shape[3])
+    found = assign(head, targets, grid=grid, anchor_t=hyp["anchor_t"])
+    claims = _claims(found, values.shape[:4])
+    found = Positives(*(tensor.to(raw.device, non_blocking=True) for tensor in found))
+    claims = _Claims(*(tensor.to(raw.device, non_blocking=True) for tensor in claims))
     chosen = values[found.picture, found.anchor, found.row, found.column]  # [P, 5 + classes]
     overlap = _overlap(chosen, found, head)  # [P]
     objectness = F.binary_cross_entropy_with_logits(
         values[..., 4],
-        _objectness_target(values[..., 4], found, overlap.detach()),
+        _objectness_target(values[..., 4], claims, overlap.detach()),
         pos_weight=values.new_tensor(hyp["obj_pw"]),
     )
     return _mean(1 - overlap), objectness, _class_loss(chosen[:, 5:], found.label, hyp)
@@ -82,13 +87,25 @@ def _overlap(chosen: Tensor, found: Positives, head: Yolo) -> Tensor:
     return ciou(torch.cat((offset * head.stride, size), dim=1), wanted)
 
 
-def _objectness_target(logits: Tensor, found: Positives, overlap: Tensor) -> Tensor:
-    """Return how well each anchor cell's box fits, zero where there is none, [N, A, ny, nx]."""
-    _, anchors, rows, columns = logits.shape
+class _Claims(NamedTuple):
+    """Which positives an anchor cell's objectness goes by: one each, [K]; and the cell, [K]."""
+
+    positive: Tensor
+    cell: Tensor
+
+
+def _claims(found: Positives, shape: Sequence[int]) -> _Claims:
+    """Settle which positive each claimed cell of a [N, A, ny, nx] map answers for."""
+    _, anchors, rows, columns = shape
     cell = ((found.picture * anchors + found.anchor) * rows + found.row) * columns + found.column
-    stands = last_claims(cell, logits.numel())  # [P]
+    (stands,) = last_claims(cell, prod(shape)).nonzero(as_tuple=True)
+    return _Claims(stands, cell[stands])
+
+
+def _objectness_target(logits: Tensor, claims: _Claims, overlap: Tensor) -> Tensor:
+    """Return how well each anchor cell's box fits, zero where there is none, [N, A, ny, nx]."""
     target = torch.zeros_like(logits, memory_format=torch.contiguous_format).flatten()
-    target[cell[stands]] = overlap[stands].clamp(min=0)
+    target[claims.cell] = overlap[claims.positive].clamp(min=0)
     return target.view(logits.shape)
 
 
