@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune.train.ema import average
+from prune.train.ema import Average
 
 
 def make_net() -> nn.Sequential:
@@ -17,12 +17,12 @@ def make_net() -> nn.Sequential:
 
 def test_average_follows_the_recurrence() -> None:
     net = make_net()
-    ema = average(net, updates=200)  # spans 20 updates
+    ema = Average(net, updates=200)  # spans 20 updates
     expected = net.state_dict()["0.weight"].clone()
     for update in range(30):
         current = net.state_dict()["0.weight"]
         current.add_(torch.randn(current.shape))
-        ema.update_parameters(net)
+        ema.update()
         decay = (1 - 1 / 20) * (1 - math.exp(-update / 20))
         expected = decay * expected + (1 - decay) * current
     torch.testing.assert_close(ema.module.state_dict()["0.weight"], expected)
@@ -30,10 +30,10 @@ def test_average_follows_the_recurrence() -> None:
 
 def test_statistics_are_averaged_and_counters_copied() -> None:
     net = make_net()
-    ema = average(net, updates=200)
+    ema = Average(net, updates=200)
     for _ in range(5):
         net(torch.randn(4, 1, 3, 3))
-        ema.update_parameters(net)
+        ema.update()
     averaged, own = ema.module.state_dict(), net.state_dict()
     assert averaged["1.num_batches_tracked"] == 5
     assert not averaged["1.running_var"].equal(own["1.running_var"])
@@ -42,13 +42,13 @@ def test_statistics_are_averaged_and_counters_copied() -> None:
 @pytest.mark.parametrize("updates", [1, 10_000_000], ids=["one", "published"])
 def test_average_of_one_constant_is_the_constant(updates: int) -> None:
     net = make_net()
-    ema = average(net, updates=updates)
+    ema = Average(net, updates=updates)
     for _ in range(3):
-        ema.update_parameters(net)
+        ema.update()
     assert ema.module.state_dict()["0.weight"].equal(net.state_dict()["0.weight"])
 
 
 def test_average_does_not_train() -> None:
-    ema = average(make_net(), updates=10)
+    ema = Average(make_net(), updates=10)
     assert not ema.module.training
     assert not any(parameter.requires_grad for parameter in ema.parameters())

@@ -134,7 +134,7 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({**parts["sgd"], "param_groups": groups})
     run.scaler.load_state_dict(parts["scaler"])
-    run.ema.n_averaged.fill_(updates)
+    run.ema.updates = updates
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and run.device.type == "cuda":
         torch.cuda.set_rng_state(generators["cuda"], run.device)
@@ -184,7 +184,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:
         "epoch": len(rows) - 1,
         **best,
         "training_results": list(rows),
-        "ema_updates": int(run.ema.n_averaged),
+        "ema_updates": run.ema.updates,
         "optimizer": {
             "sgd": run.optimizer.state_dict(),
             "weights": run.net.state_dict(),

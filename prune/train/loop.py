@@ -212,7 +212,7 @@ def _update(run: Run, setting: Setting, *, share: float) -> None:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.passes.clear(run.net.parameters())
-    run.ema.update_parameters(run.net)
+    run.ema.update()
 
 
 def _penalty(run: Run, share: float) -> Callable[[], None] | None:

@@ -40,6 +40,7 @@ def optimiser(
         lr=hyp["lr0"],
         momentum=hyp["momentum"],
         nesterov=True,
+        fused=True,  # half the time of the loop over tensors on a CPU, a few launches on a GPU
     )
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from prune.errors import DeviceError, InputError
 from prune.graph import trace
-from prune.train.ema import average
+from prune.train.ema import Average
 from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
@@ -133,7 +132,7 @@ class Run:
     passes: Passes
     optimizer: torch.optim.SGD
     scaler: torch.amp.GradScaler
-    ema: AveragedModel
+    ema: Average
     schedule: Schedule
     settings: Settings
     hyp: Mapping[str, float]
@@ -201,7 +200,7 @@ def start(
         passes=_passes(net, settings, teacher=teacher, device=device),
         optimizer=optimiser(net, hyp, decay_share=decay_share, factors=settings.lr_factors),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
-        ema=average(net, updates=schedule.updates()),
+        ema=Average(net, updates=schedule.updates()),
         schedule=schedule,
         settings=settings,
         hyp=hyp,
@@ -229,7 +228,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
         teacher=run.teacher,
     )
     new.averaged.load_state_dict(averaged.state_dict())
-    new.ema.n_averaged.copy_(run.ema.n_averaged)
+    new.ema.updates = run.ema.updates
     new.scaler.load_state_dict(run.scaler.state_dict())
     held = {parameter for group in new.optimizer.param_groups for parameter in group["params"]}
     for name, parameter in new.net.named_parameters():
