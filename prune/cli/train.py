@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
+    from prune.train.boards import Board
     from prune.train.keep import Row
-    from prune.train.run import Settings
+    from prune.train.run import Run, Settings
     from prune.train.source import Source, Teacher
 
     Say = Callable[[str], None]
@@ -55,9 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     options.data(parser, required=False)
     options.image_size(parser)
-    options.batch_size(parser)
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        type=_batch_size,
+        default=16,
+        metavar="N",
+        help="pictures a batch, or auto: the most that fit, up to --nominal-batch (default 16)",
+    )
     _add_recipe(parser)
     _add_keeping(parser)
+    _add_watching(parser)
     options.device(parser)
     options.workers(parser)
     options.run_folder(parser, project="runs/train")
@@ -78,7 +87,7 @@ def run(args: argparse.Namespace) -> int | None:
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
     try:
-        rows = _train(job, folder, say)
+        rows = _train(args, job, folder, say)
     except Stopped:
         last = folder / "weights" / "last.pt"
         sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
@@ -153,6 +162,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
     )
     parser.add_argument(
+        "--multi-scale",
+        action="store_true",
+        help="give every batch a size of its own, 0.67 to 1.33 times --img-size",
+    )
+    parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
     )
 
@@ -171,6 +185,19 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
     )
     parser.add_argument("--noval", action="store_true", help="score the last epoch only")
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", action="store_true", help="tell where the time goes: phases, loader, layers"
+    )
+    parser.add_argument(
+        "--log", choices=["wandb", "mlflow"], help="also show the figures there, if it is installed"
+    )
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _path_or_none(text: str) -> Path | None:
@@ -245,7 +272,9 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     from prune import device
     from prune.data import loader
     from prune.data import spec as data_spec
+    from prune.train import boards
 
+    boards.expect(args.log)
     where = device.choose(args.device)
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
@@ -255,6 +284,10 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     for note in (*source.notes, *(teacher.notes if teacher else ())):
         say(f"note: {note}")
     settings, hyp = _settings(args, source, where.type, say), _hyp(args)
+    if args.batch_size == "auto":
+        settings = _fitted(settings, source, teacher, hyp=hyp, spec=spec, where=where)
+        args.batch_size = settings.batch_size  # a resumed run keeps it
+        say(f"--batch-size auto: {settings.batch_size} pictures a batch")
     batches = loader.train_loader(
         spec,
         imgsz=settings.imgsz,
@@ -301,6 +334,29 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
     return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
 
 
+def _fitted(
+    settings: Settings,
+    source: Source,
+    teacher: Teacher | None,
+    *,
+    hyp: Mapping[str, float],
+    spec: DataSpec,
+    where: torch.device,
+) -> Settings:
+    """Choose the largest batch that fits into memory."""
+    from prune.train import memory
+
+    size = memory.largest_batch(
+        source.net,
+        settings,
+        hyp=hyp,
+        device=where,
+        pictures=len(spec.pictures("train")),
+        teacher=teacher.net if teacher else None,
+    )
+    return replace(settings, batch_size=size)
+
+
 def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -> Settings:
     from prune.train.run import Settings
     from prune.train.sparsity import Sparsity
@@ -313,7 +369,7 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
     return Settings(
         epochs=args.epochs,
         imgsz=imgsz,
-        batch_size=args.batch_size,
+        batch_size=1 if args.batch_size == "auto" else args.batch_size,  # found out later
         nominal_batch=args.nominal_batch,
         seed=args.seed,
         linear_lr=args.linear_lr,
@@ -324,6 +380,8 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
         compiled=args.compile,
+        multi_scale=args.multi_scale,
+        profile=args.profile,
     )
 
 
@@ -355,10 +413,9 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
 
 
-def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
+def _train(args: argparse.Namespace, job: _Job, folder: Path, say: Say) -> list[Row]:
     from prune.cli import console
+    from prune.train import boards, memory
     from prune.train.keep import Origin
     from prune.train.log import Log
     from prune.train.loop import train
@@ -372,18 +429,22 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         parent=job.source.parent,
         teacher=job.teacher.digest if job.teacher else None,
     )
-    state = start(
-        job.source.net,
-        len(job.batches),
-        settings=job.settings,
-        hyp=job.hyp,
-        device=job.device,
-        teacher=job.teacher.net if job.teacher else None,
-    )
-    with console.progress() as bar, SummaryWriter(str(folder)) as board:
+    with (
+        console.progress() as bar,
+        boards.opened(folder, args.log, vars(args)) as board,
+        memory.enough(job.settings, job.device),
+    ):
         # A line written past a live bar would tear it.
         above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         log = Log(folder, say if bar.disable else above, bar=bar, board=board)
+        state = start(
+            job.source.net,
+            len(job.batches),
+            settings=job.settings,
+            hyp=job.hyp,
+            device=job.device,
+            teacher=job.teacher.net if job.teacher else None,
+        )
         with listening(log.say) as asked:
             rows = train(
                 state,
@@ -394,23 +455,40 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
                 resume=job.state,
                 asked=asked,
             )
-    _draw_curves(job, rows, folder)
+        if job.settings.profile:
+            _tell_times(state, job, folder, log.say)
+        _draw_curves(job, rows, folder, board)
     return rows
 
 
-def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
+def _tell_times(run: Run, job: _Job, folder: Path, say: Say) -> None:
+    """Say where the time went, and write it into the run's folder."""
+    from prune.atomic import write_text
+    from prune.train import profile
+
+    lines = profile.report_of(run, job.batches)
+    write_text(folder / "profile.txt", "\n".join(lines) + "\n")
+    for line in lines:
+        say(line)
+
+
+def _draw_curves(job: _Job, rows: list[Row], folder: Path, board: Board) -> None:
     """Draw the run's figures, and what the best weights find."""
     from prune import checkpoint
     from prune.score import metrics, plots
     from prune.score.score import collect
-    from prune.train.plots import results_picture
+    from prune.train import plots as pictures
 
-    results_picture(rows, folder / "results.png")
+    pictures.results_picture(rows, folder / "results.png")
     net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
     names = job.spec.names
     classes = len(names)
     found = collect(lambda images: net.decode(net(images)), job.judge, classes, device=job.device)
     pair = found.truth, found.found
+    paths = next(iter(job.judge)).paths
+    shown = pictures.found_image(paths, found.found[: len(paths)], names, imgsz=job.settings.imgsz)
+    pictures.write(shown, folder / "val_batch0.jpg")
+    board.picture("val_batch0", pictures.as_rgb(shown), len(rows))
     precision = metrics.coco_precision(*pair, classes)[0]
     plots.precision_recall(precision, names, folder / "pr_curve.png")
     plots.f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")

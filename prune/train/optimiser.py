@@ -49,6 +49,14 @@ def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
         options["momentum"] = setting.momentum
 
 
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the present learning rate of each group."""
+    return {
+        name: float(options["lr"])
+        for name, options in zip(GROUPS, optimizer.param_groups, strict=True)
+    }
+
+
 def _kind(module: nn.Module, name: str) -> str:
     if name == "bias":
         return "biases"

@@ -11,10 +11,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from prune.errors import DeviceError, InputError
 from prune.graph import trace
+from prune.train import scales
 from prune.train.ema import average
 from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
+from prune.train.profile import Stopwatch, Unwatched, Watch
 from prune.train.schedule import Schedule, plan
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 
@@ -53,7 +55,8 @@ class Settings:
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
     `precision` is that of the convolutions, one of PRECISIONS; `distill` is what of a teacher is
     imitated, a key of DISTILLED; `sparsity` is a penalty that makes channels fade; `eager` launches
-    every operation of its own on a GPU; `compiled` asks torch.compile.
+    every operation of its own on a GPU; `compiled` asks torch.compile; `multi_scale` gives every
+    batch a size of its own; `profile` notes where the time goes.
 
     Raises:
         InputError: a number too low, an unknown precision, or nothing of that name to imitate.
@@ -72,6 +75,8 @@ class Settings:
     sparsity: Sparsity | None = None
     eager: bool = False
     compiled: bool = False
+    multi_scale: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -82,6 +87,10 @@ class Settings:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.distill not in DISTILLED:
             raise InputError(f"distill is {self.distill!r}; it can be {', '.join(DISTILLED)}")
+
+    def graphed(self, device: torch.device) -> bool:
+        """Tell whether passes are recorded and replayed: all of one shape, none looked into."""
+        return device.type == "cuda" and not (self.eager or self.profile or self.multi_scale)
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
@@ -106,6 +115,7 @@ class Run:
         teacher: a network to imitate, if any: on the device, in eval mode, without gradients.
         adapters: what takes the network's features to the teacher's, worked out every epoch.
         penalty: adds a sparse run's penalty to the gradients.
+        watch: notes where the time goes.
     """
 
     net: Darknet
@@ -120,6 +130,7 @@ class Run:
     teacher: Darknet | None = None
     adapters: list[Tensor] = field(default_factory=list)
     penalty: Penalty | None = None
+    watch: Watch = field(default_factory=Unwatched)
 
     @property
     def averaged(self) -> Darknet:
@@ -130,6 +141,13 @@ class Run:
     def precision(self) -> torch.dtype:
         """The type that convolutions compute in."""
         return PRECISIONS[self.settings.precision]
+
+    def side(self, position: int) -> int:
+        """Return the side of the batch at this position, pixels."""
+        settings, stride = self.settings, self.net.stride
+        if not settings.multi_scale:
+            return settings.imgsz
+        return scales.side(settings.imgsz, stride=stride, seed=settings.seed, position=position)
 
     def imitates(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
@@ -187,6 +205,7 @@ def start(
         device=device,
         teacher=teacher,
         penalty=_penalty(net, settings),
+        watch=Stopwatch(device) if settings.profile else Unwatched(),
     )
 
 
@@ -201,9 +220,9 @@ def _passes(
         precision=PRECISIONS[settings.precision],
         compiled=settings.compiled,
     )
-    if device.type != "cuda" or settings.eager:
-        return Eager(look)
-    return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+    if settings.graphed(device):
+        return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+    return Eager(look)
 
 
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
