@@ -12,6 +12,7 @@ import torch
 from prune import checkpoint, gradual, surgery
 from prune.cli import main
 from prune.count import count
+from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.gradual import Narrowing
 from prune.graph import trace
@@ -136,11 +137,10 @@ def test_weights_average_and_momentum_lose_the_same_channels() -> None:
 
 def _step(run: Run) -> None:
     run.net.train()
-    seen = run.passes.forward(torch.rand(2, 3, tiny.SIZE, tiny.SIZE))
+    images = torch.randint(0, 255, (2, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
     targets = torch.tensor([[0, 0, 0.5, 0.5, 0.3, 0.3], [1, 1, 0.4, 0.6, 0.2, 0.2]])
-    loss, _ = loop._loss(run, seen, targets, adapt=True)
-    run.passes.backward(loss)
-    loop._update(run, run.schedule.at(1), share=0.5)
+    loop.descend(run, Batch(images, targets, paths=[], frames=[]), position=1, adapt=True)
+    loop.update(run, run.schedule.at(1), share=0.5)
 
 
 @pytest.mark.parametrize(

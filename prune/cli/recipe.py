@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_fitting(parser)
     _add_speed(parser)
     _add_keeping(parser)
+    _add_watching(parser)
 
 
 def settings(
@@ -48,7 +49,7 @@ def settings(
     return Settings(
         epochs=args.epochs,
         imgsz=imgsz,
-        batch_size=args.batch_size,
+        batch_size=1 if args.batch_size == "auto" else args.batch_size,  # found out later
         nominal_batch=args.nominal_batch,
         seed=args.seed,
         schedule="linear" if args.linear_lr else args.schedule,
@@ -62,6 +63,8 @@ def settings(
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
         compiled=args.compile,
+        multi_scale=args.multi_scale,
+        profile=args.profile,
         best_after=args.prune_until // args.prune_every * args.prune_every if args.prune_to else 0,
     )
 
@@ -206,7 +209,21 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
     )
     parser.add_argument(
+        "--multi-scale",
+        action="store_true",
+        help="give every batch a size of its own, 0.67 to 1.33 times --img-size",
+    )
+    parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
+    )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", action="store_true", help="tell where the time goes: phases, loader, layers"
+    )
+    parser.add_argument(
+        "--log", choices=["wandb", "mlflow"], help="also show the figures there, if it is installed"
     )
 
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from prune.data.spec import DataSpec
     from prune.gradual import Narrowing
     from prune.score.metrics import Scores
+    from prune.train.boards import Board
     from prune.train.keep import Row
     from prune.train.loop import Narrow
-    from prune.train.run import Settings
+    from prune.train.run import Run, Settings
     from prune.train.source import Source, Teacher
 
     Say = Callable[[str], None]
@@ -60,7 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     options.data(parser, required=False)
     options.image_size(parser)
-    options.batch_size(parser)
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        type=_batch_size,
+        default=16,
+        metavar="N",
+        help="pictures a batch, or auto: the most that fit, up to --nominal-batch (default 16)",
+    )
     recipe.add_arguments(parser)
     options.device(parser)
     options.workers(parser)
@@ -90,13 +98,11 @@ def _run(args: argparse.Namespace, folder: Path | None, say: Say) -> int:
         _record(args, job, folder)
     say(f"training on {job.device}, files in {folder}")
     try:
-        rows = _train(job, folder, say)
+        rows = _train(args, job, folder, say)
     except Stopped:
         last = folder / "weights" / "last.pt"
         sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
         return 130
-    if not args.no_plots:
-        _draw_curves(job, rows, folder)
     test = _score_test(job, folder, say)
     outcome.tell(
         rows,
@@ -129,6 +135,10 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="LAST.PT",
         help="go on with an interrupted run (default: the newest of the project)",
     )
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _take_up(args: argparse.Namespace, say: Say) -> Path:
@@ -187,7 +197,9 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
     from prune import device
     from prune.data import loader
     from prune.data import spec as data_spec
+    from prune.train import boards
 
+    boards.expect(args.log)
     where = device.choose(args.device)
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
@@ -199,6 +211,10 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         say(f"note: {note}")
     settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
     recipe.freeze(args, source.net, say)
+    if args.batch_size == "auto":
+        settings = _fitted(args, settings, source, hyp=hyp, spec=spec, where=where)
+        args.batch_size = settings.batch_size  # a resumed run keeps it
+        say(f"--batch-size auto: {settings.batch_size} pictures a batch")
     batches = loader.train_loader(
         spec,
         imgsz=settings.imgsz,
@@ -290,6 +306,31 @@ def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teach
     return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
 
 
+def _fitted(
+    args: argparse.Namespace,
+    settings: Settings,
+    source: Source,
+    *,
+    hyp: Mapping[str, float],
+    spec: DataSpec,
+    where: torch.device,
+) -> Settings:
+    """Choose the largest batch that fits into memory."""
+    from prune import checkpoint
+    from prune.train import memory
+
+    teacher = args.teacher and checkpoint.network(checkpoint.load(args.teacher))
+    size = memory.largest_batch(
+        source.net,
+        settings,
+        hyp=hyp,
+        device=where,
+        pictures=len(spec.pictures("train")),
+        teacher=teacher,
+    )
+    return replace(settings, batch_size=size)
+
+
 def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
     """Write what the run was asked for, so that it can be understood and resumed anywhere."""
     from prune import runs
@@ -301,10 +342,9 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
 
 
-def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
+def _train(args: argparse.Namespace, job: _Job, folder: Path, say: Say) -> list[Row]:
     from prune.cli import console
+    from prune.train import boards, memory
     from prune.train.keep import Origin
     from prune.train.log import Log
     from prune.train.loop import train
@@ -318,18 +358,22 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         parent=job.source.parent,
         teacher=job.teacher.digest if job.teacher else None,
     )
-    state = start(
-        job.source.net,
-        len(job.batches),
-        settings=job.settings,
-        hyp=job.hyp,
-        device=job.device,
-        teacher=job.teacher.net if job.teacher else None,
-    )
-    with console.progress() as bar, SummaryWriter(str(folder)) as board:
+    with (
+        console.progress() as bar,
+        boards.opened(folder, args.log, vars(args)) as board,
+        memory.enough(job.settings, job.device),
+    ):
         # A line written past a live bar would tear it.
         above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         log = Log(folder, say if bar.disable else above, bar=bar, board=board)
+        state = start(
+            job.source.net,
+            len(job.batches),
+            settings=job.settings,
+            hyp=job.hyp,
+            device=job.device,
+            teacher=job.teacher.net if job.teacher else None,
+        )
         with listening(log.say) as asked:
             rows = train(
                 state,
@@ -341,6 +385,10 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
                 asked=asked,
                 narrow=_narrow(job, log.say),
             )
+        if job.settings.profile:
+            _tell_times(state, job, folder, log.say)
+        if not args.no_plots:
+            _draw_curves(job, rows, folder, board)
     return rows
 
 
@@ -366,19 +414,34 @@ def _score_test(job: _Job, folder: Path, say: Say) -> Scores | None:
     return score(net, job.test, job.spec.names, device=job.device, half=half)
 
 
-def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
+def _tell_times(run: Run, job: _Job, folder: Path, say: Say) -> None:
+    """Say where the time went, and write it into the run's folder."""
+    from prune.atomic import write_text
+    from prune.train import profile
+
+    lines = profile.report_of(run, job.batches)
+    write_text(folder / "profile.txt", "\n".join(lines) + "\n")
+    for line in lines:
+        say(line)
+
+
+def _draw_curves(job: _Job, rows: list[Row], folder: Path, board: Board) -> None:
     """Draw the run's figures, and what the best weights find."""
     from prune import checkpoint
     from prune.score import metrics, plots
     from prune.score.score import collect
-    from prune.train.plots import results_picture
+    from prune.train import plots as pictures
 
-    results_picture(rows, folder / "results.png")
+    pictures.results_picture(rows, folder / "results.png")
     net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
     names = job.spec.names
     classes = len(names)
     found = collect(lambda images: net.decode(net(images)), job.judge, classes, device=job.device)
     pair = found.truth, found.found
+    paths = next(iter(job.judge)).paths
+    shown = pictures.found_image(paths, found.found[: len(paths)], names, imgsz=job.settings.imgsz)
+    pictures.write(shown, folder / "val_batch0.jpg")
+    board.picture("val_batch0", pictures.as_rgb(shown), len(rows))
     precision = metrics.coco_precision(*pair, classes)[0]
     plots.precision_recall(precision, names, folder / "pr_curve.png")
     plots.f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")

@@ -5,24 +5,26 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prune.atomic import write_text
-from prune.train import plots
+from prune.train import optimiser, plots
 from prune.train.sparsity import scales
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-    from torch.utils.tensorboard.writer import SummaryWriter
 
     from prune.data.loader import Batch
     from prune.score.metrics import Scores
+    from prune.train.boards import Board
+    from prune.train.run import Run
 
 _LOSSES = ("box", "obj", "cls", "loss")
 _TAUGHT = "distill"  # the loss of training with a teacher, beside the others
@@ -53,11 +55,14 @@ def as_row(
 
 @dataclass
 class _Clock:
-    """The bar's present task and when it began."""
+    """The bar's present task, when it began, and what is done of the run since when."""
 
     task: TaskID | None = None
     began: float = 0.0
     pictures: int = 0
+    started: float | None = None
+    steps: int = 0
+    ahead: int = 0  # batches of the run, once it started here
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Log:
     folder: Path
     say: Callable[[str], None]
     bar: Progress | None = None
-    board: SummaryWriter | None = None
+    board: Board | None = None
     clock: _Clock = field(default_factory=_Clock)
 
     @property
@@ -78,6 +83,9 @@ class Log:
     def begin(self, epoch: int, epochs: int, batches: int, *, done: int = 0) -> None:
         """Start an epoch's bar, of which some batches may be done; `epoch` counts from 0."""
         self.clock.began, self.clock.pictures = time.perf_counter(), 0
+        if self.clock.started is None:
+            self.clock.started = self.clock.began
+            self.clock.ahead = (epochs - epoch) * batches - done
         if self.bar is not None:
             title = f"epoch {epoch + 1}/{epochs}"
             self.clock.task = self.bar.add_task(title, total=batches, completed=done, note="")
@@ -86,16 +94,26 @@ class Log:
         """Draw the run's first batches with their boxes."""
         if position < _DRAWN_BATCHES:
             plots.batch_picture(batch, self.folder / f"train_batch{position}.jpg")
+        if position == 0 and self.board is not None:
+            self.board.picture("train_batch0", plots.as_rgb(plots.batch_image(batch)), 1)
 
-    def step(self, losses: Tensor, pictures: int) -> None:
-        """Move the bar by a batch of so many pictures; losses as `as_row` takes them."""
+    def step(self, losses: Tensor, pictures: int, rate: float) -> None:
+        """Move the bar by a batch.
+
+        Args:
+            losses: as `as_row` takes them.
+            pictures: how many the batch has.
+            rate: the learning rate.
+        """
         self.clock.pictures += pictures
+        self.clock.steps += 1
         if self.bar is None or self.clock.task is None:
             return
-        rate = self.clock.pictures / (time.perf_counter() - self.clock.began)
+        speed = self.clock.pictures / (time.perf_counter() - self.clock.began)
         named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
         parts = " ".join(f"{name} {value:.3f}" for name, value in named)
-        note = f"{parts}  {rate:.1f} pictures/s  {memory_gib():.1f} GiB"
+        note = f"{parts}  lr {rate:.5f}  {speed:.1f} pictures/s  {memory_gib():.1f} GiB"
+        note += f"  run {_left(self.clock)} left"
         self.bar.update(self.clock.task, advance=1, note=note)
 
     def end(self) -> None:
@@ -108,14 +126,17 @@ class Log:
         """Tell of the last row, and bring the files up to date."""
         self.say(_line(rows[-1], epochs))
         write_text(self.folder / "results.csv", _csv(rows))
-        if self.board is not None:
-            for name, value in rows[-1].items():
-                self.board.add_scalar(_tag(name), value, int(rows[-1]["epoch"]))
 
-    def scales(self, net: nn.Module, epoch: int) -> None:
-        """Keep a histogram of a network's BatchNorm scales; `epoch` counts from 1."""
-        if self.board is not None and len(found := scales(net)):
-            self.board.add_histogram("scales", found, epoch)
+    def board_epoch(self, row: Mapping[str, float], run: Run) -> None:
+        """Show an epoch on the boards: its row, learning rates, a histogram of BatchNorm scales."""
+        if self.board is None:
+            return
+        step = int(row["epoch"])
+        figures = {_tag(name): value for name, value in row.items()}
+        rates = {f"lr/{name}": rate for name, rate in optimiser.rates(run.optimizer).items()}
+        self.board.figures(figures | rates, step)
+        if len(found := scales(run.averaged)):
+            self.board.histogram("scales", found, step)
 
 
 def memory_gib() -> float:
@@ -124,6 +145,13 @@ def memory_gib() -> float:
         return torch.cuda.max_memory_reserved() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _left(clock: _Clock) -> str:
+    """Reckon how long the run will go on, from what is done: "1:02:03"."""
+    assert clock.started is not None, "an epoch has begun"
+    passed = time.perf_counter() - clock.started
+    return str(timedelta(seconds=round(passed / clock.steps * (clock.ahead - clock.steps))))
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

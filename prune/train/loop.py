@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.score.score import score
-from prune.train import emphasis, features, gradients, keep, progress
+from prune.train import emphasis, features, gradients, keep, progress, scales
 from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Position, Row
@@ -104,22 +104,24 @@ def train(
         at = Position()
         scores = None
         if run.settings.scored(epoch):
-            scores = score(
-                run.averaged,
-                judge,
-                origin.names,
-                device=run.device,
-                half=run.precision != torch.float32,
-                loss=partial(_items, run),
-            )
+            with run.watch("score"):
+                scores = score(
+                    run.averaged,
+                    judge,
+                    origin.names,
+                    device=run.device,
+                    half=run.precision != torch.float32,
+                    loss=partial(_items, run),
+                )
         rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if weighed and scores is not None:
             rows[-1] |= emphasis.by_class(scores)
-        keep.save(run, rows, origin=origin, folder=log.weights)
-        log.scales(run.averaged, len(rows))
+        with run.watch("save"):
+            keep.save(run, rows, origin=origin, folder=log.weights)
         log.epoch(rows, run.settings.epochs)
+        log.board_epoch(rows[-1], run)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
     keep.finish(log.weights)
@@ -154,31 +156,50 @@ def _epoch(
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
-    for index, batch in enumerate(batches, start=at.batch):
+    for index, batch in enumerate(run.watch.waits(batches), start=at.batch):
         setting = run.schedule.at(first + index)
         log.batch(first + index, batch)
-        images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
-        seen = run.passes.forward(images)
-        loss, items = _loss(run, seen, batch.targets, adapt=index == 0)
-        run.passes.backward(run.scaler.scale(loss))
+        items = descend(run, batch, position=first + index, adapt=index == 0)
         waiting += 1
         last = index + 1 == len(batches)
         updated = waiting >= setting.accumulate or last
         if updated:
-            _update(run, setting, share=(first + index) / run.schedule.total)
+            update(run, setting, share=(first + index) / run.schedule.total)
             waiting = 0
         unseen.append((items, batch.paths))
         stop = updated and not last and asked()
         if len(unseen) == look_every or last or stop:
             total += _looked_at(unseen)
             unseen.clear()
-        log.step(total / (index + 1 - len(unseen)), len(images))
+        log.step(total / (index + 1 - len(unseen)), len(batch.images), setting.rate)
         if stop:
             save(Position(batch=index + 1, losses=tuple(total.tolist())))
             raise Stopped
     log.end()
     torch.backends.cudnn.benchmark = False  # scored batches differ in shape; each would be tried
     return [float(value) for value in total / len(batches)]
+
+
+def descend(run: Run, batch: Batch, *, position: int, adapt: bool = False) -> Tensor:
+    """Add a batch's gradients to those gathered so far; return its losses, as `_loss` does.
+
+    Args:
+        run: the run.
+        batch: pictures and boxes.
+        position: the batch's, counted from the run's start.
+        adapt: work out anew what takes the network's features to a teacher's.
+    """
+    with run.watch("data"):
+        images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
+        if run.settings.multi_scale:
+            images = scales.resized(images, run.side(position))
+    with run.watch("forward"):
+        seen = run.passes.forward(images)
+    with run.watch("loss"):
+        loss, items = _loss(run, seen, batch.targets, adapt=adapt)
+    with run.watch("backward"):
+        run.passes.backward(run.scaler.scale(loss))
+    return items
 
 
 def _loss(run: Run, seen: Views, targets: Tensor, *, adapt: bool) -> tuple[Tensor, Tensor]:
@@ -199,7 +220,7 @@ def _loss(run: Run, seen: Views, targets: Tensor, *, adapt: bool) -> tuple[Tenso
     return loss + imitation, items
 
 
-def _update(run: Run, setting: Setting, *, share: float) -> None:
+def update(run: Run, setting: Setting, *, share: float) -> None:
     """Step the weights by the gradients gathered so far, and the average after them.
 
     Args:
@@ -207,12 +228,14 @@ def _update(run: Run, setting: Setting, *, share: float) -> None:
         setting: what the optimiser is told.
         share: of the run that is done.
     """
-    tell(run.optimizer, setting)
-    gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=_penalty(run, share))
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.passes.clear(run.net.parameters())
-    run.ema.update()
+    with run.watch("step"):
+        tell(run.optimizer, setting)
+        penalty = _penalty(run, share)
+        gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.passes.clear(run.net.parameters())
+        run.ema.update()
 
 
 def _penalty(run: Run, share: float) -> Callable[[], None] | None:

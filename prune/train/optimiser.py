@@ -1,6 +1,7 @@
 """SGD with Nesterov momentum over groups of parameters: by kind, and by their layer's factor."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,6 +67,17 @@ def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
         rate = setting.bias_rate if options["kind"] == "biases" else setting.rate
         options["lr"] = options["factor"] * rate
         options["momentum"] = setting.momentum
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the present learning rate of each group."""
+    return {_called(options): float(options["lr"]) for options in optimizer.param_groups}
+
+
+def _called(options: Mapping[str, Any]) -> str:
+    """Name a group of parameters: weights, or weights x 0.1."""
+    kind, factor = options["kind"], options["factor"]
+    return str(kind) if factor == 1 else f"{kind} x {factor:g}"
 
 
 def _kind(module: nn.Module, name: str) -> str:

@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from prune.atomic import replacing
 from prune.boxes import xywh_to_xyxy
+from prune.data.frames import fit
+from prune.data.pictures import read_image
+from prune.score.plots import draw
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
+    from prune.score.metrics import Boxes
 
 Image = NDArray[np.uint8]  # [height, width, 3], BGR
 
 _MOST = 16  # pictures of a batch that are drawn
+_SURE = 0.25  # the least confidence of a box that is drawn, as in `prune detect`
 _COLOURS = ((60, 76, 231), (113, 204, 46), (219, 152, 52), (15, 196, 241), (182, 89, 155))  # BGR
 # One panel each: its title and the columns of results.csv it shows.
 _PANELS: dict[str, tuple[str, ...]] = {
@@ -34,13 +39,41 @@ _PANELS: dict[str, tuple[str, ...]] = {
 
 def batch_picture(batch: Batch, path: Path) -> None:
     """Write a batch's pictures with their boxes, side by side."""
-    drawn = [_with_boxes(batch, index) for index in range(min(len(batch.images), _MOST))]
-    columns = math.ceil(math.sqrt(len(drawn)))
-    blank = np.full_like(drawn[0], 255)
-    drawn += [blank] * (-len(drawn) % columns)
-    rows = [np.hstack(drawn[i : i + columns]) for i in range(0, len(drawn), columns)]
+    write(batch_image(batch), path)
+
+
+def batch_image(batch: Batch) -> Image:
+    """Draw a batch's pictures with their boxes, side by side."""
+    return _side_by_side([_with_boxes(batch, i) for i in range(min(len(batch.images), _MOST))])
+
+
+def found_image(
+    paths: Sequence[Path], found: Sequence[Boxes], names: Sequence[str], *, imgsz: int
+) -> Image:
+    """Draw what was found on pictures, side by side.
+
+    Args:
+        paths: of the pictures.
+        found: of each, [n, 6] x1, y1, x2, y2 in its own pixels, confidence, class.
+        names: the classes.
+        imgsz: side of the square that each is put into, pixels.
+    """
+    drawn = []
+    for path, boxes in list(zip(paths, found, strict=True))[:_MOST]:
+        sure = boxes[boxes[:, 4] >= _SURE]
+        drawn.append(fit(draw(read_image(path), sure, names), (imgsz, imgsz))[0])
+    return _side_by_side(drawn)
+
+
+def as_rgb(image: Image) -> Image:
+    """Swap blue and red."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def write(image: Image, path: Path) -> None:
+    """Write a picture in the format of the path's suffix."""
     with replacing(path) as part:
-        cv2.imwrite(str(part), np.vstack(rows))
+        cv2.imwrite(str(part), image)
 
 
 def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -59,6 +92,15 @@ def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
     with replacing(path) as part:
         figure.savefig(part, dpi=100)
+
+
+def _side_by_side(drawn: Sequence[Image]) -> Image:
+    """Join pictures of one size in rows, as square as can be."""
+    columns = math.ceil(math.sqrt(len(drawn)))
+    blank = np.full_like(drawn[0], 255)
+    filled = [*drawn, *[blank] * (-len(drawn) % columns)]
+    rows = [np.hstack(filled[i : i + columns]) for i in range(0, len(filled), columns)]
+    return np.vstack(rows)
 
 
 def _with_boxes(batch: Batch, index: int) -> Image:

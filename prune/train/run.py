@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from prune.errors import DeviceError, InputError
 from prune.graph import trace
+from prune.train import scales
 from prune.train.ema import Average
 from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
+from prune.train.profile import Stopwatch, Unwatched, Watch
 from prune.train.schedule import SHAPES, Schedule, plan
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 
@@ -57,7 +59,8 @@ class Settings:
     without a better one end the run (0: any); `lr_factors` multiply the learning rate of some
     layers, by their indices; `distill` is what of a teacher is imitated, a key of DISTILLED;
     `sparsity` is a penalty that makes channels fade; `eager` launches every operation of its own on
-    a GPU; `compiled` asks torch.compile; `best_after` is the number of epochs whose weights are
+    a GPU; `compiled` asks torch.compile; `multi_scale` gives every batch a size of its own;
+    `profile` notes where the time goes; `best_after` is the number of epochs whose weights are
     never the best: those before the last cut of a run that prunes.
 
     Raises:
@@ -81,6 +84,8 @@ class Settings:
     sparsity: Sparsity | None = None
     eager: bool = False
     compiled: bool = False
+    multi_scale: bool = False
+    profile: bool = False
     best_after: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +102,10 @@ class Settings:
         for name, asked in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
             if asked and not self.val_every:
                 raise InputError(f"{name} goes by scores; it needs epochs that are scored")
+
+    def graphed(self, device: torch.device) -> bool:
+        """Tell whether passes are recorded and replayed: all of one shape, none looked into."""
+        return device.type == "cuda" and not (self.eager or self.profile or self.multi_scale)
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
@@ -126,6 +135,7 @@ class Run:
         teacher: a network to imitate, if any: on the device, in eval mode, without gradients.
         adapters: what takes the network's features to the teacher's, worked out every epoch.
         penalty: adds a sparse run's penalty to the gradients.
+        watch: notes where the time goes.
     """
 
     net: Darknet
@@ -140,6 +150,7 @@ class Run:
     teacher: Darknet | None = None
     adapters: list[Tensor] = field(default_factory=list)
     penalty: Penalty | None = None
+    watch: Watch = field(default_factory=Unwatched)
 
     @property
     def averaged(self) -> Darknet:
@@ -150,6 +161,13 @@ class Run:
     def precision(self) -> torch.dtype:
         """The type that convolutions compute in."""
         return PRECISIONS[self.settings.precision]
+
+    def side(self, position: int) -> int:
+        """Return the side of the batch at this position, pixels."""
+        settings, stride = self.settings, self.net.stride
+        if not settings.multi_scale:
+            return settings.imgsz
+        return scales.side(settings.imgsz, stride=stride, seed=settings.seed, position=position)
 
     def imitates(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
@@ -207,6 +225,7 @@ def start(
         device=device,
         teacher=teacher,
         penalty=_penalty(net, settings),
+        watch=Stopwatch(device) if settings.profile else Unwatched(),
     )
 
 
@@ -234,7 +253,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     for name, parameter in new.net.named_parameters():
         if parameter in held:
             new.optimizer.state[parameter]["momentum_buffer"] = momenta[name].detach().clone()
-    return new
+    return replace(new, watch=run.watch)
 
 
 def _momenta(run: Run) -> Darknet:
@@ -257,9 +276,9 @@ def _passes(
         precision=PRECISIONS[settings.precision],
         compiled=settings.compiled,
     )
-    if device.type != "cuda" or settings.eager:
-        return Eager(look)
-    return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+    if settings.graphed(device):
+        return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+    return Eager(look)
 
 
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:

@@ -1,0 +1,256 @@
+"""Memory: how large a batch may be, and one clear line where it was too large."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from prune.errors import TrainError
+from prune.train import scales
+from prune.train.loss import detection_loss
+from prune.train.passes import looking
+from prune.train.run import DISTILLED, PRECISIONS
+
+if TYPE_CHECKING:
+    from prune.models.darknet import Darknet
+    from prune.train.passes import Look
+    from prune.train.run import Settings
+
+_SHARE = 0.9  # of the memory that is free; scoring and pictures that come in take the rest
+_GRAPHED_SHARE = 0.45  # a recording keeps its memory; a batch of another size needs its own
+_CPU_MOST = 64  # a larger batch is no faster there
+_KEPT = 5  # copies of the weights: they, gradient, momentum, average, and what a save gathers
+_SPARE = 1.5  # what a way back takes beside what was kept for it
+_SAID = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+@contextmanager
+def enough(settings: Settings, device: torch.device) -> Iterator[None]:
+    """Turn a lack of memory within the block into one line.
+
+    Raises:
+        TrainError: there was too little; names what to lower.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacking(error):
+            raise
+        raise TrainError(
+            f"out of memory at batch {settings.batch_size}, {settings.imgsz} px on {device}; "
+            "lower --batch-size (try auto) or --img-size"
+        ) from error
+
+
+def lacking(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on a GPU, on the CPU or in a library."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _SAID)
+
+
+def largest_batch(
+    net: Darknet,
+    settings: Settings,
+    *,
+    hyp: Mapping[str, float],
+    device: torch.device,
+    pictures: int,
+    teacher: Darknet | None = None,
+) -> int:
+    """Find the largest power of two that trains within the memory that is free.
+
+    A GPU is tried, doubling; for a CPU, which would swap before it fails, what a pass keeps is
+    counted. No batch is larger than the nominal one, which is what an update sees, than the
+    pictures there are, or on a CPU than 64.
+
+    Args:
+        net: what is to be trained; it stays as it is.
+        settings: the run's options; their batch size is not looked at.
+        hyp: hyper-parameters.
+        device: where to train.
+        pictures: how many there are to train on.
+        teacher: a network to imitate.
+
+    Raises:
+        TrainError: not even one picture fits.
+    """
+    most = min(settings.nominal_batch, pictures)
+    if device.type != "cuda":
+        return _counted(net, settings, hyp=hyp, teacher=teacher, most=min(most, _CPU_MOST))
+    return _tried(net, settings, hyp=hyp, teacher=teacher, device=device, most=most)
+
+
+def _counted(
+    net: Darknet,
+    settings: Settings,
+    *,
+    hyp: Mapping[str, float],
+    teacher: Darknet | None,
+    most: int,
+) -> int:
+    """Reckon from what passes of one and of two pictures keep."""
+    look, own = _rehearsed(net, settings, teacher=teacher, device=torch.device("cpu"))
+    one, two = (
+        _kept(look, own, _pictures(count, settings, own.stride), hyp=hyp) for count in (1, 2)
+    )
+    weights = sum(value.nbytes for value in net.state_dict().values())
+    free = _SHARE * available() - _KEPT * weights - (2 * one - two)
+    return _power_of_two(free / (_SPARE * (two - one)), most=most, settings=settings, device="cpu")
+
+
+def _tried(
+    net: Darknet,
+    settings: Settings,
+    *,
+    hyp: Mapping[str, float],
+    teacher: Darknet | None,
+    device: torch.device,
+    most: int,
+) -> int:
+    """Double the batch until a pass there and back does not fit, or takes more than its share."""
+    look, own = _rehearsed(net, settings, teacher=teacher, device=device)
+    share = _GRAPHED_SHARE if settings.graphed(device) else _SHARE
+    momentum_and_average = 2 * sum(value.nbytes for value in net.state_dict().values())
+    size = 1
+    fits = 0
+    while size <= most and _takes(look, own, size, settings, hyp=hyp) <= (
+        share * _free(device) - momentum_and_average
+    ):
+        fits, size = size, 2 * size
+    return _power_of_two(fits, most=most, settings=settings, device=str(device))
+
+
+def _rehearsed(
+    net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
+) -> tuple[Look, Darknet]:
+    """Copy a network to the device, to train it without consequence; return its way of looking."""
+    own = copy.deepcopy(net).train()
+    own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(device)
+    look = looking(
+        own,
+        teacher=teacher,
+        features=teacher is not None and "feature" in DISTILLED[settings.distill],
+        device=device,
+        precision=PRECISIONS[settings.precision],
+    )
+    return look, own
+
+
+def _pictures(count: int, settings: Settings, stride: int) -> Tensor:
+    """Make grey pictures as large as the run's can be, [count, 3, H, H]."""
+    sides = scales.sides(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    side = max((*sides, settings.imgsz))
+    return torch.full((count, 3, side, side), 0.5)
+
+
+def _kept(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> int:
+    """Count the bytes that a pass forward keeps for the way back, weights left aside."""
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value.detach()  # the tensor itself would hold its own history
+
+    with torch.autograd.graph.saved_tensors_hooks(note, Tensor.detach):
+        seen = look(images)
+        _loss = detection_loss(seen.maps, net.heads, _boxes(len(images)), hyp=hyp)[0]
+    return sum(kept.values())
+
+
+def _takes(
+    look: Look, net: Darknet, size: int, settings: Settings, *, hyp: Mapping[str, float]
+) -> float:
+    """Return the bytes that a GPU reserves for a batch's way there and back; inf: it has not."""
+    device = next(net.parameters()).device
+    _let_go(net)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        _there_and_back(look, net, _pictures(size, settings, net.stride).to(device), hyp=hyp)
+        return float(torch.cuda.max_memory_reserved(device))
+    except RuntimeError as error:
+        if not lacking(error):
+            raise
+        return float("inf")
+    finally:
+        _let_go(net)
+
+
+def _there_and_back(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> None:
+    targets = _boxes(len(images)).to(images.device)
+    loss, _ = detection_loss(look(images).maps, net.heads, targets, hyp=hyp)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _let_go(net: Darknet) -> None:
+    net.zero_grad()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _boxes(pictures: int) -> Tensor:
+    """Put an object of the first class into the middle of each picture, [pictures, 6]."""
+    boxes = torch.tensor((0.0, 0.0, 0.5, 0.5, 0.2, 0.2)).repeat(pictures, 1)
+    boxes[:, 0] = torch.arange(pictures)
+    return boxes
+
+
+def _free(device: torch.device) -> float:
+    """Return the bytes of a GPU that are free or ours."""
+    return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+
+
+def available() -> float:
+    """Return the bytes that this process may still take; inf where nobody says."""
+    return min(_system(), _limit())
+
+
+def _system() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":") for line in lines)
+        return float(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def _limit() -> float:
+    """Return what a container's limit leaves; inf where there is none."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        most = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return float("inf")
+    return float("inf") if most == "max" else float(int(most) - used)
+
+
+def _power_of_two(wanted: float, *, most: int, settings: Settings, device: str) -> int:
+    """Round down to a power of two.
+
+    Raises:
+        TrainError: that leaves nothing.
+    """
+    allowed = int(min(wanted, most))
+    if allowed < 1:
+        raise TrainError(
+            f"out of memory at batch 1, {settings.imgsz} px on {device}; lower --img-size"
+        )
+    return int(2 ** (allowed.bit_length() - 1))

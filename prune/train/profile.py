@@ -1,0 +1,197 @@
+"""Where a run's time goes: seconds by phase, and by layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from prune.data.loader import TrainLoader
+    from prune.models.darknet import Darknet
+    from prune.train.run import Run
+
+T = TypeVar("T")
+
+_SECONDS = 20.0  # a loader is watched for no longer than this
+_LOOKS = 3  # at the layers; the median counts
+_NOTHING = nullcontext()
+
+
+class Watch(Protocol):
+    """Told what a run does, it may note how long that takes."""
+
+    def __call__(self, phase: str) -> AbstractContextManager[None]:
+        """Count the block as part of a phase."""
+
+    def waits(self, batches: Iterable[T]) -> Iterable[T]:
+        """Count the time that batches keep a loop waiting as the phase "data"."""
+
+
+class Unwatched:
+    """Notes nothing and costs nothing."""
+
+    def __call__(self, phase: str) -> AbstractContextManager[None]:
+        """Run the block."""
+        return _NOTHING
+
+    def waits(self, batches: Iterable[T]) -> Iterable[T]:
+        """Hand the batches on."""
+        return batches
+
+
+@dataclass
+class Stopwatch:
+    """Adds up the seconds of each phase; a GPU is waited for at both ends of one."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the block as part of a phase."""
+        began = _now(self.device)
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + _now(self.device) - began
+
+    def waits(self, batches: Iterable[T]) -> Iterator[T]:
+        """Count the time that batches keep a loop waiting as the phase "data"."""
+        coming = iter(batches)
+        while True:
+            with self("data"):
+                batch = next(coming, None)
+            if batch is None:
+                return
+            yield batch
+
+
+class LayerTime(NamedTuple):
+    """One layer: its number, its kind, the shape it gives for a batch, milliseconds forward."""
+
+    number: int
+    kind: str
+    shape: tuple[int, ...]
+    ms: float
+
+
+def loading_rate(batches: TrainLoader, epoch: int) -> float:
+    """Return the pictures per second that a loader gives when nothing else is done.
+
+    The first batch, for which workers may have to start, does not count where there are others.
+
+    Args:
+        batches: the loader; it is at `epoch` afterwards.
+        epoch: which epoch to load, for 20 seconds at most.
+    """
+    batches.set_epoch(epoch)
+    coming = iter(batches)
+    began, pictures, first = time.perf_counter(), 0, len(next(coming).images)
+    alone = time.perf_counter() - began
+    began = time.perf_counter()
+    for batch in coming:
+        pictures += len(batch.images)
+        if time.perf_counter() - began > _SECONDS:
+            break
+    seconds = time.perf_counter() - began
+    return pictures / seconds if pictures else first / alone
+
+
+@torch.no_grad()
+def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list[LayerTime]:
+    """Time every layer's way forward in training mode, slowest first.
+
+    BatchNorm's averages move as in training; the weights stay.
+
+    Args:
+        net: on the pictures' device.
+        images: [N, 3, H, W] in 0..1.
+        precision: in what convolutions compute.
+    """
+    device = images.device
+    taken: dict[int, list[float]] = {index: [] for index in range(len(net.module_list))}
+    shapes: dict[int, tuple[int, ...]] = {}
+    began = [0.0]
+
+    def start(_: nn.Module, __: object) -> None:
+        began[0] = _now(device)
+
+    def stop(index: int, output: Tensor) -> None:
+        taken[index].append(_now(device) - began[0])
+        shapes[index] = tuple(output.shape)
+
+    hooks = []
+    for index, module in enumerate(net.module_list):
+        hooks.append(module.register_forward_pre_hook(start))
+        hooks.append(module.register_forward_hook(lambda _, __, out, i=index: stop(i, out)))
+    before = net.training
+    net.train()
+    try:
+        for _ in range(_LOOKS + 1):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                net(images.contiguous(memory_format=torch.channels_last))
+    finally:
+        net.train(before)
+        for hook in hooks:
+            hook.remove()
+    rows = [
+        LayerTime(layer.index, layer.kind, shapes[layer.index], 1000 * _median(taken[layer.index]))
+        for layer in net.layers
+    ]
+    return sorted(rows, key=lambda row: -row.ms)
+
+
+def report_of(run: Run, batches: TrainLoader) -> list[str]:
+    """Write where a finished run's time went; loads an epoch more, and times the layers.
+
+    Args:
+        run: started with `profile`; nothing of it is needed afterwards.
+        batches: what it trained on.
+    """
+    assert isinstance(run.watch, Stopwatch), "a run that was watched"
+    seconds = dict(run.watch.seconds)
+    batches.set_epoch(0)
+    images = next(iter(batches)).images.to(run.device).float().div_(255)
+    layers = layer_times(run.net, images, precision=run.precision)
+    return report(seconds, layers, loading=loading_rate(batches, 1))
+
+
+def report(
+    seconds: dict[str, float], layers: Sequence[LayerTime], *, loading: float, most: int = 15
+) -> list[str]:
+    """Write the figures as lines: seconds by phase, the loader's rate, the slowest layers.
+
+    Args:
+        seconds: by phase, of the whole run.
+        layers: as `layer_times` gives them.
+        loading: pictures per second.
+        most: how many layers to name.
+    """
+    whole = sum(seconds.values()) or 1.0
+    lines = [f"{'phase':10}{'seconds':>10}{'share':>8}"]
+    lines += [f"{name:10}{s:10.2f}{100 * s / whole:7.1f}%" for name, s in seconds.items()]
+    lines += ["", f"loader alone: {loading:.1f} pictures/s", ""]
+    total = sum(row.ms for row in layers) or 1.0
+    lines.append(f"{'layer':>5}  {'kind':16}{'gives':20}{'ms forward':>11}{'share':>8}")
+    for row in layers[:most]:
+        shape = " x ".join(map(str, row.shape))
+        share = 100 * row.ms / total
+        lines.append(f"{row.number:5}  {row.kind:16}{shape:20}{row.ms:11.3f}{share:7.1f}%")
+    return lines
+
+
+def _median(seconds: Sequence[float]) -> float:
+    """Return the median of all but the first, which warms up."""
+    return sorted(seconds[1:])[(len(seconds) - 1) // 2]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
