@@ -351,18 +351,18 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
 
     said = vars(args)
     paths = {name: said[name].resolve() for name in _PATHS if said[name] is not None}
-    hyp.save(job.hyp, folder / "hyp.yaml")  # first: where there is an opt.yaml, all is there
+    hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
 
 
 def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
     from prune.cli import console
+    from prune.train import keep
     from prune.train.keep import Origin
     from prune.train.log import Log
     from prune.train.loop import train
     from prune.train.run import start
+    from prune.train.safe import saving, tensorboard
     from prune.train.stop import listening
 
     origin = Origin(
@@ -380,7 +380,7 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         device=job.device,
         teacher=job.teacher.net if job.teacher else None,
     )
-    with console.progress() as bar, SummaryWriter(str(folder)) as board:
+    with console.progress() as bar, tensorboard(folder) as board:
         # A line written past a live bar would tear it.
         above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         log = Log(folder, say if bar.disable else above, bar=bar, board=board)
@@ -395,6 +395,8 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
                 asked=asked,
             )
     _draw_curves(job, rows, folder)
+    with saving(folder, len(rows)):
+        keep.finish(folder / "weights")  # last: until then, a killed run can be resumed
     return rows
 
 

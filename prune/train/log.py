@@ -107,12 +107,16 @@ class Log:
     def epoch(self, rows: Sequence[dict[str, float]], epochs: int, *, net: nn.Module) -> None:
         """Tell of the last row, and bring the files up to date; `net` is what was scored."""
         self.say(_line(rows[-1], epochs))
-        write_text(self.folder / "results.csv", _csv(rows))
+        self.table(rows)
         if self.board is not None:
             for name, value in rows[-1].items():
                 self.board.add_scalar(_tag(name), value, int(rows[-1]["epoch"]))
             if len(found := scales(net)):
                 self.board.add_histogram("scales", found, int(rows[-1]["epoch"]))
+
+    def table(self, rows: Sequence[dict[str, float]]) -> None:
+        """Write results.csv."""
+        write_text(self.folder / "results.csv", _csv(rows))
 
 
 def memory_gib() -> float:

@@ -20,6 +20,7 @@ from prune.train.log import Log, as_row
 from prune.train.loss import detection_loss
 from prune.train.optimiser import tell
 from prune.train.run import Run
+from prune.train.safe import prepare, saving
 from prune.train.schedule import Setting
 from prune.train.stop import Asked, never
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from prune.data.loader import Batch, TrainLoader
     from prune.train.passes import Views
 
-# Batches between two looks at the loss on a GPU: each makes the host wait. A CPU waits anyway.
-_LOOK_EVERY = 20
+# Batches between two looks at the loss: each makes the host wait for a GPU. A CPU waits anyway.
+_LOOK_EVERY = {"cpu": 1, "cuda": 20}
 
 # Cuts a run's network before an epoch, and adds to the history of what it comes from.
 Narrow = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
@@ -51,6 +52,9 @@ def train(
 ) -> list[Row]:
     """Train a network, score its running average as it goes, keep the last and the best.
 
+    What is kept holds the training state to the end: `keep.finish` takes it out, once the caller
+    is through with the run, which until then can be taken up.
+
     Args:
         run: the network, started for these batches.
         batches: training batches; any epoch's can be had again.
@@ -67,11 +71,15 @@ def train(
     Raises:
         DataError: pictures or labels that cannot be read.
         CheckpointError: a training state that is not this run's.
-        TrainError: the loss is no longer finite.
+        TrainError: the loss is no longer finite, or the run cannot be saved.
         Stopped: it was asked to, and is saved.
     """
     torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
+    prepare(log.folder)
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
+    if rows:
+        with saving(log.folder, len(rows)):  # a kill may have come between the weights and these
+            log.table(rows)
     for epoch in range(len(rows), run.settings.epochs):
         began = time.perf_counter()
         if narrow is not None and not at.batch:
@@ -92,11 +100,11 @@ def train(
         rate = run.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
-        keep.save(run, rows, origin=origin, folder=log.weights)
-        log.epoch(rows, run.settings.epochs, net=run.averaged)
+        with saving(log.folder, epoch + 1):
+            keep.save(run, rows, origin=origin, folder=log.weights)
+            log.epoch(rows, run.settings.epochs, net=run.averaged)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
-    keep.finish(log.weights)
     return rows
 
 
@@ -116,7 +124,7 @@ def _epoch(
     """
     run.net.train()
     torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
-    look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
+    look_every = _LOOK_EVERY[run.device.type]
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
@@ -124,7 +132,8 @@ def _epoch(
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(batches, start=at.batch):
         setting = run.schedule.at(first + index)
-        log.batch(first + index, batch)
+        with saving(log.folder, epoch + 1):
+            log.batch(first + index, batch)
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         targets = batch.targets.to(run.device, non_blocking=True)  # [M, 6]
         seen = run.passes.forward(images)
@@ -143,7 +152,8 @@ def _epoch(
             unseen.clear()
         log.step(total / (index + 1 - len(unseen)), len(images))
         if stop:
-            save(Position(batch=index + 1, losses=tuple(total.tolist())))
+            with saving(log.folder, epoch + 1):
+                save(Position(batch=index + 1, losses=tuple(total.tolist())))
             raise Stopped
     log.end()
     torch.backends.cudnn.benchmark = False  # scored batches differ in shape; each would be tried

@@ -39,8 +39,9 @@ def batch_picture(batch: Batch, path: Path) -> None:
     blank = np.full_like(drawn[0], 255)
     drawn += [blank] * (-len(drawn) % columns)
     rows = [np.hstack(drawn[i : i + columns]) for i in range(0, len(drawn), columns)]
+    coded = cv2.imencode(path.suffix, np.vstack(rows))[1]  # imwrite does not tell of a full disk
     with replacing(path) as part:
-        cv2.imwrite(str(part), np.vstack(rows))
+        part.write_bytes(coded.tobytes())
 
 
 def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:
