@@ -15,10 +15,12 @@ test: .venv/tested
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# Minutes: random networks cut at random, each group of each shipped network cut alone, all proved.
+# Minutes: random networks cut at random, each group of each shipped network cut alone, all proved;
+# runs killed at random moments, their files those of a run that nobody killed.
 prove: .venv/tested
 	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest \
 		tests/test_random_networks.py tests/test_shipped_groups.py
+	OMP_NUM_THREADS=1 PRUNE_KILLS=20 $(BIN)/python -m pytest tests/test_kill.py
 
 # A stamp, so that a second run costs nothing and a changed requirement installs again.
 .venv/installed: setup.cfg pyproject.toml constraints.txt

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prune.errors import InputError
+from prune.errors import InputError, WriteError
+
+_MARK = "-part-"  # in the names of temporary files
 
 
 @contextmanager
@@ -18,13 +20,14 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Raises:
         InputError: the target is a folder, or its folder cannot be made or written.
+        WriteError: the system failed the block or what follows it: a full disk, a vanished folder.
     """
     if target.is_dir():
         raise InputError(f"cannot write {target}: it is a folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
+            prefix=f".{target.stem}{_MARK}", suffix=target.suffix, dir=target.parent
         )
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}") from error
@@ -35,8 +38,25 @@ def replacing(target: Path) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         _sync(part)
         part.replace(target)
+    except BrokenPipeError:  # of what the block printed
+        raise
+    except OSError as error:
+        raise WriteError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away the temporary files that a killed process left in a folder nobody else writes to.
+
+    Raises:
+        InputError: one of them cannot be removed.
+    """
+    for part in folder.glob(f".*{_MARK}????????*"):  # as many as mkstemp draws
+        try:
+            part.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot remove {part}: {error.strerror}") from error
 
 
 def expect_writable(target: Path) -> None:

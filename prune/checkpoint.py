@@ -90,6 +90,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises:
         InputError: the path cannot be written.
+        WriteError: the disk is full, or its folder vanished.
         TypeError: a value in it is not plain (our own mistake: the file could not be read back).
     """
     document = {
@@ -108,7 +109,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             # and equal networks would give files of different digests.
             with part.open("wb") as handle:
                 torch.save(plain, handle)
-        except (OSError, RuntimeError) as error:
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # what torch's archive stumbled over
+                raise error.__context__ from error
             raise CheckpointError(f"cannot write {path}: {_first_line(error)}") from error
 
 

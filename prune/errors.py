@@ -9,6 +9,7 @@
     │   └── WithinBudgetError  a budget that is met as it is
     ├── DeviceError            a device this machine lacks
     └── RunError               exit 1: the input was good, the run failed
+        ├── WriteError         a file that could not be written to its end: a full disk
         ├── ProofError         a pruned network that differs from the masked original
         ├── ExportError        an exported file that differs from the network
         └── TrainError         a loss that is not finite, a run that cannot go on
@@ -55,6 +56,10 @@ class RunError(PruneError):
     """The input was good; the run failed."""
 
     exit_code = 1
+
+
+class WriteError(RunError):
+    """A file that could not be written to its end, which leaves the one before it as it was."""
 
 
 class ProofError(RunError):

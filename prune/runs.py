@@ -63,11 +63,10 @@ def versions() -> dict[str, str]:
 
 
 def record(folder: Path, options: Mapping[str, object]) -> None:
-    """Write opt.yaml (the options) and run.json (options, command, versions, machine)."""
+    """Write run.json (options, command, versions, machine) and opt.yaml (the options)."""
     import yaml
 
     plain = {key: _plain(value) for key, value in sorted(options.items())}
-    write_text(folder / "opt.yaml", yaml.safe_dump(plain, sort_keys=True))
     run = {
         "command": sys.argv,
         "options": plain,
@@ -75,6 +74,8 @@ def record(folder: Path, options: Mapping[str, object]) -> None:
         "machine": {"node": platform.node(), "system": platform.platform()},
     }
     write_text(folder / "run.json", json.dumps(run, indent=1))
+    # Last: a run is taken up by it, so that where it is, all is there.
+    write_text(folder / "opt.yaml", yaml.safe_dump(plain, sort_keys=True))
 
 
 def _plain(value: object) -> object:

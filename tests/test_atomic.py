@@ -1,11 +1,13 @@
 """Files are written whole or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from prune.atomic import replacing, write_text
-from prune.errors import InputError
+from prune.atomic import replacing, sweep, write_text
+from prune.errors import InputError, WriteError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -16,6 +18,32 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         raise RuntimeError("the writer died")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_write_that_the_system_fails_leaves_the_old_file_and_tells_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "kept.txt"
+    target.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"cannot write .*kept.txt: No space left on device"):
+        write_text(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_sweep_takes_what_a_killed_write_left_and_nothing_else(tmp_path: Path) -> None:
+    writer = replacing(tmp_path / "weights.pt")
+    left = writer.__enter__()  # and never ended, as when the process is killed
+    others = [tmp_path / name for name in ("weights.pt", ".hidden", ".my-part-of-it", "a-part-1")]
+    for path in others:
+        path.write_text("")
+    assert left.exists()
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_a_good_write_replaces_and_makes_the_folder(tmp_path: Path) -> None:

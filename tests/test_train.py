@@ -356,7 +356,7 @@ def test_loss_that_is_not_finite_stops_with_the_pictures(
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("prune: the loss is ")
     assert "images/train/" in errors[-1]
-    assert not (tmp_path / "runs" / "exp" / "weights").exists()
+    assert not list((tmp_path / "runs" / "exp" / "weights").iterdir())
 
 
 def test_weights_that_are_not_finite_are_not_kept(
@@ -366,7 +366,7 @@ def test_weights_that_are_not_finite_are_not_kept(
     recipe = ("--hyp", tmp_path / "hyp.yaml", "--epochs", 2)  # the only update ends the epoch
     assert train("--weights", tiny.weights(tmp_path), *recipe) == 1
     assert "weights are no longer finite after epoch 1" in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "exp" / "weights").exists()
+    assert not list((tmp_path / "runs" / "exp" / "weights").iterdir())
 
 
 def test_json_is_all_there_is_on_stdout(

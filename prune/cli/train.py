@@ -338,17 +338,18 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
 
     said = vars(args)
     paths = {name: said[name].resolve() for name in _PATHS if said[name] is not None}
-    hyp.save(job.hyp, folder / "hyp.yaml")  # first: where there is an opt.yaml, all is there
+    hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
 
 
 def _train(args: argparse.Namespace, job: _Job, folder: Path, say: Say) -> list[Row]:
     from prune.cli import console
-    from prune.train import boards, memory
+    from prune.train import boards, keep, memory
     from prune.train.keep import Origin
     from prune.train.log import Log
     from prune.train.loop import train
     from prune.train.run import start
+    from prune.train.safe import saving
     from prune.train.stop import listening
 
     origin = Origin(
@@ -389,6 +390,8 @@ def _train(args: argparse.Namespace, job: _Job, folder: Path, say: Say) -> list[
             _tell_times(state, job, folder, log.say)
         if not args.no_plots:
             _draw_curves(job, rows, folder, board)
+    with saving(folder, len(rows)):
+        keep.finish(folder / "weights")  # last: until then, a killed run can be resumed
     return rows
 
 

@@ -19,8 +19,7 @@ from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.data.store import Pictures, cpus, gather, original_sizes
-from prune.data.workers import context
-from prune.data.workers import start as start_worker
+from prune.data.workers import context, start_patient
 from prune.errors import DataError, PruneError
 
 __all__ = ["Batch", "Frame", "Loader", "TrainLoader", "check_sizes", "score_loader", "train_loader"]
@@ -254,7 +253,7 @@ def _open(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=start_worker,
+        worker_init_fn=start_patient,
         multiprocessing_context=context([__name__]) if workers else None,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own, so that loading leaves torch's numbers alone

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune.errors import InputError
+from prune.train.safe import tensorboard
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -104,9 +105,7 @@ class _Mlflow:
 
 @contextmanager
 def _tensorboard(folder: Path, _: Mapping[str, object]) -> Iterator[Board]:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
+    with tensorboard(folder) as writer:
         yield _TensorBoard(writer)
 
 

@@ -61,15 +61,12 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
 
     Raises:
         InputError: the folder cannot be written.
+        WriteError: the disk is full.
         TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
     finished = _finished(run, origin=origin, epoch=epoch)
-    if not all(value.isfinite().all() for value in finished.model.values()):
-        raise TrainError(
-            f"the weights are no longer finite after epoch {epoch}, which is not kept; "
-            "a lower lr0 may help"
-        )
+    _expect_finite(finished, f"after epoch {epoch}")
     wanted = [folder / f"{name}.pt" for name in records(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
@@ -85,8 +82,11 @@ def save_within(
 
     Raises:
         InputError: the folder cannot be written.
+        WriteError: the disk is full.
+        TrainError: the weights are no longer finite; the files stay as they were.
     """
     finished = _finished(run, origin=origin, epoch=len(rows))
+    _expect_finite(finished, f"in epoch {len(rows) + 1}")
     checkpoint.save(replace(finished, training=_state(run, rows, at)), folder / "last.pt")
 
 
@@ -143,7 +143,11 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
 
 
 def finish(folder: Path) -> None:
-    """Take the training state out of last.pt: it is a checkpoint like any other now."""
+    """Take the training state out of last.pt: it is a checkpoint like any other now.
+
+    Raises:
+        WriteError: the disk is full.
+    """
     last = folder / "last.pt"
     checkpoint.save(replace(checkpoint.load(last), training={}), last)
 
@@ -168,6 +172,13 @@ def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
     )
     # Training's order in memory (channels innermost) is no property of the network.
     return replace(shot, model={name: value.contiguous() for name, value in shot.model.items()})
+
+
+def _expect_finite(finished: Checkpoint, when: str) -> None:
+    if not all(value.isfinite().all() for value in finished.model.values()):
+        raise TrainError(
+            f"the weights are no longer finite {when}, which is not kept; a lower lr0 may help"
+        )
 
 
 def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:

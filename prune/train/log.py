@@ -125,7 +125,7 @@ class Log:
     def epoch(self, rows: Sequence[dict[str, float]], epochs: int) -> None:
         """Tell of the last row, and bring the files up to date."""
         self.say(_line(rows[-1], epochs))
-        write_text(self.folder / "results.csv", _csv(rows))
+        self.table(rows)
 
     def board_epoch(self, row: Mapping[str, float], run: Run) -> None:
         """Show an epoch on the boards: its row, learning rates, a histogram of BatchNorm scales."""
@@ -137,6 +137,10 @@ class Log:
         self.board.figures(figures | rates, step)
         if len(found := scales(run.averaged)):
             self.board.histogram("scales", found, step)
+
+    def table(self, rows: Sequence[dict[str, float]]) -> None:
+        """Write results.csv."""
+        write_text(self.folder / "results.csv", _csv(rows))
 
 
 def memory_gib() -> float:

@@ -22,6 +22,7 @@ from prune.train.log import Log, as_row
 from prune.train.loss import detection_loss
 from prune.train.optimiser import tell
 from prune.train.run import Run
+from prune.train.safe import prepare, saving
 from prune.train.schedule import Setting
 from prune.train.stop import Asked, never
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from prune.data.loader import Batch, TrainLoader
     from prune.train.passes import Views
 
-# Batches between two looks at the loss on a GPU: each makes the host wait. A CPU waits anyway.
-_LOOK_EVERY = 20
+# Batches between two looks at the loss: each makes the host wait for a GPU. A CPU waits anyway.
+_LOOK_EVERY = {"cpu": 1, "cuda": 20}
 
 # Cuts a run's network before an epoch, and adds to the history of what it comes from.
 Narrow = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
@@ -67,6 +68,9 @@ def train(
 ) -> list[Row]:
     """Train a network, score its running average as it goes, keep the last and the best.
 
+    What is kept holds the training state to the end: `keep.finish` takes it out, once the caller
+    is through with the run, which until then can be taken up.
+
     Args:
         run: the network, started for these batches.
         batches: training batches; any epoch's can be had again.
@@ -83,10 +87,14 @@ def train(
     Raises:
         DataError: pictures or labels that cannot be read.
         CheckpointError: a training state that is not this run's.
-        TrainError: the loss is no longer finite.
+        TrainError: the loss is no longer finite, or the run cannot be saved.
         Stopped: it was asked to, and is saved.
     """
+    prepare(log.folder)
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
+    if rows:
+        with saving(log.folder, len(rows)):  # a kill may have come between the weights and these
+            log.table(rows)
     for epoch in range(len(rows), run.settings.epochs):
         candidates = rows[run.settings.best_after :]
         if why := progress.enough(candidates, run.settings.patience):
@@ -118,13 +126,12 @@ def train(
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if weighed and scores is not None:
             rows[-1] |= emphasis.by_class(scores)
-        with run.watch("save"):
+        with run.watch("save"), saving(log.folder, epoch + 1):
             keep.save(run, rows, origin=origin, folder=log.weights)
-        log.epoch(rows, run.settings.epochs)
-        log.board_epoch(rows[-1], run)
+            log.epoch(rows, run.settings.epochs)
+            log.board_epoch(rows[-1], run)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
-    keep.finish(log.weights)
     return rows
 
 
@@ -151,14 +158,15 @@ def _epoch(
     # All batches but the last have one shape. What is fastest is found by timing, which differs
     # from run to run.
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
+    look_every = _LOOK_EVERY[run.device.type]
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(run.watch.waits(batches), start=at.batch):
         setting = run.schedule.at(first + index)
-        log.batch(first + index, batch)
+        with saving(log.folder, epoch + 1):
+            log.batch(first + index, batch)
         items = descend(run, batch, position=first + index, adapt=index == 0)
         waiting += 1
         last = index + 1 == len(batches)
@@ -173,7 +181,8 @@ def _epoch(
             unseen.clear()
         log.step(total / (index + 1 - len(unseen)), len(batch.images), setting.rate)
         if stop:
-            save(Position(batch=index + 1, losses=tuple(total.tolist())))
+            with saving(log.folder, epoch + 1):
+                save(Position(batch=index + 1, losses=tuple(total.tolist())))
             raise Stopped
     log.end()
     torch.backends.cudnn.benchmark = False  # scored batches differ in shape; each would be tried

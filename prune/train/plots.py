@@ -72,8 +72,9 @@ def as_rgb(image: Image) -> Image:
 
 def write(image: Image, path: Path) -> None:
     """Write a picture in the format of the path's suffix."""
+    coded = cv2.imencode(path.suffix, image)[1]  # imwrite does not tell of a full disk
     with replacing(path) as part:
-        cv2.imwrite(str(part), image)
+        part.write_bytes(coded.tobytes())
 
 
 def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:

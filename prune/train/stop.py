@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,18 +25,23 @@ def listening(say: Callable[[str], None]) -> Iterator[Asked]:
     """Note signals instead of dying of them; a second one ends the process at once.
 
     Args:
-        say: told once, when the first signal comes.
+        say: told once, when the first signal comes; from a thread, for the signal may have come
+            amid a line of the same log, whose lock is not to be had twice.
 
     Raises:
         KeyboardInterrupt: a second signal came.
     """
     came: list[int] = []
+    lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
+    teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
+    teller.start()
 
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
         if len(came) > 1:
             raise KeyboardInterrupt
-        say(f"{signal.Signals(number).name}: finishing the step and saving; again ends at once")
+        name = signal.Signals(number).name
+        lines.put(f"{name}: finishing the step and saving; again ends at once")
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
@@ -42,3 +49,10 @@ def listening(say: Callable[[str], None]) -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        lines.put("")
+        teller.join()
+
+
+def _tell(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
+    while line := lines.get():
+        say(line)

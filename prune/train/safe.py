@@ -1,0 +1,93 @@
+"""What a run that cannot write leaves: its last good checkpoint, and word of the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune import checkpoint
+from prune.atomic import sweep
+from prune.errors import InputError, TrainError, WriteError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+def prepare(folder: Path) -> None:
+    """Make a run's folder of weights, and clear both of what a killed process left half written.
+
+    Raises:
+        TrainError: that cannot be done.
+    """
+    try:
+        (folder / "weights").mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        sweep(folder / "weights")
+    except (InputError, OSError) as error:
+        raise TrainError(f"cannot use the folder {folder}: {error}") from error
+
+
+@contextmanager
+def saving(folder: Path, epoch: int) -> Iterator[None]:
+    """Let a failed write end the run with its cause, and with what there is to go on from.
+
+    Args:
+        folder: the run's, as `prepare` left it; if it is gone, nothing makes it anew.
+        epoch: the one at hand, counted from 1.
+
+    Raises:
+        TrainError: the block could not write.
+    """
+    weights = folder / "weights"
+    if not weights.is_dir():
+        raise TrainError(f"cannot save epoch {epoch}: the folder {weights} is gone, with all in it")
+    try:
+        yield
+    except (InputError, WriteError, OSError) as error:
+        left = _left(weights / "last.pt")
+        raise TrainError(f"cannot save epoch {epoch}: {error}; {left}") from error
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
+    """Open a TensorBoard file, and close it whatever comes.
+
+    Raises:
+        WriteError: the file cannot be written, and nothing worse came before.
+    """
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    with _blaming(folder):
+        board = SummaryWriter(str(folder))
+    try:
+        yield board
+    except BaseException:
+        with suppress(WriteError):
+            _close(board, folder)
+        raise
+    _close(board, folder)
+
+
+def _close(board: SummaryWriter, folder: Path) -> None:
+    """Close the file under the board, which itself leaves its thread running when a write fails."""
+    with _blaming(folder):
+        if board.file_writer is not None:
+            board.file_writer.close()
+
+
+@contextmanager
+def _blaming(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def _left(last: Path) -> str:
+    """Say from where the run can go on."""
+    if not last.is_file():
+        return "nothing was saved before"
+    epoch = checkpoint.load(last).history[-1]["epoch"]
+    return f"{last} of epoch {epoch} stays; to go on: prune train --resume {last}"
