@@ -2,7 +2,7 @@
 
 - The plain loop is what a PyTorch user writes first: NCHW float32, pictures decoded from disk and
   joined as floats by the same number of workers, `loss.item()` every step, an average kept in
-  Python, parameter by parameter. Network, batch, augmentation, loss and optimiser are ours.
+  Python, parameter by parameter. Network, batch, augmentation and loss are ours.
 - Our rows take the functions that `prune train` takes, with `--cache ram`.
 - Scoring a split in batches stands beside scoring it one picture at a time, read from disk.
 
@@ -354,13 +354,12 @@ def plain(
 
     from prune.train import hyp
     from prune.train.loss import detection_loss
-    from prune.train.optimiser import optimiser
 
     net.train()
     average = copy.deepcopy(net)
-    optimizer = optimiser(net, hyp.SCRATCH, decay_share=1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-3
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=1e-3, momentum=0.937, nesterov=True, weight_decay=5e-4
+    )
 
     def step(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch[0].to(device), batch[1].to(device)

@@ -37,7 +37,7 @@ class Road:
     Attributes:
         base: a key of BASES, what is cut.
         teacher: whether that is also the teacher.
-        words: more options of the training; BUDGET stands for the budget.
+        words: more options of the training; BUDGET stands for the budget, EVERY for epochs.
         at_once: whether `prune global` cuts it first.
     """
 
@@ -47,13 +47,15 @@ class Road:
     at_once: bool = True
 
 
-BUDGET = "BUDGET"
+BUDGET, EVERY = "BUDGET", "EVERY"
 ROADS: dict[str, Road] = {
     "plain": Road(teacher=False),
     "teacher": Road(),
     "teacher, features too": Road(words=("--distill",)),
     "sparse first, teacher": Road(base="sparse"),
-    "a little at a time, teacher": Road(words=("--prune-to", BUDGET), at_once=False),
+    "a little at a time, teacher": Road(
+        words=("--prune-to", BUDGET, "--prune-every", EVERY), at_once=False
+    ),
 }
 CONTROLS = {"control": False, "control, teacher": True}  # whether the dense detector is its teacher
 
@@ -65,6 +67,7 @@ class Tuning(Bench):
     cfg: Path = CFG
     epochs: int = 60
     tune: int = 55
+    every: int = 2
     cut: tuple[str, ...] = field(default=())
 
 
@@ -83,20 +86,24 @@ def main() -> None:
         cfg=args.cfg,
         epochs=args.epochs,
         tune=args.tune,
-        cut=("--depth", args.depth, "--images", args.images),
+        every=args.every,
+        cut=("--depth", args.depth, *args.cut.split()),
     )
     budgets: list[float] = args.macs
     bases = dict.fromkeys(["dense", *(ROADS[name].base for name in args.roads)])
     runs: list[Callable[[], object]] = [partial(base, bench, name) for name in bases]
     for seed in range(bench.seeds):
-        for name in CONTROLS:
+        for name in args.controls:
             runs += [partial(control, bench, name, macs, seed) for macs in budgets]
         for name in args.roads:
             runs += [partial(road, bench, name, macs, seed) for macs in budgets]
-    runs.append(partial(base, bench, "dense", whole=True))
-    together(bench, runs)
-    for macs in budgets:
-        print(table(bench, macs), flush=True)
+    if not args.no_whole:
+        runs.append(partial(base, bench, "dense", whole=True))
+    try:
+        together(bench, [] if args.table else runs)
+    finally:
+        for macs in budgets:
+            print(table(bench, macs), flush=True)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -112,7 +119,11 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.3], help="budgets")
     parser.add_argument("--roads", nargs="+", default=list(ROADS), choices=list(ROADS))
     parser.add_argument("--depth", default="4", help="residual blocks that leave with the widths")
-    parser.add_argument("--images", default="64", help="pictures that rank channels")
+    parser.add_argument("--cut", default="", help="more options of prune global, in one word")
+    parser.add_argument("--every", type=int, default=2, help="epochs between little cuts")
+    parser.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=list(CONTROLS))
+    parser.add_argument("--no-whole", action="store_true", help="no dense run of all epochs")
+    parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share cores")
     parser.add_argument("--workers", type=int, default=0, help="loaders of each")
     parser.add_argument("--device", default="", help="cpu or a GPU's number")
@@ -132,7 +143,8 @@ def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
     way = ROADS[name]
     base(bench, way.base)
     start = cut(bench, way.base, macs) if way.at_once else bench.weights(way.base)
-    words = [f"macs:{macs}" if word == BUDGET else word for word in way.words]
+    meant = {BUDGET: f"macs:{macs}", EVERY: str(bench.every)}
+    words = [meant.get(word, word) for word in way.words]
     words += ["--teacher", str(bench.weights(way.base))] if way.teacher else []
     run = f"{name}-{macs}-{seed}"
     made = ("--weights", start, *(("--pt",) if way.at_once else ()))

@@ -76,10 +76,18 @@ def read(bench: Bench, name: str) -> dict[str, float]:
 
 
 def together(bench: Bench, works: Iterable[Callable[[], object]]) -> None:
-    """Do works, so many at once; each waits for processes of its own."""
+    """Do works, so many at once; each waits for processes of its own.
+
+    Raises:
+        SystemExit: some failed; the others were done first.
+    """
     with ThreadPoolExecutor(bench.jobs) as pool:
-        for future in [pool.submit(work) for work in works]:
-            future.result()
+        futures = [pool.submit(work) for work in works]
+    failed = [error for future in futures if (error := future.exception()) is not None]
+    for error in failed:
+        print(error, file=sys.stderr, flush=True)
+    if failed:
+        raise SystemExit(f"bench: {len(failed)} of {len(futures)} failed")
 
 
 def trained(
