@@ -6,6 +6,7 @@ network whose head maps stay nearest to the original's is taken.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,7 +45,7 @@ class Judge:
     """What blocks go by, and whole networks.
 
     Attributes:
-        pictures: RGB in 0..1, [N, 3, H, W].
+        pictures: RGB in 0..1, [N, 3, H, W]; on the device that is to look at them.
         criterion: a name in `worth.CRITERIA`, of the blocks.
     """
 
@@ -73,9 +74,11 @@ def with_blocks(
         chosen = narrow(subject)
         return Trial(0, chosen, _change(subject, chosen.plan, judge.pictures))
 
+    net = near(subject.net, judge.pictures)
+
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
-            subject.net, blocks, criterion=judge.criterion, pictures=judge.pictures, gone=gone
+            net, blocks, criterion=judge.criterion, pictures=judge.pictures, gone=gone
         )
 
     gone = depth.choose(found, depth.by_number(found, number), score, again=True)
@@ -131,16 +134,23 @@ def _named_as_before(groups: Sequence[Group], plan: Plan, names: dict[str, str])
     return replace(plan, cuts=tuple(cuts))
 
 
+def near(net: Darknet, pictures: Tensor) -> Darknet:
+    """Return a network where the pictures are: itself, or a copy."""
+    here = next(net.parameters()).device == pictures.device
+    return net if here else copy.deepcopy(net).to(pictures.device)
+
+
 @torch.inference_mode()
 def _change(subject: Subject, plan: Plan, pictures: Tensor) -> float:
     net: Darknet = surgery.apply(subject.net, subject.groups, plan, share=True)
     places = depth.places_of(subject.net, plan.blocks)
-    net = depth.without(net, places) if places else net
+    net = near(depth.without(net, places) if places else net, pictures)
+    original = near(subject.net, pictures)
     moved = torch.zeros(len(net.heads), dtype=torch.float64)
     whole = torch.zeros(len(net.heads), dtype=torch.float64)
     for batch in torch.split(pictures, 8):
-        pairs = zip(subject.net(batch), net(batch), strict=True)
+        pairs = zip(original(batch), net(batch), strict=True)
         for head, (before, after) in enumerate(pairs):
-            moved[head] += (after - before).double().square().sum()
-            whole[head] += before.double().square().sum()
+            moved[head] += (after - before).double().square().sum().cpu()
+            whole[head] += before.double().square().sum().cpu()
     return float((moved / whole).sqrt().mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Remove as asked."""
-    from prune import depth
+    from prune import depth, together
     from prune.plan import Plan
     from prune.pruning import open_subject
 
@@ -72,11 +71,12 @@ def run(args: argparse.Namespace) -> None:
     enough = _enough(args, subject, found, imgsz=imgsz)
     pictures = None
     if args.data is not None and criterion == "output":
-        pictures = pictures_of(args.data, subject, images=args.images, imgsz=imgsz)
+        pictures = pictures_of(args, subject, images=args.images, imgsz=imgsz)
+    net = subject.net if pictures is None else together.near(subject.net, pictures)
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
-            subject.net,
+            net,
             blocks,
             criterion=criterion,
             pictures=pictures,
@@ -104,18 +104,21 @@ def _enough(
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 
-def pictures_of(data: Path, subject: Subject, *, images: int, imgsz: int) -> Tensor:
-    """Read pictures spread evenly over the training split, [images, 3, H, W] in 0..1.
+def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgsz: int) -> Tensor:
+    """Read pictures spread evenly over --data's training split, [images, 3, H, W] in 0..1.
+
+    They are on --device, where blocks are then judged.
 
     Raises:
         DataError: pictures that cannot be read.
     """
+    from prune import device
     from prune.data import spec
     from prune.score.feed import fitted
 
-    paths = spec.load(data, splits=("train",)).pictures("train")
+    paths = spec.load(args.data, splits=("train",)).pictures("train")
     apart = max(len(paths) / images, 1)
     chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
     side = -(-imgsz // subject.net.stride) * subject.net.stride
     batch = next(iter(fitted(chosen, (side, side), len(chosen))))
-    return batch.images.float() / 255
+    return batch.images.to(device.choose(args.device)).float() / 255

@@ -243,7 +243,7 @@ def _deep(
     if args.data is None:  # noise ranks blocks worse than their weights do
         judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")
     else:
-        judge = together.Judge(pictures_of(args.data, subject, images=16, imgsz=imgsz))
+        judge = together.Judge(pictures_of(args, subject, images=16, imgsz=imgsz))
     if args.depth != "auto":
         number = int(args.depth)
         return together.with_blocks(subject, found, narrow, judge=judge, number=number).chosen
