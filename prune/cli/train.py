@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
     from prune.train.keep import Row
+    from prune.train.log import Log
     from prune.train.run import Settings
     from prune.train.source import Source, Teacher
+    from prune.train.team import Team
 
     Say = Callable[[str], None]
 
@@ -45,6 +48,7 @@ class _Job:
     settings: Settings
     hyp: Mapping[str, float]
     device: torch.device
+    team: Team
     batches: TrainLoader
     judge: Loader
     state: Mapping[str, object] | None
@@ -65,26 +69,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Train as asked, and say what to use next."""
-    from prune import runs
+    """Train as asked, alone or as one of torchrun's processes; say what to use next."""
+    from prune import device
+    from prune.train import team
+
+    where = device.choose(args.device, process=team.local_rank())
+    with team.joined(where) as joined:
+        return _run(args, where, joined)
+
+
+def _run(args: argparse.Namespace, where: torch.device, team: Team) -> int:
     from prune.cli import console
     from prune.train.loop import Stopped
 
-    say = console.logger().info
+    say = console.logger().info if team.leads else _say_nothing
     folder = _take_up(args, say) if args.resume is not None else None
-    job = _prepare(args, say)
+    job = _prepare(args, say, where, team)
     if folder is None:
-        folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
-        _record(args, job, folder)
+        folder = team.first(partial(_new_folder, args, job))
     say(f"training on {job.device}, files in {folder}")
     try:
         rows = _train(job, folder, say)
     except Stopped:
-        last = folder / "weights" / "last.pt"
-        sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
+        if team.leads:
+            last = folder / "weights" / "last.pt"
+            sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
         return 130
-    _tell(rows, folder, args.json, pruned=job.source.pruned)
+    if team.leads:
+        _tell(rows, folder, args.json, pruned=job.source.pruned)
     return 0
+
+
+def _say_nothing(_: str) -> None:
+    """Take the place of a process's log, where the first one speaks for all."""
+
+
+def _new_folder(args: argparse.Namespace, job: _Job) -> Path:
+    from prune import runs
+
+    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    _record(args, job, folder)
+    return folder
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +176,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="let torch.compile make it faster")
     parser.add_argument(
         "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
+    )
+    parser.add_argument(
+        "--sync-bn",
+        action="store_true",
+        help="under torchrun: BatchNorms see the whole batch, not each process's share",
     )
     parser.add_argument(
         "--cache", nargs="?", const="ram", choices=["ram"], help="keep decoded pictures in memory"
@@ -236,17 +266,15 @@ def _said(args: argparse.Namespace) -> set[str]:
     return {name for name, value in vars(args).items() if value != parser.get_default(name)}
 
 
-def _prepare(args: argparse.Namespace, say: Say) -> _Job:
+def _prepare(args: argparse.Namespace, say: Say, where: torch.device, team: Team) -> _Job:
     """Read and check everything a run needs, and write nothing.
 
     Raises:
         PruneError: some input cannot be used.
     """
-    from prune import device
     from prune.data import loader
     from prune.data import spec as data_spec
 
-    where = device.choose(args.device)
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
     spec = data_spec.load(args.data, splits=("train", "val"))
@@ -264,6 +292,7 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         workers=args.workers,
         seed=settings.seed,
         cache=args.cache,
+        part=team.part,
     )
     judge = loader.score_loader(
         spec,
@@ -273,8 +302,9 @@ def _prepare(args: argparse.Namespace, say: Say) -> _Job:
         stride=source.net.stride,
         workers=args.workers,
         cache=args.cache,
+        part=team.part,
     )
-    return _Job(source, teacher, spec, settings, hyp, where, batches, judge, state)
+    return _Job(source, teacher, spec, settings, hyp, where, team, batches, judge, state)
 
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
@@ -324,6 +354,7 @@ def _settings(args: argparse.Namespace, source: Source, device: str, say: Say) -
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
         compiled=args.compile,
+        sync_bn=args.sync_bn,
     )
 
 
@@ -356,11 +387,7 @@ def _record(args: argparse.Namespace, job: _Job, folder: Path) -> None:
 
 
 def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    from prune.cli import console
     from prune.train.keep import Origin
-    from prune.train.log import Log
     from prune.train.loop import train
     from prune.train.run import start
     from prune.train.stop import listening
@@ -379,37 +406,62 @@ def _train(job: _Job, folder: Path, say: Say) -> list[Row]:
         hyp=job.hyp,
         device=job.device,
         teacher=job.teacher.net if job.teacher else None,
+        team=job.team,
     )
-    with console.progress() as bar, SummaryWriter(str(folder)) as board:
-        # A line written past a live bar would tear it.
-        above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
-        log = Log(folder, say if bar.disable else above, bar=bar, board=board)
-        with listening(log.say) as asked:
-            rows = train(
-                state,
-                job.batches,
-                job.judge,
-                origin=origin,
-                log=log,
-                resume=job.state,
-                asked=asked,
-            )
+    with (
+        _logging(folder, say, quiet=not job.team.leads) as log,
+        listening(log.say, launched=job.team.size > 1) as asked,
+    ):
+        rows = train(
+            state,
+            job.batches,
+            job.judge,
+            origin=origin,
+            log=log,
+            resume=job.state,
+            asked=asked,
+        )
     _draw_curves(job, rows, folder)
     return rows
 
 
+@contextmanager
+def _logging(folder: Path, say: Say, *, quiet: bool) -> Iterator[Log]:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from prune.cli import console
+    from prune.train.log import Log, Quiet
+
+    if quiet:
+        yield Quiet(folder, say)
+        return
+    with console.progress() as bar, SummaryWriter(str(folder)) as board:
+        # A line written past a live bar would tear it.
+        above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
+        yield Log(folder, say if bar.disable else above, bar=bar, board=board)
+
+
 def _draw_curves(job: _Job, rows: list[Row], folder: Path) -> None:
-    """Draw the run's figures, and what the best weights find."""
+    """Draw the run's figures, and what the best weights find; several processes look together."""
     from prune import checkpoint
     from prune.score import metrics, plots
     from prune.score.score import collect
     from prune.train.plots import results_picture
 
-    results_picture(rows, folder / "results.png")
-    net = checkpoint.network(checkpoint.load(folder / "weights" / "best.pt")).to(job.device)
+    best = job.team.first(partial(checkpoint.load, folder / "weights" / "best.pt"))
+    net = checkpoint.network(best).to(job.device)
     names = job.spec.names
     classes = len(names)
-    found = collect(lambda images: net.decode(net(images)), job.judge, classes, device=job.device)
+    found = collect(
+        lambda images: net.decode(net(images)),
+        job.judge,
+        classes,
+        device=job.device,
+        gather=job.team.gather,
+    )
+    if not job.team.leads:
+        return
+    results_picture(rows, folder / "results.png")
     pair = found.truth, found.found
     precision = metrics.coco_precision(*pair, classes)[0]
     plots.precision_recall(precision, names, folder / "pr_curve.png")

@@ -2,6 +2,8 @@
 
 What a batch holds depends on the seed, the epoch and the batch's number alone, never on how many
 worker processes made it: every sample has its own random generator, and a worker keeps no state.
+Where several processes train together, each loads its share of every batch; together they have what
+one would.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training_batch
+from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
@@ -68,8 +70,9 @@ class TrainLoader(Loader):
         hyp: Mapping[str, float],
         workers: int,
         seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self._order = _Order(len(pictures.paths), batch_size, seed)
+        self._order = _Order(len(pictures.paths), batch_size, seed, part)
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers)
 
@@ -80,6 +83,10 @@ class TrainLoader(Loader):
         `len()` stays the whole epoch's.
         """
         self._order.epoch, self._order.start = epoch, start
+
+    def size(self, batch: int) -> int:
+        """Return how many pictures a batch has, all processes' shares together."""
+        return self._order.size(batch)
 
 
 def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
@@ -93,6 +100,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     workers: int = 2,
     seed: int = 0,
     cache: str | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> TrainLoader:
     """Load a split shuffled and augmented.
 
@@ -106,12 +114,18 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         workers: processes that load; 0 loads in this one. At most one a processor is started.
         seed: fixes order and augmentation, for any number of workers.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
+        part: this process's number and how many share every batch.
 
     Raises:
         DataError: no pictures, a broken label, a size that does not suit the network, no room for
-            the cache.
+            the cache, fewer pictures a batch than processes.
     """
     check_sizes(imgsz, batch_size, workers)
+    if batch_size < part[1]:
+        raise DataError(
+            f"batch size is {batch_size}; {part[1]} processes share a batch, so that it must be "
+            f"{part[1]} or more"
+        )
     if imgsz % stride:
         below = imgsz // stride * stride
         raise DataError(
@@ -121,10 +135,12 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
     pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
-    return TrainLoader(pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed)
+    return TrainLoader(
+        pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed, part=part
+    )
 
 
-def score_loader(
+def score_loader(  # noqa: PLR0913  # as above
     spec: DataSpec,
     *,
     split: str,
@@ -134,6 +150,7 @@ def score_loader(
     workers: int = 2,
     rectangular: bool = True,
     cache: str | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Loader:
     """Load every picture of a split once, letterboxed, nothing else done to it.
 
@@ -147,6 +164,7 @@ def score_loader(
         rectangular: batches of pictures alike in shape, as small as they allow; otherwise squares
             in the split's order.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
+        part: (r, n) gives every n-th batch from the r-th on.
 
     Raises:
         DataError: no pictures, a broken label or picture header, no room for the cache.
@@ -155,6 +173,7 @@ def score_loader(
     pictures = gather(spec.pictures(split), classes=len(spec.names), imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    keys = keys[part[0] :: part[1]]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers)
 
@@ -183,10 +202,11 @@ def by_aspect(pictures: Pictures) -> list[int]:
 
 
 class _Order:
-    """The keys of one epoch, shuffled by seed and epoch alone."""
+    """The keys of one epoch, shuffled by seed and epoch alone; of each batch one share."""
 
-    def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
+    def __init__(self, pictures: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
         self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.part = part
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -194,8 +214,14 @@ class _Order:
 
     def __iter__(self) -> Iterator[TrainKey]:
         order = generator(self.seed, self.epoch, -1).permutation(self.pictures).tolist()
-        for first in range(self.start * self.batch_size, self.pictures, self.batch_size):
-            yield TrainKey(self.epoch, first, tuple(order[first : first + self.batch_size]))
+        for batch in range(self.start, len(self)):
+            begin = batch * self.batch_size
+            own = share(self.size(batch), self.part)
+            indices = tuple(order[begin + own.start : begin + own.stop])
+            yield TrainKey(self.epoch, begin + own.start, indices)
+
+    def size(self, batch: int) -> int:
+        return min(self.batch_size, self.pictures - batch * self.batch_size)
 
 
 class _Made(Dataset["Batch | PruneError"], Generic[Key]):

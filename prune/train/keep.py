@@ -59,6 +59,8 @@ class Position:
 def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
     """Write last.pt, and the files of every measure in which the last row beats all before it.
 
+    Where several processes train, the first one writes for all.
+
     Raises:
         InputError: the folder cannot be written.
         TrainError: the weights are no longer finite; the files stay as they were.
@@ -70,6 +72,8 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
             f"the weights are no longer finite after epoch {epoch}, which is not kept; "
             "a lower lr0 may help"
         )
+    if not run.team.leads:
+        return
     wanted = [folder / f"{name}.pt" for name in records(rows)]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
@@ -81,11 +85,13 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
 def save_within(
     run: Run, rows: Sequence[Row], at: Position, *, origin: Origin, folder: Path
 ) -> None:
-    """Write last.pt in the middle of an epoch, just after an update.
+    """Write last.pt in the middle of an epoch, just after an update; the first process alone.
 
     Raises:
         InputError: the folder cannot be written.
     """
+    if not run.team.leads:
+        return
     finished = _finished(run, origin=origin, epoch=len(rows))
     checkpoint.save(replace(finished, training=_state(run, rows, at)), folder / "last.pt")
 

@@ -115,6 +115,16 @@ class Log:
                 self.board.add_histogram("scales", found, int(rows[-1]["epoch"]))
 
 
+class Quiet(Log):
+    """The log of a process that another one speaks for."""
+
+    def batch(self, position: int, batch: Batch) -> None:
+        """Draw nothing."""
+
+    def epoch(self, rows: Sequence[dict[str, float]], epochs: int, *, net: nn.Module) -> None:
+        """Write nothing."""
+
+
 def memory_gib() -> float:
     """Return the peak memory of this process so far, on the GPU if it uses one."""
     if torch.cuda.is_available() and torch.cuda.max_memory_reserved():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune.errors import TrainError
 from prune.score.score import score
@@ -22,6 +22,7 @@ from prune.train.optimiser import tell
 from prune.train.run import Run
 from prune.train.schedule import Setting
 from prune.train.stop import Asked, never
+from prune.train.team import Team
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch, TrainLoader
@@ -71,6 +72,7 @@ def train(
         Stopped: it was asked to, and is saved.
     """
     torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
+    asked = partial(_agreed, run.team, asked)
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     for epoch in range(len(rows), run.settings.epochs):
         began = time.perf_counter()
@@ -88,6 +90,7 @@ def train(
                 device=run.device,
                 half=run.precision != torch.float32,
                 loss=partial(_items, run),
+                gather=run.team.gather,
             )
         rate = run.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - began
@@ -96,7 +99,8 @@ def train(
         log.epoch(rows, run.settings.epochs, net=run.averaged)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
-    keep.finish(log.weights)
+    if run.team.leads:
+        keep.finish(log.weights)
     return rows
 
 
@@ -120,6 +124,7 @@ def _epoch(
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
+    own = whole = 0  # pictures since the last update, of this process and of all
     batches.set_epoch(epoch, start=at.batch)
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(batches, start=at.batch):
@@ -128,20 +133,22 @@ def _epoch(
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         targets = batch.targets.to(run.device, non_blocking=True)  # [M, 6]
         seen = run.passes.forward(images)
-        loss, items = _loss(run, seen, targets, adapt=index == 0)
+        pictures = batches.size(index)
+        loss, items = _loss(run, seen, targets, pictures=pictures, adapt=index == 0)
         run.passes.backward(run.scaler.scale(loss))
-        waiting += 1
+        waiting, own, whole = waiting + 1, own + len(images), whole + pictures
         last = index + 1 == len(batches)
         updated = waiting >= setting.accumulate or last
         if updated:
-            _update(run, setting, share=(first + index) / run.schedule.total)
-            waiting = 0
+            _meet(run, share=own / whole)
+            _update(run, setting, done=(first + index) / run.schedule.total)
+            waiting = own = whole = 0
         unseen.append((items, batch.paths))
         stop = updated and not last and asked()
         if len(unseen) == look_every or last or stop:
-            total += _looked_at(unseen)
+            total += _looked_at(unseen, run.team)
             unseen.clear()
-        log.step(total / (index + 1 - len(unseen)), len(images))
+        log.step(total / (index + 1 - len(unseen)), pictures)
         if stop:
             save(Position(batch=index + 1, losses=tuple(total.tolist())))
             raise Stopped
@@ -150,52 +157,87 @@ def _epoch(
     return [float(value) for value in total / len(batches)]
 
 
-def _loss(run: Run, seen: Views, targets: Tensor, *, adapt: bool) -> tuple[Tensor, Tensor]:
-    """Return the loss to descend, and its parts: box, obj, cls, sum, [4], or with a teacher [5]."""
-    loss, items = detection_loss(seen.maps, run.net.heads, targets, hyp=run.hyp)
+def _loss(
+    run: Run, seen: Views, targets: Tensor, *, pictures: int, adapt: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the loss to descend, and its parts: box, obj, cls, sum, [4], or with a teacher [5].
+
+    Of a batch of so many pictures in all, seen here or by other processes; everybody's losses and
+    parts sum to the batch's. Imitation is weighed within each one's share.
+    """
+    loss, items = detection_loss(
+        seen.maps, run.net.heads, targets, hyp=run.hyp, whole=run.team.counts
+    )
     if run.teacher is None:
         return loss, items
     imitation = torch.zeros((), device=loss.device)
-    if run.imitates("output"):
+    here = len(seen.maps[0])
+    if run.imitates("output") and here:
         imitation = imitation + imitation_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
     if run.imitates("feature"):
         pair = seen.features, seen.taught_features
         if adapt:
-            run.adapters[:] = [features.solved(*level) for level in zip(*pair, strict=True)]
-        gain = run.hyp["distill_feature"] * len(seen.maps[0])
-        imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
-    items = torch.cat((items, imitation.detach()[None] / len(seen.maps[0])))
+            run.adapters[:] = [
+                features.solved(*level, whole=run.team.sum) for level in zip(*pair, strict=True)
+            ]
+        if here:
+            gain = run.hyp["distill_feature"] * here
+            imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
+    items = torch.cat((items, imitation.detach()[None] / pictures))
     return loss + imitation, items
 
 
-def _update(run: Run, setting: Setting, *, share: float) -> None:
+def _meet(run: Run, *, share: float) -> None:
+    """Bring together what the processes have gathered since the last update.
+
+    Args:
+        run: the run.
+        share: of those pictures, what this process saw; so much its BatchNorm statistics count.
+    """
+    run.team.sum_gradients(run.net.parameters())
+    if not run.settings.sync_bn:  # else they are the same everywhere
+        run.team.average(_statistics(run.net), share=share)
+
+
+def _statistics(net: nn.Module) -> list[Tensor]:
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    found = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    return [buffer for buffer in found if buffer is not None]
+
+
+def _agreed(team: Team, asked: Asked) -> bool:
+    """Tell whether anybody was asked to stop; all processes ask this at the same step."""
+    return team.any(asked())
+
+
+def _update(run: Run, setting: Setting, *, done: float) -> None:
     """Step the weights by the gradients gathered so far, and the average after them.
 
     Args:
         run: the run.
         setting: what the optimiser is told.
-        share: of the run that is done.
+        done: how much of the run is.
     """
     tell(run.optimizer, setting)
     if run.penalty is not None and run.settings.sparsity is not None:
         run.scaler.unscale_(run.optimizer)
-        run.penalty(run.settings.sparsity.at(share))
+        run.penalty(run.settings.sparsity.at(done))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.passes.clear(run.net.parameters())
     run.ema.update_parameters(run.net)
 
 
-def _looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]]) -> Tensor:
-    """Sum losses on the host, [4] or with a teacher [5].
+def _looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
+    """Sum everybody's losses on the host, [4] or with a teacher [5].
 
     Raises:
         TrainError: one is not finite; names the pictures it came from.
     """
-    losses = torch.stack([items for items, _ in unseen]).cpu()  # [K, 4] or [K, 5]
+    losses = team.sum(torch.stack([items for items, _ in unseen]).cpu())  # [K, 4] or [K, 5]
     for row, (_, paths) in zip(losses, unseen, strict=True):
         if not row.isfinite().all():
-            names = ", ".join(str(path) for path in paths)
+            names = ", ".join(str(path) for part in team.gather(paths) for path in part)
             raise TrainError(
                 f"the loss is {float(row[3:].sum())} on the batch {names}; nothing of this epoch "
                 "is kept. A lower lr0 may help, or a look at those pictures' labels"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from prune.data.batch import share
 from prune.errors import DeviceError, InputError
 from prune.graph import trace
 from prune.train.ema import average
@@ -16,7 +17,9 @@ from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.schedule import Schedule, plan
+from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
+from prune.train.team import Team
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +56,12 @@ class Settings:
     if need be; `val_every` and `save_period` are epochs (0: only the last is scored, no snapshots);
     `precision` is that of the convolutions, one of PRECISIONS; `distill` is what of a teacher is
     imitated, a key of DISTILLED; `sparsity` is a penalty that makes channels fade; `eager` launches
-    every operation of its own on a GPU; `compiled` asks torch.compile.
+    every operation of its own on a GPU; `compiled` asks torch.compile; `sync_bn` lets BatchNorms
+    see what all processes see.
 
     Raises:
-        InputError: a number too low, an unknown precision, or nothing of that name to imitate.
+        InputError: a number too low, an unknown precision, nothing of that name to imitate, or
+            `compiled` with `sync_bn`.
     """
 
     epochs: int
@@ -72,6 +77,7 @@ class Settings:
     sparsity: Sparsity | None = None
     eager: bool = False
     compiled: bool = False
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -82,6 +88,8 @@ class Settings:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.distill not in DISTILLED:
             raise InputError(f"distill is {self.distill!r}; it can be {', '.join(DISTILLED)}")
+        if self.compiled and self.sync_bn:
+            raise InputError("--sync-bn does not go with --compile; leave one of them out")
 
     def scored(self, epoch: int) -> bool:
         """Tell whether this epoch, counted from 0, ends with a score."""
@@ -106,6 +114,7 @@ class Run:
         teacher: a network to imitate, if any: on the device, in eval mode, without gradients.
         adapters: what takes the network's features to the teacher's, worked out every epoch.
         penalty: adds a sparse run's penalty to the gradients.
+        team: the processes that train together.
     """
 
     net: Darknet
@@ -120,6 +129,7 @@ class Run:
     teacher: Darknet | None = None
     adapters: list[Tensor] = field(default_factory=list)
     penalty: Penalty | None = None
+    team: Team = Team()  # noqa: RUF009  # frozen
 
     @property
     def averaged(self) -> Darknet:
@@ -144,6 +154,7 @@ def start(
     hyp: Mapping[str, float],
     device: torch.device,
     teacher: Darknet | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
 
@@ -154,10 +165,12 @@ def start(
         hyp: hyper-parameters.
         device: where to compute.
         teacher: a network with heads alike, to imitate; its weights stay as they are.
+        team: the processes that train together; none, if this one works alone.
 
     Raises:
         DeviceError: float16 on a CPU.
     """
+    team = team or Team()
     half = settings.precision == "float16"
     if half and device.type != "cuda":
         raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
@@ -177,7 +190,7 @@ def start(
     )
     return Run(
         net=net,
-        passes=_passes(net, settings, teacher=teacher, device=device),
+        passes=_passes(net, settings, teacher=teacher, device=device, team=team),
         optimizer=optimiser(net, hyp, decay_share=decay_share),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=average(net, updates=schedule.updates()),
@@ -187,12 +200,19 @@ def start(
         device=device,
         teacher=teacher,
         penalty=_penalty(net, settings),
+        team=team,
     )
 
 
 def _passes(
-    net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
+    net: Darknet,
+    settings: Settings,
+    *,
+    teacher: Darknet | None,
+    device: torch.device,
+    team: Team,
 ) -> Passes:
+    shared = settings.sync_bn and team.size > 1
     look = looking(
         net,
         teacher=teacher,
@@ -200,10 +220,13 @@ def _passes(
         device=device,
         precision=PRECISIONS[settings.precision],
         compiled=settings.compiled,
+        statistics=SharedStatistics(team) if shared else None,
     )
-    if device.type != "cuda" or settings.eager:
+    # Processes whose shares differ in shape record at different times, and so could not meet there.
+    if device.type != "cuda" or settings.eager or shared:
         return Eager(look)
-    return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
+    own = len(share(settings.batch_size, team.part))
+    return Graphed(net, look, (own, 3, settings.imgsz, settings.imgsz))
 
 
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:

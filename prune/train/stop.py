@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ECHO_S = 5.0  # a launcher's copy of a signal comes within
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Tells whether somebody asked the run to stop.
@@ -19,19 +21,23 @@ def never() -> bool:
 
 
 @contextmanager
-def listening(say: Callable[[str], None]) -> Iterator[Asked]:
+def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator[Asked]:
     """Note signals instead of dying of them; a second one ends the process at once.
 
     Args:
         say: told once, when the first signal comes.
+        launched: torchrun started the process. On Ctrl-C it sends on the signal that the terminal
+            has sent already, so that one soon after the first is no second one.
 
     Raises:
         KeyboardInterrupt: a second signal came.
     """
-    came: list[int] = []
+    came: list[float] = []  # when, in seconds
 
     def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
+        came.append(time.monotonic())
+        if launched and 0 < came[-1] - came[0] < _ECHO_S:
+            return
         if len(came) > 1:
             raise KeyboardInterrupt
         say(f"{signal.Signals(number).name}: finishing the step and saving; again ends at once")
