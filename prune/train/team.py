@@ -9,6 +9,7 @@ that dies or hangs ends all within `TIMEOUT_S`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,7 +184,8 @@ def _partners() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), "")
+        reason = re.sub(r"^\[[^]]*\] |\. .*", "", str(error), flags=re.DOTALL)
         raise TrainError(
-            f"another process of this run is gone or hangs; what it said stands above ({reason})"
+            f"another process of this run is gone or hangs ({reason}); what it said itself stands "
+            "beside this"
         ) from error
