@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
+from prune.train import stop
 from prune.train.stop import listening, never
 
 
@@ -23,6 +25,19 @@ def test_a_signal_is_noted_and_a_second_one_ends(number: signal.Signals) -> None
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_a_launcher_s_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stop, "_ECHO_S", 0.5)
+    with listening(said.append, launched=True) as asked:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        assert len(said) == 1
+        time.sleep(0.6)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_nobody_asks_by_default() -> None:

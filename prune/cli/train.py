@@ -91,6 +91,7 @@ def _run(args: argparse.Namespace, where: torch.device, team: Team) -> int:
     try:
         rows = _train(job, folder, say)
     except Stopped:
+        team.wait()  # until all is saved: when one process leaves, torchrun ends the others
         if team.leads:
             last = folder / "weights" / "last.pt"
             sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")

@@ -56,6 +56,10 @@ class Team:
         """Tell whether anybody's flag is up; all get the same answer, when all have asked."""
         return bool(self._reduced(torch.tensor(int(flag)), dist.ReduceOp.MAX).item())
 
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        self.any(False)
+
     def counts(self, own: Sequence[int]) -> list[int]:
         """Sum everybody's counts."""
         return [int(count) for count in self.sum(torch.tensor(own, dtype=torch.int64))]
