@@ -17,6 +17,7 @@ from prune import checkpoint
 from prune.cli import main
 from prune.data import spec
 from prune.data.loader import score_loader
+from prune.errors import DataError
 from prune.score.score import score
 from prune.train import loop
 from prune.train import team as teams
@@ -59,6 +60,8 @@ def methods(team: Team, folder: Path) -> None:
     assert team.counts([1, team.rank]) == [2, 1]
     assert team.gather((team.rank, "x")) == [(0, "x"), (1, "x")]
     assert team.first(lambda: folder / str(team.rank)) == folder / "0"
+    assert team.all_make(lambda: team.rank) == team.rank
+    assert refused(team, ours=team.rank == 1) == ("DataError" if team.rank else "SystemExit")
     assert team.stack(torch.tensor([team.rank])).tolist() == [[0], [1]]
     weights = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter()]
     weights[2].requires_grad_(False)
@@ -74,6 +77,22 @@ def methods(team: Team, folder: Path) -> None:
     mean = torch.tensor([4.0, 8.0]) * (1 - team.rank)
     team.average([mean], share=(0.75, 0.25)[team.rank])
     assert mean.tolist() == [3, 6]
+
+
+def refused(team: Team, *, ours: bool) -> str:
+    """Fail to make something, all or only this one; name what came of it."""
+
+    def make() -> None:
+        if ours:
+            raise DataError("no picture")
+
+    try:
+        team.all_make(make)
+    except (DataError, SystemExit) as error:
+        if ours:
+            team.wait()  # instead of an end
+        return type(error).__name__
+    return "nothing"
 
 
 def norms(team: Team, folder: Path) -> None:

@@ -83,8 +83,7 @@ def _run(args: argparse.Namespace, where: torch.device, team: Team) -> int:
     from prune.train.loop import Stopped
 
     say = console.logger().info if team.leads else _say_nothing
-    folder = _take_up(args, say) if args.resume is not None else None
-    job = _prepare(args, say, where, team)
+    folder, job = team.all_make(partial(_read, args, say, where, team))
     if folder is None:
         folder = team.first(partial(_new_folder, args, job))
     say(f"training on {job.device}, files in {folder}")
@@ -99,6 +98,14 @@ def _run(args: argparse.Namespace, where: torch.device, team: Team) -> int:
     if team.leads:
         _tell(rows, folder, args.json, pruned=job.source.pruned)
     return 0
+
+
+def _read(
+    args: argparse.Namespace, say: Say, where: torch.device, team: Team
+) -> tuple[Path | None, _Job]:
+    """Read what a run needs; and where it was, if it is to go on."""
+    folder = _take_up(args, say) if args.resume is not None else None
+    return folder, _prepare(args, say, where, team)
 
 
 def _say_nothing(_: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prune.errors import TrainError
+from prune.errors import PruneError, TrainError
 
 Thing = TypeVar("Thing")
 
@@ -95,6 +95,31 @@ class Team:
                 dist.broadcast_object_list(shared, src=0)
             (made,) = shared
         return cast(Thing, made)
+
+    def all_make(self, make: Callable[[], Thing]) -> Thing:
+        """Let everybody make an object; where one cannot, nobody goes on.
+
+        Raises:
+            PruneError: what `make` raised; from one process alone, so that it is said once.
+            SystemExit: from the others.
+        """
+        if self.size == 1:
+            return make()
+        made: list[Thing] = []
+        failure: PruneError | None = None
+        try:
+            made = [make()]
+        except PruneError as error:
+            failure = error
+        failures = self.gather(failure)
+        failed = [rank for rank, each in enumerate(failures) if each is not None]
+        if failure is not None and self.rank == failed[0]:
+            raise failure
+        if failed:
+            with suppress(TrainError):
+                self.wait()  # for the end of the one that speaks: torchrun ends all after the first
+            raise SystemExit(PruneError.exit_code)
+        return made[0]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give every parameter the sum of its gradients; none counts as zero."""
