@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose(name: str = "") -> torch.device:
+def choose(name: str = "", *, process: int | None = None) -> torch.device:
     """Turn `--device` into a device: "" takes the first GPU if there is one, else the CPU.
 
     Args:
         name: "", "cpu", a GPU's number such as "0", or "cuda:0".
+        process: this process's number among those on this machine, where several share the work;
+            it takes the GPU of that number.
 
     Raises:
         DeviceError: the machine has no such device.
@@ -26,6 +28,8 @@ def choose(name: str = "") -> torch.device:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = name.strip().lower().removeprefix("cuda").removeprefix(":")
+    if process is not None and wanted != "cpu" and gpus:
+        return _own(name, process, gpus)
     if wanted == "cpu" or (not name and not gpus):
         return torch.device("cpu")
     index = wanted or "0"
@@ -63,3 +67,17 @@ def repeatable(wanted: bool = True) -> Iterator[None]:
         raise DeviceError(f"deterministic is more than this device can: {reason}") from error
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def _own(name: str, process: int, gpus: int) -> torch.device:
+    """Return the GPU of one of several processes."""
+    import torch
+
+    if name:
+        raise DeviceError(
+            f"device is {name!r}, but every process takes a GPU of its own; leave --device out, "
+            "and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if process >= gpus:
+        raise DeviceError(f"process {process} of this machine finds no GPU; it has {gpus}")
+    return torch.device("cuda", process)

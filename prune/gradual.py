@@ -24,6 +24,7 @@ from prune.errors import InputError, WithinBudgetError
 from prune.graph import trace
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
+from prune.selection import Selected
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed
 
@@ -112,21 +113,16 @@ def narrow(
     if limit is None:
         return run, origin
     subject = _subject(run, origin)
-    settings = run.settings
-    wishes = budgeted.Wishes(
-        allocation="per-cost" if wish.criterion in _LOSS_CRITERIA else "uniform",
-        criterion=wish.criterion,
-    )
-    score = partial(_scores, run=run, wish=wish, data=data)
-    try:
-        chosen = budgeted.to_budget(
-            subject, score, Budget(wish.kind, limit), wishes, imgsz=settings.imgsz
-        )
-    except WithinBudgetError:  # a run that was taken up just after this cut
+    choose = partial(_chosen, subject, Budget(wish.kind, limit), run=run, wish=wish, data=data)
+    own = run.team.all_make(choose)
+    # All have looked, so that nobody waits long for another; the first one's sums settle it.
+    chosen = run.team.first(lambda: own)
+    if chosen is None:
         return run, origin
+    seed = run.settings.seed
     pruned = pruning.carry_out(subject, chosen.plan, made_by=MADE_BY)
-    result = pruning.as_checkpoint(subject, pruned, seed=settings.seed)
-    pruning.prove(subject, pruned, result, seed=settings.seed)
+    result = pruning.as_checkpoint(subject, pruned, seed=seed)
+    pruning.prove(subject, pruned, result, seed=seed)
     before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
     say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
 
@@ -151,6 +147,21 @@ def _subject(run: Run, origin: Origin) -> Subject:
     net = copy.deepcopy(run.averaged).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # an overload it misses
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     return Subject(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
+
+
+def _chosen(
+    subject: Subject, budget: Budget, *, run: Run, wish: Narrowing, data: DataSpec
+) -> Selected | None:
+    """Choose what goes; nothing, if a run was taken up just after this cut."""
+    wishes = budgeted.Wishes(
+        allocation="per-cost" if wish.criterion in _LOSS_CRITERIA else "uniform",
+        criterion=wish.criterion,
+    )
+    score = partial(_scores, run=run, wish=wish, data=data)
+    try:
+        return budgeted.to_budget(subject, score, budget, wishes, imgsz=run.settings.imgsz)
+    except WithinBudgetError:
+        return None
 
 
 def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> measured.Scores:

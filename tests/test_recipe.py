@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint, device
-from prune.cli import main
-from prune.cli import train as cli
+from prune.cli import main, outcome
 from prune.errors import DeviceError
 from prune.train import progress
 from prune.train.log import Log
@@ -25,7 +24,7 @@ Train = Callable[..., int]
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Run `prune train` on the tiny set, on the CPU, without curves; returns the exit status."""
-    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
+    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
     data = tiny.data(tmp_path)
 
     def run(*words: object) -> int:

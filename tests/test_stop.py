@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 from loguru import logger
 
 from prune.cli import console
+from prune.train import stop
 from prune.train.stop import listening, never
 
 
@@ -42,6 +44,19 @@ def test_a_signal_amid_a_line_of_the_log_is_told_all_the_same(
     assert said[0] == "a line"
     assert said[1].startswith("SIGINT: finishing")
     assert len(said) == 2
+
+
+def test_a_launcher_s_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stop, "_ECHO_S", 0.5)
+    with listening(said.append, launched=True) as asked:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        time.sleep(0.6)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert len(said) == 1
 
 
 def test_nobody_asks_by_default() -> None:

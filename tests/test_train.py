@@ -14,8 +14,7 @@ import pytest
 import tiny
 
 from prune import checkpoint
-from prune.cli import main
-from prune.cli import train as cli
+from prune.cli import main, outcome
 from prune.train import keep
 from prune.train.log import Log
 from prune.train.run import Run, Settings
@@ -40,7 +39,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
     Without curves, which take longer than the rest of such a run.
     """
-    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
+    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
     data = tiny.data(tmp_path)
 
     def run(*words: object, batch: int = 3) -> int:

@@ -13,8 +13,7 @@ from datasets import snapshot, yolo
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main
-from prune.cli import train as cli
+from prune.cli import main, outcome
 from prune.data.batch import Batch
 from prune.models.darknet import Darknet
 from prune.train import anchors, emphasis, keep
@@ -29,7 +28,7 @@ WIDE = "0 0.5 0.5 {width} 0.05\n1 0.5 0.25 {width} 0.05\n"
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train on six pictures with a wide box of each class, for an epoch unless told otherwise."""
-    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
+    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
     boxes = [WIDE.format(width=0.8 + i / 50) for i in range(6)]
     named = {f"{split}/{i}": text for split in ("train", "val") for i, text in enumerate(boxes)}
     data = yolo(tmp_path, named, names=tiny.NAMES)

@@ -17,8 +17,7 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from prune import checkpoint
-from prune.cli import main
-from prune.cli import train as cli
+from prune.cli import main, outcome
 from prune.train import loop, scales
 from prune.train.log import Log
 
@@ -40,7 +39,7 @@ def train(tmp_path: Path) -> Train:
 
 @pytest.fixture
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_draw_curves", lambda *_: None)
+    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
 
 
 def test_board_shows_rates_scores_scales_and_pictures(train: Train, tmp_path: Path) -> None:

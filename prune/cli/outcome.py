@@ -1,13 +1,19 @@
-"""What `prune train` prints at its end: the best epoch and the last, and what to use next."""
+"""What `prune train` makes of a finished run: figures, a score on the test split, a last word."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prune.cli.job import Job
+    from prune.models.darknet import Darknet
     from prune.score.metrics import Scores
     from prune.train.keep import Row
+    from prune.train.log import Log
+    from prune.train.run import Run
 
 
 def tell(
@@ -51,3 +57,71 @@ def tell(
         print(f"curves        {folder / 'results.png'}")
     then = "export" if pruned else "layers --upto 60"
     print(f"next          prune {then} --weights {files['best']}")
+
+
+def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:
+    """Score the best weights on the test split, if there is one, as they were scored on val."""
+    from prune.score.score import score
+
+    if job.test is None:
+        return None
+    say("scoring the best weights on the test split")
+    return score(
+        _best(job, folder),
+        job.test,
+        job.spec.names,
+        device=job.device,
+        half=job.settings.precision != "float32",
+        gather=job.team.gather,
+    )
+
+
+def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
+    """Draw the run's figures, and what the best weights find; several processes look together."""
+    from prune.score import metrics, plots
+    from prune.score.score import collect
+    from prune.train import plots as pictures
+
+    folder, names = log.folder, job.spec.names
+    classes, net = len(names), _best(job, folder)
+    found = collect(
+        lambda images: net.decode(net(images)),
+        job.judge,
+        classes,
+        device=job.device,
+        gather=job.team.gather,
+    )
+    if not job.team.leads:
+        return
+    pictures.results_picture(rows, folder / "results.png")
+    pair = found.truth, found.found
+    paths = next(iter(job.judge)).paths
+    shown = pictures.found_image(paths, found.found[: len(paths)], names, imgsz=job.settings.imgsz)
+    pictures.write(shown, folder / "val_batch0.jpg")
+    if log.board is not None:
+        log.board.picture("val_batch0", pictures.as_rgb(shown), len(rows))
+    precision = metrics.coco_precision(*pair, classes)[0]
+    plots.precision_recall(precision, names, folder / "pr_curve.png")
+    plots.f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")
+    plots.confusion_matrix(
+        metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png"
+    )
+
+
+def tell_times(run: Run, job: Job, log: Log) -> None:
+    """Say where the time went, and write it into the run's folder."""
+    from prune.atomic import write_text
+    from prune.train import profile
+
+    lines = profile.report_of(run, job.batches)
+    write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")
+    for line in lines:
+        log.say(line)
+
+
+def _best(job: Job, folder: Path) -> Darknet:
+    """Return the network of the best weights, which the first process has, on the device."""
+    from prune import checkpoint
+
+    kept = job.team.first(partial(checkpoint.load, folder / "weights" / "best.pt"))
+    return checkpoint.network(kept).to(job.device)

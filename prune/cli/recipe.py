@@ -63,6 +63,7 @@ def settings(
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
         compiled=args.compile,
+        sync_bn=args.sync_bn,
         multi_scale=args.multi_scale,
         profile=args.profile,
         best_after=args.prune_until // args.prune_every * args.prune_every if args.prune_to else 0,
@@ -207,6 +208,11 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="let torch.compile make it faster")
     parser.add_argument(
         "--eager", action="store_true", help="on a GPU: no CUDA graphs, one launch an operation"
+    )
+    parser.add_argument(
+        "--sync-bn",
+        action="store_true",
+        help="under torchrun: BatchNorms see the whole batch, not each process's share",
     )
     parser.add_argument(
         "--multi-scale",

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 class TrainKey(NamedTuple):
-    """Names one training batch: the epoch, the place of its first sample in it, the pictures."""
+    """Names one process's share of a training batch: epoch, place of its first sample, pictures."""
 
     epoch: int
     first: int
@@ -51,10 +51,24 @@ def generator(seed: int, epoch: int, position: int) -> Generator:
     return Generator(PCG64(SeedSequence((unsigned, epoch, position + 1))))
 
 
+def share(count: int, part: tuple[int, int]) -> range:
+    """Return which of a batch's samples are one process's: neighbours, the first get the odd ones.
+
+    Args:
+        count: samples in the batch.
+        part: the process's number, and how many there are.
+    """
+    number, size = part
+    return range(-(-count * number // size), -(-count * (number + 1) // size))
+
+
 def training_batch(
     key: TrainKey, *, pictures: Pictures, hyp: Mapping[str, float], seed: int
 ) -> Batch:
-    """Augment the pictures of one batch, [N, 3, imgsz, imgsz]."""
+    """Augment the pictures of one batch, [N, 3, imgsz, imgsz]; N may be zero."""
+    if not key.indices:
+        nothing = torch.zeros((0, 3, pictures.imgsz, pictures.imgsz), dtype=torch.uint8)
+        return Batch(nothing, torch.zeros((0, 6)), [], [])
     samples = [
         training_sample(pictures, index, hyp=hyp, rng=generator(seed, key.epoch, position))
         for position, index in enumerate(key.indices, start=key.first)

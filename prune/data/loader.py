@@ -2,7 +2,8 @@
 
 What a batch holds depends on the seed, the epoch, the batch's number and, if pictures are drawn by
 weight, the weights; never on how many worker processes made it: every sample has its own random
-generator, and a worker keeps no state.
+generator, and a worker keeps no state. Where several processes train together, each loads its share
+of every batch; together they have what one would.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from prune.data.batch import Batch, TrainKey, generator, scoring_batch, training_batch
+from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
@@ -74,9 +75,10 @@ class TrainLoader(Loader):
         hyp: Mapping[str, float],
         workers: int,
         seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.pictures = pictures
-        self._order = _Order(len(pictures.paths), batch_size, seed)
+        self._order = _Order(len(pictures.paths), batch_size, seed, part)
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers)
 
@@ -96,6 +98,10 @@ class TrainLoader(Loader):
         """
         self._order.epoch, self._order.start, self._order.weights = epoch, start, weights
 
+    def size(self, batch: int) -> int:
+        """Return how many pictures a batch has, all processes' shares together."""
+        return self._order.size(batch)
+
 
 def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     spec: DataSpec,
@@ -108,6 +114,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     workers: int = 2,
     seed: int = 0,
     cache: str | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> TrainLoader:
     """Load a split shuffled and augmented.
 
@@ -121,12 +128,18 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         workers: processes that load; 0 loads in this one. At most one a processor is started.
         seed: fixes order and augmentation, for any number of workers.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
+        part: this process's number and how many share every batch.
 
     Raises:
         DataError: no pictures, a broken label, a size that does not suit the network, no room for
-            the cache.
+            the cache, fewer pictures a batch than processes.
     """
     check_sizes(imgsz, batch_size, workers)
+    if batch_size < part[1]:
+        raise DataError(
+            f"batch size is {batch_size}; {part[1]} processes share a batch, so that it must be "
+            f"{part[1]} or more"
+        )
     if imgsz % stride:
         below = imgsz // stride * stride
         raise DataError(
@@ -136,10 +149,12 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
     pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
-    return TrainLoader(pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed)
+    return TrainLoader(
+        pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed, part=part
+    )
 
 
-def score_loader(
+def score_loader(  # noqa: PLR0913  # as above
     spec: DataSpec,
     *,
     split: str,
@@ -149,6 +164,7 @@ def score_loader(
     workers: int = 2,
     rectangular: bool = True,
     cache: str | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Loader:
     """Load every picture of a split once, letterboxed, nothing else done to it.
 
@@ -162,6 +178,7 @@ def score_loader(
         rectangular: batches of pictures alike in shape, as small as they allow; otherwise squares
             in the split's order.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
+        part: (r, n) gives every n-th batch from the r-th on.
 
     Raises:
         DataError: no pictures, a broken label or picture header, no room for the cache.
@@ -170,6 +187,7 @@ def score_loader(
     pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    keys = keys[part[0] :: part[1]]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers)
 
@@ -205,10 +223,11 @@ def by_aspect(pictures: Pictures) -> list[int]:
 
 
 class _Order:
-    """The keys of one epoch, shuffled or drawn by seed, epoch and weights alone."""
+    """The keys of one epoch, shuffled or drawn by seed, epoch and weights; of each one share."""
 
-    def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
+    def __init__(self, pictures: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
         self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.part = part
         self.epoch = self.start = 0
         self.weights: NDArray[np.float64] | None = None
 
@@ -222,8 +241,14 @@ class _Order:
         else:
             shares = self.weights / self.weights.sum()
             order = random.choice(self.pictures, self.pictures, p=shares).tolist()
-        for first in range(self.start * self.batch_size, self.pictures, self.batch_size):
-            yield TrainKey(self.epoch, first, tuple(order[first : first + self.batch_size]))
+        for batch in range(self.start, len(self)):
+            begin = batch * self.batch_size
+            own = share(self.size(batch), self.part)
+            indices = tuple(order[begin + own.start : begin + own.stop])
+            yield TrainKey(self.epoch, begin + own.start, indices)
+
+    def size(self, batch: int) -> int:
+        return min(self.batch_size, self.pictures - batch * self.batch_size)
 
 
 class _Made(Dataset["Batch | PruneError"], Generic[Key]):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,12 @@ class Collected:
     found: list[Boxes] = field(default_factory=list)
     forward_s: float = 0.0
     nms_s: float = 0.0
+    sizes: list[int] = field(default_factory=list)  # pictures a batch
+    losses: Sequence[Tensor] = ()  # of each batch, summed over its pictures, [k]
 
     def add(self, boxes: Iterable[Tensor], batch: Batch, classes: int) -> None:
         """Note a batch's detections, as NMS gives them, and read its truth."""
+        self.sizes.append(len(batch.paths))
         for found, path, frame in zip(boxes, batch.paths, batch.frames, strict=True):
             self.found.append(to_original(found, frame).cpu().numpy())
             self.truth.append(_truth(path, frame, classes=classes, merged=batch.merged))
@@ -48,14 +52,38 @@ class Collected:
     def scores(self, names: Sequence[str]) -> Scores:
         """Evaluate what was collected; times are a picture."""
         pictures = max(len(self.truth), 1)
-        return replace(
+        scores = replace(
             evaluate(self.truth, self.found, names),
             forward_ms=1000 * self.forward_s / pictures,
             nms_ms=1000 * self.nms_s / pictures,
         )
+        if not self.losses:
+            return scores
+        losses = torch.stack(list(self.losses)).sum(dim=0) / scores.images
+        return replace(scores, losses=tuple(losses.tolist()))
 
 
-def score(
+Gather = Callable[[Collected], Sequence[Collected]]
+"""Gives all that several processes collected to each of them, in the order of the processes."""
+
+
+def together(parts: Sequence[Collected]) -> Collected:
+    """Join what n processes collected, each of every n-th batch: as if one had had them all."""
+    whole = Collected(
+        forward_s=sum(part.forward_s for part in parts), nms_s=sum(part.nms_s for part in parts)
+    )
+    losses: list[Tensor] = []
+    waiting = [(iter(part.truth), iter(part.found), iter(part.losses)) for part in parts]
+    for sizes in zip_longest(*(part.sizes for part in parts), fillvalue=0):
+        for size, (truth, found, loss) in zip(sizes, waiting, strict=True):
+            whole.truth += islice(truth, size)
+            whole.found += islice(found, size)
+            losses += islice(loss, min(size, 1))
+        whole.sizes += [size for size in sizes if size]
+    return replace(whole, losses=losses)
+
+
+def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     net: Darknet,
     loader: Iterable[Batch],
     names: Sequence[str],
@@ -65,6 +93,7 @@ def score(
     iou: float = 0.65,
     half: bool = False,
     loss: Loss | None = None,
+    gather: Gather | None = None,
 ) -> Scores:
     """Score a network; it comes back in the mode (training or not) it was in.
 
@@ -77,6 +106,7 @@ def score(
         iou: NMS threshold.
         half: compute in mixed precision on a GPU; the weights stay as they are.
         loss: also average this loss over the split, into `Scores.losses`.
+        gather: where several processes score, each its own batches of `loader`.
 
     Raises:
         DataError: a picture or a label of the split cannot be read.
@@ -95,10 +125,9 @@ def score(
         collected = _collect(
             forward, loader, len(names), device=device, confidence=confidence, iou=iou
         )
-    scores = collected.scores(names)
-    if not sums:
-        return scores
-    return replace(scores, losses=tuple((torch.stack(sums).sum(dim=0) / scores.images).tolist()))
+    if sums:
+        collected.losses = list(torch.stack(sums).cpu())
+    return (together(gather(collected)) if gather else collected).scores(names)
 
 
 def collect(
@@ -109,6 +138,7 @@ def collect(
     device: torch.device,
     confidence: float = 0.001,
     iou: float = 0.65,
+    gather: Gather | None = None,
 ) -> Collected:
     """Run any detector, a network or an exported file, over a split; arguments as in `score`."""
 
@@ -116,7 +146,10 @@ def collect(
         return detector(images)
 
     with torch.inference_mode():
-        return _collect(forward, loader, classes, device=device, confidence=confidence, iou=iou)
+        collected = _collect(
+            forward, loader, classes, device=device, confidence=confidence, iou=iou
+        )
+    return together(gather(collected)) if gather else collected
 
 
 @contextmanager

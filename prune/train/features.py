@@ -9,7 +9,7 @@ explained, so that it needs no gain of its own for every level or network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,22 +19,27 @@ _RIDGE = 1e-3  # of the features' mean square: channels that say the same do not
 
 
 @torch.no_grad()
-def solved(features: Tensor, taught: Tensor) -> Tensor:
+def solved(
+    features: Tensor, taught: Tensor, *, whole: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Fit an adapter by ridge least squares.
 
     Args:
         features: of the network, [N, C, ny, nx].
         taught: of the teacher, [N, T, ny, nx].
+        whole: where these are a share of a batch: sums tensors over all shares.
 
     Returns:
         Weights and, last, the constant, [T, C + 1].
     """
     x = _rows(features)  # [P, C]
     x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)  # [P, C + 1]
-    square = x.T @ x  # [C + 1, C + 1]
+    square, cross = x.T @ x, x.T @ _rows(taught)  # [C + 1, C + 1], [C + 1, T]
+    if whole is not None:
+        square, cross = whole(square), whole(cross)
     ridge = torch.full_like(square.diagonal(), _RIDGE * float(square.diagonal().mean()))
-    ridge[-1] = 1e-6 * len(x)  # the constant is not shrunk, or hardly
-    adapter: Tensor = torch.linalg.solve(square + ridge.diag(), x.T @ _rows(taught))
+    ridge[-1] = 1e-6 * square[-1, -1]  # of the places; the constant is not shrunk, or hardly
+    adapter: Tensor = torch.linalg.solve(square + ridge.diag(), cross)
     return adapter.T.contiguous()
 
 

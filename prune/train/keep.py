@@ -59,6 +59,8 @@ class Position:
 def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
     """Write last.pt, and the files of every measure in which the last row beats all before it.
 
+    Where several processes train, the first one writes for all.
+
     Raises:
         InputError: the folder cannot be written.
         WriteError: the disk is full.
@@ -67,6 +69,8 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
     epoch = len(rows)
     finished = _finished(run, origin=origin, epoch=epoch)
     _expect_finite(finished, f"after epoch {epoch}")
+    if not run.team.leads:
+        return
     wanted = [folder / f"{name}.pt" for name in records(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
@@ -78,7 +82,7 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
 def save_within(
     run: Run, rows: Sequence[Row], at: Position, *, origin: Origin, folder: Path
 ) -> None:
-    """Write last.pt in the middle of an epoch, just after an update.
+    """Write last.pt in the middle of an epoch, just after an update; the first process alone.
 
     Raises:
         InputError: the folder cannot be written.
@@ -87,6 +91,8 @@ def save_within(
     """
     finished = _finished(run, origin=origin, epoch=len(rows))
     _expect_finite(finished, f"in epoch {len(rows) + 1}")
+    if not run.team.leads:
+        return
     checkpoint.save(replace(finished, training=_state(run, rows, at)), folder / "last.pt")
 
 

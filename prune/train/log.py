@@ -143,6 +143,16 @@ class Log:
         write_text(self.folder / "results.csv", _csv(rows))
 
 
+class Quiet(Log):
+    """The log of a process that another one speaks for."""
+
+    def batch(self, position: int, batch: Batch) -> None:
+        """Draw nothing."""
+
+    def table(self, rows: Sequence[dict[str, float]]) -> None:
+        """Write nothing."""
+
+
 def memory_gib() -> float:
     """Return the peak memory of this process so far, on the GPU if it uses one."""
     if torch.cuda.is_available() and torch.cuda.max_memory_reserved():

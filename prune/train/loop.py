@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune.errors import TrainError
 from prune.score.score import score
 from prune.train import emphasis, features, gradients, keep, progress, scales
 from prune.train.frozen import training_mode
@@ -20,6 +19,7 @@ from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Position, Row
 from prune.train.log import Log, as_row
 from prune.train.loss import detection_loss
+from prune.train.meeting import agreed, looked_at, meet
 from prune.train.optimiser import tell
 from prune.train.run import Run
 from prune.train.safe import prepare, saving
@@ -90,10 +90,12 @@ def train(
         TrainError: the loss is no longer finite, or the run cannot be saved.
         Stopped: it was asked to, and is saved.
     """
-    prepare(log.folder)
+    if run.team.leads:
+        prepare(log.folder)
+    asked = partial(agreed, run.team, asked)
     rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     if rows:
-        with saving(log.folder, len(rows)):  # a kill may have come between the weights and these
+        with _saving(run, log, len(rows)):  # a kill may have come between the weights and these
             log.table(rows)
     for epoch in range(len(rows), run.settings.epochs):
         candidates = rows[run.settings.best_after :]
@@ -120,19 +122,25 @@ def train(
                     device=run.device,
                     half=run.precision != torch.float32,
                     loss=partial(_items, run),
+                    gather=run.team.gather,
                 )
         rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if weighed and scores is not None:
             rows[-1] |= emphasis.by_class(scores)
-        with run.watch("save"), saving(log.folder, epoch + 1):
+        with run.watch("save"), _saving(run, log, epoch + 1):
             keep.save(run, rows, origin=origin, folder=log.weights)
             log.epoch(rows, run.settings.epochs)
             log.board_epoch(rows[-1], run)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
     return rows
+
+
+def _saving(run: Run, log: Log, epoch: int) -> AbstractContextManager[None]:
+    """Watch over what the first process writes of an epoch, counted from 1; the others do not."""
+    return saving(log.folder, epoch) if run.team.leads else nullcontext()
 
 
 def _weights(rows: Sequence[Row], batches: TrainLoader, classes: int) -> NDArray[np.float64]:
@@ -162,26 +170,29 @@ def _epoch(
     total = torch.tensor(at.losses or [0.0] * (4 if run.teacher is None else 5))
     unseen: list[tuple[Tensor, Sequence[Path]]] = []  # losses not yet looked at, their pictures
     waiting, first = 0, epoch * len(batches)
+    own = whole = 0  # pictures since the last update, of this process and of all
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(run.watch.waits(batches), start=at.batch):
         setting = run.schedule.at(first + index)
-        with saving(log.folder, epoch + 1):
+        with _saving(run, log, epoch + 1):
             log.batch(first + index, batch)
-        items = descend(run, batch, position=first + index, adapt=index == 0)
-        waiting += 1
+        pictures = batches.size(index)
+        items = descend(run, batch, position=first + index, pictures=pictures, adapt=index == 0)
+        waiting, own, whole = waiting + 1, own + len(batch.images), whole + pictures
         last = index + 1 == len(batches)
         updated = waiting >= setting.accumulate or last
         if updated:
+            meet(run, share=own / whole)
             update(run, setting, share=(first + index) / run.schedule.total)
-            waiting = 0
+            waiting = own = whole = 0
         unseen.append((items, batch.paths))
         stop = updated and not last and asked()
         if len(unseen) == look_every or last or stop:
-            total += _looked_at(unseen)
+            total += looked_at(unseen, run.team)
             unseen.clear()
-        log.step(total / (index + 1 - len(unseen)), len(batch.images), setting.rate)
+        log.step(total / (index + 1 - len(unseen)), pictures, setting.rate)
         if stop:
-            with saving(log.folder, epoch + 1):
+            with _saving(run, log, epoch + 1):
                 save(Position(batch=index + 1, losses=tuple(total.tolist())))
             raise Stopped
     log.end()
@@ -189,13 +200,16 @@ def _epoch(
     return [float(value) for value in total / len(batches)]
 
 
-def descend(run: Run, batch: Batch, *, position: int, adapt: bool = False) -> Tensor:
+def descend(
+    run: Run, batch: Batch, *, position: int, pictures: int | None = None, adapt: bool = False
+) -> Tensor:
     """Add a batch's gradients to those gathered so far; return its losses, as `_loss` does.
 
     Args:
         run: the run.
         batch: pictures and boxes.
         position: the batch's, counted from the run's start.
+        pictures: of the whole batch, where `batch` is this process's share of it.
         adapt: work out anew what takes the network's features to a teacher's.
     """
     with run.watch("data"):
@@ -205,27 +219,40 @@ def descend(run: Run, batch: Batch, *, position: int, adapt: bool = False) -> Te
     with run.watch("forward"):
         seen = run.passes.forward(images)
     with run.watch("loss"):
-        loss, items = _loss(run, seen, batch.targets, adapt=adapt)
+        pictures = len(images) if pictures is None else pictures
+        loss, items = _loss(run, seen, batch.targets, pictures=pictures, adapt=adapt)
     with run.watch("backward"):
         run.passes.backward(run.scaler.scale(loss))
     return items
 
 
-def _loss(run: Run, seen: Views, targets: Tensor, *, adapt: bool) -> tuple[Tensor, Tensor]:
-    """Return the loss to descend, and its parts: box, obj, cls, sum, [4], or with a teacher [5]."""
-    loss, items = detection_loss(seen.maps, run.net.heads, targets, hyp=run.hyp)
+def _loss(
+    run: Run, seen: Views, targets: Tensor, *, pictures: int, adapt: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the loss to descend, and its parts: box, obj, cls, sum, [4], or with a teacher [5].
+
+    Of a batch of so many pictures in all, seen here or by other processes; everybody's losses and
+    parts sum to the batch's. Imitation is weighed within each one's share.
+    """
+    loss, items = detection_loss(
+        seen.maps, run.net.heads, targets, hyp=run.hyp, whole=run.team.counts
+    )
     if run.teacher is None:
         return loss, items
     imitation = torch.zeros((), device=loss.device)
-    if run.imitates("output"):
+    here = len(seen.maps[0])
+    if run.imitates("output") and here:
         imitation = imitation + imitation_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
     if run.imitates("feature"):
         pair = seen.features, seen.taught_features
         if adapt:
-            run.adapters[:] = [features.solved(*level) for level in zip(*pair, strict=True)]
-        gain = run.hyp["distill_feature"] * len(seen.maps[0])
-        imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
-    items = torch.cat((items, imitation.detach()[None] / len(seen.maps[0])))
+            run.adapters[:] = [
+                features.solved(*level, whole=run.team.sum) for level in zip(*pair, strict=True)
+            ]
+        if here:
+            gain = run.hyp["distill_feature"] * here
+            imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
+    items = torch.cat((items, imitation.detach()[None] / pictures))
     return loss + imitation, items
 
 
@@ -252,23 +279,6 @@ def _penalty(run: Run, share: float) -> Callable[[], None] | None:
     if run.penalty is None or run.settings.sparsity is None:
         return None
     return partial(run.penalty, run.settings.sparsity.at(share))
-
-
-def _looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]]) -> Tensor:
-    """Sum losses on the host, [4] or with a teacher [5].
-
-    Raises:
-        TrainError: one is not finite; names the pictures it came from.
-    """
-    losses = torch.stack([items for items, _ in unseen]).cpu()  # [K, 4] or [K, 5]
-    for row, (_, paths) in zip(losses, unseen, strict=True):
-        if not row.isfinite().all():
-            names = ", ".join(str(path) for path in paths)
-            raise TrainError(
-                f"the loss is {float(row[3:].sum())} on the batch {names}; nothing of this epoch "
-                "is kept. A lower lr0 may help, or a look at those pictures' labels"
-            )
-    return losses.sum(dim=0)
 
 
 def _items(run: Run, maps: Sequence[Tensor], targets: Tensor) -> Tensor:

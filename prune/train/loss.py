@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,8 +28,17 @@ _BALANCE: dict[int, tuple[float, ...]] = {
 ITEMS = ("box", "obj", "cls", "sum")
 
 
+# Counts of a share of a batch -> of the whole batch.
+Count = Callable[[Sequence[int]], Sequence[int]]
+
+
 def detection_loss(
-    maps: Sequence[Tensor], heads: Sequence[Yolo], targets: Tensor, *, hyp: Mapping[str, float]
+    maps: Sequence[Tensor],
+    heads: Sequence[Yolo],
+    targets: Tensor,
+    *,
+    hyp: Mapping[str, float],
+    whole: Count = tuple,
 ) -> tuple[Tensor, Tensor]:
     """Compare a batch's raw maps with its boxes.
 
@@ -42,6 +51,8 @@ def detection_loss(
             no rows are fine. On the CPU by preference, wherever the maps are; see `assign`.
         hyp: gains `box`, `obj`, `cls`, positive weights `obj_pw`, `cls_pw`, `anchor_t`,
             `label_smoothing`.
+        whole: where `maps` are a share of a batch: sums counts over all shares. Every mean is one
+            over the whole batch, so that the shares' losses and parts sum to the batch's.
 
     Returns:
         The loss to descend, a scalar that grows with the batch (items' sum x N), and its parts
@@ -51,22 +62,39 @@ def detection_loss(
         TrainError: more heads than the recipe has weights for.
     """
     balance = level_balance(heads)
+    levels = [
+        assign(head, targets, grid=(raw.shape[2], raw.shape[3]), anchor_t=hyp["anchor_t"])
+        for raw, head in zip(maps, heads, strict=True)
+    ]
+    pictures, *positives = whole([len(maps[0]), *(len(found.label) for found in levels)])
     total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
-    for raw, head, weight in zip(maps, heads, balance, strict=True):
-        box, objectness, label = _level_loss(raw.float(), head, targets, hyp)
+    for raw, head, found, weight, count in zip(
+        maps, heads, levels, balance, positives, strict=True
+    ):
+        box, objectness, label = _level_loss(
+            raw.float(), head, found, hyp, pictures=pictures, positives=count
+        )
         total = total + torch.stack((box, weight * objectness, label))
     gained = total * total.new_tensor(gains(len(heads), hyp))  # [3]
     items = torch.cat((gained, gained.sum(dim=0, keepdim=True)))  # [4]
-    return items[3] * len(maps[0]), items.detach()
+    return items[3] * pictures, items.detach()
 
 
 def _level_loss(
-    raw: Tensor, head: Yolo, targets: Tensor, hyp: Mapping[str, float]
+    raw: Tensor,
+    head: Yolo,
+    found: Positives,
+    hyp: Mapping[str, float],
+    *,
+    pictures: int,
+    positives: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return one level's box, objectness and class loss, without gains."""
+    """Return one level's box, objectness and class loss, without gains.
+
+    They are means over so many pictures' cells, and so many positives, which are settled where
+    `found` is.
+    """
     values = head.split(raw)  # [N, A, ny, nx, 5 + classes]
-    grid = (raw.shape[2], raw.shape[3])
-    found = assign(head, targets, grid=grid, anchor_t=hyp["anchor_t"])
     claims = _claims(found, values.shape[:4])
     found = Positives(*(tensor.to(raw.device, non_blocking=True) for tensor in found))
     claims = _Claims(*(tensor.to(raw.device, non_blocking=True) for tensor in claims))
@@ -76,8 +104,15 @@ def _level_loss(
         values[..., 4],
         _objectness_target(values[..., 4], claims, overlap.detach()),
         pos_weight=values.new_tensor(hyp["obj_pw"]),
+        reduction="none",
+    )  # [N, A, ny, nx]
+    cells = pictures * objectness[:1].numel() if len(raw) else 1
+    label = _class_loss(chosen[:, 5:], found.label, hyp)  # [P, classes] or nothing
+    return (
+        _mean(1 - overlap, positives),
+        _mean(objectness, cells),
+        _mean(label, positives * label.shape[1]),
     )
-    return _mean(1 - overlap), objectness, _class_loss(chosen[:, 5:], found.label, hyp)
 
 
 def _overlap(chosen: Tensor, found: Positives, head: Yolo) -> Tensor:
@@ -110,20 +145,22 @@ def _objectness_target(logits: Tensor, claims: _Claims, overlap: Tensor) -> Tens
 
 
 def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
-    """Return the mean binary cross entropy of the positives' classes; logits [P, classes]."""
+    """Return the binary cross entropy of the positives' classes; all [P, classes].
+
+    Nothing, [P, 0], where there is one class.
+    """
     if logits.shape[1] == 1:
-        return logits.new_zeros(())
+        return logits[:, 1:]
     low = 0.5 * hyp["label_smoothing"]
     target = torch.full_like(logits, low).scatter_(1, label[:, None], 1 - low)
-    each = F.binary_cross_entropy_with_logits(
+    return F.binary_cross_entropy_with_logits(
         logits, target, pos_weight=logits.new_tensor(hyp["cls_pw"]), reduction="none"
     )
-    return _mean(each)
 
 
-def _mean(values: Tensor) -> Tensor:
-    """Return the mean, and a zero that keeps its gradient where there is nothing."""
-    return values.sum() / max(values.numel(), 1)
+def _mean(values: Tensor, count: int) -> Tensor:
+    """Return the sum's share of a mean over so many; a zero with a gradient where none are."""
+    return values.sum() / max(count, 1)
 
 
 def level_balance(heads: Sequence[Yolo]) -> list[float]:

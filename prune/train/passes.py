@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
+    from prune.train.shared import SharedStatistics
 
 
 class Views(NamedTuple):
@@ -74,6 +76,7 @@ def looking(
     device: torch.device,
     precision: torch.dtype,
     compiled: bool = False,
+    statistics: SharedStatistics | None = None,
 ) -> Look:
     """Say how a network, and its teacher, look at pictures.
 
@@ -84,6 +87,7 @@ def looking(
         device: where they compute.
         precision: in what their convolutions compute.
         compiled: let torch.compile make both faster first.
+        statistics: what BatchNorms share with other processes, if anything.
     """
     own = net.feature_layers if features else ()
     theirs = teacher.feature_layers if features and teacher is not None else ()
@@ -91,7 +95,8 @@ def looking(
     know = torch.compile(teacher) if compiled and teacher is not None else teacher
 
     def look(images: Tensor) -> Views:
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        mixed = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+        with mixed, statistics or nullcontext():
             images = images.contiguous(memory_format=torch.channels_last)
             seen = see(images, own)
             known: tuple[Tensor, ...] = ()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from prune.data.batch import share
 from prune.errors import DeviceError, InputError
 from prune.graph import trace
 from prune.train import scales
@@ -18,7 +19,9 @@ from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.profile import Stopwatch, Unwatched, Watch
 from prune.train.schedule import SHAPES, Schedule, plan
+from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
+from prune.train.team import Team
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +64,12 @@ class Settings:
     `sparsity` is a penalty that makes channels fade; `eager` launches every operation of its own on
     a GPU; `compiled` asks torch.compile; `multi_scale` gives every batch a size of its own;
     `profile` notes where the time goes; `best_after` is the number of epochs whose weights are
-    never the best: those before the last cut of a run that prunes.
+    never the best: those before the last cut of a run that prunes; `sync_bn` lets BatchNorms see
+    what all processes see.
 
     Raises:
-        InputError: a number too low, an unknown name, or a schedule that goes by scores where there
-            are none.
+        InputError: a number too low, an unknown name, a schedule that goes by scores where there
+            are none, or `compiled` with `sync_bn`.
     """
 
     epochs: int
@@ -87,6 +91,7 @@ class Settings:
     multi_scale: bool = False
     profile: bool = False
     best_after: int = 0
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
@@ -102,6 +107,8 @@ class Settings:
         for name, asked in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
             if asked and not self.val_every:
                 raise InputError(f"{name} goes by scores; it needs epochs that are scored")
+        if self.compiled and self.sync_bn:
+            raise InputError("--sync-bn does not go with --compile; leave one of them out")
 
     def graphed(self, device: torch.device) -> bool:
         """Tell whether passes are recorded and replayed: all of one shape, none looked into."""
@@ -136,6 +143,7 @@ class Run:
         adapters: what takes the network's features to the teacher's, worked out every epoch.
         penalty: adds a sparse run's penalty to the gradients.
         watch: notes where the time goes.
+        team: the processes that train together.
     """
 
     net: Darknet
@@ -151,6 +159,7 @@ class Run:
     adapters: list[Tensor] = field(default_factory=list)
     penalty: Penalty | None = None
     watch: Watch = field(default_factory=Unwatched)
+    team: Team = Team()  # noqa: RUF009  # frozen
 
     @property
     def averaged(self) -> Darknet:
@@ -182,6 +191,7 @@ def start(
     hyp: Mapping[str, float],
     device: torch.device,
     teacher: Darknet | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
 
@@ -192,10 +202,12 @@ def start(
         hyp: hyper-parameters.
         device: where to compute.
         teacher: a network with heads alike, to imitate; its weights stay as they are.
+        team: the processes that train together; none, if this one works alone.
 
     Raises:
         DeviceError: float16 on a CPU.
     """
+    team = team or Team()
     half = settings.precision == "float16"
     if half and device.type != "cuda":
         raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
@@ -215,7 +227,7 @@ def start(
     )
     return Run(
         net=net,
-        passes=_passes(net, settings, teacher=teacher, device=device),
+        passes=_passes(net, settings, teacher=teacher, device=device, team=team),
         optimizer=optimiser(net, hyp, decay_share=decay_share, factors=settings.lr_factors),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=Average(net, updates=schedule.updates()),
@@ -226,6 +238,7 @@ def start(
         teacher=teacher,
         penalty=_penalty(net, settings),
         watch=Stopwatch(device) if settings.profile else Unwatched(),
+        team=team,
     )
 
 
@@ -245,6 +258,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
         hyp=run.hyp,
         device=run.device,
         teacher=run.teacher,
+        team=run.team,
     )
     new.averaged.load_state_dict(averaged.state_dict())
     new.ema.updates = run.ema.updates
@@ -266,8 +280,14 @@ def _momenta(run: Run) -> Darknet:
 
 
 def _passes(
-    net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
+    net: Darknet,
+    settings: Settings,
+    *,
+    teacher: Darknet | None,
+    device: torch.device,
+    team: Team,
 ) -> Passes:
+    shared = settings.sync_bn and team.size > 1
     look = looking(
         net,
         teacher=teacher,
@@ -275,10 +295,13 @@ def _passes(
         device=device,
         precision=PRECISIONS[settings.precision],
         compiled=settings.compiled,
+        statistics=SharedStatistics(team) if shared else None,
     )
-    if settings.graphed(device):
-        return Graphed(net, look, (settings.batch_size, 3, settings.imgsz, settings.imgsz))
-    return Eager(look)
+    # Processes whose shares differ in shape record at different times, and so could not meet there.
+    if shared or not settings.graphed(device):
+        return Eager(look)
+    own = len(share(settings.batch_size, team.part))
+    return Graphed(net, look, (own, 3, settings.imgsz, settings.imgsz))
 
 
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:

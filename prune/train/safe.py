@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,22 +60,45 @@ def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with _blaming(folder):
-        board = SummaryWriter(str(folder))
-    try:
-        yield board
-    except BaseException:
-        with suppress(WriteError):
-            _close(board, folder)
-        raise
-    _close(board, folder)
+    with _overhearing() as failed:
+        with _blaming(folder):
+            board = SummaryWriter(str(folder))
+        try:
+            yield board
+        except BaseException:
+            with suppress(WriteError):
+                _close(board, folder, failed)
+            raise
+        _close(board, folder, failed)
 
 
-def _close(board: SummaryWriter, folder: Path) -> None:
+def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> None:
     """Close the file under the board, which itself leaves its thread running when a write fails."""
     with _blaming(folder):
         if board.file_writer is not None:
             board.file_writer.close()
+        if failed:
+            raise failed[0]
+
+
+@contextmanager
+def _overhearing() -> Iterator[list[OSError]]:
+    """Gather what TensorBoard's own thread cannot write; it would print a traceback of it."""
+    failed: list[OSError] = []
+    before = threading.excepthook
+
+    def hear(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if type(args.thread).__module__.startswith("tensorboard.") and isinstance(error, OSError):
+            failed.append(error)
+        else:
+            before(args)
+
+    threading.excepthook = hear
+    try:
+        yield failed
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
+_ECHO_S = 5.0  # a launcher's copy of a signal comes within
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Tells whether somebody asked the run to stop.
@@ -21,23 +23,27 @@ def never() -> bool:
 
 
 @contextmanager
-def listening(say: Callable[[str], None]) -> Iterator[Asked]:
+def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator[Asked]:
     """Note signals instead of dying of them; a second one ends the process at once.
 
     Args:
         say: told once, when the first signal comes; from a thread, for the signal may have come
             amid a line of the same log, whose lock is not to be had twice.
+        launched: torchrun started the process. On Ctrl-C it sends on the signal that the terminal
+            has sent already, so that one soon after the first is no second one.
 
     Raises:
         KeyboardInterrupt: a second signal came.
     """
-    came: list[int] = []
+    came: list[float] = []  # when, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
     teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
     teller.start()
 
     def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
+        came.append(time.monotonic())
+        if launched and 0 < came[-1] - came[0] < _ECHO_S:
+            return
         if len(came) > 1:
             raise KeyboardInterrupt
         name = signal.Signals(number).name

@@ -1,0 +1,250 @@
+"""What `prune train` needs before it can start, read and checked; nothing is written here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import recipe
+from prune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from prune.data.loader import Loader, TrainLoader
+    from prune.data.spec import DataSpec
+    from prune.gradual import Narrowing
+    from prune.train.run import Settings
+    from prune.train.source import Source, Teacher
+    from prune.train.team import Team
+
+    Say = Callable[[str], None]
+
+# What may be said anew when a run is taken up again; everything else stays as it was.
+_FREE = ("resume", "device", "workers", "json")
+PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run whose input was read and found good; nothing is written yet."""
+
+    source: Source
+    teacher: Teacher | None
+    spec: DataSpec
+    settings: Settings
+    hyp: Mapping[str, float]
+    device: torch.device
+    team: Team
+    batches: TrainLoader
+    judge: Loader
+    test: Loader | None
+    state: Mapping[str, object] | None
+    narrowing: Narrowing | None
+
+
+def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
+    """Put an interrupted run's options into `args`; return its folder.
+
+    Args:
+        args: the command's.
+        said: those of them that were given.
+        say: told what of that does not hold.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    import yaml
+
+    last = Path(args.resume) if args.resume else _newest(args.project)
+    folder = last.parent.parent
+    try:
+        recorded = yaml.safe_load((folder / "opt.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"cannot resume {last}: {folder / 'opt.yaml'}: {error.strerror}"
+        ) from error
+    if not isinstance(recorded, dict):
+        raise InputError(f"cannot resume {last}: {folder / 'opt.yaml'} holds no options")
+    for name, value in recorded.items():
+        if name not in _FREE:
+            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
+        elif name not in said:
+            setattr(args, name, value)
+    args.resume, args.hyp = last, folder / "hyp.yaml"
+    if not last.is_file():
+        say(f"note: {folder} has no weights yet; the run begins anew")
+        args.resume = None
+    if ignored := sorted(said - {*_FREE}):
+        say(f"note: a resumed run keeps its own {', '.join(ignored)}")
+    return folder
+
+
+def _newest(project: Path) -> Path:
+    found = sorted(project.glob("*/weights/last.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"no run to resume in {project}; name its last.pt: --resume FILE")
+    return found[-1]
+
+
+def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say) -> Job:
+    """Read and check everything a run needs, and write nothing.
+
+    Raises:
+        PruneError: some input cannot be used.
+    """
+    from prune.data import loader
+    from prune.data import spec as data_spec
+    from prune.train import boards
+
+    if team.leads:
+        boards.expect(args.log)
+    if args.data is None:
+        raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
+    spec = data_spec.load(args.data, splits=("train", "val"), optional=("test",))
+    if args.single_cls:
+        spec = spec.as_one_class()
+    source, state = _source(args, spec)
+    for note in source.notes:
+        say(f"note: {note}")
+    settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
+    recipe.freeze(args, source.net, say)
+    if args.batch_size == "auto":
+        if team.size > 1:
+            raise InputError("--batch-size auto fits one process; several need a number")
+        settings = _fitted(args, settings, source, hyp=hyp, spec=spec, where=where)
+        args.batch_size = settings.batch_size  # a resumed run keeps it
+        say(f"--batch-size auto: {settings.batch_size} pictures a batch")
+    batches = loader.train_loader(
+        spec,
+        imgsz=settings.imgsz,
+        batch_size=settings.batch_size,
+        stride=source.net.stride,
+        hyp=hyp,
+        workers=args.workers,
+        seed=settings.seed,
+        cache=args.cache,
+        part=team.part,
+    )
+    source = _with_anchors(args, source, batches, hyp, say)
+    teacher = _teacher(args, source, spec)
+    for note in teacher.notes if teacher else ():
+        say(f"note: {note}")
+    score_loader = partial(
+        loader.score_loader,
+        spec,
+        imgsz=settings.imgsz,
+        batch_size=settings.batch_size,
+        stride=source.net.stride,
+        workers=args.workers,
+        part=team.part,
+    )
+    judge = score_loader(split="val", cache=args.cache)
+    test = score_loader(split="test") if _has_test(spec, say) else None
+    narrowing = recipe.narrowing(args, source, settings)
+    return Job(
+        source=source,
+        teacher=teacher,
+        spec=spec,
+        settings=settings,
+        hyp=hyp,
+        device=where,
+        team=team,
+        batches=batches,
+        judge=judge,
+        test=test,
+        state=state,
+        narrowing=narrowing,
+    )
+
+
+def _has_test(spec: DataSpec, say: Say) -> bool:
+    """Tell whether there are test pictures with labels; competitions keep theirs."""
+    from prune.data import labels
+
+    pictures = spec.splits.get("test", ())
+    labelled = any(labels.label_path(picture).is_file() for picture in pictures)
+    if pictures and not labelled:
+        say("note: the test split has no labels; it is not scored")
+    return labelled
+
+
+def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
+    """Choose what to train: an interrupted run's network, a checkpoint's, or a fresh one."""
+    from prune.train import source
+
+    if args.resume is not None:
+        return source.interrupted(args.resume)
+    if args.partial:
+        if args.weights is None or args.cfg is None:
+            raise InputError("partial takes --weights into another network; give that as --cfg")
+        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed), None
+    if args.weights is not None:
+        return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt), None
+    if args.cfg is not None:
+        return source.fresh(args.cfg, names=spec.names, seed=args.seed), None
+    raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
+
+
+def _with_anchors(
+    args: argparse.Namespace,
+    source: Source,
+    batches: TrainLoader,
+    hyp: Mapping[str, float],
+    say: Say,
+) -> Source:
+    """Fit the network's anchors to the boxes, if asked to; an interrupted run has done so."""
+    from prune.train import anchors
+
+    if args.autoanchor is None or args.resume is not None:
+        return source
+    net, found = anchors.fitted(
+        source.net,
+        anchors.box_sizes(batches.pictures),
+        anchor_t=hyp["anchor_t"],
+        seed=args.seed,
+        change=args.weights is None,
+        force=args.autoanchor == "force",
+    )
+    say(found)
+    return replace(source, net=net)
+
+
+def _teacher(args: argparse.Namespace, student: Source, spec: DataSpec) -> Teacher | None:
+    from prune.train import source
+
+    if args.teacher is None:
+        if args.distill != "output":
+            raise InputError("--distill needs a --teacher, e.g. the network before it was pruned")
+        return None
+    resumed = args.resume is not None
+    return source.teacher(args.teacher, student, names=spec.names, resumed=resumed)
+
+
+def _fitted(
+    args: argparse.Namespace,
+    settings: Settings,
+    source: Source,
+    *,
+    hyp: Mapping[str, float],
+    spec: DataSpec,
+    where: torch.device,
+) -> Settings:
+    """Choose the largest batch that fits into memory."""
+    from prune import checkpoint
+    from prune.train import memory
+
+    teacher = args.teacher and checkpoint.network(checkpoint.load(args.teacher))
+    size = memory.largest_batch(
+        source.net,
+        settings,
+        hyp=hyp,
+        device=where,
+        pictures=len(spec.pictures("train")),
+        teacher=teacher,
+    )
+    return replace(settings, batch_size=size)

@@ -1,0 +1,220 @@
+"""Processes that train one network together, a share of every batch each, as torchrun starts them.
+
+No wrapper around the network: it may be rebuilt while it trains, its passes may be CUDA graphs, a
+process may have no picture of a batch. Instead gradients are summed just before each update, so
+that every process steps its own copy of the weights, and all stay the same to the bit. A process
+that dies or hangs ends all within `TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from prune.errors import PruneError, TrainError
+
+Thing = TypeVar("Thing")
+
+TIMEOUT_S = 60  # longer than any work that one process does while the others wait
+_BUCKET_BYTES = 25 * 2**20  # large enough for the links' full rate, small enough to overlap copies
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's number and how many there are; the default is one that works alone.
+
+    Alone, every method gives its argument back and talks to nobody. Otherwise all processes must
+    call the same methods in the same order.
+
+    Raises:
+        TrainError: from every method, where another process is gone or keeps silent.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        return self.rank, self.size
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether anybody's flag is up; all get the same answer, when all have asked."""
+        return bool(self._reduced(torch.tensor(int(flag)), dist.ReduceOp.MAX).item())
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        self.any(False)
+
+    def counts(self, own: Sequence[int]) -> list[int]:
+        """Sum everybody's counts."""
+        return [int(count) for count in self.sum(torch.tensor(own, dtype=torch.int64))]
+
+    def sum(self, own: Tensor) -> Tensor:
+        """Sum everybody's tensors of one shape."""
+        return own if self.size == 1 else self._reduced(own.clone(), dist.ReduceOp.SUM)
+
+    def stack(self, own: Tensor) -> Tensor:
+        """Put everybody's tensors [...] of one shape side by side, [size, ...]."""
+        if self.size == 1:
+            return own[None]
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        with _partners():
+            dist.all_gather(found, own)
+        return torch.stack(found)
+
+    def gather(self, own: Thing) -> list[Thing]:
+        """Give everybody's objects to all, in the order of the processes; they are pickled."""
+        if self.size == 1:
+            return [own]
+        found: list[Thing | None] = [None] * self.size
+        with _partners():
+            dist.all_gather_object(found, own)
+        return cast(list[Thing], found)
+
+    def first(self, make: Callable[[], Thing]) -> Thing:
+        """Let the first process make an object, and give it to all; it is pickled."""
+        made = make() if self.leads else None
+        if self.size > 1:
+            shared = [made]
+            with _partners():
+                dist.broadcast_object_list(shared, src=0)
+            (made,) = shared
+        return cast(Thing, made)
+
+    def all_make(self, make: Callable[[], Thing]) -> Thing:
+        """Let everybody make an object; where one cannot, nobody goes on.
+
+        Raises:
+            PruneError: what `make` raised; from one process alone, so that it is said once.
+            SystemExit: from the others.
+        """
+        if self.size == 1:
+            return make()
+        made: list[Thing] = []
+        failure: PruneError | None = None
+        try:
+            made = [make()]
+        except PruneError as error:
+            failure = error
+        failures = self.gather(failure)
+        failed = [rank for rank, each in enumerate(failures) if each is not None]
+        if failure is not None and self.rank == failed[0]:
+            raise failure
+        if failed:
+            with suppress(TrainError):
+                self.wait()  # for the end of the one that speaks: torchrun ends all after the first
+            raise SystemExit(PruneError.exit_code)
+        return made[0]
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Give every parameter the sum of its gradients; none counts as zero."""
+        if self.size == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._sum_in_place([p.grad for p in trained if p.grad is not None])
+
+    def average(self, tensors: Sequence[Tensor], *, share: float) -> None:
+        """Average tensors in place; everybody's `share` is a weight, and together they are 1."""
+        if self.size == 1 or not tensors:
+            return
+        torch._foreach_mul_(list(tensors), share)
+        self._sum_in_place(tensors)
+
+    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.size > 1:
+            with _partners():
+                dist.all_reduce(tensor, operation)
+        return tensor
+
+    def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors over all processes, a bucket on its way while the next one is packed."""
+        with torch.no_grad(), _partners():
+            sent = []
+            for bucket in buckets(tensors):
+                flat = torch.cat([tensor.flatten() for tensor in bucket])
+                sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+            for bucket, flat, work in sent:
+                work.wait()
+                parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+                for tensor, part in zip(bucket, parts, strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Divide tensors of one type, in their order, into lots of `_BUCKET_BYTES` at most, or one."""
+    lot: list[Tensor] = []
+    room = _BUCKET_BYTES
+    for tensor in tensors:
+        if lot and tensor.nbytes > room:
+            yield lot
+            lot, room = [], _BUCKET_BYTES
+        lot.append(tensor)
+        room -= tensor.nbytes
+    if lot:
+        yield lot
+
+
+def local_rank() -> int | None:
+    """Return this process's number on its machine; None where it works alone."""
+    return int(os.environ["LOCAL_RANK"]) if _size() > 1 else None
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """Meet the other processes that torchrun started; alone, where it started none.
+
+    Objects, counts and flags go through the CPU's memory even where gradients are on GPUs: nobody
+    has to wait for a GPU to learn what is on the CPU already.
+
+    Raises:
+        TrainError: the others did not come within `TIMEOUT_S`.
+    """
+    if _size() == 1:
+        yield Team()
+        return
+    # Imported later, as optimisers do, it would keep the group past its end (a default of its
+    # functions); gloo's threads then outlive Python, and now and then abort the process.
+    importlib.import_module("torch.distributed.nn.functional")
+    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    with _partners():
+        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    yield Team(dist.get_rank(), dist.get_world_size())
+    # Not after an error: the others are elsewhere, and to take leave of them would be to wait.
+    dist.destroy_process_group()
+
+
+def _size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def _partners() -> Iterator[None]:
+    """Say in one line what torch says in fifty when a process has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.sub(r"^\[[^]]*\] |\. .*", "", str(error), flags=re.DOTALL)
+        raise TrainError(
+            f"another process of this run is gone or hangs ({reason}); what it said itself stands "
+            "beside this"
+        ) from error
