@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_profile_tells_where_the_time_went(
         for name in ("exp", "plain")
     )
     assert all(value.equal(plain[name]) for name, value in profiled.items())
+
+
+@pytest.mark.usefixtures("without_curves")
+def test_profile_of_a_run_that_prunes_is_of_what_is_left(train: Train, tmp_path: Path) -> None:
+    cuts = ("--prune-to", "params:0.7", "--prune-every", 1, "--prune-until", 1)
+    assert train("--profile", "--batch-size", 3, *cuts, "--prune-criterion", "l1") == 0
+    folder = tmp_path / "runs" / "exp"
+    text = (folder / "profile.txt").read_text()
+    left = checkpoint.network(checkpoint.load(folder / "weights" / "last.pt"))
+    for index, layer in enumerate(left.layers):
+        assert re.search(
+            rf"^ *{index}  {layer.kind} +3 x {layer.out_channels} x", text, re.MULTILINE
+        )
+    assert re.search(r"^backward +[\d.]+ ", text, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("without_curves")

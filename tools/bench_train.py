@@ -72,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cfg", type=Path, default=CFG)
+    parser.add_argument("--weights", type=Path, help="a trained network to score with, for NMS")
     parser.add_argument("--img-size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30, help="counted steps a row, at least 20")
@@ -92,6 +93,7 @@ class Way:
     """How a row trains: `precision` of the convolutions, and what is asked for beside it."""
 
     precision: str = "float32"
+    sparsity: str = ""
     plain: bool = False
     eager: bool = False
     compiled: bool = False
@@ -102,6 +104,7 @@ ROWS: dict[str, Way] = {
     "plain loop": Way(plain=True),
     "ours, float32": Way(),
     "ours, bfloat16": Way("bfloat16"),
+    "ours, bfloat16, --sparsity group": Way("bfloat16", sparsity="group"),
     "ours, bfloat16, eager": Way("bfloat16", eager=True, gpu_only=True),
     "ours, float32, compiled": Way(compiled=True, eager=True),
     "ours, bfloat16, compiled": Way("bfloat16", compiled=True, gpu_only=True),
@@ -250,6 +253,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     from prune.data import loader
     from prune.train import hyp, source
     from prune.train.run import Settings, start
+    from prune.train.sparsity import Sparsity
 
     way = ROWS[args.row]
     net = source.fresh(args.cfg, names=data.names, seed=0).net
@@ -270,6 +274,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
         precision=way.precision,
         eager=way.eager,
         compiled=way.compiled,
+        sparsity=Sparsity(way.sparsity, 1e-4) if way.sparsity else None,
     )
     if way.plain:
         trial = plain(args, data, first=first, net=net.to(where), device=where)
@@ -326,7 +331,7 @@ def ours(run: Run, batches: Any, first: Any) -> Trial:
 
     def step(batch: Any) -> Tensor:
         items = descend(run, batch, position=position[0])
-        update(run, run.schedule.at(position[0]), share=0.0)
+        update(run, run.schedule.at(position[0]), share=0.5)
         position[0] += 1
         return items[3]
 
@@ -436,19 +441,22 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     """Set scoring up: in batches as a run does, and one picture at a time."""
     import torch
 
+    from prune import checkpoint
     from prune.data.loader import score_loader
     from prune.score.score import score
     from prune.train import source
 
-    net = source.fresh(args.cfg, names=data.names, seed=0).net.to(where)
+    if args.weights:
+        net = checkpoint.network(checkpoint.load(args.weights)).to(where)
+    else:
+        net = source.fresh(args.cfg, names=data.names, seed=0).net.to(where)
     laid = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this overload
     load = partial(score_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")
     one = load(batch_size=1, workers=0)
-    half = where.type == "cuda"
     ways: dict[str, Callable[[], Scores]] = {
         "one by one": lambda: score(net, one, data.names, device=where),
-        "batches": lambda: score(laid, batches, data.names, device=where, half=half),
+        "batches": lambda: score(laid, batches, data.names, device=where, half=True),
     }
     scores = {name: way() for name, way in ways.items()}  # warms up, too
     first, second = scores.values()

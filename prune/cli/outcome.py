@@ -60,7 +60,7 @@ def tell(
 
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:
-    """Score the best weights on the test split, if there is one, as they were scored on val."""
+    """Score the best weights on the test split, if there is one, in full as `prune val` does."""
     from prune.score.score import score
 
     if job.test is None:
@@ -71,7 +71,6 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | N
         job.test,
         job.spec.names,
         device=job.device,
-        half=job.settings.precision != "float32",
         gather=job.team.gather,
     )
 
@@ -110,10 +109,12 @@ def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
 
 def tell_times(run: Run, job: Job, log: Log) -> None:
     """Say where the time went, and write it into the run's folder."""
+    from prune import checkpoint
     from prune.atomic import write_text
     from prune.train import profile
 
-    lines = profile.report_of(run, job.batches)
+    net = checkpoint.network(checkpoint.load(log.weights / "last.pt"))  # as cuts have left it
+    lines = profile.report_of(run, net, job.batches)
     write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")
     for line in lines:
         log.say(line)

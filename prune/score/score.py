@@ -104,7 +104,8 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
         device: where pictures are put.
         confidence: lowest confidence kept; low, since a score counts the whole curve.
         iou: NMS threshold.
-        half: compute in mixed precision on a GPU; the weights stay as they are.
+        half: compute in mixed precision, float16 on a GPU and bfloat16 on a CPU; the weights stay
+            as they are.
         loss: also average this loss over the split, into `Scores.losses`.
         gather: where several processes score, each its own batches of `loader`.
 
@@ -114,8 +115,9 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     sums: list[Tensor] = []
 
     def forward(images: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.float16, enabled=half and device.type == "cuda"):
-            maps = net(images)
+        fast = torch.float16 if device.type == "cuda" else torch.bfloat16
+        with torch.autocast(device.type, fast, enabled=half):
+            maps = net(images.contiguous(memory_format=torch.channels_last) if half else images)
         maps = tuple(head.float() for head in maps)
         if loss is not None:
             sums.append(loss(maps, targets.to(device)) * len(images))

@@ -147,18 +147,20 @@ def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list
     return sorted(rows, key=lambda row: -row.ms)
 
 
-def report_of(run: Run, batches: TrainLoader) -> list[str]:
+def report_of(run: Run, net: Darknet, batches: TrainLoader) -> list[str]:
     """Write where a finished run's time went; loads an epoch more, and times the layers.
 
     Args:
-        run: started with `profile`; nothing of it is needed afterwards.
+        run: started with `profile`.
+        net: what became of its network, which a run that prunes replaces.
         batches: what it trained on.
     """
     assert isinstance(run.watch, Stopwatch), "a run that was watched"
     seconds = dict(run.watch.seconds)
     batches.set_epoch(0)
     images = next(iter(batches)).images.to(run.device).float().div_(255)
-    layers = layer_times(run.net, images, precision=run.precision)
+    net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
+    layers = layer_times(net, images, precision=run.precision)
     return report(seconds, layers, loading=loading_rate(batches, 1))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -72,35 +73,34 @@ def on_groups(net: nn.Module, groups: Sequence[Group]) -> Penalty:
     and as input of every layer, its scales included. Its gradient at a weight w is w / rms, the
     root mean square over the channel, so that the strength means the same for every channel.
 
-    All channels of the network are numbered through; each weight has one list of numbers an axis.
-    Grouped and transposed convolutions are left out.
+    All channels of the network are numbered through, and a weight's squares are summed once for
+    both its axes. Grouped and transposed convolutions are left out.
 
     Args:
         net: where the groups were found; its gradients are added to.
         groups: those that may be cut count.
     """
     places, total = _places(net, groups)
-    sizes = torch.zeros(total + 1)
-    for (name, dim), ids in places.items():
-        weight = net.get_parameter(name)
-        sizes.index_add_(0, ids.cpu(), torch.full((len(ids),), weight.numel() / weight.shape[dim]))
+    weights = {name: net.get_parameter(name) for name, _ in places}
+    axes = {name: [dim for other, dim in places if other == name] for name in weights}
+    parts = [places[name, dim] for name in weights for dim in axes[name]]
     device = next(net.parameters()).device
-    sizes = sizes.to(device).clamp(min=1)
-    numbers = [
-        (net.get_parameter(name), dim, ids.to(device)) for (name, dim), ids in places.items()
-    ]
+    lengths, ids = [len(part) for part in parts], torch.cat(parts).to(device)
+    one = [_by_axis(torch.ones_like(weight), axes[name]) for name, weight in weights.items()]
+    sizes = ids.new_zeros(total + 1, dtype=torch.float32)
+    sizes = sizes.index_add(0, ids, torch.cat(list(chain(*one)))).clamp(min=1)
 
     @torch.no_grad()
     def add(strength: float) -> None:
-        squares = sizes.new_zeros(total + 1)
-        for weight, dim, ids in numbers:
-            squares.index_add_(0, ids, _other_axes(weight.square(), dim).float())
+        found = chain(*(_by_axis(weight.square(), axes[name]) for name, weight in weights.items()))
+        squares = torch.zeros_like(sizes).index_add(0, ids, torch.cat(list(found)))
         pull = strength * (squares / sizes).clamp(min=1e-16).rsqrt()  # 1 / rms, [channels + 1]
         pull[total] = 0  # of everything that no group holds
-        for weight, dim, ids in numbers:
+        shares = iter(torch.split(pull[ids], lengths))
+        for name, weight in weights.items():
+            both = [_along(next(shares), dim, weight.dim()) for dim in axes[name]]
             if weight.grad is not None:
-                shape = [-1 if axis == dim else 1 for axis in range(weight.dim())]
-                weight.grad.addcmul_(weight, pull[ids].to(weight.dtype).view(shape))
+                weight.grad.addcmul_(weight, sum(both[1:], both[0]).to(weight.dtype))
 
     return add
 
@@ -149,10 +149,17 @@ def _axis(net: nn.Module, name: str, side: str, kind: str) -> tuple[str, int] | 
     return f"{name}.weight", 1 if side == "in" else 0
 
 
-def _other_axes(values: Tensor, dim: int) -> Tensor:
-    """Sum over all axes but one."""
-    others = [axis for axis in range(values.dim()) if axis != dim]
-    return values.sum(dim=others) if others else values
+def _by_axis(values: Tensor, axes: Sequence[int]) -> list[Tensor]:
+    """Sum the values of a weight, [O], [O, I] or [O, I, kh, kw], over all but each of some axes."""
+    if values.dim() == 1:
+        return [values.float()]
+    plane = values.sum(dim=tuple(range(2, values.dim()))) if values.dim() > 2 else values
+    return [plane.sum(dim=1 - axis).float() for axis in axes]
+
+
+def _along(values: Tensor, axis: int, dims: int) -> Tensor:
+    """Lay one number a channel along an axis of so many."""
+    return values.view([-1 if dim == axis else 1 for dim in range(dims)])
 
 
 def _scale(net: nn.Module, name: str) -> nn.Parameter | None:
