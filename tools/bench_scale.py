@@ -43,7 +43,7 @@ class Machines:
     float32.
     """
 
-    pictures_s: float = 300.0  # of one GPU, alone
+    pictures_s: float = 224.0  # of one H100, alone, as tools/bench_train.py measured
     pictures: int = 16  # a GPU and step
     gradient_bytes: float = 212e6
     node: int = 8  # GPUs that NVLink joins
