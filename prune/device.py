@@ -81,3 +81,15 @@ def _own(name: str, process: int, gpus: int) -> torch.device:
     if process >= gpus:
         raise DeviceError(f"process {process} of this machine finds no GPU; it has {gpus}")
     return torch.device("cuda", process)
+
+
+@contextmanager
+def vanishing_as_zero() -> Iterator[None]:
+    """Take vanishing numbers for zero in the block: arithmetic on them is many times slower."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

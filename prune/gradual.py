@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from prune import budgeted, checkpoint, measured, pruning, ranking, surgery
 from prune.budget import Budget
+from prune.costs import costs
 from prune.count import count
 from prune.criteria import CRITERIA
 from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
-from prune.graph import trace
+from prune.graph import Group, trace
+from prune.limits import Wish, limits
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
 from prune.selection import Selected
@@ -94,6 +98,37 @@ def start_of(
     return cost
 
 
+def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: int) -> None:
+    """Check before the first epoch what would come out at the last cut.
+
+    Frozen layers keep their outputs.
+
+    Raises:
+        InputError: with one channel left in every group, the network costs more than the goal.
+    """
+    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    allowed = limits(groups, Wish(), _frozen(net, groups))
+    of = costs(net, groups, (1, 3, imgsz, imgsz))
+    kept = of.full - np.array([limit.most for limit in allowed])
+    least = int(getattr(of.of(kept), wish.kind))
+    if least > wish.goal:
+        raise InputError(
+            f"--prune-to cannot be met: {wish.goal:,} {wish.kind} are asked for, "
+            f"and {least:,} are the least that a cut can leave"
+        )
+
+
+def _frozen(net: Darknet, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
+    """Exclude the outputs of layers that do not train: they are to stay as they are."""
+    makers = {name for group in groups if not group.kept for name in group.producers}
+    still = [n for n in sorted(makers) if not any(_trains(net.get_submodule(n)))]
+    return {name: {"exclude": True} for name in still}
+
+
+def _trains(layer: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in layer.parameters()]
+
+
 def narrow(
     run: Run,
     origin: Origin,
@@ -129,14 +164,7 @@ def narrow(
     def cut(net: Darknet) -> Darknet:
         return surgery.apply(net, subject.groups, pruned.plan)
 
-    told = Origin(
-        names=origin.names,
-        data=origin.data,
-        history=tuple(result.history),
-        parent=origin.parent,
-        teacher=origin.teacher,
-    )
-    return narrowed(run, cut), told
+    return narrowed(run, cut), replace(origin, history=tuple(result.history))
 
 
 def _subject(run: Run, origin: Origin) -> Subject:
@@ -156,6 +184,7 @@ def _chosen(
     wishes = budgeted.Wishes(
         allocation="per-cost" if wish.criterion in _LOSS_CRITERIA else "uniform",
         criterion=wish.criterion,
+        layers=_frozen(run.net, subject.groups),
     )
     score = partial(_scores, run=run, wish=wish, data=data)
     try:

@@ -171,6 +171,26 @@ def test_unusable_wishes_are_one_line_and_nothing_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_goal_out_of_reach_is_found_before_the_first_epoch(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ("--prune-to", "macs:0.0001", "--prune-until", 2)
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 4, *wish) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "are the least that a cut can leave" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_frozen_layers_keep_their_outputs(train: Train, tmp_path: Path) -> None:
+    weights = tiny.weights(tmp_path)
+    assert train("--weights", weights, "--epochs", 3, *GOAL, "--freeze", "0") == 0
+    before, after = (
+        checkpoint.load(path).model["module_list.0.Conv2d.weight"]
+        for path in (weights, tmp_path / "runs" / "exp" / "weights" / "last.pt")
+    )
+    assert after.equal(before)
+
+
 def test_impossible_goals_are_refused() -> None:
     with pytest.raises(InputError, match="nothing to prune"):
         Narrowing("macs", start=10, goal=0)

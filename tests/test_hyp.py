@@ -26,6 +26,12 @@ def test_what_a_file_leaves_out_keeps_the_published_value(tmp_path: Path) -> Non
     assert hyp.load(path) == {**hyp.SCRATCH, "lr0": 1e-4, "mosaic": 0.0}
 
 
+def test_what_a_file_leaves_out_of_a_fine_tuning_stays_fine_tuning(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("clip: 3\n")
+    assert hyp.load(path, base=hyp.FINETUNE) == {**hyp.FINETUNE, "clip": 3.0}
+
+
 def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
     values = {**hyp.SCRATCH, "lr0": 1 / 3}
     hyp.save(values, tmp_path / "hyp.yaml")

@@ -349,7 +349,7 @@ def test_same_cfg_beside_the_weights_is_no_news(
 def test_loss_that_is_not_finite_stops_with_the_pictures(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "hyp.yaml").write_text("lr0: 1e30\nwarmup_epochs: 0\n")
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e30\nwarmup_epochs: 0\nclip: 0\n")
     recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", 2, "--epochs", 2)
     assert train("--weights", tiny.weights(tmp_path), *recipe, batch=2) == 1
     errors = capsys.readouterr().err.splitlines()
@@ -361,7 +361,7 @@ def test_loss_that_is_not_finite_stops_with_the_pictures(
 def test_weights_that_are_not_finite_are_not_kept(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "hyp.yaml").write_text("lr0: 1e38\nobj: 1e10\nwarmup_epochs: 0\n")
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e38\nobj: 1e10\nwarmup_epochs: 0\nclip: 0\n")
     recipe = ("--hyp", tmp_path / "hyp.yaml", "--epochs", 2)  # the only update ends the epoch
     assert train("--weights", tiny.weights(tmp_path), *recipe) == 1
     assert "weights are no longer finite after epoch 1" in capsys.readouterr().err

@@ -160,3 +160,13 @@ def test_rows_hold_each_classs_score_only_for_image_weights(
     assert {name for name in row if name.startswith("map_")} == (
         {"map_0", "map_1"} if option else set()
     )
+
+
+def test_frozen_layers_stay_frozen_when_anchors_change(train: Train, tmp_path: Path) -> None:
+    words = ("--weights", tiny.weights(tmp_path), "--freeze", "0-1", "--autoanchor", "force")
+    assert train(*words, "--epochs", 2, "--nominal-batch", 3) == 0
+    before = checkpoint.load(tmp_path / "dense.pt").model
+    after = kept(tmp_path, "exp").state_dict()
+    for layer in (0, 1):
+        kernel = f"module_list.{layer}.Conv2d.weight"
+        assert after[kernel].equal(before[kernel])

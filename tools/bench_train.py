@@ -456,7 +456,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     one = load(batch_size=1, workers=0)
     ways: dict[str, Callable[[], Scores]] = {
         "one by one": lambda: score(net, one, data.names, device=where),
-        "batches": lambda: score(laid, batches, data.names, device=where, half=True),
+        "batches": lambda: score(laid, batches, data.names, device=where, precision=torch.bfloat16),
     }
     scores = {name: way() for name, way in ways.items()}  # warms up, too
     first, second = scores.values()

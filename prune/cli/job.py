@@ -112,7 +112,6 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     for note in source.notes:
         say(f"note: {note}")
     settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
-    recipe.freeze(args, source.net, say)
     if args.batch_size == "auto":
         if team.size > 1:
             raise InputError("--batch-size auto fits one process; several need a number")
@@ -131,6 +130,7 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         part=team.part,
     )
     source = _with_anchors(args, source, batches, hyp, say)
+    recipe.freeze(args, source.net, say)  # of the very network that trains
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
@@ -237,8 +237,11 @@ def _fitted(
     """Choose the largest batch that fits into memory."""
     from prune import checkpoint
     from prune.train import memory
+    from prune.train.imitation import expect_alike
 
     teacher = args.teacher and checkpoint.network(checkpoint.load(args.teacher))
+    if teacher:
+        expect_alike(teacher, source.net)
     size = memory.largest_batch(
         source.net,
         settings,

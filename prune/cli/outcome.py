@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prune.score.metrics import Scores
     from prune.train.keep import Row
     from prune.train.log import Log
-    from prune.train.run import Run
+    from prune.train.profile import Stopwatch
 
 
 def tell(
@@ -107,14 +107,17 @@ def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     )
 
 
-def tell_times(run: Run, job: Job, log: Log) -> None:
+def tell_times(watch: Stopwatch, job: Job, log: Log) -> None:
     """Say where the time went, and write it into the run's folder."""
     from prune import checkpoint
     from prune.atomic import write_text
     from prune.train import profile
+    from prune.train.run import PRECISIONS
 
     net = checkpoint.network(checkpoint.load(log.weights / "last.pt"))  # as cuts have left it
-    lines = profile.report_of(run, net, job.batches)
+    lines = profile.report_of(
+        watch, net.to(job.device), job.batches, precision=PRECISIONS[job.settings.precision]
+    )
     write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")
     for line in lines:
         log.say(line)

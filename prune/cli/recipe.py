@@ -87,7 +87,7 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
     """
     if args.prune_to is None:
         return None
-    from prune.gradual import Narrowing, start_of
+    from prune.gradual import Narrowing, expect_reachable, start_of
 
     kind, _, amount = args.prune_to.partition(":")
     if kind not in ("macs", "params"):
@@ -101,7 +101,7 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
     # A resumed run starts from its own cuts; a new one from whatever it is given.
     history = source.history if args.resume is not None else ()
     start = start_of(source.net, history, kind=kind, imgsz=settings.imgsz)
-    return Narrowing(
+    wish = Narrowing(
         kind=kind,
         start=start,
         goal=int(goal if goal > 1 else goal * start),
@@ -109,6 +109,8 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
         until=args.prune_until,
         criterion=args.prune_criterion,
     )
+    expect_reachable(source.net, wish, imgsz=settings.imgsz)
+    return wish
 
 
 def freeze(args: argparse.Namespace, net: Darknet, say: Callable[[str], None]) -> None:
@@ -136,9 +138,8 @@ def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:
     """
     from prune.train import hyp
 
-    if args.hyp is not None:
-        return hyp.load(args.hyp)
-    return hyp.SCRATCH if args.weights is None else hyp.FINETUNE
+    base = hyp.SCRATCH if args.weights is None else hyp.FINETUNE
+    return base if args.hyp is None else hyp.load(args.hyp, base=base)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +147,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--hyp",
         type=options.path_or_none,
         metavar="YAML",
-        help="hyper-parameters (default: as cfg/hyp/scratch.yaml, or finetune.yaml with --weights)",
+        help="hyper-parameters; what the file leaves out, or all, is as in cfg/hyp/scratch.yaml, "
+        "or finetune.yaml with --weights",
     )
     parser.add_argument("--epochs", type=int, default=100, metavar="N", help="default 100")
     parser.add_argument(

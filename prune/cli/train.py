@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int | None:
     with teams.joined() as team:
         say = console.logger().info if team.leads else _say_nothing
         folder, where = team.all_make(partial(_settle, args, team, say))
-        with device.repeatable(args.deterministic):
+        with device.repeatable(args.deterministic), device.vanishing_as_zero():
             return _run(args, folder, where, team, say)
 
 
@@ -176,6 +176,7 @@ def _train(
     from prune.train import keep, memory
     from prune.train.keep import Origin
     from prune.train.loop import train
+    from prune.train.profile import Stopwatch
     from prune.train.run import start
     from prune.train.safe import saving
     from prune.train.stop import listening
@@ -188,18 +189,20 @@ def _train(
         teacher=job.teacher.digest if job.teacher else None,
     )
     with _logging(args, job.team, folder, say) as log, memory.enough(job.settings, job.device):
-        state = start(
-            job.source.net,
-            len(job.batches),
-            settings=job.settings,
-            hyp=job.hyp,
-            device=job.device,
-            teacher=job.teacher.net if job.teacher else None,
-            team=job.team,
-        )
+        watch = Stopwatch(job.device) if job.settings.profile else None
         with listening(log.say, launched=job.team.size > 1) as asked:
             rows = train(
-                state,
+                # Without a name, which would keep the first network while cuts replace it.
+                start(
+                    job.source.net,
+                    len(job.batches),
+                    settings=job.settings,
+                    hyp=job.hyp,
+                    device=job.device,
+                    teacher=job.teacher.net if job.teacher else None,
+                    team=job.team,
+                    watch=watch,
+                ),
                 job.batches,
                 job.judge,
                 origin=origin,
@@ -212,8 +215,8 @@ def _train(
         test = outcome.score_test(job, folder, log.say)
         if not args.no_plots:
             outcome.draw_curves(job, rows, log)
-        if job.team.leads and job.settings.profile:
-            outcome.tell_times(state, job, log)
+        if job.team.leads and watch is not None:
+            outcome.tell_times(watch, job, log)
     if job.team.leads:
         with saving(folder, len(rows)):
             keep.finish(folder / "weights")  # last: until then, a killed run can be resumed

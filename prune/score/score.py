@@ -91,7 +91,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     device: torch.device,
     confidence: float = 0.001,
     iou: float = 0.65,
-    half: bool = False,
+    precision: torch.dtype = torch.float32,
     loss: Loss | None = None,
     gather: Gather | None = None,
 ) -> Scores:
@@ -104,8 +104,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
         device: where pictures are put.
         confidence: lowest confidence kept; low, since a score counts the whole curve.
         iou: NMS threshold.
-        half: compute in mixed precision, float16 on a GPU and bfloat16 on a CPU; the weights stay
-            as they are.
+        precision: what convolutions compute in; the weights stay as they are.
         loss: also average this loss over the split, into `Scores.losses`.
         gather: where several processes score, each its own batches of `loader`.
 
@@ -115,9 +114,9 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     sums: list[Tensor] = []
 
     def forward(images: Tensor, targets: Tensor) -> Tensor:
-        fast = torch.float16 if device.type == "cuda" else torch.bfloat16
-        with torch.autocast(device.type, fast, enabled=half):
-            maps = net(images.contiguous(memory_format=torch.channels_last) if half else images)
+        mixed = precision != torch.float32
+        with torch.autocast(device.type, precision, enabled=mixed):
+            maps = net(images.contiguous(memory_format=torch.channels_last) if mixed else images)
         maps = tuple(head.float() for head in maps)
         if loss is not None:
             sums.append(loss(maps, targets.to(device)) * len(images))

@@ -25,7 +25,8 @@ class _Recording:
 
     images: Tensor
     seen: Views
-    wished: tuple[Tensor, ...]  # gradients of the network's own outputs
+    trained: tuple[bool, ...]  # which of the network's own outputs have gradients
+    wished: tuple[Tensor, ...]  # those gradients
     ahead: torch.cuda.CUDAGraph
     back: torch.cuda.CUDAGraph
 
@@ -52,9 +53,11 @@ class Graphed:
         self._recording.ahead.replay()
         seen = self._recording.seen
         # The loss is computed as it comes, from leaves; its gradients there go into the recording.
-        self._leaves = tuple(t.detach().requires_grad_() for t in _own(seen))
+        trained = iter(self._recording.trained)
+        outputs = [t.detach().requires_grad_(next(trained)) for t in _own(seen)]
+        self._leaves = tuple(t for t in outputs if t.requires_grad)
         maps = len(seen.maps)
-        return seen._replace(maps=self._leaves[:maps], features=self._leaves[maps:])
+        return seen._replace(maps=tuple(outputs[:maps]), features=tuple(outputs[maps:]))
 
     def backward(self, loss: Tensor) -> None:
         """Descend from a loss of what was seen last."""
@@ -82,25 +85,31 @@ def _record(net: nn.Module, look: Look, images: Tensor) -> _Recording:
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):
-            own = _own(look(images))
+            own = _trained(look(images))
             torch.autograd.backward(own, [torch.zeros_like(t) for t in own])
     torch.cuda.current_stream().wait_stream(stream)
     del own
     ahead, back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(ahead):
         seen = look(images)
-    wished = tuple(torch.zeros_like(t) for t in _own(seen))
+    wished = tuple(torch.zeros_like(t) for t in _trained(seen))
     with torch.cuda.graph(back, pool=ahead.pool()):
-        torch.autograd.backward(_own(seen), wished)
+        torch.autograd.backward(_trained(seen), wished)
     for buffer, value in zip(net.buffers(), before, strict=True):
         buffer.copy_(value)
     for parameter, gradient in zip(net.parameters(), gradients, strict=True):
         if parameter.grad is not None:
             parameter.grad.zero_() if gradient is None else parameter.grad.copy_(gradient)
     detached = Views(*(tuple(t.detach() for t in part) for part in seen))
-    return _Recording(images, detached, wished, ahead, back)
+    trained = tuple(t.requires_grad for t in _own(seen))
+    return _Recording(images, detached, trained, wished, ahead, back)
 
 
 def _own(seen: Views) -> tuple[Tensor, ...]:
-    """Return what gradients flow back from."""
+    """Return what the network itself made."""
     return tuple(chain(seen.maps, seen.features))
+
+
+def _trained(seen: Views) -> tuple[Tensor, ...]:
+    """Return what gradients flow back from: what frozen layers alone make has none."""
+    return tuple(t for t in _own(seen) if t.requires_grad)

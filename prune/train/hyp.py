@@ -42,11 +42,13 @@ SCRATCH: Mapping[str, float] = {
 }
 # For weights that know their task already, pruned ones first of all: a short warm-up that does not
 # jolt the biases, and a finer finish. The step is that of scratch: a cut is far to come back from.
+# What a cut leaves narrow can be thrown far by one batch: the norm of gradients is limited.
 FINETUNE: Mapping[str, float] = {
     **SCRATCH,
     "lrf": 0.05,
     "warmup_epochs": 1.0,
     "warmup_bias_lr": 0.005,
+    "clip": 10.0,
 }
 _POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
 _UP_TO_ONE = (
@@ -55,8 +57,8 @@ _UP_TO_ONE = (
 )
 
 
-def load(path: Path) -> dict[str, float]:
-    """Read a YAML file of hyper-parameters; what it leaves out keeps the published value.
+def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]:
+    """Read a YAML file of hyper-parameters; what it leaves out stays as in `base`.
 
     Raises:
         InputError: no such file, no YAML mapping, an unknown key, or a value out of its range.
@@ -71,7 +73,7 @@ def load(path: Path) -> dict[str, float]:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
-    return {**SCRATCH, **{key: _checked(key, value, path) for key, value in found.items()}}
+    return {**base, **{key: _checked(key, value, path) for key, value in found.items()}}
 
 
 def save(hyp: Mapping[str, float], path: Path) -> None:

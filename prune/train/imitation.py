@@ -18,7 +18,7 @@ from prune.boxes import ciou
 from prune.errors import InputError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
-from prune.train.loss import gains, level_balance
+from prune.train.loss import gained, gains, level_balance
 
 SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
 
@@ -41,12 +41,12 @@ def imitation_loss(
     Returns:
         A scalar that grows with the batch, as `detection_loss` does; zero where both agree.
     """
-    total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
+    scales = gains(len(heads), hyp)
+    total = maps[0].new_zeros((), dtype=torch.float32)
     for raw, wish, head, weight in zip(maps, taught, heads, level_balance(heads), strict=True):
         box, objectness, label = _level(head.split(raw.float()), head.split(wish.float()), head)
-        total = total + torch.stack((box, weight * objectness, label))
-    gained = total * total.new_tensor(gains(len(heads), hyp))
-    return hyp["distill"] * gained.sum() * len(maps[0])
+        total = total + sum(gained((box, weight * objectness, label), scales))
+    return hyp["distill"] * total * len(maps[0])
 
 
 def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, Tensor]:

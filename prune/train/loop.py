@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,17 +44,6 @@ class Stopped(KeyboardInterrupt):
     """Somebody asked the run to stop; it is saved and can go on."""
 
 
-@contextmanager
-def _vanishing_as_zero() -> Iterator[None]:
-    """Take vanishing numbers for zero: arithmetic on them is many times slower."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@_vanishing_as_zero()
 def train(
     run: Run,
     batches: TrainLoader,
@@ -120,7 +109,7 @@ def train(
                     judge,
                     origin.names,
                     device=run.device,
-                    half=run.precision != torch.float32,
+                    precision=run.precision,
                     loss=partial(_items, run),
                     gather=run.team.gather,
                 )
@@ -190,7 +179,7 @@ def _epoch(
         if len(unseen) == look_every or last or stop:
             total += looked_at(unseen, run.team)
             unseen.clear()
-        log.step(total / (index + 1 - len(unseen)), pictures, setting.rate)
+        log.step(total / max(index + 1 - len(unseen), 1), pictures, setting.rate)
         if stop:
             with _saving(run, log, epoch + 1):
                 save(Position(batch=index + 1, losses=tuple(total.tolist())))

@@ -67,6 +67,7 @@ def detection_loss(
         for raw, head in zip(maps, heads, strict=True)
     ]
     pictures, *positives = whole([len(maps[0]), *(len(found.label) for found in levels)])
+    scales = gains(len(heads), hyp)
     total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
     for raw, head, found, weight, count in zip(
         maps, heads, levels, balance, positives, strict=True
@@ -74,9 +75,8 @@ def detection_loss(
         box, objectness, label = _level_loss(
             raw.float(), head, found, hyp, pictures=pictures, positives=count
         )
-        total = total + torch.stack((box, weight * objectness, label))
-    gained = total * total.new_tensor(gains(len(heads), hyp))  # [3]
-    items = torch.cat((gained, gained.sum(dim=0, keepdim=True)))  # [4]
+        total = total + torch.stack(gained((box, weight * objectness, label), scales))
+    items = torch.cat((total, total.sum(dim=0, keepdim=True)))  # [4]
     return items[3] * pictures, items.detach()
 
 
@@ -103,7 +103,7 @@ def _level_loss(
     objectness = F.binary_cross_entropy_with_logits(
         values[..., 4],
         _objectness_target(values[..., 4], claims, overlap.detach()),
-        pos_weight=values.new_tensor(hyp["obj_pw"]),
+        pos_weight=values.new_full((), hyp["obj_pw"]),
         reduction="none",
     )  # [N, A, ny, nx]
     cells = pictures * objectness[:1].numel() if len(raw) else 1
@@ -154,7 +154,7 @@ def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tens
     low = 0.5 * hyp["label_smoothing"]
     target = torch.full_like(logits, low).scatter_(1, label[:, None], 1 - low)
     return F.binary_cross_entropy_with_logits(
-        logits, target, pos_weight=logits.new_tensor(hyp["cls_pw"]), reduction="none"
+        logits, target, pos_weight=logits.new_full((), hyp["cls_pw"]), reduction="none"
     )
 
 
@@ -170,6 +170,14 @@ def level_balance(heads: Sequence[Yolo]) -> list[float]:
     table = _BALANCE[len(heads)]
     finest_first = sorted(range(len(heads)), key=lambda i: heads[i].stride)
     return [table[finest_first.index(i)] for i in range(len(heads))]
+
+
+def gained(parts: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, ...]:
+    """Weigh box, objectness and class by plain numbers.
+
+    A tensor of them would be copied to a GPU, and the host would wait for all that is queued there.
+    """
+    return tuple(scale * part for scale, part in zip(scales, parts, strict=True))
 
 
 def gains(levels: int, hyp: Mapping[str, float]) -> tuple[float, float, float]:

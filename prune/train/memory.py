@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prune.errors import TrainError
 from prune.train import scales
+from prune.train.frozen import training_mode
 from prune.train.loss import detection_loss
 from prune.train.passes import looking
 from prune.train.run import DISTILLED, PRECISIONS
@@ -133,7 +134,8 @@ def _rehearsed(
     net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
 ) -> tuple[Look, Darknet]:
     """Copy a network to the device, to train it without consequence; return its way of looking."""
-    own = copy.deepcopy(net).train()
+    own = copy.deepcopy(net)
+    training_mode(own)
     own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(device)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from prune.data.loader import TrainLoader
     from prune.models.darknet import Darknet
-    from prune.train.run import Run
 
 T = TypeVar("T")
 
@@ -147,20 +146,22 @@ def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list
     return sorted(rows, key=lambda row: -row.ms)
 
 
-def report_of(run: Run, net: Darknet, batches: TrainLoader) -> list[str]:
+def report_of(
+    watch: Stopwatch, net: Darknet, batches: TrainLoader, *, precision: torch.dtype
+) -> list[str]:
     """Write where a finished run's time went; loads an epoch more, and times the layers.
 
     Args:
-        run: started with `profile`.
-        net: what became of its network, which a run that prunes replaces.
+        watch: what watched it.
+        net: its network as cuts have left it, on the device.
         batches: what it trained on.
+        precision: in what its convolutions computed.
     """
-    assert isinstance(run.watch, Stopwatch), "a run that was watched"
-    seconds = dict(run.watch.seconds)
+    seconds = dict(watch.seconds)
     batches.set_epoch(0)
-    images = next(iter(batches)).images.to(run.device).float().div_(255)
-    net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
-    layers = layer_times(net, images, precision=run.precision)
+    images = next(iter(batches)).images.to(watch.device).float().div_(255)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
+    layers = layer_times(net, images, precision=precision)
     return report(seconds, layers, loading=loading_rate(batches, 1))
 
 

@@ -17,7 +17,7 @@ from prune.train.ema import Average
 from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
-from prune.train.profile import Stopwatch, Unwatched, Watch
+from prune.train.profile import Unwatched, Watch
 from prune.train.schedule import SHAPES, Schedule, plan
 from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
@@ -192,6 +192,7 @@ def start(
     device: torch.device,
     teacher: Darknet | None = None,
     team: Team | None = None,
+    watch: Watch | None = None,
 ) -> Run:
     """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
 
@@ -203,6 +204,7 @@ def start(
         device: where to compute.
         teacher: a network with heads alike, to imitate; its weights stay as they are.
         team: the processes that train together; none, if this one works alone.
+        watch: notes where the time goes.
 
     Raises:
         DeviceError: float16 on a CPU.
@@ -237,7 +239,7 @@ def start(
         device=device,
         teacher=teacher,
         penalty=_penalty(net, settings),
-        watch=Stopwatch(device) if settings.profile else Unwatched(),
+        watch=watch or Unwatched(),
         team=team,
     )
 

@@ -102,8 +102,6 @@ def partial(weights: Path, cfg: Path, *, names: Sequence[str], seed: int) -> Sou
     return Source(
         net=net,
         imgsz=found.imgsz,
-        pruned=found.pruned,
-        history=found.history,
         parent=checkpoint.digest(weights),
         notes=(
             f"{len(filled)} of {len(filled) + len(missing)} tensors, {share:.0%} of the parameters "
