@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -129,14 +129,7 @@ def narrow(
     def cut(net: Darknet) -> Darknet:
         return surgery.apply(net, subject.groups, pruned.plan)
 
-    told = Origin(
-        names=origin.names,
-        data=origin.data,
-        history=tuple(result.history),
-        parent=origin.parent,
-        teacher=origin.teacher,
-    )
-    return narrowed(run, cut), told
+    return narrowed(run, cut), replace(origin, history=tuple(result.history))
 
 
 def _subject(run: Run, origin: Origin) -> Subject:
