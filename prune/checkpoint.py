@@ -102,13 +102,22 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "history": checkpoint.history,
         **{key: checkpoint.training.get(key) for key in TRAINING_KEYS},
     }
-    plain = {key: _plain(value, key) for key, value in document.items()}
+    write_archive({key: _plain(value, key) for key, value in document.items()}, path)
+
+
+def write_archive(value: object, path: Path) -> None:
+    """Write tensors in plain containers as torch does, whole or not at all.
+
+    Raises:
+        InputError: the path cannot be written.
+        WriteError: the disk is full, or its folder vanished.
+    """
     with replacing(path) as part:
         try:
             # An open file, not a path: the archive's inner name would be the temporary file's,
             # and equal networks would give files of different digests.
             with part.open("wb") as handle:
-                torch.save(plain, handle)
+                torch.save(value, handle)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # what torch's archive stumbled over
                 raise error.__context__ from error

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from prune import ranking
-from prune.atomic import replacing
+from prune import checkpoint, ranking
 from prune.criteria import CRITERIA
 from prune.errors import InputError, PlanError
 from prune.evidence import Evidence, gather
@@ -72,6 +71,7 @@ def scores(
         PlanError: an unknown name, no pictures where they are needed, or broken weights.
         DataError: pictures that cannot be read.
         InputError: the data has another number of classes, or kept scores are damaged.
+        WriteError: the disk is full.
     """
     rank = partial(
         ranking.scores,
@@ -101,8 +101,7 @@ def scores(
     # A copy on its own device would cost memory for nothing.
     looks = subject.net if where in (None, own) else copy.deepcopy(subject.net).to(where)
     found = rank(evidence=evidence(looks, pictures, what, seed=seed))
-    with replacing(kept) as part:
-        torch.save(list(found), part)
+    checkpoint.write_archive(list(found), kept)
     say(f"scores kept in {kept}")
     return found
 

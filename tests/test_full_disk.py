@@ -221,3 +221,24 @@ def test_the_state_is_taken_out_last_of_all(train: Train, monkeypatch: pytest.Mo
     assert main(["train", "--resume", str(last)]) == 0
     assert not checkpoint.load(last).training
     assert set(keep.BEST) < {path.stem for path in last.parent.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("conv", "--layer", "1", "--amount", "0.5", "--criterion", "taylor", "--data", "data.yaml"),
+        ("export", "--format", "yolor", "--out", "public.cfg"),
+    ],
+    ids=["scores", "the public code's weights"],
+)
+@pytest.mark.usefixtures("train")
+def test_other_files_of_tensors_are_whole_or_not_there(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    before = sorted(Path().iterdir())
+    with no_longer_than(1500):  # the cfg is shorter
+        assert main([*words, "--weights", "dense.pt"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prune: cannot write ")
+    assert line.endswith(": File too large")
+    assert sorted(Path().iterdir()) == before

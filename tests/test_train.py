@@ -116,14 +116,6 @@ def test_resumed_run_ends_with_the_same_weights_to_the_bit(
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
 
 
-def test_newest_run_is_resumed_when_none_is_named(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1) == 0
-    assert train("--resume") == 2
-    assert "is finished; to train on, start from --weights" in capsys.readouterr().err
-
-
 def test_pruned_checkpoint_is_fine_tuned_in_its_own_structure(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +182,8 @@ def test_sparse_training_makes_scales_smaller(train: Train, tmp_path: Path, kind
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ("bn", "sparsity is nan"),
+        ("bn", "write KIND:STRENGTH, e.g. bn:1e-3"),
+        ("bn:nan", "sparsity is nan"),
         ("l7:1e-3", "must be one of bn, group"),
         ("bn:much", "is no kind and strength"),
     ],
@@ -316,8 +309,9 @@ def test_weights_of_a_run_are_no_start_of_its_optimiser(train: Train, tmp_path: 
         (False, ("--pt",), "is not pruned"),
         (False, ("--cfg", "tiny20.cfg"), "is another network than"),
         (False, ("--img", "60"), "picture size 60 is raised to 64"),
+        (False, ("--sync-bn",), "--sync-bn does nothing in one process"),
     ],
-    ids=["pt left out", "pt on dense", "other cfg", "odd size"],
+    ids=["pt left out", "pt on dense", "other cfg", "odd size", "one process"],
 )
 def test_what_looks_wrong_but_is_not_fatal_is_noted(
     train: Train,
@@ -388,9 +382,12 @@ def test_json_is_all_there_is_on_stdout(
         (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
         (("--weights", "dense.pt", "--data", "three.yaml"), "has 2 classes (red, blue) and the"),
         (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
-        (("--weights", "dense.pt", "--epochs", "0"), "epochs is 0; it must be 1 or more"),
-        (("--weights", "dense.pt", "--batch-size", "0"), "batch size is 0"),
-        (("--weights", "dense.pt", "--img-size", "0"), "imgsz is 0"),
+        (("--weights", "dense.pt", "--epochs", "0"), "--epochs is 0; it must be 1 or more"),
+        (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
+        (("--weights", "dense.pt", "--img-size", "0"), "--img-size is 0"),
+        (("--weights", "dense.pt", "--val-every", "-1"), "--val-every is -1; it must be 0 or more"),
+        (("--weights", "dense.pt", "--prune-every", "3"), "--prune-every needs --prune-to"),
+        (("--weights", "dense.pt", "--prune-criterion", "l1"), "--prune-criterion needs --prune"),
         (("--weights", "dense.pt", "--device", "99"), "device is '99'"),
         (("--resume", "none.pt"), "cannot resume none.pt"),
         (("--resume",), "no run to resume"),
@@ -418,6 +415,12 @@ def test_wrong_input_is_one_line_and_nothing_written(
     assert line.startswith("prune: ")
     assert message in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_batch_size_is_a_number_or_auto(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--batch-size", "foo"])
+    assert "'foo' must be a number or auto" in capsys.readouterr().err
 
 
 def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import recipe
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from prune.train.team import Team
 
     Say = Callable[[str], None]
-
-# What may be said anew when a run is taken up again; everything else stays as it was.
-_FREE = ("resume", "device", "workers", "json")
-PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
 
 
 @dataclass(frozen=True)
@@ -45,50 +40,6 @@ class Job:
     test: Loader | None
     state: Mapping[str, object] | None
     narrowing: Narrowing | None
-
-
-def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
-    """Put an interrupted run's options into `args`; return its folder.
-
-    Args:
-        args: the command's.
-        said: those of them that were given.
-        say: told what of that does not hold.
-
-    Raises:
-        InputError: there is no such run.
-    """
-    import yaml
-
-    last = Path(args.resume) if args.resume else _newest(args.project)
-    folder = last.parent.parent
-    try:
-        recorded = yaml.safe_load((folder / "opt.yaml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot resume {last}: {folder / 'opt.yaml'}: {error.strerror}"
-        ) from error
-    if not isinstance(recorded, dict):
-        raise InputError(f"cannot resume {last}: {folder / 'opt.yaml'} holds no options")
-    for name, value in recorded.items():
-        if name not in _FREE:
-            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
-        elif name not in said:
-            setattr(args, name, value)
-    args.resume, args.hyp = last, folder / "hyp.yaml"
-    if not last.is_file():
-        say(f"note: {folder} has no weights yet; the run begins anew")
-        args.resume = None
-    if ignored := sorted(said - {*_FREE}):
-        say(f"note: a resumed run keeps its own {', '.join(ignored)}")
-    return folder
-
-
-def _newest(project: Path) -> Path:
-    found = sorted(project.glob("*/weights/last.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(f"no run to resume in {project}; name its last.pt: --resume FILE")
-    return found[-1]
 
 
 def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say) -> Job:
@@ -175,10 +126,12 @@ def _has_test(spec: DataSpec, say: Say) -> bool:
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
     """Choose what to train: an interrupted run's network, a checkpoint's, or a fresh one."""
-    from prune.train import source
+    from prune.train import keep, source
 
     if args.resume is not None:
-        return source.interrupted(args.resume)
+        found, state = source.interrupted(args.resume, names=spec.names)
+        keep.expect_pictures(state, spec.pictures("train"))
+        return found, state
     if args.partial:
         if args.weights is None or args.cfg is None:
             raise InputError("partial takes --weights into another network; give that as --cfg")

@@ -40,6 +40,11 @@ def path_or_none(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def as_typed(name: str) -> str:
+    """Return the option that argparse keeps under this name."""
+    return "--" + name.replace("_", "-")
+
+
 def natural(text: str) -> int:
     """Read a whole number from 0 on, as an argparse type; up to 2**63, what generators take."""
     if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:

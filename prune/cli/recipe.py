@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prune.train.run import Settings
     from prune.train.source import Source
 
+# How a run prunes as it goes, where --prune-to says that it does; the options' defaults.
+_NARROWING = {"prune_every": 2, "prune_until": 20, "prune_criterion": "fisher"}
 SCHEDULES = ("cosine", "linear", "multistep", "one-cycle", "plateau")  # as prune.train.schedule's
 
 
@@ -83,9 +85,12 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
     """Read --prune-to; a share is of what the network cost before this run.
 
     Raises:
-        InputError: nothing to cut, or no epoch for it.
+        InputError: nothing to cut, no epoch for it, or options of a cut that is not wished.
     """
     if args.prune_to is None:
+        lone = [name for name, value in _NARROWING.items() if getattr(args, name) != value]
+        if lone and args.resume is None:  # what was recorded once goes on
+            raise InputError(f"{options.as_typed(lone[0])} needs --prune-to, e.g. macs:0.5")
         return None
     from prune.gradual import Narrowing, expect_reachable, start_of
 
@@ -260,30 +265,33 @@ def _add_narrowing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune-every",
         type=options.positive,
-        default=2,
+        default=_NARROWING["prune_every"],
         metavar="N",
         help="epochs between cuts (default 2)",
     )
     parser.add_argument(
         "--prune-until",
         type=options.positive,
-        default=20,
+        default=_NARROWING["prune_until"],
         metavar="N",
         help="epoch of the last (default 20)",
     )
     parser.add_argument(
-        "--prune-criterion", default="fisher", metavar="C", help="what ranks channels, as in global"
+        "--prune-criterion",
+        default=_NARROWING["prune_criterion"],
+        metavar="C",
+        help="what ranks channels, as in global",
     )
 
 
 def _sparsity(text: str) -> tuple[str, float]:
     """Read KIND:STRENGTH; which kinds there are is not known here."""
-    kind, colon, strength = text.partition(":")
+    kind, _, strength = text.partition(":")
     try:
-        return kind, float(strength if colon else "nan")
+        return kind, float(strength)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no kind and strength, e.g. bn:1e-3"
+            f"{text!r} is no kind and strength; write KIND:STRENGTH, e.g. bn:1e-3"
         ) from None
 
 

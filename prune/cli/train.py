@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import job as jobs
-from prune.cli import options, outcome, recipe
+from prune.cli import options, outcome, recipe, resume
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,9 @@ def _settle(args: argparse.Namespace, team: Team, say: Say) -> tuple[Path | None
 
     asked, folder = args.device, None
     if args.resume is not None:
-        folder = jobs.take_up(args, _said(args), say)
+        folder = resume.take_up(args, _said(args), say)
+    if args.sync_bn and team.size == 1:
+        say("note: --sync-bn does nothing in one process; torchrun starts several")
     # Of several processes each has its own GPU, whichever a run had that was alone before.
     alone = team.size == 1 or args.device == "cpu"
     where = device.choose(args.device if alone else asked, process=local_rank())
@@ -121,6 +123,7 @@ def _new_folder(args: argparse.Namespace, job: Job) -> Path:
     from prune import runs
 
     folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    resume.clear(folder, needed=(args.weights, args.teacher))
     _record(args, job, folder)
     return folder
 
@@ -143,12 +146,16 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="LAST.PT",
-        help="go on with an interrupted run (default: the newest of the project)",
+        help="go on with an interrupted run: its last.pt or folder (default: --project's newest)",
     )
 
 
 def _batch_size(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    """Read a number, which is checked with the others, or auto."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number or auto") from None
 
 
 def _said(args: argparse.Namespace) -> set[str]:
@@ -159,12 +166,20 @@ def _said(args: argparse.Namespace) -> set[str]:
 
 
 def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:
-    """Write what the run was asked for, so that it can be understood and resumed anywhere."""
+    """Write what the run was asked for, so that it can be understood and resumed anywhere.
+
+    In opt.yaml and run.json are all options, files among them as absolute paths, and the picture
+    size as it was rounded; in hyp.yaml all hyper-parameters. A resumed run reads these files.
+
+    Raises:
+        InputError: the folder cannot be written.
+        WriteError: the disk is full.
+    """
     from prune import runs
     from prune.train import hyp
 
     said = vars(args)
-    paths = {name: said[name].resolve() for name in jobs.PATHS if said[name] is not None}
+    paths = {name: said[name].resolve() for name in resume.PATHS if said[name] is not None}
     hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
     runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
 
@@ -187,6 +202,7 @@ def _train(
         history=job.source.history,
         parent=job.source.parent,
         teacher=job.teacher.digest if job.teacher else None,
+        pictures=keep.listing(job.spec.pictures("train")),
     )
     with _logging(args, job.team, folder, say) as log, memory.enough(job.settings, job.device):
         watch = Stopwatch(job.device) if job.settings.profile else None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from prune import checkpoint
 from prune.atomic import replacing
 from prune.errors import InputError
 from prune.foreign.weights import write_weights
@@ -73,10 +73,9 @@ def write_yolor(net: Darknet, target: Path, names: Sequence[str]) -> Files:
     _check_yolor(net)
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".pt")
     state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
-    with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
-        cfg_part.write_text(write(_yolor_sections(net.sections)), encoding="utf-8")
-        with weights_part.open("wb") as handle:
-            torch.save({"model": state, "names": list(names)}, handle)
+    with replacing(cfg) as part:
+        part.write_text(write(_yolor_sections(net.sections)), encoding="utf-8")
+        checkpoint.write_archive({"model": state, "names": list(names)}, weights)
     return cfg, weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from prune import checkpoint
 from prune.atomic import replacing
 from prune.checkpoint import Checkpoint
-from prune.errors import CheckpointError, TrainError
+from prune.errors import CheckpointError, InputError, TrainError
 from prune.runs import versions
 from prune.train.run import Run
 
@@ -39,13 +40,17 @@ BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the kept files say of where they come from: names, earlier history, files' digests."""
+    """What the kept files say of where they come from: names, earlier history, files' digests.
+
+    `pictures` is the training pictures' `listing`.
+    """
 
     names: tuple[str, ...]
     data: str
     history: Sequence[Mapping[str, object]] = ()
     parent: str | None = None
     teacher: str | None = None
+    pictures: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
     _save_under(finished, wanted)
-    state = _state(run, rows, Position())
+    state = _state(run, rows, Position(), origin)
     checkpoint.save(replace(finished, training=state), folder / "last.pt")
 
 
@@ -93,7 +98,8 @@ def save_within(
     _expect_finite(finished, f"in epoch {len(rows) + 1}")
     if not run.team.leads:
         return
-    checkpoint.save(replace(finished, training=_state(run, rows, at)), folder / "last.pt")
+    state = _state(run, rows, at, origin)
+    checkpoint.save(replace(finished, training=state), folder / "last.pt")
 
 
 def records(rows: Sequence[Row]) -> list[str]:
@@ -106,6 +112,35 @@ def records(rows: Sequence[Row]) -> list[str]:
         for name, (_, value) in BEST.items()
         if all(value(latest) > value(row) for row in earlier)
     ]
+
+
+def listing(pictures: Sequence[Path]) -> str:
+    """Return the SHA-256 of pictures' names in their order, in hexadecimal.
+
+    Names count from the folder that all have in common, so that a data set may move as a whole.
+    """
+    paths = [path.absolute() for path in pictures]
+    common = os.path.commonpath({path.parent for path in paths})
+    names = "\n".join(str(path)[len(common) :].lstrip(os.sep) for path in paths)
+    return hashlib.sha256(os.fsencode(names)).hexdigest()
+
+
+def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> None:
+    """Check that a run goes on with the pictures it was trained on, by their names.
+
+    Args:
+        state: the checkpoint's training state; those of early versions do not tell.
+        pictures: what it is to go on with, at least one.
+
+    Raises:
+        InputError: they are others, or in another order.
+    """
+    told = cast("dict[str, Any]", state.get("scheduler", {})).get("pictures")
+    if told is not None and told != listing(pictures):
+        raise InputError(
+            f"the run was trained on other pictures than the {len(pictures)} that the data has "
+            "now; a run goes on with the data it began with"
+        )
 
 
 def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[list[Row], Position]:
@@ -139,7 +174,8 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
     # Momentum is state; what the groups hold beside it is told anew, by this version's names.
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({**parts["sgd"], "param_groups": groups})
-    run.scaler.load_state_dict(parts["scaler"])
+    if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
+        run.scaler.load_state_dict(parts["scaler"])
     run.ema.updates = updates
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and run.device.type == "cuda":
@@ -187,7 +223,7 @@ def _expect_finite(finished: Checkpoint, when: str) -> None:
         )
 
 
-def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:
+def _state(run: Run, rows: Sequence[Row], at: Position, origin: Origin) -> dict[str, object]:
     """Return everything beside the averaged weights that the next epoch depends on.
 
     `optimizer` holds the weights under training too: the checkpoint's `model` is their average.
@@ -210,6 +246,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position) -> dict[str, object]:
         "scheduler": {
             "batch": len(rows) * _batches(run) + at.batch,
             "batches": _batches(run),
+            "pictures": origin.pictures,
             "losses": list(at.losses),
             "adapters": [adapter.cpu() for adapter in run.adapters] if at.batch else [],
         },

@@ -97,7 +97,8 @@ class Settings:
         for name, low in _LOWEST.items():
             value = getattr(self, name)
             if value < low:
-                raise InputError(f"{name.replace('_', ' ')} is {value}; it must be {low} or more")
+                option = {"imgsz": "img-size"}.get(name, name.replace("_", "-"))
+                raise InputError(f"--{option} is {value}; it must be {low} or more")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.distill not in DISTILLED:

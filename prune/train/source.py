@@ -148,15 +148,25 @@ def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bo
     return Teacher(net, digest, (f"the teacher calls the classes {_few(found.names)}",))
 
 
-def interrupted(last: Path) -> tuple[Source, dict[str, object]]:
+def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, object]]:
     """Take up a run where it stopped: its network, with the averaged weights, and its state.
+
+    Args:
+        last: what it saved last.
+        names: the data's classes.
 
     Raises:
         CheckpointError: not one of our checkpoints, or one of a run that came to its end.
+        InputError: the data's classes are not the run's.
     """
     found = checkpoint.load(last)
     if not found.training:
         raise CheckpointError(f"{last} is finished; to train on, start from --weights {last}")
+    if found.names != list(names):
+        raise InputError(
+            f"{last} trains on the classes {_few(found.names)} and the data now has "
+            f"{_few(names)}; a run goes on with the data it began with"
+        )
     *earlier, own = found.history
     parent, teacher = (own.get(key) for key in ("parent", "teacher"))
     source = Source(

@@ -1,0 +1,136 @@
+"""Which run is taken up again, with what of its options; and what a new one clears away."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import cast
+
+from prune.cli.options import as_typed
+from prune.errors import CheckpointError, InputError
+
+Say = Callable[[str], None]
+
+# What may be said anew when a run is taken up again; everything else stays as it was. The data may
+# have moved: its classes and pictures are checked.
+_FREE = frozenset(
+    {
+        *("resume", "device", "workers", "json"),
+        *("data", "cache", "eager", "log", "no_plots", "profile"),
+    }
+)
+PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
+
+
+def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
+    """Put an interrupted run's options into `args`; return its folder.
+
+    Args:
+        args: the command's.
+        said: those of them that were given.
+        say: told what of that does not hold.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    last = _named(Path(args.resume)) if args.resume else _newest(args.project, say)
+    used = _FREE if args.resume else _FREE | {"project"}
+    folder = last.parent.parent
+    for name, value in _recorded(folder, last).items():
+        if name not in _FREE or name not in said:
+            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
+    args.resume, args.hyp = last, folder / "hyp.yaml"
+    if not last.is_file():
+        say(f"note: {folder} has no weights yet; the run begins anew")
+        args.resume = None
+    if ignored := sorted(said - used):
+        say(f"note: a resumed run keeps its own {', '.join(map(as_typed, ignored))}")
+    return folder
+
+
+def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
+    """Take an earlier run's weights out of a folder that a new one reuses (--exist-ok).
+
+    Killed before it saves, the new one would otherwise be taken up with the earlier one's weights.
+
+    Args:
+        folder: the run's.
+        needed: files that the new run reads.
+
+    Raises:
+        InputError: a file that is needed is among them, or one cannot be removed.
+    """
+    from prune.train.keep import BEST
+
+    weights = folder / "weights"
+    kept = [weights / f"{name}.pt" for name in ("last", *BEST)]
+    kept += sorted(weights.glob("epoch[0-9]*.pt"))
+    for path in needed:
+        if path is not None and path.resolve() in [one.resolve() for one in kept]:
+            raise InputError(f"{path} lies where the new run's weights go; choose another --name")
+    # First what a run is taken up by: without it, a kill from here on leaves no half of one.
+    for path in (folder / "opt.yaml", folder / "results.csv", *kept):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _named(said: Path) -> Path:
+    """Return the last.pt that a file, a run's folder or its folder of weights stands for.
+
+    It need not be there where nothing else is: the run was killed before it saved.
+    """
+    if said.is_dir():
+        own = (said / "weights").is_dir() or (said / "opt.yaml").is_file()
+        said = said / "weights" / "last.pt" if own else said / "last.pt"
+    there = sorted(path.name for path in said.parent.glob("*.pt"))
+    if said.name != "last.pt" or (there and not said.is_file()):
+        raise InputError(
+            f"cannot resume {said}: resume takes a run's last.pt, and {said.parent} holds "
+            f"{', '.join(there) or 'no weights'}"
+        )
+    unknown = said.parent.name in ("", "..")  # pathlib knows no parent of these
+    return said.resolve() if unknown else said
+
+
+def _newest(project: Path, say: Say) -> Path:
+    """Return the newest last.pt of the runs that did not come to their end."""
+    found = sorted(
+        project.glob("*/weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    if not found:
+        raise InputError(f"no run to resume in {project}; name its last.pt: --resume FILE")
+    for last in found:
+        if _goes_on(last, say):
+            return last
+    raise InputError(
+        f"every run in {project} is finished; to train on, start from --weights {found[0]}"
+    )
+
+
+def _goes_on(last: Path, say: Say) -> bool:
+    from prune import checkpoint
+
+    try:
+        return bool(checkpoint.load(last).training)
+    except CheckpointError as error:  # another program's, as a rule
+        say(f"note: passed over: {error}")
+        return False
+
+
+def _recorded(folder: Path, last: Path) -> Mapping[str, str]:
+    """Read the options that a run was given."""
+    import yaml
+
+    path = folder / "opt.yaml"
+    try:
+        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot resume {last}: {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot resume {last}: {path} is damaged: {error}") from error
+    if not isinstance(recorded, dict):
+        raise InputError(f"cannot resume {last}: {path} holds no options")
+    return cast("dict[str, str]", recorded)

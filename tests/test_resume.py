@@ -1,0 +1,264 @@
+"""Which run --resume takes up, with what of its options, and what it refuses to go on with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import tiny
+import torch
+
+from prune import checkpoint
+from prune.cli import main, outcome
+from prune.models.darknet import build
+from prune.train import keep, run
+from prune.train.hyp import SCRATCH
+from prune.train.log import Log
+
+Train = Callable[..., int]
+WEIGHTS = Path("runs/exp/weights")
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Run `prune train` for two epochs in a folder of its own, without curves."""
+    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    tiny.data(tmp_path / "squares")
+    tiny.weights(tmp_path)
+    fixed = ("--data", "squares/data.yaml", "--weights", "dense.pt", "--epochs", "2")
+
+    def start(*words: str) -> int:
+        return main(["train", *fixed, "--workers", "0", "--project", "runs", *words])
+
+    return start
+
+
+@pytest.fixture
+def broken(train: Train) -> Path:
+    """A run that was broken off after its first epoch; its last.pt."""
+    return _broken(train, "exp")
+
+
+def _broken(train: Train, name: str) -> Path:
+    tell = Log.epoch
+
+    def stop(log: Log, rows: list[dict[str, float]], epochs: int) -> None:
+        tell(log, rows, epochs)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "epoch", stop)
+        assert train("--name", name) == 130
+    return Path("runs") / name / "weights" / "last.pt"
+
+
+def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Resume a run in vain; return the one line that is said of it."""
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    capsys.readouterr()
+    assert main(["train", "--resume", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+    return line
+
+
+def _epochs(folder: Path) -> list[str]:
+    return [line.split(",")[0] for line in (folder / "results.csv").read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize("name", ["lats.pt", "best.pt"])
+def test_only_last_is_taken_up(broken: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    line = _refusal(capsys, str(broken.with_name(name)))
+    assert line.startswith(f"prune: cannot resume {broken.with_name(name)}: ")
+    assert "resume takes a run's last.pt" in line
+    assert "holds best.pt, best_ap.pt" in line
+
+
+def test_a_run_whose_last_is_gone_is_not_begun_anew_over_its_best(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken.unlink()
+    assert "holds best.pt" in _refusal(capsys, str(broken))
+
+
+@pytest.mark.parametrize(
+    ("inside", "named"),
+    [
+        (".", "runs/exp"),
+        (".", "runs/exp/weights"),
+        (".", "runs/exp/weights/last.pt"),
+        ("runs/exp", "."),
+        ("runs/exp/weights", "."),
+        ("runs/exp/weights", "last.pt"),
+        ("runs/exp/weights", ".."),
+        ("runs", "exp"),
+    ],
+)
+def test_a_run_is_named_by_its_folder_or_file_from_anywhere(
+    broken: Path, monkeypatch: pytest.MonkeyPatch, inside: str, named: str
+) -> None:
+    folder = broken.parent.parent.absolute()
+    monkeypatch.chdir(inside)
+    assert main(["train", "--resume", named]) == 0
+    assert _epochs(folder) == ["1", "2"]
+
+
+def test_newest_unfinished_run_is_resumed_when_none_is_named(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("oldest", "older"):
+        _broken(train, name)
+    assert train("--name", "done") == 0
+    foreign = Path("runs/foreign/weights/last.pt")
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("of another program")
+    for at, name in enumerate(("oldest", "older", "done", "foreign")):
+        os.utime(Path("runs") / name / "weights" / "last.pt", (at, at))
+    capsys.readouterr()
+    assert main(["train", "--resume", "--project", "runs"]) == 0
+    said = capsys.readouterr().err
+    assert "files in runs/older" in said
+    assert "note: passed over: runs/foreign/weights/last.pt is not a checkpoint" in said
+    assert "keeps its own" not in said
+    assert _epochs(Path("runs/older")) == ["1", "2"]
+
+
+def test_finished_runs_are_not_resumed(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train() == 0
+    assert f"{WEIGHTS / 'last.pt'} is finished" in _refusal(capsys, str(WEIGHTS))
+    line = _refusal(capsys, "--project", "runs")
+    assert "every run in runs is finished; to train on, start from --weights" in line
+
+
+def test_what_a_resumed_run_keeps_is_named_as_typed(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--resume", str(broken), "--batch-size", "2", "--project", "x"]) == 0
+    assert "a resumed run keeps its own --batch-size, --project\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "opt.yaml is damaged: while parsing"),
+        (b"\xff\xfe\xfa", "opt.yaml is damaged: 'utf-8' codec"),
+        (b"", "opt.yaml holds no options"),
+    ],
+    ids=["no yaml", "no text", "empty"],
+)
+def test_broken_options_are_told(
+    broken: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    (broken.parent.parent / "opt.yaml").write_bytes(content)
+    assert message in _refusal(capsys, str(broken))
+
+
+def test_a_run_goes_on_where_its_data_has_moved(broken: Path) -> None:
+    moved = Path("squares").rename("elsewhere") / "data.yaml"
+    free = ("--cache", "--eager", "--no-plots", "--profile", "--workers", "0")
+    assert main(["train", "--resume", str(broken), "--data", str(moved), *free]) == 0
+    history = checkpoint.load(broken).history
+    assert history[-1]["data"] == str(moved)
+
+
+def _more_classes() -> None:
+    data = Path("squares/data.yaml")
+    data.write_text(data.read_text().replace("[red, blue]", "[red, blue, green]"))
+    Path("squares/labels/train/0.txt").write_text("2 0.5 0.5 0.2 0.2\n")
+
+
+def _other_order() -> None:
+    data = Path("squares/data.yaml")
+    data.write_text(data.read_text().replace("[red, blue]", "[blue, red]"))
+
+
+def _one_less() -> None:
+    Path("squares/images/train/3.png").unlink()
+
+
+def _renamed() -> None:
+    Path("squares/images/train/3.png").rename("squares/images/train/33.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_more_classes, "classes red, blue and the data now has red, blue, green;"),
+        (_other_order, "classes red, blue and the data now has blue, red;"),
+        (_one_less, "was trained on other pictures than the 5 that the data has now"),
+        (_renamed, "was trained on other pictures than the 6 that the data has now"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(
+    broken: Path, capsys: pytest.CaptureFixture[str], change: Callable[[], None], message: str
+) -> None:
+    change()
+    assert message in _refusal(capsys, str(broken))
+
+
+def test_state_of_an_early_version_tells_no_pictures(broken: Path) -> None:
+    found = checkpoint.load(broken)
+    position = cast("dict[str, object]", found.training["scheduler"])
+    del position["pictures"]
+    checkpoint.save(found, broken)
+    _renamed()
+    assert main(["train", "--resume", str(broken)]) == 0
+
+
+def test_pictures_are_listed_by_names_below_their_common_folder() -> None:
+    one = keep.listing([Path("/a/x/1.png"), Path("/a/y/2.png")])
+    assert one == keep.listing([Path("/b/c/x/1.png"), Path("/b/c/y/2.png")])
+    assert one != keep.listing([Path("/a/y/2.png"), Path("/a/x/1.png")])
+    assert one != keep.listing([Path("/a/x/1.png"), Path("/a/z/2.png")])
+
+
+def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--save-period", "1") == 0
+    own = WEIGHTS / "mine.pt"
+    own.write_bytes((WEIGHTS / "best.pt").read_bytes())
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keep, "save", killed)
+        assert train("--exist-ok", "--seed", "1") == 130
+    assert list(WEIGHTS.iterdir()) == [own]
+    assert not Path("runs/exp/results.csv").exists()
+    assert "holds mine.pt" in _refusal(capsys, str(WEIGHTS))
+    own.unlink()
+    assert main(["train", "--resume", str(WEIGHTS)]) == 0
+    assert checkpoint.load(WEIGHTS / "last.pt").history[-1]["seed"] == 1
+
+
+@pytest.mark.parametrize("option", ["--weights", "--teacher"])
+def test_a_run_does_not_clear_away_what_it_starts_from(
+    train: Train, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert train() == 0
+    before = sorted(path.name for path in WEIGHTS.iterdir())
+    assert train("--exist-ok", option, str(WEIGHTS / "best.pt")) == 2
+    assert "lies where the new run's weights go; choose another --name" in capsys.readouterr().err
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == before
+
+
+def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) -> None:
+    def begin() -> run.Run:
+        net = build(tiny.CFG.format(width=8))
+        settings = run.Settings(epochs=2, imgsz=tiny.SIZE)
+        return run.start(net, 3, settings=settings, hyp=SCRATCH, device=torch.device("cpu"))
+
+    origin = keep.Origin(names=tiny.NAMES, data="data.yaml")
+    keep.save(begin(), [{"epoch": 1.0}], origin=origin, folder=tmp_path)
+    state = checkpoint.load(tmp_path / "last.pt").training
+    scaling = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+    rows, _ = keep.restore(scaling, state, batches=3)
+    assert [row["epoch"] for row in rows] == [1.0]
+    assert scaling.scaler.get_scale() == 8.0

@@ -1,0 +1,26 @@
+"""Flags of `prune train` that change how it goes about it, not what comes of it: each runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prune import checkpoint
+from prune.cli import main
+from prune.train import keep
+
+
+@pytest.mark.parametrize("flag", ["--eager", "--cache", "--bf16", "--no-plots"])
+def test_a_run_with_the_flag_leaves_its_files(tmp_path: Path, flag: str) -> None:
+    data, start = tiny.data(tmp_path), tiny.weights(tmp_path)
+    words = ("--data", data, "--weights", start, "--project", tmp_path / "runs")
+    fixed = ("--epochs", 1, "--batch", 3, "--workers", 0, "--device", "cpu")
+    assert main(["train", *map(str, (*words, *fixed)), flag]) == 0
+    folder = tmp_path / "runs" / "exp"
+    assert {path.stem for path in (folder / "weights").iterdir()} == {*keep.BEST, "last"}
+    for name in ("opt.yaml", "hyp.yaml", "run.json", "results.csv", "train_batch0.jpg"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "results.png").is_file() == (flag != "--no-plots")
+    assert not checkpoint.load(folder / "weights" / "last.pt").training
