@@ -96,8 +96,8 @@ def _level_loss(
     """
     values = head.split(raw)  # [N, A, ny, nx, 5 + classes]
     claims = _claims(found, values.shape[:4])
-    found = Positives(*(tensor.to(raw.device, non_blocking=True) for tensor in found))
-    claims = _Claims(*(tensor.to(raw.device, non_blocking=True) for tensor in claims))
+    found = Positives(*(_sent(tensor, raw.device) for tensor in found))
+    claims = _Claims(*(_sent(tensor, raw.device) for tensor in claims))
     chosen = values[found.picture, found.anchor, found.row, found.column]  # [P, 5 + classes]
     overlap = _overlap(chosen, found, head)  # [P]
     objectness = F.binary_cross_entropy_with_logits(
@@ -113,6 +113,13 @@ def _level_loss(
         _mean(objectness, cells),
         _mean(label, positives * label.shape[1]),
     )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to where it is needed; from pinned memory a copy to a GPU keeps nobody."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _overlap(chosen: Tensor, found: Positives, head: Yolo) -> Tensor:
