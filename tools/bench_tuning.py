@@ -12,13 +12,11 @@ where it was; the table comes last.
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from trials import Bench, done, prune, read, spread, together, trained
 
 from prune import checkpoint
@@ -27,7 +25,7 @@ from prune.data import spec
 from prune.train import source
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
-BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-4")}
+BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-5")}
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Road:
 
     Attributes:
         base: a key of BASES, what is cut.
-        teacher: whether that is also the teacher.
+        teacher: whether the dense detector teaches.
         words: more options of the training; BUDGET stands for the budget, EVERY for epochs.
         at_once: whether `prune global` cuts it first.
     """
@@ -141,11 +139,12 @@ def base(bench: Tuning, name: str, *, whole: bool = False) -> dict[str, float]:
 def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
     """Go one road to one budget."""
     way = ROADS[name]
-    base(bench, way.base)
+    for needed in dict.fromkeys((way.base, "dense")):
+        base(bench, needed)
     start = cut(bench, way.base, macs) if way.at_once else bench.weights(way.base)
     meant = {BUDGET: f"macs:{macs}", EVERY: str(bench.every)}
     words = [meant.get(word, word) for word in way.words]
-    words += ["--teacher", str(bench.weights(way.base))] if way.teacher else []
+    words += ["--teacher", str(bench.weights("dense"))] if way.teacher else []
     run = f"{name}-{macs}-{seed}"
     made = ("--weights", start, *(("--pt",) if way.at_once else ()))
     done(bench, run, lambda: trained(bench, run, made, *words, epochs=bench.tune, seed=seed))
@@ -199,10 +198,9 @@ def family(bench: Tuning, macs: float) -> Path:
 
 def table(bench: Tuning, macs: float) -> str:
     """Write one budget's table in Markdown."""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     lines = [
         f"\n{bench.data.stem}, {bench.cfg.stem} at {bench.imgsz} px, {macs:.0%} of the MACs, "
-        f"{bench.epochs} + {bench.tune} epochs, {where}\n",
+        f"{bench.epochs} + {bench.tune} epochs\n",
         "| way | MACs | params | mAP@.5:.95, val | test | mAP@.5, val | test | minutes |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
