@@ -5,7 +5,8 @@ python tools/bench_tuning.py --data data/bccd.yaml --out bench/bccd-tuning --job
 A detector is trained for --epochs. It is cut to each budget and trained for --tune epochs on every
 road of ROADS: plainly, with a teacher, after sparse training, cut a little at a time. The controls
 are the same family at that cost trained from nothing for as many epochs in all, alone and with the
-detector as teacher. Every result is a small file under --out, so that a run that stops goes on
+detector as teacher. What is cut at once also loses --depth residual blocks and is recovered by least
+squares; what is cut a little at a time loses widths alone. Every result is a small file under --out, so that a run that stops goes on
 where it was; the table comes last.
 """
 
