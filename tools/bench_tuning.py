@@ -3,11 +3,11 @@
 python tools/bench_tuning.py --data data/bccd.yaml --out bench/bccd-tuning --jobs 2
 
 A detector is trained for --epochs. It is cut to each budget and trained for --tune epochs on every
-road of ROADS: plainly, with a teacher, after sparse training, cut a little at a time. The controls
-are the same family at that cost trained from nothing for as many epochs in all, alone and with the
-detector as teacher. What is cut at once also loses --depth residual blocks and is recovered by least
-squares; what is cut a little at a time loses widths alone. Every result is a small file under --out, so that a run that stops goes on
-where it was; the table comes last.
+road of ROADS: plainly, with a teacher, after sparse training, cut a little at a time. What is cut
+at once also loses --depth residual blocks and is recovered by least squares; what is cut a little
+at a time loses widths alone. The controls are the same family at that cost trained from nothing for
+as many epochs in all, alone and with the detector as teacher. Every result is a small file under
+--out, so that a run that stops goes on where it was; the table comes last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prune.data import spec
 from prune.train import source
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
-BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-5")}
+BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-4")}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Road:
 
     Attributes:
         base: a key of BASES, what is cut.
-        teacher: whether the dense detector teaches.
+        teacher: whether that is also the teacher.
         words: more options of the training; BUDGET stands for the budget, EVERY for epochs.
         at_once: whether `prune global` cuts it first.
     """
@@ -140,12 +140,11 @@ def base(bench: Tuning, name: str, *, whole: bool = False) -> dict[str, float]:
 def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
     """Go one road to one budget."""
     way = ROADS[name]
-    for needed in dict.fromkeys((way.base, "dense")):
-        base(bench, needed)
+    base(bench, way.base)
     start = cut(bench, way.base, macs) if way.at_once else bench.weights(way.base)
     meant = {BUDGET: f"macs:{macs}", EVERY: str(bench.every)}
     words = [meant.get(word, word) for word in way.words]
-    words += ["--teacher", str(bench.weights("dense"))] if way.teacher else []
+    words += ["--teacher", str(bench.weights(way.base))] if way.teacher else []
     run = f"{name}-{macs}-{seed}"
     made = ("--weights", start, *(("--pt",) if way.at_once else ()))
     done(bench, run, lambda: trained(bench, run, made, *words, epochs=bench.tune, seed=seed))
