@@ -85,18 +85,7 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
-    score_loader = partial(
-        loader.score_loader,
-        spec,
-        imgsz=settings.imgsz,
-        batch_size=settings.batch_size,
-        stride=source.net.stride,
-        workers=args.workers,
-        part=team.part,
-    )
-    judge = score_loader(split="val", cache=args.cache)
-    test = score_loader(split="test") if _has_test(spec, say) else None
-    narrowing = recipe.narrowing(args, source, settings)
+    judge, test = _judges(args, spec, settings, stride=source.net.stride, part=team.part, say=say)
     return Job(
         source=source,
         teacher=teacher,
@@ -109,8 +98,32 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         judge=judge,
         test=test,
         state=state,
-        narrowing=narrowing,
+        narrowing=recipe.narrowing(args, source, settings),
     )
+
+
+def _judges(
+    args: argparse.Namespace,
+    spec: DataSpec,
+    settings: Settings,
+    *,
+    stride: int,
+    part: tuple[int, int],
+    say: Say,
+) -> tuple[Loader, Loader | None]:
+    """Open what scores are made on: the validation split, and the test split if there is one."""
+    from prune.data.loader import score_loader
+
+    load = partial(
+        score_loader,
+        spec,
+        imgsz=settings.imgsz,
+        batch_size=settings.batch_size,
+        stride=stride,
+        workers=args.workers,
+        part=part,
+    )
+    return load(split="val", cache=args.cache), load(split="test") if _has_test(spec, say) else None
 
 
 def _has_test(spec: DataSpec, say: Say) -> bool:
