@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from prune import surgery
 from prune.budget import Budget, Evaluation
 from prune.costs import Costs, costs
+from prune.coupling import coupled
+from prune.criteria import CRITERIA
 from prune.errors import PlanError
-from prune.graph import structures, trace
+from prune.graph import structures
 from prune.limits import Limit, Wish, limits
 from prune.measured import Scores
 from prune.plan import joined
@@ -40,6 +42,15 @@ class Wishes:
     steps: int = 1
     curves: Sequence[Curve] = ()
     baseline: float = 0.0
+
+
+def allocation_for(criterion: str) -> str:
+    """Choose an allocation where nobody names one.
+
+    Scores read off the loss are of one unit in all groups and add up, so that each can be weighed
+    against what it saves; others share the cut evenly.
+    """
+    return "per-cost" if CRITERIA[criterion].reads in ("change", "gate") else "uniform"
 
 
 def to_budget(
@@ -114,7 +125,7 @@ def _after(
 ) -> tuple[Subject, tuple[Limit, ...]]:
     """Cut the subject's network; say what may still be taken off each group."""
     net = surgery.apply(subject.net, subject.groups, picked.plan, share=True)
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     assert [g.root for g in groups] == [g.root for g in subject.groups], "a cut keeps every group"
     left = (
         replace(limit, most=limit.most - before.channels + after.channels)

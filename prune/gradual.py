@@ -21,10 +21,11 @@ from prune import budgeted, checkpoint, measured, pruning, ranking, surgery
 from prune.budget import Budget
 from prune.costs import costs
 from prune.count import count
+from prune.coupling import coupled
 from prune.criteria import CRITERIA
 from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
-from prune.graph import Group, trace
+from prune.graph import Group
 from prune.limits import Wish, limits
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
@@ -34,7 +35,6 @@ from prune.train.run import Run, narrowed
 
 MADE_BY = "train --prune-to"
 IMAGES = 64  # that a criterion looks at, as many as `prune global` does
-_LOSS_CRITERIA = ("taylor", "fisher")  # of one unit in all groups; see `prune global`
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Narrowing:
                 "both count epochs, e.g. every 2 until 20"
             )
 
+    @property
+    def done(self) -> int:
+        """Epochs after which the last cut is made."""
+        return self.until // self.every * self.every
+
     def limit(self, epoch: int) -> int | None:
         """Return what the network may cost from an epoch on, counted from 0; None for no cut."""
         number, rest = divmod(epoch, self.every)
@@ -106,7 +111,7 @@ def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: int) -> None:
     Raises:
         InputError: with one channel left in every group, the network costs more than the goal.
     """
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     allowed = limits(groups, Wish(), _frozen(net, groups))
     of = costs(net, groups, (1, 3, imgsz, imgsz))
     kept = of.full - np.array([limit.most for limit in allowed])
@@ -173,7 +178,7 @@ def _subject(run: Run, origin: Origin) -> Subject:
         run.averaged, names=origin.names, imgsz=run.settings.imgsz, history=origin.history
     )
     net = copy.deepcopy(run.averaged).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # an overload it misses
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     return Subject(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
 
 
@@ -182,7 +187,7 @@ def _chosen(
 ) -> Selected | None:
     """Choose what goes; nothing, if a run was taken up just after this cut."""
     wishes = budgeted.Wishes(
-        allocation="per-cost" if wish.criterion in _LOSS_CRITERIA else "uniform",
+        allocation=budgeted.allocation_for(wish.criterion),
         criterion=wish.criterion,
         layers=_frozen(run.net, subject.groups),
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from prune.checkpoint import Checkpoint, network
 from prune.count import Cost, per_layer
-from prune.graph import Group, trace
+from prune.coupling import coupled
+from prune.graph import Group
 from prune.models.darknet import Darknet
 
 
@@ -58,7 +59,7 @@ def take(found: Checkpoint, *, imgsz: int | None = None) -> Inventory:
     costs = per_layer(net, (1, 3, side, side))
     return Inventory(
         layers=_layers(net, costs),
-        groups=trace(net, net.small_picture, protected=net.head_convolutions()),
+        groups=coupled(net),
         imgsz=side,
         params=sum(parameter.numel() for parameter in net.parameters()),
         macs=sum(cost.macs for cost in costs.values()),

@@ -10,9 +10,10 @@ from pathlib import Path
 from prune import checkpoint, depth, plan, proof, runs, surgery
 from prune.checkpoint import Checkpoint
 from prune.count import Cost, count
+from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import CheckpointError, PlanError, ProofError
-from prune.graph import Group, trace
+from prune.graph import Group
 from prune.models.darknet import Darknet
 from prune.plan import Plan
 
@@ -61,7 +62,7 @@ def open_subject(path: Path) -> Subject:
     found = checkpoint.load(path)
     digest = _hashing(path)
     net = checkpoint.network(found)
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     return Subject(path, found, net, groups, digest)
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from prune import depth, surgery
+from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import PlanError, WithinBudgetError
-from prune.graph import Group, trace
+from prune.graph import Group
 from prune.models.darknet import Darknet
 from prune.plan import Cut, Plan
 from prune.pruning import Subject
@@ -118,7 +119,7 @@ def automatic(
 
 def _without(subject: Subject, gone: Sequence[Block], *, called: dict[str, str]) -> Subject:
     net = depth.without(subject.net, [block.place for block in gone])
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     return replace(subject, net=net, groups=groups, called=called)
 
 

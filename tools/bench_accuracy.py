@@ -30,8 +30,7 @@ from trials import Bench, cost, done, prune, read, scored, spread, together, tra
 from prune import checkpoint, pruning, selection
 from prune.atomic import write_text
 from prune.count import count
-from prune.graph import Group, trace
-from prune.models.darknet import Darknet
+from prune.coupling import coupled
 from prune.plan import Plan, joined, to_json
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
@@ -253,7 +252,7 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
         groups = subject.groups
         for group in pruner.step(interactive=True):
             dep, places = group[0]
-            cut = selection.by_channels(trace_now(net), names[dep.target.module], places)
+            cut = selection.by_channels(coupled(net), names[dep.target.module], places)
             plan = joined(groups, plan, cut) if plan.cuts else cut
             group.prune()
         made = pruning.carry_out(subject, plan, made_by="Torch-Pruning")
@@ -262,11 +261,6 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
         return made.after.macs
 
     narrowed(bench, macs, plan)
-
-
-def trace_now(net: Darknet) -> tuple[Group, ...]:
-    """Find the groups of a network as it is now."""
-    return trace(net, net.small_picture, protected=net.head_convolutions())
 
 
 PEER = "Torch-Pruning"

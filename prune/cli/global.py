@@ -25,7 +25,6 @@ EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --criterion taylor --data data/bccd.yaml --steps 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3 --max-ratio 0.8"""
 
-LOSS_CRITERIA = ("taylor", "fisher")  # their scores are of one unit in all groups, and add up
 ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
 
 
@@ -96,9 +95,9 @@ def run(args: argparse.Namespace) -> None:
     everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
     known = _known(args, subject)
     _settle_criterion(args, known)
-    by_loss = "per-cost" if args.criterion in LOSS_CRITERIA else "uniform"
+    usual = "sensitivity" if known else budgeted.allocation_for(args.criterion)
     wishes = budgeted.Wishes(
-        allocation=args.allocation or ("sensitivity" if known else by_loss),
+        allocation=args.allocation or usual,
         criterion=args.criterion,
         everywhere=everywhere,
         layers=layers,

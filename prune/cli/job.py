@@ -85,6 +85,9 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
+    narrowing = recipe.narrowing(args, source, settings)
+    if narrowing is not None:
+        settings = replace(settings, best_after=narrowing.done)
     judge, test = _judges(args, spec, settings, stride=source.net.stride, part=team.part, say=say)
     return Job(
         source=source,
@@ -98,7 +101,7 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         judge=judge,
         test=test,
         state=state,
-        narrowing=recipe.narrowing(args, source, settings),
+        narrowing=narrowing,
     )
 
 

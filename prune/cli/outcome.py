@@ -112,12 +112,9 @@ def tell_times(watch: Stopwatch, job: Job, log: Log) -> None:
     from prune import checkpoint
     from prune.atomic import write_text
     from prune.train import profile
-    from prune.train.run import PRECISIONS
 
     net = checkpoint.network(checkpoint.load(log.weights / "last.pt"))  # as cuts have left it
-    lines = profile.report_of(
-        watch, net.to(job.device), job.batches, precision=PRECISIONS[job.settings.precision]
-    )
+    lines = profile.report_of(watch, net.to(job.device), job.batches, precision=job.settings.dtype)
     write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")
     for line in lines:
         log.say(line)

@@ -68,7 +68,6 @@ def settings(
         sync_bn=args.sync_bn,
         multi_scale=args.multi_scale,
         profile=args.profile,
-        best_after=args.prune_until // args.prune_every * args.prune_every if args.prune_to else 0,
     )
 
 

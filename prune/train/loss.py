@@ -25,7 +25,6 @@ _BALANCE: dict[int, tuple[float, ...]] = {
     4: (4.0, 1.0, 0.4, 0.1),
     5: (4.0, 1.0, 0.5, 0.4, 0.1),
 }
-ITEMS = ("box", "obj", "cls", "sum")
 
 
 # Counts of a share of a batch -> of the whole batch.

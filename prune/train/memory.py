@@ -18,7 +18,6 @@ from prune.train import scales
 from prune.train.frozen import training_mode
 from prune.train.loss import detection_loss
 from prune.train.passes import looking
-from prune.train.run import DISTILLED, PRECISIONS
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
@@ -142,9 +141,9 @@ def _rehearsed(
     look = looking(
         own,
         teacher=teacher,
-        features=teacher is not None and "feature" in DISTILLED[settings.distill],
+        features=teacher is not None and settings.imitates("feature"),
         device=device,
-        precision=PRECISIONS[settings.precision],
+        precision=settings.dtype,
     )
     return look, own
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from prune.coupling import coupled
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
-from prune.graph import trace
 from prune.train import scales
 from prune.train.ema import Average
 from prune.train.graphed import Graphed
@@ -111,6 +111,15 @@ class Settings:
         if self.compiled and self.sync_bn:
             raise InputError("--sync-bn does not go with --compile; leave one of them out")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that convolutions compute in."""
+        return PRECISIONS[self.precision]
+
+    def imitates(self, what: str) -> bool:
+        """Tell whether a teacher's "output" or "feature" counts, if there is a teacher."""
+        return what in DISTILLED[self.distill]
+
     def graphed(self, device: torch.device) -> bool:
         """Tell whether passes are recorded and replayed: all of one shape, none looked into."""
         return device.type == "cuda" and not (self.eager or self.profile or self.multi_scale)
@@ -170,7 +179,7 @@ class Run:
     @property
     def precision(self) -> torch.dtype:
         """The type that convolutions compute in."""
-        return PRECISIONS[self.settings.precision]
+        return self.settings.dtype
 
     def side(self, position: int) -> int:
         """Return the side of the batch at this position, pixels."""
@@ -181,7 +190,7 @@ class Run:
 
     def imitates(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
-        return self.teacher is not None and what in DISTILLED[self.settings.distill]
+        return self.teacher is not None and self.settings.imitates(what)
 
 
 def start(
@@ -262,6 +271,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
         device=run.device,
         teacher=run.teacher,
         team=run.team,
+        watch=run.watch,
     )
     new.averaged.load_state_dict(averaged.state_dict())
     new.ema.updates = run.ema.updates
@@ -270,7 +280,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     for name, parameter in new.net.named_parameters():
         if parameter in held:
             new.optimizer.state[parameter]["momentum_buffer"] = momenta[name].detach().clone()
-    return replace(new, watch=run.watch)
+    return new
 
 
 def _momenta(run: Run) -> Darknet:
@@ -294,9 +304,9 @@ def _passes(
     look = looking(
         net,
         teacher=teacher,
-        features=teacher is not None and "feature" in DISTILLED[settings.distill],
+        features=teacher is not None and settings.imitates("feature"),
         device=device,
-        precision=PRECISIONS[settings.precision],
+        precision=settings.dtype,
         compiled=settings.compiled,
         statistics=SharedStatistics(team) if shared else None,
     )
@@ -310,5 +320,5 @@ def _passes(
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
     if settings.sparsity is None:
         return None
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = coupled(net)
     return PENALTIES[settings.sparsity.kind](net, groups)
