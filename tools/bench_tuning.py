@@ -6,8 +6,8 @@ A detector is trained for --epochs. It is cut to each budget and trained for --t
 road of ROADS: plainly, with a teacher, after sparse training, cut a little at a time. What is cut
 at once also loses --depth residual blocks and is recovered by least squares; what is cut a little
 at a time loses widths alone. The controls are the same family at that cost trained from nothing for
-as many epochs in all, alone and with the detector as teacher. Every result is a small file under
---out, so that a run that stops goes on where it was; the table comes last.
+as many epochs in all: at once, with the detector as teacher, or in two stages as well. Every result
+is a small file under --out, so that a run that stops goes on where it was; the table comes last.
 """
 
 from __future__ import annotations
@@ -56,7 +56,28 @@ ROADS: dict[str, Road] = {
         words=("--prune-to", BUDGET, "--prune-every", EVERY), at_once=False
     ),
 }
-CONTROLS = {"control": False, "control, teacher": True}  # whether the dense detector is its teacher
+
+
+@dataclass(frozen=True)
+class Control:
+    """How the family's network of the same cost is trained from nothing.
+
+    Attributes:
+        teacher: whether the dense detector is its teacher.
+        base: a key of BASES: it is trained like that first, then on with itself as teacher, so that
+            what a second stage adds is not put down to pruning. Empty: one stage.
+    """
+
+    teacher: bool = False
+    base: str = ""
+
+
+CONTROLS = {
+    "control": Control(),
+    "control, teacher": Control(teacher=True),
+    "control, two stages": Control(base="dense"),
+    "control, sparse first": Control(base="sparse"),
+}
 
 
 @dataclass(frozen=True)
@@ -152,13 +173,23 @@ def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
 
 def control(bench: Tuning, name: str, macs: float, seed: int) -> None:
     """Train the family's network of this cost from nothing, for as many epochs in all."""
-    words: list[object] = []
-    if CONTROLS[name]:
+    way, run = CONTROLS[name], f"{name}-{macs}-{seed}"
+    start: tuple[object, ...] = ("--cfg", family(bench, macs))
+    words: tuple[object, ...] = ()
+    epochs = bench.epochs + bench.tune
+    if way.base:
+        first = f"family-{macs}-{way.base}"
+        done(
+            bench,
+            first,
+            lambda: trained(bench, first, start, *BASES[way.base], epochs=bench.epochs),
+        )
+        start, epochs = ("--weights", bench.weights(first), "--pt"), bench.tune
+        words = ("--teacher", bench.weights(first))
+    if way.teacher:
         base(bench, "dense")
-        words = ["--teacher", bench.weights("dense")]
-    run, total = f"{name}-{macs}-{seed}", bench.epochs + bench.tune
-    start = ("--cfg", family(bench, macs))
-    done(bench, run, lambda: trained(bench, run, start, *words, epochs=total, seed=seed))
+        words = ("--teacher", bench.weights("dense"))
+    done(bench, run, lambda: trained(bench, run, start, *words, epochs=epochs, seed=seed))
 
 
 def cut(bench: Tuning, name: str, macs: float) -> Path:
