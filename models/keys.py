@@ -81,7 +81,9 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 flag = count = at_least(0)
 positive = at_least(1)
-activation = one_of("linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "logistic")
+activation = one_of(
+    "linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "hardswish", "logistic"
+)
 weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
 weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
 

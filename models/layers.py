@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish,
     "silu": nn.SiLU,
     "swish": nn.SiLU,
+    "hardswish": nn.Hardswish,
     "logistic": nn.Sigmoid,
 }
 

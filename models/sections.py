@@ -153,6 +153,19 @@ def with_options(section: Section, **changes: object) -> Section:
     return replace(section, options={**section.options, **{k: str(v) for k, v in changes.items()}})
 
 
+def with_activation(sections: Sequence[Section], name: str) -> tuple[Section, ...]:
+    """Copy a cfg with another activation wherever a convolution has one that bends.
+
+    Linear layers and gates (logistic) mean what they are, and stay.
+    """
+
+    def bends(section: Section) -> bool:
+        now = section.options.get("activation", "linear")
+        return section.kind == "convolutional" and now not in ("linear", "logistic")
+
+    return tuple(with_options(s, activation=name) if bends(s) else s for s in sections)
+
+
 def references(sections: Sequence[Section], index: int) -> tuple[int, ...]:
     """Name the layers that layer `index` reads, as its module takes them; -1 is the picture.
 

@@ -159,3 +159,10 @@ def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"net\.weights: it is a folder"):
         write_darknet(net, tmp_path / "net.cfg")
     assert [path.name for path in tmp_path.iterdir()] == ["net.weights"]
+
+
+def test_an_activation_that_darknet_has_not_is_refused(tmp_path: Path) -> None:
+    net = trained(NETWORKS["yolor"][0].replace("silu", "hardswish"), decoding="torch")
+    with pytest.raises(InputError, match="hardswish"):
+        write_darknet(net, tmp_path / "net.cfg")
+    assert not list(tmp_path.iterdir())

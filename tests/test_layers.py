@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": lambda x: x * torch.tanh(torch.log1p(torch.exp(x))),
     "silu": lambda x: x / (1 + torch.exp(-x)),
     "swish": lambda x: x / (1 + torch.exp(-x)),
+    "hardswish": lambda x: x * (x + 3).clamp(min=0, max=6) / 6,
     "logistic": lambda x: 1 / (1 + torch.exp(-x)),
 }
 

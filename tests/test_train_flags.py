@@ -9,6 +9,7 @@ import tiny
 
 from prune import checkpoint
 from prune.cli import main
+from prune.models.sections import parse
 from prune.train import keep
 
 
@@ -24,3 +25,18 @@ def test_a_run_with_the_flag_leaves_its_files(tmp_path: Path, flag: str) -> None
         assert (folder / name).stat().st_size > 0
     assert (folder / "results.png").is_file() == (flag != "--no-plots")
     assert not checkpoint.load(folder / "weights" / "last.pt").training
+
+
+def test_another_activation_is_trained_and_kept_in_the_cfg(tmp_path: Path) -> None:
+    data, start = tiny.data(tmp_path), tiny.weights(tmp_path)
+    words = ("--data", data, "--weights", start, "--project", tmp_path / "runs")
+    fixed = ("--epochs", 1, "--batch", 3, "--workers", 0, "--device", "cpu", "--no-plots")
+    assert main(["train", *map(str, (*words, *fixed)), "--activation", "relu"]) == 0
+    before, after = (
+        [section.options.get("activation") for section in parse(checkpoint.load(path).cfg)]
+        for path in (start, tmp_path / "runs" / "exp" / "weights" / "best.pt")
+    )
+    bent = [name not in (None, "linear", "logistic") for name in before]
+    assert any(bent)
+    wanted = ["relu" if is_bent else name for name, is_bent in zip(before, bent, strict=True)]
+    assert after == wanted

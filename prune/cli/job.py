@@ -148,14 +148,22 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
         found, state = source.interrupted(args.resume, names=spec.names)
         keep.expect_pictures(state, spec.pictures("train"))
         return found, state
+    found = _begun(args, spec)
+    return source.activated(found, args.activation) if args.activation else found, None
+
+
+def _begun(args: argparse.Namespace, spec: DataSpec) -> Source:
+    """Choose what a new run starts from."""
+    from prune.train import source
+
     if args.partial:
         if args.weights is None or args.cfg is None:
             raise InputError("partial takes --weights into another network; give that as --cfg")
-        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed), None
+        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed)
     if args.weights is not None:
-        return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt), None
+        return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt)
     if args.cfg is not None:
-        return source.fresh(args.cfg, names=spec.names, seed=args.seed), None
+        return source.fresh(args.cfg, names=spec.names, seed=args.seed)
     raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
+# Of prune.models.layers, those that a network may be taught in another's place.
+ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
+
 EXAMPLE = """\
   prune train --cfg cfg/yolor_csp_n.cfg --data data/bccd.yaml --img-size 320 --epochs 60
   prune train --weights model_data/layer_pruning.pt --pt --data data/bccd.yaml --epochs 40
@@ -140,6 +143,11 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--partial",
         action="store_true",
         help="train the network of --cfg, with what fits in it of --weights",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        help="train with this activation in all convolutions: relu costs nothing in INT8",
     )
     parser.add_argument(
         "--resume",

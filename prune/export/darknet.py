@@ -45,8 +45,10 @@ def write_darknet(net: Darknet, target: Path) -> Files:
         The .cfg and the .weights.
 
     Raises:
-        InputError: the target cannot be written.
+        InputError: Darknet has not the network's activation, or the target cannot be written.
     """
+    if any(section.options.get("activation") == "hardswish" for section in net.sections):
+        raise InputError("Darknet knows no hardswish; train with another --activation, e.g. relu")
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".weights")
     state = net.state_dict() | _plain_shortcuts(net)
     sections = tuple(map(_darknet_section, net.sections))

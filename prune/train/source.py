@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.models.darknet import Darknet, build
-from prune.models.sections import expect_rgb, parse, with_classes, write
+from prune.models.sections import expect_rgb, parse, with_activation, with_classes, write
 from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
@@ -108,6 +108,16 @@ def partial(weights: Path, cfg: Path, *, names: Sequence[str], seed: int) -> Sou
             f"come from {weights}" + (f"; not fitting: {_few(missing)}" if missing else ""),
         ),
     )
+
+
+def activated(source: Source, activation: str) -> Source:
+    """Copy a source whose convolutions have another activation; weights stay.
+
+    `activation` is a key of `prune.models.layers.ACTIVATIONS`.
+    """
+    net = Darknet(with_activation(source.net.sections, activation))
+    net.load_state_dict(source.net.state_dict())
+    return replace(source, net=net)
 
 
 @dataclass(frozen=True)
