@@ -1,0 +1,172 @@
+"""Quantise a float file: calibrate, score, give back to float what the score needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from prune.data.spec import DataSpec
+from prune.errors import InputError
+from prune.quantize import calibrate
+from prune.quantize.parts import OPERATORS, Layer
+from prune.quantize.search import by_sensitivity, fewest
+from prune.quantize.subject import Subject, open_subject
+from prune.quantize.write import in_int8
+from prune.score.metrics import Scores
+
+LOOKED_AT = 4  # pictures by which layers are ranked
+
+# Makes the subject's model with all layers but these in INT8.
+Make = Callable[[Sequence[Layer]], onnx.ModelProto]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a file is to be quantised.
+
+    Attributes:
+        images: pictures of the train split to take ranges from; all where there are fewer.
+        method: a key of `calibrate.METHODS`.
+        runtime: a key of `parts.OPERATORS`: what the file is made for.
+        seven_bits: see `write.in_int8`.
+        max_drop: mAP@.5:.95 that may be lost, in points (hundredths); None: whatever is lost.
+        split: of the data, to score on.
+        seed: of which pictures are taken.
+    """
+
+    images: int = 200
+    method: str = "minmax"
+    runtime: str = "onnxruntime"
+    seven_bits: bool = False
+    max_drop: float | None = None
+    split: str = "val"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise InputError(f"max-drop is {self.max_drop}; it is in mAP points, e.g. 0.5")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model with layers in INT8, and how it compares with the float file.
+
+    Attributes:
+        model: ready to be written, metadata included.
+        before: scores of the float file.
+        after: its own, both in ONNX Runtime.
+        layers: how many could be in INT8.
+        given_back: the convolutions of these that are in float all the same.
+        held: whether the drop that is allowed holds; True where none is named.
+    """
+
+    model: onnx.ModelProto
+    before: Scores
+    after: Scores
+    layers: int
+    given_back: tuple[str, ...]
+    held: bool
+
+    @property
+    def drop(self) -> float:
+        """The mAP@.5:.95 that is lost, in points."""
+        return 100 * (self.before.map - self.after.map)
+
+
+def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: None) -> Quantized:
+    """Put a float file's layers into INT8.
+
+    Args:
+        path: an ONNX file of `prune export`, with decoded boxes.
+        spec: pictures for ranges, and a split to score on.
+        wish: how.
+        say: told what is being done.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        InputError: other classes than the data's, too few pictures, no float32 file.
+        DataError: a picture that cannot be read, or a split that is not there.
+    """
+    subject = open_subject(path, spec)
+    pictures = subject.pictures(wish.images, seed=wish.seed)
+    spec.pictures(wish.split)  # raises before a minute's work
+    say(f"ranges from {len(pictures)} pictures ({wish.method})")
+    make = _maker(subject, pictures, wish)
+    before = subject.score(subject.model, wish.split)
+    least = -1.0 if wish.max_drop is None else before.map - wish.max_drop / 100
+    order = subject.parts.layers
+    scores = {0: subject.score(make(()), wish.split)}
+    if scores[0].map < least:
+        say(f"mAP {before.map:.4f} fell to {scores[0].map:.4f}; ranking {len(order)} layers")
+        order = _ranked(subject, pictures[:LOOKED_AT], make)
+
+    def score(given_back: int) -> float:
+        if given_back not in scores:
+            scores[given_back] = subject.score(make(order[:given_back]), wish.split)
+            say(f"{given_back} layers given back to float: mAP {scores[given_back].map:.4f}")
+        return scores[given_back].map
+
+    found = fewest(len(order), score, least=least)
+    given_back = order[: found.chosen.given_back]
+    return Quantized(
+        model=_described(make(given_back), wish, given_back, pictures=len(pictures)),
+        before=before,
+        after=scores[found.chosen.given_back],
+        layers=len(order),
+        given_back=tuple(layer.name for layer in given_back),
+        held=found.held,
+    )
+
+
+def _maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
+    """Take ranges, once; return what makes a model of them."""
+    operators = OPERATORS[wish.runtime]
+    seen = calibrate.ranges(
+        subject.model, subject.batches(pictures), operators=operators, method=wish.method
+    )
+
+    def make(given_back: Sequence[Layer]) -> onnx.ModelProto:
+        floating = subject.parts.floating.union(*(layer.nodes for layer in given_back))
+        return in_int8(
+            subject.model,
+            seen,
+            operators=operators,
+            floating=floating,
+            seven_bits=wish.seven_bits,
+        )
+
+    return make
+
+
+def _ranked(subject: Subject, pictures: Sequence[Path], make: Make) -> tuple[Layer, ...]:
+    layers = subject.parts.layers
+
+    def alone(layer: Layer) -> list[calibrate.Array]:
+        others = [other for other in layers if other is not layer]
+        return list(subject.outputs(make(others), pictures))
+
+    return by_sensitivity(layers, alone, list(subject.outputs(subject.model, pictures)))
+
+
+def _described(
+    model: onnx.ModelProto, wish: Wish, given_back: Sequence[Layer], *, pictures: int
+) -> onnx.ModelProto:
+    """Add to a model's metadata how it was quantised."""
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    facts["int8"] = json.dumps(
+        {
+            "method": wish.method,
+            "pictures": pictures,
+            "runtime": wish.runtime,
+            "weight_bits": 7 if wish.seven_bits else 8,
+            "float_layers": [layer.name for layer in given_back],
+        }
+    )
+    onnx.helper.set_model_props(model, facts)
+    return model

@@ -1,0 +1,103 @@
+"""Which layers go back to float: the most sensitive, as few as a drop of the score allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune.quantize.parts import Layer
+
+Array = NDArray[np.float32]
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of layers given back to float, and the mAP of what is left in INT8."""
+
+    given_back: int
+    map: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """All trials of a search, in the order they were made, and the one that was chosen.
+
+    Attributes:
+        chosen: the fewest layers given back that hold the drop; the highest score if none does.
+        held: whether it does.
+        trials: each number once.
+    """
+
+    chosen: Trial
+    held: bool
+    trials: tuple[Trial, ...]
+
+
+def change(found: Array, wanted: Array) -> float:
+    """Say how far decoded outputs [N, boxes, 5 + classes] moved, relative to what they were.
+
+    Probabilities count as they are, boxes by their objectness: where nothing is, they mean nothing.
+    """
+    weight = wanted[..., 4:5]
+    moved = [found[..., 4:] - wanted[..., 4:], weight * (found[..., :4] - wanted[..., :4])]
+    whole = [wanted[..., 4:], weight * wanted[..., :4]]
+    shares = [_norm(a) / max(_norm(b), _LEAST) for a, b in zip(moved, whole, strict=True)]
+    return sum(shares)
+
+
+def by_sensitivity(
+    layers: Sequence[Layer], alone: Callable[[Layer], Iterable[Array]], wanted: Sequence[Array]
+) -> tuple[Layer, ...]:
+    """Sort layers by how far the outputs move when one alone is in INT8, the worst first.
+
+    Args:
+        layers: of a model.
+        alone: runs pictures through the model with this layer in INT8 and all else in float.
+        wanted: what the float model gives, one array a batch.
+    """
+    moved = {
+        layer: sum(change(found, own) for found, own in zip(alone(layer), wanted, strict=True))
+        for layer in layers
+    }
+    return tuple(sorted(layers, key=lambda layer: -moved[layer]))
+
+
+def fewest(layers: int, score: Callable[[int], float], *, least: float) -> Search:
+    """Find the fewest layers to give back so that the score is at least `least`.
+
+    The score is taken to rise with every layer given back, as it does but for noise, so that it
+    takes about log2(layers) scores. At least one layer stays in INT8.
+
+    Args:
+        layers: how many there are, sorted, the most sensitive first.
+        score: returns the mAP with the first so many given back.
+        least: the mAP to hold.
+    """
+    trials: dict[int, float] = {}
+
+    def holds(given_back: int) -> bool:
+        trials[given_back] = score(given_back)
+        return trials[given_back] >= least
+
+    low, high = 0, layers - 1  # `low` misses, `high` holds
+    if holds(0):
+        high = 0
+    elif high == 0 or not holds(high):
+        best = max(trials, key=lambda given_back: trials[given_back])
+        return Search(Trial(best, trials[best]), False, _tried(trials))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return Search(Trial(high, trials[high]), True, _tried(trials))
+
+
+def _tried(trials: Mapping[int, float]) -> tuple[Trial, ...]:
+    return tuple(Trial(given_back, found) for given_back, found in trials.items())
+
+
+def _norm(values: Array) -> float:
+    return float(np.linalg.norm(values.astype(np.float64).ravel()))

@@ -1,0 +1,106 @@
+"""A float ONNX file opened to be quantised: its graph, pictures for it, what its output scores."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from prune.data.frames import Shape
+from prune.data.spec import DataSpec
+from prune.errors import InputError
+from prune.quantize.parts import Parts, named, sort
+from prune.score.feed import fitted, split_batches
+from prune.score.metrics import Scores
+from prune.score.runtime import Runner, open_weights
+from prune.score.score import collect
+
+Array = NDArray[np.float32]
+
+FEWEST = 8  # pictures; ranges from fewer are those of chance
+BATCH = 16  # pictures a batch, when scored
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float file, sorted, and the data that it is judged on.
+
+    `shape` is the height and width of the pictures that ranges are taken from.
+    """
+
+    model: onnx.ModelProto
+    parts: Parts
+    spec: DataSpec
+    imgsz: int
+    shape: Shape
+
+    def pictures(self, images: int, *, seed: int) -> list[Path]:
+        """Draw so many pictures of the train split, or take all.
+
+        Raises:
+            DataError: there is no such split.
+            InputError: too few to take ranges from.
+        """
+        paths = list(self.spec.pictures("train"))
+        if min(images, len(paths)) < FEWEST:
+            raise InputError(
+                f"ranges from {min(images, len(paths))} pictures would be those of chance; they "
+                f"need at least {FEWEST}, better 200 (--images; {self.spec.path} has {len(paths)} "
+                "to train on)"
+            )
+        return random.Random(seed).sample(paths, min(images, len(paths)))
+
+    def batches(self, paths: Sequence[Path]) -> Iterator[Array]:
+        """Load pictures as the loader does, one by one, [1, 3, H, W] in 0..1."""
+        for batch in fitted(paths, self.shape, 1, merged=self.spec.merged):
+            yield batch.images.float().div(255).numpy()
+
+    def outputs(self, model: onnx.ModelProto, paths: Sequence[Path]) -> Iterable[Array]:
+        """Run pictures through a model; decoded boxes of each, [1, boxes, 5 + classes]."""
+        runner = opened(model)
+        for pictures in self.batches(paths):
+            yield runner.detect(torch.from_numpy(pictures)).numpy()
+
+    def score(self, model: onnx.ModelProto, split: str) -> Scores:
+        """Score a model on a split, in ONNX Runtime, as `prune val` does."""
+        runner = opened(model)
+        batches, _ = split_batches(
+            runner, self.spec, split, imgsz=self.imgsz, batch_size=BATCH, workers=0
+        )
+        names = self.spec.names
+        return collect(runner.detect, batches, len(names), device=runner.device).scores(names)
+
+
+def open_subject(path: Path, spec: DataSpec) -> Subject:
+    """Read a float file.
+
+    Raises:
+        CheckpointError: it is no ONNX file of `prune export` with decoded boxes.
+        InputError: other classes than the data's, or nothing in it that could be quantised.
+    """
+    runner = open_weights(path, device_name="cpu")
+    if len(runner.names) != len(spec.names):
+        raise InputError(
+            f"{path} detects {len(runner.names)} classes but {spec.path} has {len(spec.names)}; "
+            "they must agree"
+        )
+    model = named(onnx.load(path))
+    if any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer):
+        raise InputError(f"{path} has float16 weights; quantise the file without --half")
+    shape = runner.shape or (runner.imgsz, runner.imgsz)
+    return Subject(model, sort(model), spec, runner.imgsz, shape)
+
+
+def opened(model: onnx.ModelProto) -> Runner:
+    """Open a model that is in memory, on the CPU."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        return open_weights(path, device_name="cpu")
