@@ -17,7 +17,6 @@ from prune.errors import ExportError, InputError
 from prune.export import exporters
 from prune.export.check import difference
 from prune.export.exporters import EXPORTERS, Job
-from prune.export.latency import latencies_ms
 from prune.export.onnx import export
 from prune.models.darknet import Darknet, build
 
@@ -252,19 +251,3 @@ def test_not_a_number_is_infinitely_far() -> None:
     wanted = np.ones((1, 4, 2, 2), dtype=np.float32)
     assert difference(wanted * np.float32(np.nan), wanted).relative == float("inf")
     assert difference(wanted, wanted).relative == 0
-
-
-def test_latency_takes_open_sizes_from_the_metadata(net: Darknet, tmp_path: Path) -> None:
-    files = [tmp_path / "fixed.onnx", tmp_path / "open.onnx"]
-    for path, dynamic in zip(files, (False, True), strict=True):
-        export(net, path, names=NAMES, imgsz=(64, 64), dynamic=dynamic)
-    times = latencies_ms(files, rounds=3, threads=1)
-    assert list(times) == files
-    assert all(0 < ms < 1000 for ms in times.values())
-
-
-def test_latency_refuses_what_is_no_onnx(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(b"no")
-    with pytest.raises(InputError, match="cannot load"):
-        latencies_ms([path])

@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 from prune import checkpoint
+from prune.bench.latency import latencies_ms
 from prune.count import count
-from prune.export.latency import latencies_ms
 from prune.report.tables import Stage, stages
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.single_cls:
         spec = spec.as_one_class()
     runner = open_weights(args.weights, device_name=args.device)
-    _check_classes(runner, spec, args.weights)
+    check_classes(runner, spec, args.weights)
     if runner.names != spec.names:
         log.info(
             f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
@@ -94,7 +94,12 @@ def document(scores: Scores) -> dict[str, object]:
     }
 
 
-def _check_classes(runner: Runner, spec: DataSpec, weights: Path) -> None:
+def check_classes(runner: Runner, spec: DataSpec, weights: Path) -> None:
+    """Refuse to score a detector on a data set of another number of classes.
+
+    Raises:
+        InputError: the numbers differ.
+    """
     from prune.errors import InputError
 
     if len(runner.names) != len(spec.names):

@@ -1,0 +1,143 @@
+"""What pictures a file takes, read from the file; what it is then run on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune.bench import ncnn_text
+from prune.bench.runtimes import Setting
+from prune.errors import InputError
+
+Side = int | None
+"""Of an input; None where the file leaves it open."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The pictures a file takes.
+
+    Attributes:
+        shape: N, C, H, W; None where any will do.
+        imgsz: height and width that the file recommends; None: it does not say.
+        stride: open sides must be multiples of it.
+    """
+
+    shape: tuple[Side, Side, Side, Side]
+    imgsz: tuple[int, int] | None = None
+    stride: int = 1
+
+
+def settle(
+    path: Path, *, threads: int, imgsz: int | None = None, batch: int | None = None
+) -> Setting:
+    """Decide what a file is run on: what is asked for, where nothing is what the file says.
+
+    Args:
+        path: .onnx, .pt or .param.
+        threads: of a run.
+        imgsz: side of a square picture, pixels.
+        batch: pictures a run; 1 where nobody says.
+
+    Raises:
+        InputError: the file cannot be read, takes other pictures, or nobody says what size.
+    """
+    if path.suffix.lower() not in READERS:
+        known = ", ".join(READERS)
+        raise InputError(f"{path} is none of the files that can be timed: {known}")
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    taken = READERS[path.suffix.lower()](path)
+    number, channels, height, width = taken.shape
+    if batch is not None and number not in (None, batch):
+        raise InputError(
+            f"batch is {batch}, but {path} takes {number} a run only; leave --batch out, or export "
+            "with --dynamic"
+        )
+    wanted = (imgsz, imgsz) if imgsz else taken.imgsz or (None, None)
+    sides = _fitting(path, (height, width), wanted, taken.stride)
+    return Setting(threads, sides, batch or number or 1, channels or 3)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file and of what belongs to it: ncnn's weights lie beside the text."""
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+    return sum(part.stat().st_size for part in parts if part.is_file())
+
+
+def _fitting(
+    path: Path, own: tuple[Side, Side], wanted: tuple[Side, Side], stride: int
+) -> tuple[int, int]:
+    """Return height and width; see `settle`."""
+    if any(mine not in (None, side) for mine, side in zip(own, wanted, strict=True) if side):
+        raise InputError(
+            f"image size is {wanted[0]}, but {path} takes {_by(own)} pictures only; leave "
+            "--img-size out, or export with --dynamic"
+        )
+    height, width = (mine or side for mine, side in zip(own, wanted, strict=True))
+    if height is None or width is None:
+        raise InputError(
+            f"{path} leaves its picture size open and has no imgsz in its metadata; "
+            "give --img-size, e.g. 320"
+        )
+    for side, mine in zip((height, width), own, strict=True):
+        if mine is None and side % stride:
+            above = -(-side // stride) * stride
+            raise InputError(
+                f"image size is {side}; {path} takes multiples of {stride}, e.g. {above}"
+            )
+    return height, width
+
+
+def _by(sides: tuple[Side, Side]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in sides)
+
+
+def _onnx(path: Path) -> Taken:
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own, which has no stubs, or the system's
+        raise InputError(f"{path} is no ONNX file") from error
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    if not inputs:
+        raise InputError(f"{path} is no ONNX file with an input")
+    dims = inputs[0].type.tensor_type.shape.dim
+    if len(dims) != 4:
+        raise InputError(f"{path} takes {len(dims)} sides, not pictures, [N, C, H, W]")
+    number, channels, height, width = (dim.dim_value or None for dim in dims)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    stride = _numbers(facts.get("stride", ""))
+    return Taken((number, channels, height, width), _size(facts), stride[0] if stride else 1)
+
+
+def _size(facts: dict[str, str]) -> tuple[int, int] | None:
+    sides = _numbers(facts.get("imgsz", ""))  # "[320, 320]", "320"
+    return (sides[0], sides[-1]) if sides else None
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", text) if int(word)]
+
+
+def _checkpoint(path: Path) -> Taken:
+    from prune import checkpoint
+
+    source = checkpoint.load(path)
+    stride = checkpoint.network(source).stride
+    return Taken((None, 3, None, None), (source.imgsz, source.imgsz), stride)
+
+
+def _ncnn(path: Path) -> Taken:
+    channels, height, width = ncnn_text.read(path).sides
+    return Taken((1, channels or None, height or None, width or None))
+
+
+Reader = Callable[[Path], Taken]
+"""Read what pictures the file takes; InputError where it is no such file."""
+
+READERS: dict[str, Reader] = {".onnx": _onnx, ".pt": _checkpoint, ".param": _ncnn}

@@ -1,0 +1,69 @@
+"""What a measurement was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune.bench.runtimes import library
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and its software.
+
+    Attributes:
+        cpu: the processor's own name.
+        cores: that this process may use.
+        load: processes that wanted to run in the last minute, before the measurement; None where
+            the system does not tell.
+        system: kernel and architecture.
+        versions: of Python and the runtimes.
+    """
+
+    cpu: str
+    cores: int
+    load: float | None
+    system: str
+    versions: dict[str, str]
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether others want more than a quarter of the cores."""
+        return self.load is not None and self.load > self.cores / 4
+
+
+def machine(runtimes: Sequence[str]) -> Machine:
+    """Describe this machine and the named runtimes."""
+    versions = {name: str(library(name).__version__).partition("-")[0] for name in runtimes}
+    return Machine(
+        cpu=_cpu(),
+        cores=cores(),
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        system=f"{platform.system()} {platform.machine()}",
+        versions={"python": platform.python_version(), **versions},
+    )
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_of(wanted: int) -> int:
+    """Say 0, a thread a core, as a number: the runtimes would each count cores their own way."""
+    return wanted or cores()
+
+
+def _cpu() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,87 @@
+"""What ncnn's .param text says: the blobs a network takes and gives, what its layers hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune.errors import InputError
+
+MAGIC = "7767517"  # the first line of every .param file
+_CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
+_WIDTH, _HEIGHT, _CHANNELS = "0", "1", "2"  # parameters of an Input layer
+_INT8 = "8"  # a convolution's parameter: which scales of 8-bit arithmetic it has; 0: none
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What there is to know before a network runs.
+
+    Attributes:
+        input: the blob that pictures go into.
+        outputs: the blobs that no layer reads.
+        sides: channels, height, width of the input; 0 where the text leaves them open.
+        int8: convolutions in 8-bit arithmetic.
+        floats: the others.
+    """
+
+    input: str
+    outputs: tuple[str, ...]
+    sides: tuple[int, int, int]
+    int8: int
+    floats: int
+
+
+@dataclass(frozen=True)
+class _Layer:
+    kind: str
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    options: dict[str, str]
+
+
+def read(path: Path) -> Graph:
+    """Read a .param file.
+
+    Raises:
+        InputError: there is none, or it is none.
+    """
+    try:
+        magic, _, *lines = path.read_text(encoding="utf-8").splitlines()
+        if magic.strip() != MAGIC:
+            raise ValueError
+        layers = [_layer(line.split()) for line in lines if line.strip()]
+        source = next(layer for layer in layers if layer.kind == "Input")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, IndexError, StopIteration) as error:
+        raise InputError(f"{path} is no .param file of ncnn with an Input layer") from error
+    return _graph(layers, source)
+
+
+def _layer(words: list[str]) -> _Layer:
+    """Read `kind name reads makes blobs... key=value...`."""
+    reads, makes = int(words[2]), int(words[3])
+    blobs, options = words[4 : 4 + reads + makes], words[4 + reads + makes :]
+    pairs = (word.partition("=") for word in options)
+    return _Layer(
+        words[0],
+        tuple(blobs[:reads]),
+        tuple(blobs[reads:]),
+        {key: value for key, _, value in pairs},
+    )
+
+
+def _graph(layers: list[_Layer], source: _Layer) -> Graph:
+    read = {blob for layer in layers for blob in layer.reads}
+    convolutions = [layer for layer in layers if layer.kind in _CONVOLUTIONS]
+    int8 = sum(layer.options.get(_INT8, "0") != "0" for layer in convolutions)
+    sides = (int(source.options.get(key, 0)) for key in (_CHANNELS, _HEIGHT, _WIDTH))
+    channels, height, width = sides
+    return Graph(
+        input=source.makes[0],
+        outputs=tuple(blob for layer in layers for blob in layer.makes if blob not in read),
+        sides=(channels, height, width),
+        int8=int8,
+        floats=len(convolutions) - int8,
+    )

@@ -1,0 +1,129 @@
+"""Where a run's time goes: milliseconds a layer, as each runtime counts them itself."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from prune.bench.runtimes import (
+    Setting,
+    compile_openvino,
+    library,
+    load_torch,
+    noise,
+    onnxruntime_feeds,
+    onnxruntime_options,
+    openvino_request,
+    read_opencv,
+)
+
+RUNS = 20
+_WARM_UP = 3
+
+Layers = dict[str, float]
+"""Milliseconds of each layer in one run, its name and kind first."""
+
+
+def slowest(runtime: str, path: Path, setting: Setting, *, most: int = 15) -> Layers | None:
+    """Return the layers that take longest, the longest first; None where a runtime has no profile.
+
+    The file is opened once more, since counting slows a run down.
+    """
+    if runtime not in PROFILERS:
+        return None
+    layers = PROFILERS[runtime](path, setting)
+    return dict(sorted(layers.items(), key=lambda item: -item[1])[:most])
+
+
+def _onnxruntime(path: Path, setting: Setting) -> Layers:
+    options = onnxruntime_options(setting.threads)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = library("onnxruntime").InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        feeds = onnxruntime_feeds(session, setting)
+        for _ in range(_WARM_UP + RUNS):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _mean([event for event in events if event["cat"] == "Node"])
+
+
+def _mean(events: list[dict[str, Any]]) -> Layers:
+    """Average ONNX Runtime's events, of which each run has one a node, over the last RUNS runs."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        layer = event["name"].removesuffix("_kernel_time")
+        if layer != event["name"]:
+            times[f"{layer} {event['args']['op_name']}"].append(event["dur"] / 1e3)
+    return {layer: sum(own[-RUNS:]) / len(own[-RUNS:]) for layer, own in times.items()}
+
+
+def _openvino(path: Path, setting: Setting) -> Layers:
+    compiled = compile_openvino(path, setting, PERF_COUNT=True)
+    request = openvino_request(compiled, setting)
+    layers: Layers = defaultdict(float)
+    for turn in range(-_WARM_UP, RUNS):
+        request.infer()
+        for node in request.get_profiling_info() if turn >= 0 else ():
+            layers[f"{node.node_name} {node.exec_type}"] += (
+                node.real_time.total_seconds() * 1e3 / RUNS
+            )
+    return layers
+
+
+def _opencv(path: Path, setting: Setting) -> Layers:
+    runtime, net = library("opencv"), read_opencv(path, setting)
+    net.setInput(noise(setting.shape))
+    names, layers = net.getLayerNames(), defaultdict[str, float](float)
+    for turn in range(-_WARM_UP, RUNS):
+        net.forward(net.getUnconnectedOutLayersNames())
+        if turn >= 0:
+            for number, ticks in enumerate(net.getPerfProfile()[1].ravel()):
+                named = f"{names[number]} {net.getLayer(number + 1).type}"
+                layers[named] += 1e3 * float(ticks) / runtime.getTickFrequency() / RUNS
+    return layers
+
+
+def _torch(path: Path, setting: Setting) -> Layers:
+    """Time the modules that have no others inside; what stands between them is nobody's."""
+    torch, net = library("torch"), load_torch(path, setting)
+    layers: Layers = defaultdict(float)
+    started: dict[str, float] = {}
+
+    def begin(layer: str, *_: object) -> None:
+        started[layer] = perf_counter()
+
+    def end(layer: str, module: object, *_: object) -> None:
+        took = perf_counter() - started[layer]
+        layers[f"{layer} {type(module).__name__}"] += 1e3 * took / RUNS
+
+    images = torch.from_numpy(noise(setting.shape))
+    with torch.inference_mode():
+        for _ in range(_WARM_UP):
+            net(images)
+        for layer, module in net.named_modules():
+            if not list(module.children()):
+                module.register_forward_pre_hook(partial(begin, layer))
+                module.register_forward_hook(partial(end, layer))
+        for _ in range(RUNS):
+            net(images)
+    return layers
+
+
+Profiler = Callable[[Path, Setting], Layers]
+"""Run the file RUNS times and say what each layer took."""
+
+PROFILERS: dict[str, Profiler] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "opencv": _opencv,
+    "torch": _torch,
+}

@@ -1,0 +1,245 @@
+"""prune bench: how long files take in the runtimes of this machine, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.bench.machine import Machine
+    from prune.bench.profiles import Layers
+    from prune.bench.rows import Advice, Measured, Pair, Row
+
+EXAMPLE = """\
+  prune bench dense.onnx pruned.onnx int8.onnx --threads 2 --data data/mine.yaml
+  prune bench dense.onnx pruned.onnx best.pt --img-size 320 --runtime onnxruntime,openvino,torch
+  prune bench dense.onnx pruned.onnx --profile --png bench.png"""
+
+_SCORED = 16  # pictures a batch
+COLUMNS = (
+    *("file", "runtime", "precision", "ms", "p10", "p90", "ratio", "95 %"),
+    *("load ms", "peak MB", "file MB"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".onnx, .pt or .param")
+    options.image_size(parser)
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        type=options.positive,
+        metavar="N",
+        help="pictures a run (default: the file's, or 1)",
+    )
+    parser.add_argument(
+        "--threads", type=options.natural, default=0, metavar="N", help="of a run (0: one a core)"
+    )
+    parser.add_argument(
+        "--runtime",
+        metavar="A,B",
+        help="onnxruntime, openvino, ncnn, opencv, torch (default: those installed that read the "
+        "files as they are); a .pt is exported for those that read ONNX",
+    )
+    parser.add_argument(
+        "--rounds", type=options.positive, default=50, metavar="N", help="timed runs (default 50)"
+    )
+    options.seed(parser, of="of the order in each round")
+    options.data(parser, required=False)
+    parser.add_argument("--split", "--task", default="val", help="split to score (default val)")
+    parser.add_argument(
+        "--profile", action="store_true", help="list the slowest layers of each file"
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the milliseconds as bars")
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Open, score if asked to, time in turn, print."""
+    from prune.atomic import expect_writable
+    from prune.bench.machine import machine
+    from prune.bench.rows import advise, measure
+    from prune.cli import console
+    from prune.cli.pairs import paired
+
+    if args.png:
+        expect_writable(args.png)
+    with tempfile.TemporaryDirectory() as folder, console.progress() as bar:
+        pairs, notes = paired(args, Path(folder))
+        here = machine(sorted({pair.runtime for pair in pairs}))
+        _warn(pairs, here)
+        maps = _maps(args, [pair.file for pair in pairs]) if args.data else {}
+        task = bar.add_task("bench", total=args.rounds, note="")
+        measured = measure(
+            pairs,
+            rounds=args.rounds,
+            seed=args.seed,
+            maps=maps,
+            watch=lambda turns: bar.track(turns, task_id=task),
+        )
+        profiles = [_profile(row) for row in measured.rows] if args.profile else []
+    advice, notes = advise(measured), [*notes, *measured.refused]
+    if args.png:
+        _draw(measured, here, args.png)
+    if args.json:
+        console.print_json(document(measured, advice, here, notes=notes, profiles=profiles))
+    else:
+        _print(measured, advice, here, notes=notes, profiles=profiles)
+
+
+def document(
+    measured: Measured,
+    advice: Advice,
+    here: Machine,
+    *,
+    notes: Sequence[str],
+    profiles: Sequence[Layers | None],
+) -> dict[str, object]:
+    """Return what --json prints."""
+    rounds = len(measured.times)
+    rows = [_facts(row, rounds) for row in measured.rows]
+    for row, layers in zip(rows, profiles, strict=False):
+        row["slowest_ms"] = layers
+    chosen = advice.row.pair
+    deploy = {"file": str(chosen.file), "runtime": chosen.runtime, "why": advice.why}
+    threads = chosen.setting.threads
+    machine = vars(here) | {"threads": threads}
+    return {"rows": rows, "notes": list(notes), "machine": machine, "deploy": deploy}
+
+
+def _facts(row: Row, rounds: int) -> dict[str, object]:
+    return {
+        "file": str(row.pair.file),
+        "runtime": row.pair.runtime,
+        "exported": row.pair.source != row.pair.file,
+        "shape": row.pair.setting.shape,
+        "precision": row.precision,
+        "median_ms": row.spread.median,
+        "p10_ms": row.spread.p10,
+        "p90_ms": row.spread.p90,
+        "runs": rounds,
+        "ratio_to_first": row.ratio_to_first.middle,
+        "ratio_low": row.ratio_to_first.low,
+        "ratio_high": row.ratio_to_first.high,
+        "load_ms": row.load_ms,
+        "peak_mb": None if row.peak_bytes is None else row.peak_bytes / 1e6,
+        "bytes": row.bytes,
+        "map": row.map,
+    }
+
+
+def _warn(pairs: Sequence[Pair], here: Machine) -> None:
+    """Say on stderr what would make the figures mean less than they seem to."""
+    from prune.cli import console
+
+    log = console.logger()
+    if here.busy:
+        log.info(f"note: the machine is busy, load {here.load} on {here.cores} core(s)")
+    shapes = sorted({pair.setting.shape for pair in pairs})
+    if len(shapes) > 1:
+        log.info(f"note: the files take different batches: {', '.join(map(str, shapes))}")
+
+
+def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
+    """Score each file once: a .pt by torch, an .onnx by ONNX Runtime, others not at all."""
+    from prune.cli import console, val
+    from prune.data import spec as data
+    from prune.score.feed import split_batches
+    from prune.score.runtime import OPENERS, open_weights
+    from prune.score.score import collect
+
+    spec, maps = data.load(args.data, splits=[args.split]), {}
+    for path in dict.fromkeys(file for file in files if file.suffix in OPENERS):
+        console.logger().info(f"scoring {path} on {args.split}")
+        runner = open_weights(path, device_name="cpu")
+        val.check_classes(runner, spec, path)
+        batches, _ = split_batches(
+            runner,
+            spec,
+            args.split,
+            imgsz=runner.picture_size(args.img_size),
+            batch_size=_SCORED,
+            workers=0,
+        )
+        collected = collect(runner.detect, batches, len(spec.names), device=runner.device)
+        maps[path] = collected.scores(spec.names).map
+    return maps
+
+
+def _profile(row: Row) -> Layers | None:
+    from prune.bench.profiles import slowest
+
+    return slowest(row.pair.runtime, row.pair.source, row.pair.setting)
+
+
+def _draw(measured: Measured, here: Machine, target: Path) -> None:
+    from prune.report.bars import bars
+
+    rows = measured.rows
+    bars(
+        [f"{row.pair.file.name}\n{row.pair.runtime}, {row.precision}" for row in rows],
+        [(row.spread.p10, row.spread.median, row.spread.p90) for row in rows],
+        target,
+        title=_conditions(measured, here),
+        label="milliseconds a run: median, p10 to p90",
+    )
+
+
+def _print(
+    measured: Measured,
+    advice: Advice,
+    here: Machine,
+    *,
+    notes: Sequence[str],
+    profiles: Sequence[Layers | None],
+) -> None:
+    from prune.bench.rows import name
+    from prune.cli import console
+
+    scored = any(row.map is not None for row in measured.rows)
+    columns = (*COLUMNS, "mAP") if scored else COLUMNS
+    console.print_table(columns, [_cells(row)[: len(columns)] for row in measured.rows])
+    for note in notes:
+        print(f"not run  {note}")
+    print(f"\n{_conditions(measured, here)}")
+    print(", ".join(f"{library} {version}" for library, version in here.versions.items()))
+    for row, layers in zip(measured.rows, profiles, strict=False):
+        if layers is None:
+            print(f"\nslowest layers of {name(row)}: it has no profile to ask for")
+            continue
+        print(f"\nslowest layers of {name(row)}, ms a run")
+        console.print_table(("layer", "ms"), [list(item) for item in layers.items()])
+    print(f"\ndeploy {name(advice.row)}: {advice.why}")
+
+
+def _cells(row: Row) -> list[object]:
+    ratio = row.ratio_to_first
+    megabytes = None if row.peak_bytes is None else round(row.peak_bytes / 1e6)
+    exported = " (exported)" if row.pair.source != row.pair.file else ""
+    return [
+        f"{row.pair.file}{exported}",
+        row.pair.runtime,
+        row.precision,
+        *(row.spread.median, row.spread.p10, row.spread.p90),
+        ratio.middle,
+        f"{ratio.low:.2f}-{ratio.high:.2f}",
+        round(row.load_ms),
+        megabytes,
+        row.bytes / 1e6,
+        row.map,
+    ]
+
+
+def _conditions(measured: Measured, here: Machine) -> str:
+    setting = measured.rows[0].pair.setting
+    shape = " x ".join(map(str, setting.shape))
+    return (
+        f"{here.cpu}, {setting.threads} of {here.cores} core(s), {shape}, "
+        f"{len(measured.times)} runs each, in turn"
+    )

@@ -1,0 +1,102 @@
+"""Which files are timed in which runtimes; a checkpoint is exported for those that read ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prune.bench.files import settle
+from prune.bench.machine import threads_of
+from prune.bench.rows import Pair
+from prune.bench.runtimes import READS, RUNTIMES, Setting, installed, library
+from prune.errors import InputError
+
+
+def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str]]:
+    """Pair every file with every runtime that can run it, in the order of the command line.
+
+    Args:
+        args: files, img_size, batch_size, threads, runtime.
+        folder: where checkpoints are exported to.
+
+    Returns:
+        The pairs, and why others that were asked for cannot be.
+
+    Raises:
+        InputError: a file or a runtime that cannot be used, or nothing is left.
+    """
+    settings = {path: _setting(args, path) for path in args.files}
+    wanted = _runtimes(args.runtime) if args.runtime else None
+    exports = _Exports(folder)
+    pairs, notes = [], []
+    for path in args.files:
+        for runtime in wanted or installed():
+            source = _source(path, runtime, settings[path], exports if wanted else None)
+            if source:
+                pairs.append(Pair(path, runtime, source, settings[path]))
+            elif wanted:
+                notes.append(f"{runtime} reads {READS[runtime]}, not {path}{_way(path, runtime)}")
+    if not pairs:
+        raise InputError(
+            notes[0] if notes else f"no runtime that is installed reads {args.files[0]}"
+        )
+    return pairs, notes
+
+
+def _setting(args: argparse.Namespace, path: Path) -> Setting:
+    threads = threads_of(args.threads)
+    return settle(path, threads=threads, imgsz=args.img_size, batch=args.batch_size)
+
+
+def _runtimes(text: str) -> list[str]:
+    """Read "onnxruntime,torch".
+
+    Raises:
+        InputError: one of them is unknown, or is not installed.
+    """
+    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    for name in names:
+        if name not in RUNTIMES:
+            close = difflib.get_close_matches(name, RUNTIMES, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(f"unknown runtime {name!r}: it is one of {', '.join(RUNTIMES)}{guess}")
+        library(name)
+    return names
+
+
+def _source(path: Path, runtime: str, setting: Setting, exports: _Exports | None) -> Path | None:
+    """Find what a runtime reads for a file; None where it reads nothing of it."""
+    if path.suffix.lower() == READS[runtime]:
+        return path
+    if exports and path.suffix.lower() == ".pt" and READS[runtime] == ".onnx":
+        return exports.of(path, setting)
+    return None
+
+
+@dataclass
+class _Exports:
+    """Checkpoints as ONNX files, each written once."""
+
+    folder: Path
+    done: dict[Path, Path] = field(default_factory=dict)
+
+    def of(self, path: Path, setting: Setting) -> Path:
+        """Export a checkpoint for the setting; a runtime that must know all sizes reads it, too."""
+        from prune import checkpoint
+        from prune.export.onnx import export
+
+        if path not in self.done:
+            source = checkpoint.load(path)
+            target = self.folder / f"{len(self.done)}.onnx"
+            net, imgsz = checkpoint.network(source), setting.imgsz
+            export(net, target, names=source.names, imgsz=imgsz, batch=setting.batch)
+            self.done[path] = target
+        return self.done[path]
+
+
+def _way(path: Path, runtime: str) -> str:
+    kind = "ncnn" if READS[runtime] == ".param" else "onnx"
+    wanted = path.suffix.lower() == ".pt" and READS[runtime] != ".pt"
+    return f"; write it by prune export --format {kind}" if wanted else ""

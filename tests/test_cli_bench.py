@@ -1,0 +1,146 @@
+"""The command bench: what it prints and draws, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import squares
+
+from prune.bench import runtimes
+from prune.cli import main
+from prune.export.onnx import export
+
+KEYS = {
+    *("file", "runtime", "precision", "median_ms", "p10_ms", "p90_ms", "runs", "ratio_to_first"),
+    *("ratio_low", "ratio_high", "load_ms", "peak_mb", "bytes"),
+}
+QUICK = ("--threads", "1", "--rounds", "3")
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    """Write a detector of coloured squares as ONNX."""
+    export(squares.network(), tmp_path / "net.onnx", names=squares.NAMES, imgsz=(64, 64))
+    return tmp_path / "net.onnx"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Write the same detector as a checkpoint."""
+    return squares.save(tmp_path / "net.pt")
+
+
+def test_json_has_the_keys_that_scripts_rely_on(
+    onnx: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--runtime", "onnxruntime,torch", "--json", "--profile"]
+    assert main(["bench", str(onnx), str(weights), *QUICK, *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = document["rows"]
+    assert all(set(row) >= KEYS for row in rows)
+    ran = [(Path(row["file"]).name, row["runtime"], row["exported"]) for row in rows]
+    assert ran == [
+        ("net.onnx", "onnxruntime", False),
+        ("net.pt", "onnxruntime", True),
+        ("net.pt", "torch", False),
+    ]
+    assert document["notes"] == [f"torch reads .pt, not {onnx}"]
+    assert rows[0]["ratio_to_first"] == rows[0]["ratio_low"] == rows[0]["ratio_high"] == 1
+    assert all(
+        row["runs"] == 3 and row["p10_ms"] <= row["median_ms"] <= row["p90_ms"] for row in rows
+    )
+    assert all(row["slowest_ms"] for row in rows)
+    assert set(document["machine"]) == {"cpu", "cores", "threads", "load", "system", "versions"}
+    assert set(document["machine"]["versions"]) == {"python", "onnxruntime", "torch"}
+    assert set(document["deploy"]) == {"file", "runtime", "why"}
+
+
+def test_table_ends_with_what_to_deploy(
+    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--runtime", "onnxruntime", "--png", str(tmp_path / "bars.png"), "--profile"]
+    assert main(["bench", str(onnx), str(onnx), *QUICK, *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:5] == ["file", "runtime", "precision", "ms", "p10"]
+    assert [line.split()[:3] for line in lines[2:4]] == [[str(onnx), "onnxruntime", "float32"]] * 2
+    assert f"slowest layers of {onnx} in onnxruntime, ms a run" in lines
+    assert lines[-1].startswith(f"deploy {onnx} in onnxruntime: ")
+    picture = cv2.imread(str(tmp_path / "bars.png"))
+    assert picture is not None and picture.std() > 0
+
+
+def test_a_file_named_alone_runs_where_it_can(
+    onnx: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(weights), str(onnx), *QUICK, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    ran = {(Path(row["file"]).name, row["runtime"]) for row in document["rows"]}
+    assert ran >= {("net.pt", "torch"), ("net.onnx", "onnxruntime"), ("net.onnx", "opencv")}
+    assert ("net.pt", "onnxruntime") not in ran
+    assert document["notes"] == []
+
+
+def test_scores_stand_beside_milliseconds(
+    onnx: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = squares.data(tmp_path)
+    words = ["--runtime", "onnxruntime,torch", "--data", str(yaml), "--json"]
+    assert main(["bench", str(onnx), str(weights), *QUICK, *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["map"] for row in document["rows"]] == pytest.approx([1, 1, 1])
+    assert "within 1 point of the best mAP (1.000)" in document["deploy"]["why"]
+
+
+def test_batch_and_size_of_a_checkpoint_are_free(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--runtime", "onnxruntime,torch", "--img_size", "96", "--batch", "2", "--json"]
+    assert main(["bench", str(weights), *QUICK, *words]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["shape"] for row in rows] == [[2, 3, 96, 96]] * 2
+
+
+def no_onnx(folder: Path) -> list[str]:
+    (folder / "net.onnx").write_bytes(b"no")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_onnx, "net.onnx is no ONNX file"),
+        (lambda _: ["--img-size", "96"], "takes 64 x 64 pictures only"),
+        (lambda _: ["--batch", "4"], "batch is 4, but"),
+        (lambda _: ["--runtime", "onnxruntim"], "did you mean onnxruntime?"),
+        (lambda _: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),
+        (lambda _: ["--runtime", "torch"], "torch reads .pt, not"),
+        (lambda folder: ["--data", str(folder / "none.yaml")], "none.yaml"),
+        (lambda folder: ["--png", str(folder)], "it is a folder"),
+        (lambda _: ["--rounds", "0"], "must be at least 1"),
+    ],
+    ids=["content", "size", "batch", "unknown", "missing", "nothing", "data", "png", "rounds"],
+)
+def test_wrong_input_is_one_line(
+    onnx: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], list[str]],
+    message: str,
+) -> None:
+    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    words = spoil(tmp_path)
+    try:
+        status = main(["bench", str(onnx), *QUICK, *words])
+    except SystemExit as stopped:  # argparse
+        status = int(str(stopped.code))
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("note: the machine is busy")]
+    assert status == 2
+    assert message in err and len(lines) == 1
+    assert not out
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx"}
