@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import onnx
 
+from prune.atomic import replacing
+from prune.bench.files import settle
+from prune.bench.rows import Measured, Pair, measure
 from prune.data.spec import DataSpec
-from prune.errors import InputError
+from prune.errors import ExportError, InputError
+from prune.export.check import Difference, difference
 from prune.quantize import calibrate
 from prune.quantize.parts import OPERATORS, Layer
 from prune.quantize.search import by_sensitivity, fewest
@@ -20,6 +23,7 @@ from prune.quantize.write import in_int8
 from prune.score.metrics import Scores
 
 LOOKED_AT = 4  # pictures by which layers are ranked
+ROUNDS = 30  # timed runs of each file
 
 # Makes the subject's model with all layers but these in INT8.
 Make = Callable[[Sequence[Layer]], onnx.ModelProto]
@@ -64,6 +68,7 @@ class Quantized:
         layers: how many could be in INT8.
         given_back: the convolutions of these that are in float all the same.
         held: whether the drop that is allowed holds; True where none is named.
+        moved: how far its outputs are from the float file's at worst, on a few pictures.
     """
 
     model: onnx.ModelProto
@@ -72,6 +77,7 @@ class Quantized:
     layers: int
     given_back: tuple[str, ...]
     held: bool
+    moved: Difference
 
     @property
     def drop(self) -> float:
@@ -114,14 +120,49 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
 
     found = fewest(len(order), score, least=least)
     given_back = order[: found.chosen.given_back]
+    model = make(given_back)
     return Quantized(
-        model=_described(make(given_back), wish, given_back, pictures=len(pictures)),
+        model=_described(model, wish, given_back, pictures=len(pictures)),
         before=before,
         after=scores[found.chosen.given_back],
         layers=len(order),
         given_back=tuple(layer.name for layer in given_back),
         held=found.held,
+        moved=_moved(subject, model, pictures[:LOOKED_AT]),
     )
+
+
+def write(done: Quantized, target: Path) -> None:
+    """Write the model, whole or not at all.
+
+    Raises:
+        InputError: the target cannot be written.
+        ExportError: what was made is no valid ONNX.
+    """
+    with replacing(target) as part:
+        onnx.save(done.model, part)
+        try:
+            onnx.checker.check_model(str(part), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(f"the INT8 file is no valid ONNX: {error}") from error
+
+
+def timed(source: Path, target: Path, runtime: str, *, threads: int) -> Measured:
+    """Time the float file and the one in INT8 in turn; a row each.
+
+    Raises:
+        InputError: the runtime is not installed, or cannot run one of them.
+    """
+    pairs = [Pair(path, runtime, path, settle(path, threads=threads)) for path in (source, target)]
+    measured = measure(pairs, rounds=ROUNDS)
+    if measured.refused:
+        raise InputError(measured.refused[0])
+    return measured
+
+
+def pays(timed: Measured) -> bool:
+    """Tell whether the file in INT8 is faster than the float one beyond the noise."""
+    return timed.rows[1].ratio_to_first.high < 1
 
 
 def _maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
@@ -152,6 +193,14 @@ def _ranked(subject: Subject, pictures: Sequence[Path], make: Make) -> tuple[Lay
         return list(subject.outputs(make(others), pictures))
 
     return by_sensitivity(layers, alone, list(subject.outputs(subject.model, pictures)))
+
+
+def _moved(subject: Subject, model: onnx.ModelProto, pictures: Sequence[Path]) -> Difference:
+    pairs = zip(
+        subject.outputs(model, pictures), subject.outputs(subject.model, pictures), strict=True
+    )
+    found = [difference(*pair) for pair in pairs]
+    return Difference(max(one.absolute for one in found), max(one.relative for one in found))
 
 
 def _described(

@@ -39,5 +39,6 @@ def in_int8(
         extra_options={},
     )
     writer.quantize_model()
+    writer.model.topological_sort()  # it appends what it adds
     written: onnx.ModelProto = writer.model.model
     return written

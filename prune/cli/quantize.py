@@ -1,0 +1,164 @@
+"""prune quantize: an ONNX file in INT8, scored and timed beside the float one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options
+
+if TYPE_CHECKING:
+    from prune.bench.rows import Measured
+    from prune.quantize.run import Quantized
+
+EXAMPLE = """\
+  prune quantize --weights mine.onnx --data data/mine.yaml
+  prune quantize --weights mine.onnx --data data/mine.yaml --max-drop 0.5 --method percentile
+  prune quantize --weights mine.onnx --data data/mine.yaml --runtime openvino --out ov.onnx"""
+
+METHODS = ("minmax", "percentile", "entropy")  # of prune.quantize.calibrate
+RUNTIMES = ("onnxruntime", "openvino")  # of prune.quantize.parts
+MISSED = 3  # exit status: a file was written, and loses more than was allowed
+COLUMNS = ("", "file", "mAP@.5", "mAP@.5:.95", "ms", "times", "bytes")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="float file of prune export"
+    )
+    options.data(parser)
+    parser.add_argument(
+        "--images",
+        type=options.positive,
+        default=200,
+        metavar="N",
+        help="training pictures that ranges are taken from (default 200)",
+    )
+    parser.add_argument(
+        "--method", choices=METHODS, default="minmax", help="how ranges are taken (default minmax)"
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="mAP@.5:.95 that may be lost, e.g. 0.5: layers go back to float until it holds",
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="onnxruntime",
+        help="where the file is to run fast (default onnxruntime)",
+    )
+    parser.add_argument(
+        "--seven-bits",
+        action="store_true",
+        help="weights of 7 bits, for processors without VNNI, whose sums overflow",
+    )
+    parser.add_argument("--split", "--task", default="val", help="split to score on (default val)")
+    parser.add_argument(
+        "--threads", type=options.natural, default=0, metavar="N", help="when timed (0: one a core)"
+    )
+    options.seed(parser, of="of which pictures are taken")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write (default: NAME-int8.onnx)"
+    )
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, write, time both files, recommend one."""
+    from prune.atomic import expect_writable
+    from prune.cli import console
+    from prune.data import spec
+    from prune.errors import InputError
+    from prune.quantize import run as quantizing
+
+    target = args.out or args.weights.with_name(f"{args.weights.stem}-int8.onnx")
+    if target.resolve() == args.weights.resolve():
+        raise InputError(f"{target} is the float file itself; choose another name by --out")
+    wish = quantizing.Wish(
+        images=args.images,
+        method=args.method,
+        runtime=args.runtime,
+        seven_bits=args.seven_bits,
+        max_drop=args.max_drop,
+        split=args.split,
+        seed=args.seed,
+    )
+    expect_writable(target)
+    data = spec.load(args.data, splits=("train", args.split))
+    done = quantizing.quantize(args.weights, data, wish, say=console.logger().info)
+    if not done.held:  # under its own name nobody would see that it is not what was asked for
+        target = target.with_name(f"{target.stem}-missed{target.suffix}")
+    quantizing.write(done, target)
+    timed = quantizing.timed(args.weights, target, wish.runtime, threads=args.threads)
+    if args.json:
+        console.print_json(document(done, timed, args.weights, target))
+    else:
+        _print(done, timed, args.weights, target)
+    return 0 if done.held else MISSED
+
+
+def document(done: Quantized, timed: Measured, source: Path, target: Path) -> dict[str, object]:
+    """Return what --json prints."""
+    from prune.quantize.run import pays
+
+    before, after = timed.rows
+    return {
+        "out": str(target),
+        "opset": next(one.version for one in done.model.opset_import if not one.domain),
+        "bytes": after.bytes,
+        "max_abs_diff": done.moved.absolute,
+        "max_rel_diff": done.moved.relative,
+        "map50": {"float": done.before.map50, "int8": done.after.map50},
+        "map": {"float": done.before.map, "int8": done.after.map},
+        "drop": done.drop,
+        "held": done.held,
+        "layers": done.layers,
+        "float_layers": list(done.given_back),
+        "runtime": after.pair.runtime,
+        "ms": {"float": before.spread.median, "int8": after.spread.median},
+        "ratio": vars(after.ratio_to_first),
+        "recommended": str(target if done.held and pays(timed) else source),
+    }
+
+
+def _print(done: Quantized, timed: Measured, source: Path, target: Path) -> None:
+    from prune.cli import console
+
+    files = (("float", source, done.before), ("INT8", target, done.after))
+    rows = [
+        (
+            name,
+            str(path),
+            scores.map50,
+            scores.map,
+            row.spread.median,
+            1 / row.ratio_to_first.middle,
+            row.bytes,
+        )
+        for (name, path, scores), row in zip(files, timed.rows, strict=True)
+    ]
+    console.print_table(COLUMNS, rows)
+    count = len(done.given_back)
+    print(f"\n{done.layers - count} of {done.layers} layers in INT8, {done.drop:+.2f} points lost")
+    print(_advice(done, timed, source, target))
+
+
+def _advice(done: Quantized, timed: Measured, source: Path, target: Path) -> str:
+    """Say which file to deploy, and why."""
+    from prune.quantize.run import pays
+
+    ratio = timed.rows[1].ratio_to_first
+    span = f"{1 / ratio.high:.2f} to {1 / ratio.low:.2f}"
+    times = f"{1 / ratio.middle:.2f} times as fast as float ({span})"
+    if not done.held:
+        return f"deploy {source}: the drop does not hold with any layer in INT8; the best: {target}"
+    if not pays(timed):
+        return (
+            f"deploy {source}: in {timed.rows[1].pair.runtime} on this machine INT8 is {times}; "
+            "a network with ReLU gains more: prune train --activation relu"
+        )
+    return f"deploy {target}: {times}"

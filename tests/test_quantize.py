@@ -1,0 +1,210 @@
+"""INT8: what is quantised, how little it changes, which layers go back, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from onnx import helper
+
+from prune import checkpoint
+from prune.cli import main
+from prune.data import spec
+from prune.errors import InputError
+from prune.export.onnx import export
+from prune.quantize import calibrate, search
+from prune.quantize.parts import OPERATORS, Layer, named, sort
+from prune.quantize.run import Wish, quantize
+from prune.quantize.subject import Subject, open_subject
+from prune.quantize.write import in_int8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a data set and a float file of a network that knows nothing."""
+    folder = tmp_path_factory.mktemp("int8")
+    tiny.data(folder, pictures=10)
+    found = checkpoint.load(tiny.weights(folder))
+    net = checkpoint.network(found)
+    export(net, folder / "net.onnx", names=found.names, imgsz=(64, 64))
+    return folder
+
+
+def data_of(folder: Path) -> spec.DataSpec:
+    return spec.load(next(folder.glob("*.yaml")), splits=("train", "val"))
+
+
+def graph(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """Wrap nodes from "images" to "output" up as a model; weights need not be there."""
+    shape = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)
+    return named(helper.make_model(helper.make_graph(nodes, "net", [shape], [output])))
+
+
+def test_heads_and_the_first_convolution_stay_in_float() -> None:
+    node = helper.make_node
+    model = graph(
+        node("Conv", ["images", "w0"], ["a"], name="first"),
+        node("Relu", ["a"], ["b"], name="first's"),
+        node("Conv", ["b", "w1"], ["c"], name="inner"),
+        node("Sigmoid", ["c"], ["s"], name="gate"),
+        node("Mul", ["c", "s"], ["d"], name="silu"),
+        node("Add", ["b", "d"], ["e"], name="sum"),
+        node("Conv", ["e", "w2"], ["f"], name="head"),
+        node("Sigmoid", ["f"], ["output"], name="decoding"),
+    )
+    parts = sort(model)
+    assert parts.layers == (Layer("inner", ("inner", "gate", "silu")),)
+    assert parts.floating == {"first", "first's", "head", "decoding"}
+
+
+def test_a_product_with_another_layer_is_no_activation() -> None:
+    node = helper.make_node
+    model = graph(
+        node("Conv", ["images", "w0"], ["a"], name="first"),
+        node("Conv", ["a", "w1"], ["b"], name="inner"),
+        node("Mul", ["a", "b"], ["c"], name="gated"),
+        node("Conv", ["c", "w2"], ["output"], name="head"),
+    )
+    assert sort(model).layers == (Layer("inner", ("inner",)),)
+
+
+def test_what_has_nothing_to_quantise_is_refused() -> None:
+    with pytest.raises(InputError, match="nothing to quantise"):
+        sort(graph(helper.make_node("Conv", ["images", "w0"], ["output"])))
+
+
+@pytest.mark.parametrize("method", calibrate.METHODS)
+@pytest.mark.parametrize("runtime", OPERATORS)
+def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
+    wish = Wish(images=8, method=method, runtime=runtime)
+    done = quantize(folder / "net.onnx", data_of(folder), wish)
+    kinds = Counter(node.op_type for node in done.model.graph.node)
+    assert kinds["QuantizeLinear"] > 0
+    assert done.given_back == ()
+    assert 0 < done.moved.relative < 0.1
+    kernels = [w for w in done.model.graph.initializer if len(w.dims) == 4]
+    int8 = [w for w in kernels if w.data_type == onnx.TensorProto.INT8]
+    heads_and_first = 3
+    assert (len(int8), len(kernels)) == (done.layers, done.layers + heads_and_first)
+
+
+def test_with_every_node_in_float_nothing_changes(folder: Path) -> None:
+    subject = open_subject(folder / "net.onnx", data_of(folder))
+    pictures = subject.pictures(8, seed=0)
+    operators = OPERATORS["onnxruntime"]
+    seen = calibrate.ranges(
+        subject.model, subject.batches(pictures), operators=operators, method="minmax"
+    )
+    everything = [node.name for node in subject.model.graph.node]
+    same = in_int8(subject.model, seen, operators=operators, floating=everything)
+    for found, wanted in zip(
+        subject.outputs(same, pictures), subject.outputs(subject.model, pictures), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+        assert search.change(found, wanted) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("maps", "least", "given_back", "held"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], 0.5, 0, True),
+        ([0.5, 0.6, 0.7, 0.8], 0.61, 2, True),
+        ([0.5, 0.6, 0.7, 0.8], 0.8, 3, True),
+        ([0.5, 0.6, 0.7, 0.65], 0.9, 3, False),
+        ([0.5], 0.6, 0, False),
+    ],
+)
+def test_the_fewest_layers_go_back(
+    maps: Sequence[float], least: float, given_back: int, held: bool
+) -> None:
+    found = search.fewest(len(maps), lambda number: maps[number], least=least)
+    assert (found.chosen.given_back, found.held) == (given_back, held)
+    assert found.chosen.map == maps[given_back]
+    assert len({trial.given_back for trial in found.trials}) == len(found.trials)
+
+
+def test_the_most_sensitive_layer_comes_first() -> None:
+    layers = [Layer(name, (name,)) for name in "abc"]
+    wanted = [np.ones((1, 2, 7), dtype=np.float32)]
+    noise = {"a": 0.1, "b": 0.3, "c": 0.2}
+    order = search.by_sensitivity(layers, lambda layer: [wanted[0] + noise[layer.name]], wanted)
+    assert [layer.name for layer in order] == ["b", "c", "a"]
+
+
+def words(folder: Path, *more: object) -> list[str]:
+    own = ("--weights", folder / "net.onnx", "--data", next(folder.glob("*.yaml")))
+    return ["quantize", *map(str, (*own, "--images", 8, *more))]
+
+
+def test_the_command_writes_scores_and_recommends(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.onnx"
+    assert main(words(folder, "--out", out, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == str(out)
+    assert told["bytes"] == out.stat().st_size
+    assert told["recommended"] in (str(out), str(folder / "net.onnx"))
+    facts = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert json.loads(facts["int8"])["pictures"] == 8
+    assert facts["names"] == str(dict(enumerate(tiny.NAMES)))
+    assert main(["val", "--weights", str(out), *words(folder)[3:5], "--no-plots"]) == 0
+
+
+def test_a_missed_drop_ends_with_3_under_another_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Subject.score
+    calls = []
+
+    def worse(self: Subject, model: onnx.ModelProto, split: str) -> object:
+        calls.append(split)
+        scores = real(self, model, split)
+        object.__setattr__(scores, "map", 1.0 if len(calls) == 1 else 0.5)
+        return scores
+
+    monkeypatch.setattr(Subject, "score", worse)
+    assert main(words(folder, "--out", tmp_path / "small.onnx", "--max-drop", 1)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["small-missed.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--images", "4"], "chance"),
+        (["--split", "nights"], "nights"),
+        (["--max-drop", "-1"], "max-drop"),
+        (["--runtime", "abacus"], "abacus"),
+    ],
+    ids=["few pictures", "no split", "negative drop", "no runtime"],
+)
+def test_wrong_use_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: Sequence[str],
+    says: str,
+) -> None:
+    try:
+        status = main([*words(folder, "--out", tmp_path / "x.onnx"), *more])
+    except SystemExit as left:
+        status = int(left.code or 0)
+    said = capsys.readouterr().err.strip()
+    assert status == 2
+    assert says in said
+    assert said.count("\n") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_int8_file_is_not_quantised_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    assert main(words(folder, "--out", out)) == 0
+    with pytest.raises(InputError, match="already"):
+        open_subject(out, data_of(folder))
