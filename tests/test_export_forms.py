@@ -1,4 +1,4 @@
-"""The forms a file can have: folded, in half precision, with its own suppression, compared on data."""
+"""The forms a file has: folded, in half precision, suppressing its boxes, compared on data."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_files_suppression_is_that_of_scoring(
     with torch.no_grad():
         for name, value in net.state_dict().items():
             if "Conv2d.bias" in name:
-                value[:] = torch.linspace(-1, 3, len(value)).roll(int(len(name)))
+                value[:] = torch.linspace(-1, 3, len(value)).roll(len(name))
     names = NAMES[: net.heads[0].classes]
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     written = {}
