@@ -6,13 +6,13 @@ Without the run the input passes on alone, and nothing else in the network has t
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prune.errors import CfgError
 
+from . import splice
 from .sections import Section, references
 
 
@@ -114,8 +114,7 @@ def as_text(blocks: Sequence[Residual]) -> str:
 def renumbered(sections: Sequence[Section], blocks: Sequence[Residual]) -> dict[int, int]:
     """Map each layer that stays to its index without the blocks."""
     gone = {layer for block in blocks for layer in block.layers}
-    left = (layer for layer in range(len(sections) - 1) if layer not in gone)
-    return {layer: index for index, layer in enumerate(left)}
+    return splice.renumbered(len(sections) - 1, gone)
 
 
 def without(sections: Sequence[Section], blocks: Sequence[Residual]) -> tuple[Section, ...]:
@@ -133,41 +132,5 @@ def without(sections: Sequence[Section], blocks: Sequence[Residual]) -> tuple[Se
     """
     for block in set(blocks).difference(residuals(sections)):
         raise CfgError(f"layers {as_text([block])} are no residual block of this cfg")
-    moved = renumbered(sections, blocks)
-    targets = _targets(moved, blocks)
-    left = [sections[0]]
-    waiting: tuple[str, ...] = ()
-    for layer, section in enumerate(sections[1:]):
-        waiting = (*waiting, *section.comments)
-        if layer in moved:
-            own = replace(section, comments=tuple(dict.fromkeys(waiting))) if blocks else section
-            left.append(_redirected(own, layer, moved[layer], targets))
-            waiting = ()
-    return tuple(left)
-
-
-def _targets(moved: Mapping[int, int], blocks: Sequence[Residual]) -> dict[int, int]:
-    """Map each layer that may still be read to the one that gives its output now."""
-    targets = dict(moved)
-    for block in sorted(blocks, key=lambda block: block.shortcut):
-        if block.source in targets:  # else it lies inside another block that goes
-            targets[block.shortcut] = targets[block.source]
-    return targets
-
-
-REFERRING = ("layers", "from")  # keys that name layers by number
-
-
-def _redirected(section: Section, old: int, new: int, targets: Mapping[int, int]) -> Section:
-    """Rewrite the layers that a section names, from its old place to its new one."""
-
-    def number(match: re.Match[str]) -> str:
-        value = int(match.group())
-        target = targets[old + value if value < 0 else value]
-        return str(target - new if value < 0 else target)
-
-    options = {
-        key: re.sub(r"[+-]?\d+", number, value) if key in REFERRING else value
-        for key, value in section.options.items()
-    }
-    return replace(section, options=options)
+    inside: dict[int, int | None] = {layer: None for block in blocks for layer in block.branch}
+    return splice.spliced(sections, inside | {block.shortcut: block.source for block in blocks})

@@ -84,6 +84,10 @@ WRONG = {
     "no pictures": (["--batch", "0"], "batch is 0"),
     "a folder": (["--out", "folder"], "it is a folder"),
     "below a file": (["--out", "file/m.onnx"], "cannot write file/m.onnx"),
+    "legacy, yet new": (["--legacy", "--opset", "18"], "must lie in 11 to 17"),
+    "legacy, yet dynamo": (["--legacy", "--exporter", "dynamo"], "leave out --exporter dynamo"),
+    "no detections": (["--nms", "--max-det", "0"], "must be at least 1"),
+    "no data": (["--data", "nowhere.yaml"], "nowhere.yaml"),
     "the weights": (["--out", "net.pt"], "the checkpoint itself"),
     "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "the checkpoint itself"),
 }

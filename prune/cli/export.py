@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 from prune.cli import options
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prune.checkpoint import Checkpoint
     from prune.export.onnx import Exported
+    from prune.models.darknet import Darknet
 
 EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
   prune export --weights best.pt --out mine.onnx --img-size 384 640 --dynamic
+  prune export --weights best.pt --out mine.onnx --nms --half --data mine/data.yaml
   prune export --weights best.pt --format darknet --out mine.cfg"""
 
 
@@ -32,11 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", "--batch", type=int, default=1, metavar="N", help="pictures a run"
     )
     size.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
-    parser.add_argument(
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument(
         "--raw", action="store_true", help="give the heads' maps of logits, not boxes"
     )
+    ends.add_argument(
+        "--nms",
+        action="store_true",
+        help="have the file suppress its boxes: boxes, scores, classes, counts come out; optional "
+        "inputs are iou_threshold (0.45) and score_threshold (0.25)",
+    )
+    parser.add_argument(
+        "--max-det", type=int, default=300, metavar="K", help="most boxes with --nms (default 300)"
+    )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="weights in half precision: half the file; inputs, outputs and sums stay float32",
+    )
+    options.data(parser, required=False)
     parser.add_argument(
         "--opset", type=int, metavar="N", help="version of the ONNX operators (default 18)"
+    )
+    parser.add_argument(
+        "--legacy",
+        action="store_true",
+        help="for old runtimes: opset 13, or 11 to 17 by --opset, from the torchscript exporter",
     )
     parser.add_argument(
         "--exporter",
@@ -79,21 +104,64 @@ Written = tuple[dict[str, object], str]
 
 def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune import checkpoint
+    from prune.export.facts import provenance
     from prune.export.onnx import export
 
+    net = checkpoint.network(source)
+    imgsz = picture_size(args.img_size, source.imgsz)
     done = export(
-        checkpoint.network(source),
+        net,
         _target(args, args.weights.with_suffix(".onnx")),
         names=source.names,
-        imgsz=picture_size(args.img_size, source.imgsz),
+        imgsz=imgsz,
         batch=args.batch_size,
         dynamic=args.dynamic,
         raw=args.raw,
-        opset=args.opset,
-        source=checkpoint.digest(args.weights),
+        half=args.half,
+        max_detections=args.max_det if args.nms else None,
+        opset=_opset(args),
         exporter=args.exporter,
+        source=checkpoint.digest(args.weights),
+        about=provenance(source),
+        pictures=_pictures(args, net, imgsz),
     )
     return vars(done), _described(done)
+
+
+LEGACY = range(11, 18)
+
+
+def _opset(args: argparse.Namespace) -> int | None:
+    """Settle the opset; None for the usual one.
+
+    Raises:
+        InputError: --legacy with a new opset, or with the exporter that writes no old ones.
+    """
+    from prune.errors import InputError
+
+    wanted: int | None = args.opset
+    if not args.legacy:
+        return wanted
+    if args.exporter == "dynamo":
+        raise InputError("--legacy is for the torchscript exporter; leave out --exporter dynamo")
+    if wanted is not None and wanted not in LEGACY:
+        raise InputError(
+            f"opset is {wanted}; with --legacy it must lie in {LEGACY[0]} to {LEGACY[-1]}"
+        )
+    return 13 if wanted is None else wanted
+
+
+def _pictures(args: argparse.Namespace, net: Darknet, imgsz: tuple[int, int]) -> list[Tensor]:
+    """Load the real pictures to compare on, if there is --data."""
+    if args.data is None:
+        return []
+    from prune.data import spec
+    from prune.export import pictures
+
+    paths = spec.load(args.data, splits=("val",)).pictures("val")
+    if args.dynamic:
+        return pictures.least(paths, longest=max(imgsz), stride=net.stride)
+    return pictures.fixed(paths, shape=imgsz, batch=args.batch_size)
 
 
 def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -140,9 +208,10 @@ def _described(done: Exported) -> str:
         for name, shape in tensors.items()
     ]
     head = f"{done.out}  opset {done.opset}, {done.bytes:,} bytes"
+    real = f" and {done.pictures} pictures" if done.pictures else ""
     agreement = (
         f"  agrees with torch to {done.max_abs_diff:.2g} ({done.max_rel_diff:.2g} relative) "
-        "on two random inputs"
+        f"on random inputs{real}"
     )
     return "\n".join((head, *sides, agreement))
 

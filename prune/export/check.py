@@ -8,11 +8,14 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from prune.errors import ExportError
+from prune.score.nms import detections
 
 TOLERANCE = 1e-4  # relative; float32 through a hundred layers differs by 1e-6 to 1e-5
+FAINT = 1e-2  # a probability that nobody takes for an object
+STRAYS = 0.01  # of the boxes; overlaps that equal the threshold but for rounding
 
 Array = NDArray[np.float32]
 
@@ -29,29 +32,30 @@ class Difference:
     relative: float
 
 
-def compare(
-    path: Path, module: nn.Module, shapes: Iterable[Sequence[int]], *, seed: int = 0
-) -> Difference:
-    """Run the file and the module on one random input a shape; return the worst difference.
+def random_pictures(shapes: Iterable[Sequence[int]], *, seed: int = 0) -> list[Tensor]:
+    """Draw one batch a shape, [N, 3, H, W] in 0..1."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.rand(*shape, generator=random) for shape in shapes]
+
+
+def compare(path: Path, module: nn.Module, batches: Iterable[Tensor]) -> Difference:
+    """Run the file and the module on the same pictures; return the worst difference.
 
     Args:
-        path: ONNX file with one input.
+        path: ONNX file that takes "images".
         module: takes [N, 3, H, W] in 0..1, gives a tensor or a tuple of them; on the CPU.
-        shapes: N, 3, H, W of each input.
-        seed: of the inputs.
+        batches: what both are given, at least one.
 
     Raises:
         ExportError: the file does not run, or gives other shapes than the module.
     """
     session = _session(path)
-    random = torch.Generator().manual_seed(seed)
     differences = []
-    for shape in shapes:
-        images = torch.rand(*shape, generator=random)  # [N, 3, H, W]
+    for images in batches:
         with torch.no_grad():
             expected = module(images)
-        wanted = [expected] if isinstance(expected, torch.Tensor) else list(expected)
-        found = _run(session, images.numpy())
+        wanted = [expected] if isinstance(expected, Tensor) else list(expected)
+        found = _run(session, images)
         differences += [difference(a, b.numpy()) for a, b in zip(found, wanted, strict=True)]
     return Difference(
         absolute=max(one.absolute for one in differences),
@@ -59,11 +63,62 @@ def compare(
     )
 
 
+def outputs(path: Path, batches: Iterable[Tensor]) -> list[list[Array]]:
+    """Run the file on some batches; give all outputs of each.
+
+    Raises:
+        ExportError: the file does not run.
+    """
+    session = _session(path)
+    return [_run(session, images) for images in batches]
+
+
+def compare_picked(
+    found: Sequence[Array], decoded: Array, *, iou: float, confidence: float, limit: int
+) -> None:
+    """Compare boxes that a file picked with those that `prune.score.nms` picks of the same.
+
+    Args:
+        found: boxes [N, limit, 4], scores [N, limit], classes [N, limit], counts [N].
+        decoded: [N, boxes, 5 + classes].
+        iou: overlap above which the lesser of two boxes goes.
+        confidence: lowest one kept.
+        limit: most boxes a picture.
+
+    Raises:
+        ExportError: more than STRAYS of the boxes (of fewer than 100: one) differ.
+    """
+    wanted = detections(
+        torch.from_numpy(decoded),
+        confidence=confidence,
+        iou=iou,
+        max_detections=limit,
+        multi_label=False,
+    )
+    boxes, scores, classes, counts = found
+    for picture, rows in enumerate(wanted):
+        own = np.column_stack((boxes[picture], scores[picture], classes[picture]))
+        shared = _shared(own[: counts[picture]], rows.numpy())
+        strays = max(len(rows), int(counts[picture])) - shared
+        if strays > STRAYS * len(rows):
+            raise ExportError(
+                f"the file picks {counts[picture]} boxes, prune's own suppression {len(rows)}, "
+                f"of which {shared} are the same"
+            )
+
+
+def _shared(mine: Array, theirs: Array) -> int:
+    """Count the boxes that both sides have, [n, 6] and [m, 6]; rounding does not matter."""
+    close = np.abs(mine[:, None] - theirs[None]) < 1e-3 + 1e-5 * np.abs(theirs)  # [n, m, 6]
+    return int(np.any(np.all(close, axis=2), axis=1).sum())
+
+
 def difference(found: Array, wanted: Array) -> Difference:
     """Compare one output, [N, boxes, 5 + classes] or a head map [N, C, ny, nx].
 
     Boxes and probabilities are compared apart: beside box pixels up to 1e3, an error in a
-    probability would never show. A NaN counts as infinitely far.
+    probability would never show. Where nothing is above FAINT, errors are set against that: what
+    sigmoid gives far from zero is the runtime's own. A NaN counts as infinitely far.
 
     Raises:
         ExportError: the shapes differ.
@@ -72,12 +127,14 @@ def difference(found: Array, wanted: Array) -> Difference:
         raise ExportError(
             f"ONNX Runtime gives {list(found.shape)} where torch gives {list(wanted.shape)}"
         )
-    parts = [np.s_[..., :4], np.s_[..., 4:]] if wanted.ndim == 3 else [np.s_[...]]
+    decoded = wanted.ndim == 3
+    parts = [np.s_[..., :4], np.s_[..., 4:]] if decoded else [np.s_[...]]
+    least = FAINT if decoded else 1e-12
     absolutes = [_worst(found[part] - wanted[part]) for part in parts]
-    scales = [_worst(wanted[part]) for part in parts]
+    scales = [max(_worst(wanted[part]), least) for part in parts]
     return Difference(
         absolute=max(absolutes),
-        relative=max(a / max(scale, 1e-12) for a, scale in zip(absolutes, scales, strict=True)),
+        relative=max(a / scale for a, scale in zip(absolutes, scales, strict=True)),
     )
 
 
@@ -95,12 +152,12 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         raise ExportError(f"ONNX Runtime cannot load the file: {_first_line(error)}") from error
 
 
-def _run(session: onnxruntime.InferenceSession, images: Array) -> list[Array]:
+def _run(session: onnxruntime.InferenceSession, images: Tensor) -> list[Array]:
     try:
-        outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: images})
+        found: list[Array] = session.run(None, {"images": images.numpy()})
     except Exception as error:  # as above
         raise ExportError(f"ONNX Runtime cannot run the file: {_first_line(error)}") from error
-    return outputs
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -101,5 +101,6 @@ def quiet() -> Iterator[None]:
 _NOISE = (
     r"You are using the legacy TorchScript-based ONNX export",
     r"The feature will be removed\. Please remove usage of this function",
+    r"Constant folding - Only steps=1 can be constant folded",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

@@ -6,24 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnxslim
 from torch import Tensor, nn
 
-from prune import __version__
 from prune.atomic import replacing
-from prune.count import count
 from prune.errors import ExportError, InputError
-from prune.export.check import TOLERANCE, Difference, compare
+from prune.export import nms
+from prune.export.check import (
+    TOLERANCE,
+    Difference,
+    compare,
+    compare_picked,
+    outputs,
+    random_pictures,
+)
 from prune.export.exporters import EXPORTERS, Job, Shape, quiet
+from prune.export.facts import facts
+from prune.export.fold import folded
+from prune.export.half import TOLERANCE as HALF_TOLERANCE
+from prune.export.half import halve_weights
+from prune.export.structure import check_widths, name_sides, opset, shapes
 from prune.models.darknet import Darknet
 
-FORMAT = "prune-onnx/1"
 OPSET = 18  # every runtime of the last years reads it, and both exporters write it natively
 LARGEST = 2**31  # bytes; a longer file would have to be split in two
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One written file: what it takes and gives, and how far it is from torch (see `check`)."""
+    """One written file: what it takes and gives, and how far it is from torch (see `check`).
+
+    `pictures` counts the real ones among those that were compared.
+    """
 
     out: Path
     opset: int
@@ -32,6 +46,7 @@ class Exported:
     max_abs_diff: float
     max_rel_diff: float
     bytes: int
+    pictures: int
 
 
 class Decoded(nn.Module):
@@ -55,14 +70,19 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
     batch: int = 1,
     dynamic: bool = False,
     raw: bool = False,
+    half: bool = False,
+    max_detections: int | None = None,
     opset: int | None = None,
-    source: str = "",
     exporter: str = "torchscript",
+    source: str = "",
+    about: Mapping[str, object] | None = None,
+    pictures: Sequence[Tensor] = (),
 ) -> Exported:
     """Write `net` to `target` as ONNX; nothing is left there unless it agrees with torch.
 
-    The input is "images", RGB in 0..1, [N, 3, H, W]. The output is "output", what `Darknet.decode`
-    gives, or with `raw` "head0", "head1", ...: the maps of logits.
+    All that can be folded into convolutions is (see `fold`). The input is "images", RGB in 0..1,
+    [N, 3, H, W]. The output is "output", what `Darknet.decode` gives; with `raw` "head0", "head1",
+    ...: the maps of logits; with `max_detections` what `nms.output_shapes` lists.
 
     Args:
         net: the network, on any device; it is not changed.
@@ -72,39 +92,59 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         batch: pictures a run; without meaning with `dynamic`.
         dynamic: leave batch, height and width open.
         raw: give head maps, not boxes.
+        half: store weights in half precision (see `half`).
+        max_detections: have the file suppress its boxes and give at most so many a picture.
         opset: version of the ONNX operators, None for OPSET.
-        source: SHA-256 of the checkpoint, for the metadata.
         exporter: a key of EXPORTERS.
+        source: SHA-256 of the checkpoint, for the metadata.
+        about: what `facts.provenance` gave, for the metadata.
+        pictures: real ones to compare on beside random ones, each [N, 3, H, W] in 0..1 of a shape
+            that the file takes.
 
     Raises:
-        InputError: a size or batch that cannot be, or a target that cannot be written.
+        InputError: a size or batch that cannot be, raw maps without their boxes, or a target that
+            cannot be written.
         ExportError: torch cannot write this network so, or the file differs from it.
     """
     _check_wish(net, imgsz, batch)
-    own = copy.deepcopy(net).cpu().float().requires_grad_(False)
-    outputs = tuple(f"head{i}" for i in range(len(own.heads))) if raw else ("output",)
+    _check_suppression(max_detections, raw=raw)
+    own = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    heads = tuple(f"head{i}" for i in range(len(own.heads))) if raw else ("output",)
     job = Job(
-        module=(own if raw else Decoded(own)).eval(),
+        module=_wrapped(folded(own), raw=raw),
         shape=(1 if dynamic else batch, 3, *imgsz),
-        outputs=outputs,
-        open_shapes=_open_shapes(own, outputs) if dynamic else {},
+        outputs=heads,
+        open_shapes=_open_shapes(own, heads) if dynamic else {},
         opset=OPSET if opset is None else opset,
         stride=own.stride,
     )
-    facts = _facts(own, job) | {"names": str(dict(enumerate(names))), "source_sha256": source}
+    batches = [*random_pictures(_compared_shapes(job)), *pictures]
+    said = facts(own, job, names=names, source=source, about=about or {})
     with replacing(target) as part:
-        model = _written(job, part, facts, exporter=exporter)
-        difference = _proved(job, part)
+        model = _written(job, part, exporter=exporter)
+        check_widths(model, own)
+        if half:
+            halve_weights(model)
+        _save(model, part, said | {"half": str(half), "nms": "False"})
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        difference = _proved(part, _wrapped(own, raw=raw), batches, tolerance=tolerance)
+        if max_detections is not None:
+            _suppress(model, part, batches, limit=max_detections)
         size = part.stat().st_size
     return Exported(
         out=target,
-        opset=_opset(model),
-        inputs={value.name: _shape(value) for value in model.graph.input},
-        outputs={value.name: _shape(value) for value in model.graph.output},
+        opset=job.opset,
+        inputs=shapes(model.graph.input),
+        outputs=shapes(model.graph.output),
         max_abs_diff=difference.absolute,
         max_rel_diff=difference.relative,
         bytes=size,
+        pictures=sum(map(len, pictures)),
     )
+
+
+def _wrapped(net: Darknet, *, raw: bool) -> nn.Module:
+    return net if raw else Decoded(net).eval()
 
 
 def _check_wish(net: Darknet, imgsz: tuple[int, int], batch: int) -> None:
@@ -119,6 +159,13 @@ def _check_wish(net: Darknet, imgsz: tuple[int, int], batch: int) -> None:
         raise InputError(f"batch is {batch}; it must be at least 1")
 
 
+def _check_suppression(limit: int | None, *, raw: bool) -> None:
+    if limit is not None and raw:
+        raise InputError("raw head maps hold no boxes to suppress; leave out one of raw and nms")
+    if limit is not None and limit < 1:
+        raise InputError(f"most detections is {limit}; it must be at least 1, e.g. 300")
+
+
 def _open_shapes(net: Darknet, outputs: Sequence[str]) -> dict[str, Shape]:
     """Name the sides that `dynamic` leaves open, of the input and of each output."""
     shapes: dict[str, Shape] = {"images": ("batch", 3, "height", "width")}
@@ -129,88 +176,70 @@ def _open_shapes(net: Darknet, outputs: Sequence[str]) -> dict[str, Shape]:
     return shapes
 
 
-def _facts(net: Darknet, job: Job) -> dict[str, str]:
-    """Say what the file holds, under the keys and in the spelling that YOLO tools look for."""
+def _compared_shapes(job: Job) -> list[tuple[int, int, int, int]]:
+    """Choose two shapes, or three sizes and batches where they are open."""
     batch, _, height, width = job.shape
-    cost = count(net, (1, 3, height, width))
-    return {
-        "format": FORMAT,
-        "version": __version__,
-        "task": "detect",
-        "stride": str(net.stride),
-        "imgsz": str([height, width]),
-        "batch": str(batch),
-        "channels": "3",
-        "dynamic": str(bool(job.open_shapes)),
-        "decoded": str(job.outputs == ("output",)),
-        "params": str(cost.params),
-        "macs": str(cost.macs),
-    }
+    if not job.open_shapes:
+        return [job.shape, job.shape]
+    step = job.stride
+    other = (batch + 1, 3, height + step, max(step, width - step))
+    return [job.shape, other, (batch + 2, 3, 2 * step, step)]
 
 
-def _written(job: Job, part: Path, facts: dict[str, str], *, exporter: str) -> onnx.ModelProto:
-    """Have the file written, name its open sides, add the facts; return what it says."""
+def _written(job: Job, part: Path, *, exporter: str) -> onnx.ModelProto:
+    """Have the file written, simplify it and name its open sides."""
     weights = sum(x.numel() * x.element_size() for x in job.module.state_dict().values())
     if weights >= LARGEST:
         raise ExportError(f"the weights take {weights:,} bytes; an ONNX file holds {LARGEST:,}")
     try:
         with quiet():
             EXPORTERS[exporter](job, part)
+            model: onnx.ModelProto = onnxslim.slim(onnx.load(part))
     except Exception as error:  # torch raises what its parts raise, without a common class
         others = " or ".join(name for name in EXPORTERS if name != exporter)
         raise ExportError(
             f"torch cannot write this network with opset {job.opset} by its {exporter} exporter "
             f"({type(error).__name__}: {_first_line(error)}); try {others}, or opset {OPSET}"
         ) from error
-    model = onnx.load(part)
-    if _opset(model) != job.opset:
-        raise ExportError(f"torch wrote opset {_opset(model)} where {job.opset} was asked for")
-    _name_sides(model.graph, job.open_shapes)
-    onnx.helper.set_model_props(model, facts)
-    onnx.save(model, part)
+    if opset(model) != job.opset:
+        raise ExportError(f"torch wrote opset {opset(model)} where {job.opset} was asked for")
+    name_sides(model.graph, job.open_shapes)
     return model
 
 
-def _name_sides(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
-    """Call open sides what a user calls them, not what the exporter computed (`63*s18*s30`)."""
-    for value in (*graph.input, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        for dim, side in zip(dims, shapes.get(value.name, ()), strict=False):
-            if isinstance(side, str):
-                dim.dim_param = side
-            else:
-                dim.dim_value = side
-    if shapes:
-        del graph.value_info[:]  # inner sides are spelled in the exporter's own symbols
-
-
-def _proved(job: Job, part: Path) -> Difference:
-    """Check the file by ONNX's rules, and against torch on two random inputs."""
+def _save(model: onnx.ModelProto, part: Path, said: Mapping[str, str]) -> None:
+    """Write a file and check it by ONNX's rules."""
+    onnx.helper.set_model_props(model, dict(said))
+    onnx.save(model, part)
     try:
         onnx.checker.check_model(str(part), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the file is no valid ONNX: {_first_line(error)}") from error
-    batch, _, height, width = job.shape
-    other = (batch, 3, height, width)
-    if job.open_shapes:
-        other = (batch + 1, 3, height + job.stride, max(job.stride, width - job.stride))
-    difference = compare(part, job.module, (job.shape, other))
-    if not difference.relative <= TOLERANCE:
+
+
+def _proved(
+    part: Path, module: nn.Module, batches: Sequence[Tensor], *, tolerance: float
+) -> Difference:
+    difference = compare(part, module, batches)
+    if not difference.relative <= tolerance:
         raise ExportError(
             f"the ONNX file differs from torch by {difference.relative:.2g} relative "
-            f"({difference.absolute:.2g} absolute); at most {TOLERANCE:g} is allowed, so nothing "
+            f"({difference.absolute:.2g} absolute); at most {tolerance:g} is allowed, so nothing "
             "is left"
         )
     return difference
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
-
-
-def _shape(value: onnx.ValueInfoProto) -> Shape:
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_param or int(dim.dim_value) for dim in dims)
+def _suppress(model: onnx.ModelProto, part: Path, batches: Sequence[Tensor], *, limit: int) -> None:
+    """Put suppression behind the boxes of a file that is proved, and prove it on the same boxes."""
+    decoded = [found for (found,) in outputs(part, batches)]
+    batch = shapes(model.graph.input)["images"][0]
+    nms.append(model, batch=batch, limit=limit)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    _save(model, part, said | {"nms": "True", "max_det": str(limit)})
+    iou, confidence = nms.THRESHOLDS["iou_threshold"], nms.THRESHOLDS["score_threshold"]
+    for found, boxes in zip(outputs(part, batches), decoded, strict=True):
+        compare_picked(found, boxes, iou=iou, confidence=confidence, limit=limit)
 
 
 def _first_line(error: Exception) -> str:

@@ -87,6 +87,11 @@ def _open_checkpoint(path: Path, device_name: str) -> Runner:
 def _open_onnx(path: Path, device_name: str) -> Runner:
     session = _session(path, device_name)
     facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if facts.get("nms") == "True":
+        raise CheckpointError(
+            f"{path} suppresses its boxes itself, and scoring and detecting need all of them; "
+            "export it without --nms"
+        )
     names = _names(facts, path)
     pictures = session.get_inputs()[0]
     height, width = pictures.shape[2:4] if len(pictures.shape) == 4 else (None, None)

@@ -1,0 +1,85 @@
+"""What an exported file says of itself: the metadata that YOLO tools look for, and our own."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+from prune import __version__
+from prune.checkpoint import Checkpoint, network_id
+from prune.count import count
+from prune.data.frames import GREY
+from prune.export.exporters import Job
+from prune.models.darknet import Darknet
+
+FORMAT = "prune-onnx/1"
+TOLD = ("command", "criterion", "macs", "params")  # of a history entry; plans are long
+SCORES = {
+    "fitness": "best_fitness",
+    "precision": "best_fitness_p",
+    "recall": "best_fitness_r",
+    "map50": "best_fitness_ap50",
+    "map": "best_fitness_ap",
+    "f1": "best_fitness_f",
+}
+PREPROCESSING: dict[str, object] = {
+    "letterbox": True,  # scaled by one factor, centred
+    "pad": GREY,  # of 255, in all three channels
+    "scale": 1 / 255,
+    "colours": "RGB",
+    "layout": "NCHW",
+}
+
+
+def provenance(source: Checkpoint) -> dict[str, object]:
+    """Say where a network comes from: what was done to it, in short, and its best known scores.
+
+    Returns:
+        `history`, a list, and `map`: scores of the training run by name, None where it kept none.
+    """
+    history = [{key: entry[key] for key in TOLD if entry.get(key)} for entry in source.history]
+    known = {name: source.training.get(key) for name, key in SCORES.items()}
+    scores = {name: value for name, value in known.items() if isinstance(value, int | float)}
+    return {"history": history, "map": scores or None}
+
+
+def facts(
+    net: Darknet, job: Job, *, names: Sequence[str], source: str, about: Mapping[str, object]
+) -> dict[str, str]:
+    """Describe a file, under the keys and in the spelling that YOLO tools look for.
+
+    There is no license among them: that of the weights is their owner's to say.
+
+    Args:
+        net: what is exported, with nothing folded.
+        job: how.
+        names: the classes.
+        source: SHA-256 of the checkpoint.
+        about: what `provenance` gave.
+    """
+    batch, _, height, width = job.shape
+    cost = count(net, (1, 3, height, width))
+    own = {"cfg_sha256": network_id(net.cfg_text()), "preprocessing": PREPROCESSING, **about}
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "description": f"detector of {len(names)} classes, a {_family(net)} network",
+        "author": "detector-prune",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "task": "detect",
+        "names": str(dict(enumerate(names))),
+        "stride": str(net.stride),
+        "imgsz": str([height, width]),
+        "batch": str(batch),
+        "channels": "3",
+        "dynamic": str(bool(job.open_shapes)),
+        "decoded": str(job.outputs == ("output",)),
+        "params": str(cost.params),
+        "macs": str(cost.macs),
+        "source_sha256": source,
+        "prune": json.dumps(own),
+    }
+
+
+def _family(net: Darknet) -> str:
+    implicit = any(section.kind.startswith("implicit") for section in net.sections)
+    return "YOLOR" if implicit else "Darknet"

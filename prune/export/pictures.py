@@ -1,0 +1,54 @@
+"""A few real pictures in the shapes that an exported file takes, prepared as for scoring."""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+from torch import Tensor
+
+from prune.data.frames import Shape, batch_shape, loading_size
+from prune.data.pictures import read_image
+from prune.score.feed import fitted
+
+COUNT = 4
+
+
+def fixed(paths: Sequence[Path], *, shape: Shape, batch: int) -> list[Tensor]:
+    """Letterbox the first COUNT pictures into one height and width.
+
+    Args:
+        paths: pictures, at least one.
+        shape: height and width, pixels, multiples of the stride.
+        batch: pictures a run; the last batch is filled up with the first pictures.
+
+    Returns:
+        Batches [batch, 3, height, width], RGB in 0..1.
+
+    Raises:
+        DataError: a picture that cannot be read.
+    """
+    first = paths[:COUNT]
+    filled = list(islice(cycle(first), -(-len(first) // batch) * batch))
+    return [loaded.images.float() / 255 for loaded in fitted(filled, shape, batch)]
+
+
+def least(paths: Sequence[Path], *, longest: int, stride: int) -> list[Tensor]:
+    """Letterbox each of the first COUNT pictures into the least rectangle, as scoring does.
+
+    Args:
+        paths: pictures.
+        longest: of the sides, pixels.
+        stride: of the network.
+
+    Returns:
+        Pictures [1, 3, H, W] of their own sizes, RGB in 0..1.
+
+    Raises:
+        DataError: a picture that cannot be read.
+    """
+    found = []
+    for path in paths[:COUNT]:
+        height, width = read_image(path).shape[:2]
+        shape = batch_shape([loading_size((height, width), longest)], stride)
+        found += fixed([path], shape=shape, batch=1)
+    return found
