@@ -101,16 +101,17 @@ def library(runtime: str) -> ModuleType:
 def onnxruntime_options(threads: int) -> Any:  # no stubs
     """Make the options of a session that is timed beside others.
 
-    Threads that wait for the next operator spin, which is ONNX Runtime's default, and so what a
-    deployed file does: on an idle machine with two threads that is faster, small operators most.
-    They stop once the run is over. By default they would go on for milliseconds, while another file
-    is timed: two files of one network, in turn on a busy machine with two cores, then took 46 and
-    55 ms a run instead of 14 and 21.
+    ONNX Runtime's threads spin by default while they wait for the next operator, and for
+    milliseconds after a run, when another file is being timed. Where other processes want the
+    cores, that measures the scheduler: yolor_csp_n at 320 pixels, 2 threads on 2 cores with a load
+    of 9, took 58 ms a run (p10 to p90: 37 to 86) instead of 10 (9 to 32), and 43 ms where spinning
+    ends with the run (`session.force_spinning_stop`). So threads sleep here, as torch's do. With
+    one thread nothing waits; `tools/bench_latency.py --spinning` shows what it is worth elsewhere.
     """
     options = library("onnxruntime").SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

@@ -37,6 +37,11 @@ class Ratio:
     high: float
 
     @property
+    def doubt(self) -> float:
+        """Return how far the interval reaches from the middle, as a share of it."""
+        return max(self.high - self.middle, self.middle - self.low) / self.middle
+
+    @property
     def level(self) -> bool:
         """Tell whether the two may as well be equal."""
         return self.low <= 1 <= self.high

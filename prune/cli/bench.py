@@ -21,6 +21,7 @@ EXAMPLE = """\
   prune bench dense.onnx pruned.onnx --profile --png bench.png"""
 
 _SCORED = 16  # pictures a batch
+_SURE = 0.03  # doubt of a ratio that goes without saying
 COLUMNS = (
     *("file", "runtime", "precision", "ms", "p10", "p90", "ratio", "95 %"),
     *("load ms", "peak MB", "file MB"),
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             watch=lambda turns: bar.track(turns, task_id=task),
         )
         profiles = [_profile(row) for row in measured.rows] if args.profile else []
+    _warn_of_doubt(measured)
     advice, notes = advise(measured), [*notes, *measured.refused]
     if args.png:
         _draw(measured, here, args.png)
@@ -144,6 +146,17 @@ def _warn(pairs: Sequence[Pair], here: Machine) -> None:
     shapes = sorted({pair.setting.shape for pair in pairs})
     if len(shapes) > 1:
         log.info(f"note: the files take different batches: {', '.join(map(str, shapes))}")
+
+
+def _warn_of_doubt(measured: Measured) -> None:
+    from prune.cli import console
+
+    doubt = max(row.ratio_to_first.doubt for row in measured.rows)
+    if doubt > _SURE:
+        console.logger().info(
+            f"note: ratios are known to {100 * doubt:.0f} % only; more --rounds narrow that, or "
+            "an idle machine"
+        )
 
 
 def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
