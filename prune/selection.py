@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from prune.budget import ALLOCATIONS, Budget, Evaluation, meet
-from prune.cliffs import Cliff, cliffs
+from prune.cliffs import Cliff
+from prune.cliffs import cliffs as find_cliffs
 from prune.criteria import CRITERIA
 from prune.errors import PlanError
 from prune.graph import Group
@@ -110,15 +113,37 @@ def by_budget(
         raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
     prices = ALLOCATIONS[allocation](found)
     counts = meet(prices, found.costs, budget, limits)
-    steep = cliffs(groups, found, prices, limits, budget=budget, counts=counts)
+    steep = find_cliffs(groups, found, prices, limits, budget=budget, counts=counts)
+    return by_counts(groups, found.scores, limits, counts, criterion=criterion, cliffs=steep)
+
+
+def by_counts(
+    groups: Sequence[Group],
+    scores: Sequence[Tensor | None],
+    limits: Sequence[Limit],
+    counts: Sequence[int] | NDArray[np.int64],
+    *,
+    criterion: str,
+    cliffs: tuple[Cliff, ...] = (),
+) -> Selected:
+    """Take so many channels off each group, those that score lowest.
+
+    Args:
+        groups: of a network.
+        scores: of their channels; None where a group may not be cut.
+        limits: one a group; they say why one stays whole.
+        counts: channels that go, [G].
+        criterion: what the scores are of, for the plan to say.
+        cliffs: for the result.
+    """
     cuts, whole = [], []
-    for group, scores, limit, count in zip(groups, found.scores, limits, counts, strict=True):
-        if scores is not None and count:
-            cuts.append(cut_of(group, lowest(scores, int(count))))
+    for group, own, limit, count in zip(groups, scores, limits, counts, strict=True):
+        if own is not None and count:
+            cuts.append(cut_of(group, lowest(own, int(count))))
         else:
-            unknown = f"{criterion} cannot score it" if scores is None else "nothing had to go"
+            unknown = f"{criterion} cannot score it" if own is None else "nothing had to go"
             whole.append((group.root, limit.why or unknown))
-    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole), steep)
+    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole), cliffs)
 
 
 def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) -> Plan:

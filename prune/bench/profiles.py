@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import Any
 
 from prune.bench.runtimes import (
     Setting,
@@ -27,7 +27,10 @@ RUNS = 20
 _WARM_UP = 3
 
 Layers = dict[str, float]
-"""Milliseconds of each layer in one run, its name and kind first."""
+"""Milliseconds of each layer in one run, the median; its name and kind first."""
+
+Times = dict[str, list[float]]
+"""Likewise of each run."""
 
 
 def slowest(runtime: str, path: Path, setting: Setting, *, most: int = 15) -> Layers | None:
@@ -53,49 +56,49 @@ def _onnxruntime(path: Path, setting: Setting) -> Layers:
         for _ in range(_WARM_UP + RUNS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _mean([event for event in events if event["cat"] == "Node"])
-
-
-def _mean(events: list[dict[str, Any]]) -> Layers:
-    """Average ONNX Runtime's events, of which each run has one a node, over the last RUNS runs."""
-    times: dict[str, list[float]] = defaultdict(list)
+    times: Times = defaultdict(list)  # one a node and run
     for event in events:
         layer = event["name"].removesuffix("_kernel_time")
-        if layer != event["name"]:
+        if event["cat"] == "Node" and layer != event["name"]:
             times[f"{layer} {event['args']['op_name']}"].append(event["dur"] / 1e3)
-    return {layer: sum(own[-RUNS:]) / len(own[-RUNS:]) for layer, own in times.items()}
+    return _medians({layer: own[-RUNS:] for layer, own in times.items()})
+
+
+def _medians(times: Mapping[str, Sequence[float]]) -> Layers:
+    """Take the run in the middle, layer by layer: one that was interrupted counts for no more."""
+    return {layer: median(own) for layer, own in times.items()}
 
 
 def _openvino(path: Path, setting: Setting) -> Layers:
     compiled = compile_openvino(path, setting, PERF_COUNT=True)
     request = openvino_request(compiled, setting)
-    layers: Layers = defaultdict(float)
+    times: Times = defaultdict(list)
     for turn in range(-_WARM_UP, RUNS):
         request.infer()
         for node in request.get_profiling_info() if turn >= 0 else ():
-            layers[f"{node.node_name} {node.exec_type}"] += (
-                node.real_time.total_seconds() * 1e3 / RUNS
-            )
-    return layers
+            took = node.real_time.total_seconds() * 1e3
+            times[f"{node.node_name} {node.exec_type}"].append(took)
+    return _medians(times)
 
 
 def _opencv(path: Path, setting: Setting) -> Layers:
     runtime, net = library("opencv"), read_opencv(path, setting)
     net.setInput(noise(setting.shape))
-    names, layers = net.getLayerNames(), defaultdict[str, float](float)
+    names = net.getLayerNames()
+    times: Times = defaultdict(list)
     for turn in range(-_WARM_UP, RUNS):
         net.forward(net.getUnconnectedOutLayersNames())
         if turn >= 0:
             for number, ticks in enumerate(net.getPerfProfile()[1].ravel()):
                 named = f"{names[number]} {net.getLayer(number + 1).type}"
-                layers[named] += 1e3 * float(ticks) / runtime.getTickFrequency() / RUNS
-    return layers
+                times[named].append(1e3 * float(ticks) / runtime.getTickFrequency())
+    return _medians(times)
 
 
 def _torch(path: Path, setting: Setting) -> Layers:
     """Time the modules that have no others inside; what stands between them is nobody's."""
     torch, net = library("torch"), load_torch(path, setting)
-    layers: Layers = defaultdict(float)
+    times: Times = defaultdict(list)
     started: dict[str, float] = {}
 
     def begin(layer: str, *_: object) -> None:
@@ -103,7 +106,7 @@ def _torch(path: Path, setting: Setting) -> Layers:
 
     def end(layer: str, module: object, *_: object) -> None:
         took = perf_counter() - started[layer]
-        layers[f"{layer} {type(module).__name__}"] += 1e3 * took / RUNS
+        times[f"{layer} {type(module).__name__}"].append(1e3 * took)
 
     images = torch.from_numpy(noise(setting.shape))
     with torch.inference_mode():
@@ -115,7 +118,7 @@ def _torch(path: Path, setting: Setting) -> Layers:
                 module.register_forward_hook(partial(end, layer))
         for _ in range(RUNS):
             net(images)
-    return layers
+    return _medians(times)
 
 
 Profiler = Callable[[Path, Setting], Layers]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, ranked, recovering, spans
+from prune.cli import options, ranked, recovering, spans, timing
 from prune.cli.spans import as_ranges
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.depth import Block
+    from prune.models.darknet import Darknet
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
     from prune.recovery import Row
@@ -105,8 +106,12 @@ def finish(
     *,
     made_by: str,
     scores: Mapping[int, float] | None = None,
+    also: Callable[[Darknet], Mapping[str, object]] | None = None,
 ) -> None:
-    """Cut, print what goes, prove, recover, and only then write; `scores` are of blocks."""
+    """Cut, print what goes, prove, recover, and only then write.
+
+    `scores` are of blocks; `also` measures more of the pruned network, for the report.
+    """
     from prune import checkpoint, pruning
     from prune.atomic import write_text
     from prune.plan import to_json
@@ -123,9 +128,10 @@ def finish(
     rows: list[Row] = []
     if recovery is not None:
         result, rows = recovery.run(pruned, result, recovering.say)
+    more = also(pruned.net) if also else {}
     if not args.dry_run:
         checkpoint.save(result, args.out)
-    _report(args, pruned, difference, scores=scores or {}, rows=rows)
+    _report(args, pruned, difference, scores=scores or {}, rows=rows, more=more)
 
 
 def _expect_files(args: argparse.Namespace) -> None:
@@ -189,6 +195,7 @@ def _report(
     *,
     scores: Mapping[int, float],
     rows: Sequence[Row],
+    more: Mapping[str, object],
 ) -> None:
     from prune.cli import console
     from prune.pruning import touched
@@ -208,10 +215,12 @@ def _report(
             for block in pruned.blocks
         ]
         told = {**costs, "groups": groups, "blocks": blocks, "proof": proof, "out": out}
-        console.print_json({**told, "recovery": [vars(row) for row in rows]})
+        console.print_json({**told, "recovery": [vars(row) for row in rows], **more})
         return
     if rows:
         recovering.print_rows(rows)
+    if more:
+        print(f"\n{timing.as_text(more)}")
     print(f"\nproved   pruned and masked original differ by at most {difference:.2g}")
     print(f"written  {out}" if out else "written  nothing (--dry-run)")
 

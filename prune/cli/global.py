@@ -1,21 +1,24 @@
-"""prune global: cut the whole network to a budget of multiply-adds or parameters."""
+"""prune global: cut the whole network to a budget of multiply-adds, parameters or time."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked, spans
+from prune.cli import cutting, options, ranked, spans, timing
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.budget import Budget
+    from prune.budgeted import Wishes
     from prune.depth import Block
     from prune.limits import Wish
+    from prune.models.darknet import Darknet
     from prune.pruning import Subject
     from prune.selection import Selected
     from prune.sensitivity.curves import Known
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
   prune global --weights best.pt --macs 0.5 --criterion taylor --data data/bccd.yaml --steps 4
+  prune global --weights best.pt --latency 0.5 --data data/bccd.yaml --depth 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3 --max-ratio 0.8"""
 
 ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
@@ -35,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         budget.add_argument(
             f"--{kind}", metavar="B", help=f"{what} to come down to: a share, 0.5, or 30G, 13M"
         )
+    timing.add_arguments(parser, budget)
     parser.add_argument(
         "--allocation",
         choices=ALLOCATIONS,
@@ -90,8 +95,9 @@ def run(args: argparse.Namespace) -> None:
 
     subject = open_subject(args.weights)
     imgsz = options.side(args, subject.checkpoint.imgsz)
-    budget, share = _budget(args, subject, imgsz)
-    most = min(max(1.1 - share, 0.0), 1.0)
+    meet = _counted if args.latency is None else timing.deadline
+    budget = meet(args, subject, imgsz)
+    most = min(max(1.1 - budget.share, 0.0), 1.0)
     everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
     known = _known(args, subject)
     _settle_criterion(args, known)
@@ -106,20 +112,43 @@ def run(args: argparse.Namespace) -> None:
         baseline=known.baseline if known else 0.0,
     )
 
-    def narrow(now: Subject) -> Selected:
-        return budgeted.to_budget(
-            now, lambda net: ranked.scores(args, net), budget, wishes, imgsz=imgsz
-        )
-
     limits(subject.groups, everywhere, layers)  # every pattern names a layer, blocks included
     free = partial(_is_free, everywhere=everywhere, layers=layers)
-    chosen = _deep(args, subject, narrow, free)
+    chosen = _deep(args, subject, partial(budget.narrow, wishes), free)
     _tell(chosen, heads=subject.net.head_convolutions())
-    cutting.finish(args, subject, chosen.plan, made_by="global")
+    cutting.finish(args, subject, chosen.plan, made_by="global", also=budget.told)
 
 
-def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> tuple[Budget, float]:
-    """Read the budget, and what share of the present cost that is."""
+@dataclass(frozen=True)
+class Counted:
+    """Multiply-adds or parameters that a network is to come down to.
+
+    Attributes:
+        args: how its channels are scored.
+        budget: what may be left.
+        share: that share of what there is.
+        imgsz: of the picture, pixels.
+    """
+
+    args: argparse.Namespace
+    budget: Budget
+    share: float
+    imgsz: int
+
+    def narrow(self, wishes: Wishes, now: Subject) -> Selected:
+        """Choose channels of the subject, whole or without some blocks."""
+        from prune import budgeted
+
+        score = partial(ranked.scores, self.args)
+        return budgeted.to_budget(now, score, self.budget, wishes, imgsz=self.imgsz)
+
+    def told(self, _: Darknet) -> dict[str, object]:
+        """Say nothing more: what is left is counted for every cut."""
+        return {}
+
+
+def _counted(args: argparse.Namespace, subject: Subject, imgsz: int) -> Counted:
+    """Read --macs or --params."""
     from prune.budget import Budget
     from prune.count import count
 
@@ -127,7 +156,7 @@ def _budget(args: argparse.Namespace, subject: Subject, imgsz: int) -> tuple[Bud
     amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
     now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)
     limit = int(amount if amount > 1 else amount * now)
-    return Budget(kind, limit), limit / now
+    return Counted(args, Budget(kind, limit), limit / now, imgsz)
 
 
 def _limits(

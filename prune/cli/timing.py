@@ -1,0 +1,146 @@
+"""A budget in milliseconds: its options, the cut that meets it, what it came to in the end."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from prune.cli import options, ranked
+from prune.errors import PlanError
+
+if TYPE_CHECKING:
+    from prune.budgeted import Wishes
+    from prune.latency.plan import Clock
+    from prune.models.darknet import Darknet
+    from prune.pruning import Subject
+    from prune.selection import Selected
+
+RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, budget: argparse._MutuallyExclusiveGroup
+) -> None:
+    """Add --latency to the budgets, and where it is measured."""
+    budget.add_argument(
+        "--latency",
+        metavar="B",
+        help="time of one picture on this machine to come down to: a share, 0.5, or 20ms",
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default=RUNTIMES[0],
+        help="where --latency is measured (default onnxruntime)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=options.natural,
+        default=0,
+        metavar="N",
+        help="of a run, for --latency (0: one a core)",
+    )
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Milliseconds that a subject's network is to come down to.
+
+    Attributes:
+        args: how its channels are scored.
+        subject: the checkpoint as it is.
+        clock: what times it.
+        limit_ms: of one picture.
+    """
+
+    args: argparse.Namespace
+    subject: Subject
+    clock: Clock
+    limit_ms: float
+
+    @property
+    def share(self) -> float:
+        """The share of the network's time that is to be left."""
+        return self.limit_ms / self.clock.before_ms
+
+    def narrow(self, wishes: Wishes, now: Subject) -> Selected:
+        """Choose channels of the subject, whole or without some blocks."""
+        from prune.latency.plan import to_latency
+
+        return to_latency(
+            now,
+            partial(ranked.scores, self.args),
+            self.clock,
+            limit_ms=self.limit_ms,
+            criterion=wishes.criterion,
+            everywhere=wishes.everywhere,
+            layers=wishes.layers,
+        )
+
+    def told(self, pruned: Darknet) -> dict[str, object]:
+        """Say what was predicted of the pruned network, and what it takes; both nets in turn."""
+        from prune.latency.plan import compared
+
+        found = compared(self.clock, self.subject.net, pruned)
+        return {
+            "latency": {
+                "runtime": self.clock.runtime,
+                "threads": self.clock.setting.threads,
+                "before_ms": found.before_ms,
+                "after_ms": found.after_ms,
+                "ratio": found.ratio.middle,
+                "predicted_ms": self.clock.predicted(pruned),
+                "limit_ms": self.limit_ms,
+            }
+        }
+
+
+def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline:
+    """Read --latency, and measure this machine and the network on it.
+
+    Raises:
+        PlanError: neither a share nor milliseconds, or options that do not go with them.
+        InputError: see `latency.plan.opened`.
+    """
+    amount, is_share = _amount(args.latency)
+    if args.steps != 1 or args.sensitivity or args.allocation:
+        raise PlanError(
+            "--latency has an allocation of its own, made at once; leave out --allocation, "
+            "--sensitivity and --steps"
+        )
+    from prune.bench.machine import threads_of
+    from prune.bench.runtimes import Setting
+    from prune.latency.plan import opened
+
+    setting = Setting(threads_of(args.threads), (imgsz, imgsz))
+    clock = opened(subject, runtime=args.runtime, setting=setting, seed=args.seed, say=_say)
+    return Deadline(args, subject, clock, amount * clock.before_ms if is_share else amount)
+
+
+def as_text(told: Mapping[str, object]) -> str:
+    """Write what `Deadline.told` says as a line."""
+    found = told["latency"]
+    assert isinstance(found, dict)
+    return (
+        f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured "
+        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted; "
+        f"{found['runtime']}, {found['threads']} threads"
+    )
+
+
+def _amount(text: str) -> tuple[float, bool]:
+    """Read 0.5, a share, or 20ms; say whether it is a share."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms)?", text.strip().lower())
+    value = float(found[1]) if found else 0.0
+    if found is None or value <= 0 or (not found[2] and value >= 1):
+        raise PlanError(f"--latency is {text!r}; write a share below 1, e.g. 0.5, or 20ms")
+    return value, not found[2]
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"prune: note: {line}\n")

@@ -1,0 +1,169 @@
+"""Fill the table: networks of random widths, each layer's time read off the runtime's profile."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from prune import surgery
+from prune.bench.profiles import PROFILERS
+from prune.bench.runtimes import Setting, open_model
+from prune.bench.timing import in_turn, spread
+from prune.export.fold import folded
+from prune.export.onnx import draft
+from prune.graph import Group
+from prune.latency.layers import Timed, timed
+from prune.latency.model import rest_kind
+from prune.latency.table import Sample, Table
+from prune.models.darknet import Darknet
+from prune.plan import Plan
+from prune.selection import cut_of
+
+Counts = NDArray[np.int64]
+Say = Callable[[str], None]
+
+NETWORKS = 10  # of random widths, until the table knows a network's layers
+LEAST = 8  # samples of a kind that are enough for its four numbers
+NARROWEST = 0.15  # share of its channels that a group keeps at least
+BEYOND = 1.25  # times the widest sample that a model is trusted to
+ROUNDS = 20
+NOBODY = -1  # stands for the layer of a node that belongs to none
+
+
+def filled(
+    table: Table,
+    net: Darknet,
+    groups: Sequence[Group],
+    *,
+    runtime: str,
+    setting: Setting,
+    seed: int,
+    say: Say,
+) -> Table:
+    """Add samples until the table knows every layer of a network.
+
+    Args:
+        table: of this machine.
+        net: the network.
+        groups: all that are coupled in it.
+        runtime: a key of PROFILERS.
+        setting: threads, size and batch.
+        seed: of the random widths.
+        say: told what is measured.
+    """
+    if knows(table, timed(folded(net), setting.imgsz[0]), imgsz=setting.imgsz[0]):
+        return table
+    say(f"measuring layers in {runtime}: {NETWORKS} networks of random widths")
+    for kept in random_widths(groups, table.step, networks=NETWORKS, seed=seed):
+        narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
+        table = table.with_samples(sampled(narrow, runtime=runtime, setting=setting))
+    return table
+
+
+def knows(table: Table, layers: Sequence[Timed], *, imgsz: int) -> bool:
+    """Tell whether a table has enough samples of every layer, about as wide."""
+    if len(table.samples.get(rest_kind(imgsz), ())) < LEAST:
+        return False
+    for layer in layers:
+        own = table.samples.get(layer.kind, ())
+        if len(own) < LEAST:
+            return False
+        if layer.channels_in > BEYOND * max(sample.channels_in for sample in own):
+            return False
+        if layer.channels_out > BEYOND * max(sample.channels_out for sample in own):
+            return False
+    return True
+
+
+def random_widths(
+    groups: Sequence[Group], step: int, *, networks: int, seed: int
+) -> Iterator[Counts]:
+    """Draw what each group keeps, [G]: all of it first, then whole steps, at random."""
+    random = np.random.default_rng(seed)
+    full = np.array([group.channels for group in groups], dtype=np.int64)
+    free = np.array([not group.kept for group in groups])
+    yield full
+    for _ in range(networks - 1):
+        # A share for the network, and one for each group: narrow and wide ones of either kind.
+        share = random.uniform(NARROWEST, 1) * random.uniform(0.5, 1.5, len(full))
+        wanted = np.ceil(full * np.clip(share, NARROWEST, 1) / step) * step
+        yield np.where(free, np.minimum(wanted.astype(np.int64), full), full)
+
+
+def sampled(net: Darknet, *, runtime: str, setting: Setting) -> list[Sample]:
+    """Time every layer of a network, and what belongs to none of them."""
+    deployed = folded(net)
+    with TemporaryDirectory() as folder:
+        path = draft(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
+        profile = PROFILERS[runtime](path, setting)
+        whole = whole_ms(path, runtime, setting)
+    # Counting slows a run down; what each node takes of it stays the same.
+    share = whole / sum(profile.values())
+    taken: dict[int, float] = defaultdict(float)
+    for name, ms in profile.items():
+        found = re.search(r"module_list\.(\d+)/", name)
+        taken[int(found[1]) if found else NOBODY] += share * ms
+    layers = timed(deployed, setting.imgsz[0])
+    samples = [
+        Sample(layer.kind, layer.channels_in, layer.channels_out, taken[layer.index])
+        for layer in layers
+    ]
+    return [*samples, Sample(rest_kind(setting.imgsz[0]), 0, 0, taken[NOBODY])]
+
+
+def whole_ms(path: Path, runtime: str, setting: Setting) -> float:
+    """Time a whole file, the median."""
+    opened = open_model(runtime, path, setting)
+    return spread(in_turn([opened.run], rounds=ROUNDS)[:, 0]).median
+
+
+def step_of(runtime: str, setting: Setting) -> int:
+    """Find out in what blocks a runtime computes channels here: 16, 8 or 4.
+
+    Where the last block is not full, 64 channels take no longer than a few less: 52 fill the last
+    of four blocks of 16 by a quarter, 60 the last of eight blocks of 8 by half.
+    """
+    with TemporaryDirectory() as folder:
+        runs = []
+        for channels in (64, 52, 60):
+            path = Path(folder) / f"{channels}.onnx"
+            onnx.save(_chain(channels), path)
+            runs.append(open_model(runtime, path, Setting(setting.threads, (40, 40))).run)
+        full, most, some = np.median(in_turn(runs, rounds=ROUNDS), axis=0).tolist()
+    if most > 0.9 * full:
+        return 16
+    return 8 if some > 0.965 * full else 4
+
+
+def _chain(channels: int) -> onnx.ModelProto:
+    """Build convolutions of so many channels, one after another, on maps of 40 x 40."""
+    random = np.random.default_rng(0)
+    nodes, weights, read, wide = [], [], "images", 3
+    for number in range(5):
+        kernel = random.normal(0, 0.05, (channels, wide, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"w{number}"))
+        names = [read, f"w{number}"]
+        nodes.append(helper.make_node("Conv", names, [f"x{number}"], pads=[1, 1, 1, 1]))
+        read, wide = f"x{number}", channels
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 40, 40])
+    output = helper.make_tensor_value_info(read, TensorProto.FLOAT, [1, channels, 40, 40])
+    graph = helper.make_graph(nodes, "chain", [images], [output], weights)
+    return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def _plan(groups: Sequence[Group], kept: Counts) -> Plan:
+    """Plan to keep the first so many channels of each group."""
+    cuts = tuple(
+        cut_of(group, range(int(number), group.channels))
+        for group, number in zip(groups, kept, strict=True)
+        if number < group.channels
+    )
+    return Plan("", "random", cuts)

@@ -1,0 +1,149 @@
+"""Plan a cut to milliseconds on this machine, and see afterwards whether they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prune.bench.runtimes import Setting, open_model
+from prune.bench.timing import Ratio, in_turn, ratio, spread
+from prune.costs import costs
+from prune.coupling import coupled
+from prune.errors import InputError, WithinBudgetError
+from prune.export.fold import folded
+from prune.export.onnx import draft
+from prune.graph import Group
+from prune.latency import table as tables
+from prune.latency.knapsack import allocate
+from prune.latency.layers import timed, widths
+from prune.latency.measure import filled, step_of, whole_ms
+from prune.latency.model import Model, fit
+from prune.latency.table import Table
+from prune.limits import Wish, limits
+from prune.measured import Scores
+from prune.models.darknet import Darknet
+from prune.pruning import Subject
+from prune.selection import Selected, by_counts
+
+RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
+ROUNDS = 30
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """This machine, with what it takes for the layers of a network.
+
+    Attributes:
+        table: of layers.
+        runtime: one of RUNTIMES.
+        setting: threads, picture size and batch.
+        before_ms: what the network took when it was measured whole.
+        scale: of all predictions, so that this network's is what it took.
+    """
+
+    table: Table
+    runtime: str
+    setting: Setting
+    before_ms: float
+    scale: float = 1.0
+
+    def model(self, net: Darknet, groups: tuple[Group, ...]) -> Model:
+        """Say how long the network, or the same without some blocks, takes with fewer channels."""
+        imgsz = self.setting.imgsz[0]
+        deployed = folded(net)
+        of = costs(net, groups, self.setting.shape)
+        layers = timed(deployed, imgsz)
+        made = fit(self.table, layers, widths(deployed, of), of.full, imgsz=imgsz)
+        return replace(made, scale=self.scale)
+
+    def predicted(self, net: Darknet) -> float:
+        """Predict the milliseconds of a network as it is."""
+        model = self.model(net, coupled(net))
+        return float(model.ms(model.full))
+
+
+def opened(subject: Subject, *, runtime: str, setting: Setting, seed: int, say: Say) -> Clock:
+    """Measure what is not known yet of this machine, and the subject's network as it is.
+
+    Raises:
+        InputError: the runtime is not installed or says nothing of its layers, or the table of
+            this machine is damaged.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime is {runtime!r}; layers are timed in {' or '.join(RUNTIMES)}")
+    path = tables.place(runtime, threads=setting.threads)
+    known = tables.load(path) or Table(step_of(runtime, setting), {})
+    full = filled(
+        known, subject.net, subject.groups, runtime=runtime, setting=setting, seed=seed, say=say
+    )
+    if full is not known:
+        tables.save(full, path)
+        say(f"kept in {path}")
+    with TemporaryDirectory() as folder:
+        file = draft(folded(subject.net), Path(folder) / "net.onnx", imgsz=setting.imgsz)
+        before = whole_ms(file, runtime, setting)
+    clock = Clock(full, runtime, setting, before)
+    return replace(clock, scale=before / clock.predicted(subject.net))
+
+
+def to_latency(
+    subject: Subject,
+    score: Callable[[Subject], Scores],
+    clock: Clock,
+    *,
+    limit_ms: float,
+    criterion: str,
+    everywhere: Wish,
+    layers: Mapping[str, Mapping[str, object]] | None = None,
+) -> Selected:
+    """Choose channels until the subject's network is predicted to take at most so long.
+
+    Args:
+        subject: the checkpoint, whole or without some blocks.
+        score: scores its channels.
+        clock: of the whole network.
+        limit_ms: what a picture may take.
+        criterion: what the scores are of, for the plan to say.
+        everywhere: limits of every group; where it rounds to nothing, widths stay whole blocks of
+            the runtime.
+        layers: limits that differ, by a pattern of layer names.
+
+    Raises:
+        WithinBudgetError: it is as fast as that already.
+        PlanError: it cannot be so fast.
+    """
+    model = clock.model(subject.net, subject.groups)
+    now = float(model.ms(model.full))
+    if now <= limit_ms:
+        raise WithinBudgetError(
+            f"nothing to remove: the network takes {now:.3g} ms, within {limit_ms:.3g}"
+        )
+    wish = everywhere if everywhere.round_to > 1 else replace(everywhere, round_to=model.step)
+    allowed = limits(subject.groups, wish, layers, called=subject.called)
+    scores = score(subject)
+    counts = allocate(scores, model.full, allowed, model.ms, budget=limit_ms)
+    return by_counts(subject.groups, scores, allowed, counts, criterion=criterion)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two networks timed in turn: milliseconds of each, and the second's share of the first's."""
+
+    before_ms: float
+    after_ms: float
+    ratio: Ratio
+
+
+def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
+    """Time two networks as they are deployed."""
+    with TemporaryDirectory() as folder:
+        runs = []
+        for number, net in enumerate((before, after)):
+            file = draft(folded(net), Path(folder) / f"{number}.onnx", imgsz=clock.setting.imgsz)
+            runs.append(open_model(clock.runtime, file, clock.setting).run)
+        times = in_turn(runs, rounds=ROUNDS)
+    medians = [spread(column).median for column in times.T]
+    return Compared(medians[0], medians[1], ratio(times[:, 1], times[:, 0]))
