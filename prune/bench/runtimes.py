@@ -101,17 +101,16 @@ def library(runtime: str) -> ModuleType:
 def onnxruntime_options(threads: int) -> Any:  # no stubs
     """Make the options of a session that is timed beside others.
 
-    ONNX Runtime's threads spin by default while they wait for the next operator, and for
-    milliseconds after a run, when another file is being timed. Where other processes want the
-    cores, that measures the scheduler: yolor_csp_n at 320 pixels, 2 threads on 2 cores with a load
-    of 9, took 58 ms a run (p10 to p90: 37 to 86) instead of 10 (9 to 32), and 43 ms where spinning
-    ends with the run (`session.force_spinning_stop`). So threads sleep here, as torch's do. With
-    one thread nothing waits; `tools/bench_latency.py --spinning` shows what it is worth elsewhere.
+    ONNX Runtime's threads spin by default while they wait for the next operator, and so they do
+    here: it is what a deployed file does, and of a small network waking them is a third
+    (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms a run, 6.7 with sleeping threads).
+    But they stop with the run; by default they spin on while another file is timed. Where other
+    processes want the cores, spinning measures the scheduler: 43 ms a run at a load of 9.
     """
     options = library("onnxruntime").SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
