@@ -1,4 +1,4 @@
-"""prune export: a checkpoint as ONNX, checked against torch, or as Darknet files."""
+"""prune export: a checkpoint as ONNX or for ncnn, checked against torch, or as Darknet files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
   prune export --weights best.pt --out mine.onnx --img-size 384 640 --dynamic
   prune export --weights best.pt --out mine.onnx --nms --half --data mine/data.yaml
+  prune export --weights best.pt --format ncnn --out mine.param
   prune export --weights best.pt --format darknet --out mine.cfg"""
 
 
@@ -169,7 +170,7 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_darknet
 
     target = _target(args, args.weights.with_suffix(".cfg"), ".weights")
-    return _pair(write_darknet(checkpoint.network(source), target))
+    return _listed(write_darknet(checkpoint.network(source), target))
 
 
 def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -177,7 +178,27 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_yolor
 
     target = _target(args, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
-    return _pair(write_yolor(checkpoint.network(source), target, source.names))
+    return _listed(write_yolor(checkpoint.network(source), target, source.names))
+
+
+def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
+    from prune import checkpoint
+    from prune.errors import InputError
+    from prune.export.ncnn import export
+
+    for option in ("nms", "half", "dynamic"):
+        if getattr(args, option):
+            raise InputError(f"--{option} is for ONNX; --format ncnn gives head maps of any size")
+    done = export(
+        checkpoint.network(source),
+        _target(args, args.weights.with_suffix(".param"), ".bin"),
+        names=source.names,
+        imgsz=picture_size(args.img_size, source.imgsz),
+    )
+    document, text = _listed(done.out)
+    agreement = f"agrees with torch to {done.max_abs_diff:.2g} ({done.max_rel_diff:.2g} relative)"
+    differences = {"max_abs_diff": done.max_abs_diff, "max_rel_diff": done.max_rel_diff}
+    return {**document, **differences}, f"{text}\n  {agreement}"
 
 
 def _target(args: argparse.Namespace, usual: Path, second: str | None = None) -> Path:
@@ -195,7 +216,7 @@ def _target(args: argparse.Namespace, usual: Path, second: str | None = None) ->
     return target
 
 
-def _pair(files: tuple[Path, Path]) -> Written:
+def _listed(files: tuple[Path, ...]) -> Written:
     sizes = {str(path): path.stat().st_size for path in files}
     text = "\n".join(f"{name}  {size:,} bytes" for name, size in sizes.items())
     return {"out": list(sizes), "bytes": list(sizes.values())}, text
@@ -219,4 +240,4 @@ def _described(done: Exported) -> str:
 Format = Callable[[argparse.Namespace, "Checkpoint"], Written]
 """Write the checkpoint as the options say."""
 
-FORMATS: dict[str, Format] = {"onnx": _onnx, "darknet": _darknet, "yolor": _yolor}
+FORMATS: dict[str, Format] = {"onnx": _onnx, "ncnn": _ncnn, "darknet": _darknet, "yolor": _yolor}
