@@ -20,6 +20,7 @@ EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
   prune export --weights best.pt --out mine.onnx --img-size 384 640 --dynamic
   prune export --weights best.pt --out mine.onnx --nms --half --data mine/data.yaml
+  prune export --weights best.pt --bundle mine
   prune export --weights best.pt --format ncnn --out mine.param
   prune export --weights best.pt --format darknet --out mine.cfg"""
 
@@ -28,8 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--out", type=Path, metavar="FILE", help="file to write (default: beside the weights)"
+    )
+    place.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="new folder for the ONNX file, labels, preprocessing, a script that detects with "
+        "onnxruntime, numpy and Pillow alone, and a README with figures",
     )
     options.image_size(parser, nargs="+")
     size = parser.add_mutually_exclusive_group()
@@ -74,10 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the checkpoint, write the format that is asked for, say what was written."""
+    """Read the checkpoint, write the format that is asked for, say what was written.
+
+    Raises:
+        InputError: a bundle of another format.
+    """
     from prune import checkpoint
     from prune.cli import console
+    from prune.errors import InputError
 
+    if args.bundle and args.format != "onnx":
+        raise InputError(f"--bundle holds an ONNX file; leave out --format {args.format}")
     document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
     if args.json:
         console.print_json(document)
@@ -104,6 +120,12 @@ Written = tuple[dict[str, object], str]
 
 
 def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
+    if args.bundle:
+        return _bundle(args, source)
+    return _one_file(args, source, _target(args, args.weights.with_suffix(".onnx")))
+
+
+def _one_file(args: argparse.Namespace, source: Checkpoint, target: Path) -> Written:
     from prune import checkpoint
     from prune.export.facts import provenance
     from prune.export.onnx import export
@@ -112,7 +134,7 @@ def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
     imgsz = picture_size(args.img_size, source.imgsz)
     done = export(
         net,
-        _target(args, args.weights.with_suffix(".onnx")),
+        target,
         names=source.names,
         imgsz=imgsz,
         batch=args.batch_size,
@@ -127,6 +149,27 @@ def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
         pictures=_pictures(args, net, imgsz),
     )
     return vars(done), _described(done)
+
+
+def _bundle(args: argparse.Namespace, source: Checkpoint) -> Written:
+    """Export into a new folder with all that detecting takes.
+
+    Raises:
+        InputError: a file that the folder's script could not use, or a folder that is there.
+    """
+    from prune.errors import InputError
+    from prune.export import bundle
+
+    if args.raw or args.nms or args.batch_size != 1:
+        raise InputError(
+            "--bundle's script takes all boxes of one picture; leave out --raw, --nms, --batch-size"
+        )
+    with bundle.new_folder(args.bundle) as folder:
+        document, text = _one_file(args, source, folder / bundle.MODEL)
+        bundle.complete(folder)
+    return {**document, "out": args.bundle / bundle.MODEL}, text.replace(
+        str(folder), str(args.bundle)
+    )
 
 
 LEGACY = range(11, 18)
