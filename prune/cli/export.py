@@ -267,7 +267,7 @@ def _listed(files: tuple[Path, ...]) -> Written:
 
 def _described(done: Exported) -> str:
     sides = [
-        f"  {kind:6} {name}: {' x '.join(map(str, shape))}"
+        f"  {kind:6} {name}: {' x '.join(map(str, shape)) or 'a number'}"
         for kind, tensors in (("input", done.inputs), ("output", done.outputs))
         for name, shape in tensors.items()
     ]
