@@ -1,4 +1,4 @@
-"""prune export: a checkpoint as ONNX, checked against torch, or as Darknet files."""
+"""prune export: a checkpoint as ONNX or for ncnn, checked against torch, or as Darknet files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
   prune export --weights best.pt --out mine.onnx --img-size 384 640 --dynamic
   prune export --weights best.pt --out mine.onnx --nms --half --data mine/data.yaml
+  prune export --weights best.pt --bundle mine
+  prune export --weights best.pt --format ncnn --out mine.param
   prune export --weights best.pt --format darknet --out mine.cfg"""
 
 
@@ -27,8 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--out", type=Path, metavar="FILE", help="file to write (default: beside the weights)"
+    )
+    place.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="new folder for the ONNX file, labels, preprocessing, a script that detects with "
+        "onnxruntime, numpy and Pillow alone, and a README with figures",
     )
     options.image_size(parser, nargs="+")
     size = parser.add_mutually_exclusive_group()
@@ -73,10 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the checkpoint, write the format that is asked for, say what was written."""
+    """Read the checkpoint, write the format that is asked for, say what was written.
+
+    Raises:
+        InputError: a bundle of another format.
+    """
     from prune import checkpoint
     from prune.cli import console
+    from prune.errors import InputError
 
+    if args.bundle and args.format != "onnx":
+        raise InputError(f"--bundle holds an ONNX file; leave out --format {args.format}")
     document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
     if args.json:
         console.print_json(document)
@@ -103,6 +120,12 @@ Written = tuple[dict[str, object], str]
 
 
 def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
+    if args.bundle:
+        return _bundle(args, source)
+    return _one_file(args, source, _target(args, args.weights.with_suffix(".onnx")))
+
+
+def _one_file(args: argparse.Namespace, source: Checkpoint, target: Path) -> Written:
     from prune import checkpoint
     from prune.export.facts import provenance
     from prune.export.onnx import export
@@ -111,7 +134,7 @@ def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
     imgsz = picture_size(args.img_size, source.imgsz)
     done = export(
         net,
-        _target(args, args.weights.with_suffix(".onnx")),
+        target,
         names=source.names,
         imgsz=imgsz,
         batch=args.batch_size,
@@ -126,6 +149,27 @@ def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
         pictures=_pictures(args, net, imgsz),
     )
     return vars(done), _described(done)
+
+
+def _bundle(args: argparse.Namespace, source: Checkpoint) -> Written:
+    """Export into a new folder with all that detecting takes.
+
+    Raises:
+        InputError: a file that the folder's script could not use, or a folder that is there.
+    """
+    from prune.errors import InputError
+    from prune.export import bundle
+
+    if args.raw or args.nms or args.batch_size != 1:
+        raise InputError(
+            "--bundle's script takes all boxes of one picture; leave out --raw, --nms, --batch-size"
+        )
+    with bundle.new_folder(args.bundle) as folder:
+        document, text = _one_file(args, source, folder / bundle.MODEL)
+        bundle.complete(folder)
+    return {**document, "out": args.bundle / bundle.MODEL}, text.replace(
+        str(folder), str(args.bundle)
+    )
 
 
 LEGACY = range(11, 18)
@@ -169,7 +213,7 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_darknet
 
     target = _target(args, args.weights.with_suffix(".cfg"), ".weights")
-    return _pair(write_darknet(checkpoint.network(source), target))
+    return _listed(write_darknet(checkpoint.network(source), target))
 
 
 def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -177,7 +221,27 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_yolor
 
     target = _target(args, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
-    return _pair(write_yolor(checkpoint.network(source), target, source.names))
+    return _listed(write_yolor(checkpoint.network(source), target, source.names))
+
+
+def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
+    from prune import checkpoint
+    from prune.errors import InputError
+    from prune.export.ncnn import export
+
+    for option in ("nms", "half", "dynamic"):
+        if getattr(args, option):
+            raise InputError(f"--{option} is for ONNX; --format ncnn gives head maps of any size")
+    done = export(
+        checkpoint.network(source),
+        _target(args, args.weights.with_suffix(".param"), ".bin"),
+        names=source.names,
+        imgsz=picture_size(args.img_size, source.imgsz),
+    )
+    document, text = _listed(done.out)
+    agreement = f"agrees with torch to {done.max_abs_diff:.2g} ({done.max_rel_diff:.2g} relative)"
+    differences = {"max_abs_diff": done.max_abs_diff, "max_rel_diff": done.max_rel_diff}
+    return {**document, **differences}, f"{text}\n  {agreement}"
 
 
 def _target(args: argparse.Namespace, usual: Path, second: str | None = None) -> Path:
@@ -195,7 +259,7 @@ def _target(args: argparse.Namespace, usual: Path, second: str | None = None) ->
     return target
 
 
-def _pair(files: tuple[Path, Path]) -> Written:
+def _listed(files: tuple[Path, ...]) -> Written:
     sizes = {str(path): path.stat().st_size for path in files}
     text = "\n".join(f"{name}  {size:,} bytes" for name, size in sizes.items())
     return {"out": list(sizes), "bytes": list(sizes.values())}, text
@@ -203,7 +267,7 @@ def _pair(files: tuple[Path, Path]) -> Written:
 
 def _described(done: Exported) -> str:
     sides = [
-        f"  {kind:6} {name}: {' x '.join(map(str, shape))}"
+        f"  {kind:6} {name}: {' x '.join(map(str, shape)) or 'a number'}"
         for kind, tensors in (("input", done.inputs), ("output", done.outputs))
         for name, shape in tensors.items()
     ]
@@ -219,4 +283,4 @@ def _described(done: Exported) -> str:
 Format = Callable[[argparse.Namespace, "Checkpoint"], Written]
 """Write the checkpoint as the options say."""
 
-FORMATS: dict[str, Format] = {"onnx": _onnx, "darknet": _darknet, "yolor": _yolor}
+FORMATS: dict[str, Format] = {"onnx": _onnx, "ncnn": _ncnn, "darknet": _darknet, "yolor": _yolor}

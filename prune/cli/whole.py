@@ -96,6 +96,7 @@ def _names(args: argparse.Namespace) -> Sequence[str] | None:
 
 def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:
     from prune import checkpoint
+    from prune.export.facts import provenance
     from prune.export.onnx import export
 
     done = export(
@@ -104,6 +105,7 @@ def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:
         names=source.names,
         imgsz=(source.imgsz, source.imgsz),
         source=checkpoint.digest(out),
+        about=provenance(source),
     )
     return done.out
 

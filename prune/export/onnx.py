@@ -120,14 +120,17 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
     )
     batches = [*random_pictures(_compared_shapes(job)), *pictures]
     said = facts(own, job, names=names, source=source, about=about or {})
+    said |= {"half": str(half), "nms": "False"}
     with replacing(target) as part:
         model = _written(job, part, exporter=exporter)
         check_widths(model, own)
+        reference = _wrapped(own, raw=raw)
+        _save(model, part, said)
+        difference = _proved(part, reference, batches, tolerance=TOLERANCE)
         if half:
             halve_weights(model)
-        _save(model, part, said | {"half": str(half), "nms": "False"})
-        tolerance = HALF_TOLERANCE if half else TOLERANCE
-        difference = _proved(part, _wrapped(own, raw=raw), batches, tolerance=tolerance)
+            _save(model, part, said)
+            difference = _proved(part, reference, batches, tolerance=HALF_TOLERANCE)
         if max_detections is not None:
             _suppress(model, part, batches, limit=max_detections)
         size = part.stat().st_size

@@ -1,0 +1,143 @@
+"""A folder that detects on its own: the model, what it expects, a script, and figures about it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from prune.errors import InputError, WriteError
+from prune.export import bundle_detect
+from prune.export.facts import PREPROCESSING
+from prune.bench.latency import latencies_ms
+
+MODEL = "model.onnx"
+ROUNDS = 10  # timed runs; a large network takes half a second for each
+DETECTION: dict[str, object] = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; it takes that name when the block ends well.
+
+    Raises:
+        InputError: there is something by that name already, or it cannot be made.
+        WriteError: it cannot be moved to its place.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; name a new folder for the bundle")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-part-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        part.replace(folder)
+    except OSError as error:
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def complete(folder: Path, *, rounds: int = ROUNDS) -> None:
+    """Write what belongs beside the model in `folder`, from the model's own metadata.
+
+    Args:
+        folder: holds MODEL, exported for one picture a run, with decoded boxes.
+        rounds: timed runs.
+
+    Raises:
+        InputError: the model cannot be timed here.
+    """
+    facts = {
+        entry.key: entry.value
+        for entry in onnx.load(folder / MODEL, load_external_data=False).metadata_props
+    }
+    names: list[str] = list(ast.literal_eval(facts["names"]).values())
+    milliseconds = latencies_ms([folder / MODEL], rounds=rounds)[folder / MODEL]
+    size = (folder / MODEL).stat().st_size
+    texts = {
+        "labels.txt": "".join(f"{' '.join(name.split())}\n" for name in names),
+        "preprocess.json": json.dumps(_preprocessing(facts), indent=2) + "\n",
+        "detect.py": Path(bundle_detect.__file__).read_text(encoding="utf-8"),
+        "README.md": _readme(facts, names=names, size=size, milliseconds=milliseconds),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _preprocessing(facts: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "size": ast.literal_eval(facts["imgsz"]),  # height, width
+        "any_size": facts["dynamic"] == "True",
+        "stride": int(facts["stride"]),
+        **PREPROCESSING,
+        **DETECTION,
+    }
+
+
+_README = """\
+# Detector of {classes}
+
+    pip install onnxruntime numpy pillow
+    python detect.py photo.jpg --out boxed.jpg
+
+prints one JSON line a box: corners in pixels, class, name, confidence. `--conf` and `--iou` set the
+thresholds.
+
+| | |
+|---|---|
+| file | {size:,} bytes{half} |
+| parameters | {params:,} |
+| multiply-adds | {macs:,} at {height} x {width} |
+| latency | {milliseconds:.1f} ms a picture, median of {rounds} runs |
+| measured on | {machine} |
+| accuracy | {accuracy} |
+
+`model.onnx` takes `images`, {shape}, RGB in 0..1, and gives `output`, one row a box:
+centre x, centre y, width, height in pixels of the padded picture, objectness, class probabilities.
+`preprocess.json` says how a picture becomes `images`; `labels.txt` names the classes by line.
+Made by detector-prune {version}, {date}.
+"""
+
+
+def _readme(facts: Mapping[str, str], *, names: list[str], size: int, milliseconds: float) -> str:
+    height, width = ast.literal_eval(facts["imgsz"])
+    any_size = facts["dynamic"] == "True"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return _README.format(
+        classes=", ".join(names[:5]) + more,
+        size=size,
+        half=", weights in half precision" if facts["half"] == "True" else "",
+        params=int(facts["params"]),
+        macs=int(facts["macs"]),
+        height=height,
+        width=width,
+        milliseconds=milliseconds,
+        rounds=ROUNDS,
+        machine=_machine(),
+        accuracy=_accuracy(json.loads(facts["prune"])["map"]),
+        shape=f"[batch, 3, {'height, width' if any_size else f'{height}, {width}'}]",
+        version=facts["version"],
+        date=facts["date"],
+    )
+
+
+def _machine() -> str:
+    return f"{platform.machine()} {platform.system()}, ONNX Runtime {onnxruntime.__version__}"
+
+
+def _accuracy(scores: Mapping[str, float] | None) -> str:
+    if not scores:
+        return "unknown here: the checkpoint holds no scores; `prune val` measures them"
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items()) + " (validation)"

@@ -1,0 +1,87 @@
+"""Detect objects in a picture: python detect.py photo.jpg [--out boxed.jpg].
+
+Needs onnxruntime, numpy and Pillow. Prints one JSON line a box, the surest first.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageDraw, ImageOps
+
+HERE = Path(__file__).resolve().parent
+
+
+def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Scale and pad a picture; also give the scale and the padding, across and down."""
+    height, width = how["size"]
+    fits = min(width / picture.width, height / picture.height)
+    longest = max(how["size"]) if how["any_size"] else round(max(picture.size) * fits)
+    scaled = [max(1, round(side * longest / max(picture.size))) for side in picture.size]
+    if how["any_size"]:
+        width, height = (-(-side // how["stride"]) * how["stride"] for side in scaled)
+    corner = ((width - scaled[0]) // 2, (height - scaled[1]) // 2)
+    smaller = max(picture.size) > longest  # Hamming comes nearest to how training shrinks
+    kind = Image.Resampling.HAMMING if smaller else Image.Resampling.BILINEAR
+    padded = Image.new("RGB", (width, height), (how["pad"],) * 3)
+    padded.paste(picture.resize((scaled[0], scaled[1]), kind), corner)
+    pixels = np.asarray(padded, np.float32).transpose(2, 0, 1)[None] * np.float32(how["scale"])
+    return pixels, np.array(scaled * 2) / (picture.size * 2), np.array(corner * 2)
+
+
+def overlap(box: Any, others: Any) -> Any:
+    """Intersection over union of a box, [4], with others, [n, 4]."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = (high - low).clip(0).prod(axis=1)
+    area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
+    return shared / (area + areas - shared).clip(1e-9)
+
+
+def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, float]]:
+    """Turn [boxes, 5 + classes] into (corners, class, confidence), suppressing class by class."""
+    scores = decoded[:, 5:] * decoded[:, 4:5]
+    labels, best = scores.argmax(axis=1), scores.max(axis=1)
+    sound = (best > confidence) & np.isfinite(decoded).all(axis=1) & (decoded[:, 2:4] > 0).all(1)
+    corners = np.hstack(
+        (decoded[:, :2] - decoded[:, 2:4] / 2, decoded[:, :2] + decoded[:, 2:4] / 2)
+    )
+    left, kept = [i for i in np.argsort(-best, kind="stable") if sound[i]], []
+    while left:
+        first, rest = left[0], np.array(left[1:], dtype=int)
+        kept.append((corners[first], int(labels[first]), float(best[first])))
+        clear = overlap(corners[first], corners[rest]) <= iou
+        left = list(rest[clear | (labels[rest] != labels[first])])
+    return kept
+
+
+def main() -> None:
+    """Detect on one picture, print its boxes, draw them if wished."""
+    how = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
+    names = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
+    parser = argparse.ArgumentParser(description="Detect objects in a picture.")
+    parser.add_argument("picture", help="a picture file")
+    parser.add_argument("--out", help="write the picture with its boxes to this file")
+    parser.add_argument("--conf", type=float, default=how["confidence"], help="lowest confidence")
+    parser.add_argument("--iou", type=float, default=how["iou"], help="most overlap in a class")
+    args = parser.parse_args()
+    picture = ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB")
+    images, scale, corner = letterbox(picture, how)
+    session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
+    (decoded,) = session.run(["output"], {"images": images})
+    draw = ImageDraw.Draw(picture)
+    for box, label, confidence in picked(decoded[0], args.conf, args.iou)[: how["max_detections"]]:
+        limits = np.array(picture.size * 2)
+        xyxy = ((box - corner) / scale).clip(0, limits).round(2).tolist()
+        found = {"xyxy": xyxy, "class": label, "name": names[label]}
+        print(json.dumps({**found, "confidence": round(confidence, 5)}))
+        draw.rectangle(xyxy, outline="red", width=2)
+        draw.text((xyxy[0] + 3, xyxy[1] + 2), f"{names[label]} {confidence:.2f}", fill="red")
+    if args.out:
+        picture.save(args.out)
+
+
+if __name__ == "__main__":
+    main()
