@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "depth": "remove whole residual blocks",
     "sensitivity": "what cutting each coupled group alone costs in mAP",
     "export": "write ONNX (checked) or Darknet files",
+    "auto": "the whole road: cut, fine-tune, quantise and measure down to a latency",
     "quantize": "an ONNX file in INT8, scored and timed",
     "bench": "how long files take in the runtimes of this machine",
 }

@@ -32,6 +32,11 @@ def add_arguments(
         metavar="B",
         help="time of one picture on this machine to come down to: a share, 0.5, or 20ms",
     )
+    add_place(parser)
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add --runtime and --threads."""
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -107,7 +112,7 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
         PlanError: neither a share nor milliseconds, or options that do not go with them.
         InputError: see `latency.plan.opened`.
     """
-    amount, is_share = _amount(args.latency)
+    wanted, is_share = amount(args.latency)
     if args.steps != 1 or args.sensitivity or args.allocation:
         raise PlanError(
             "--latency has an allocation of its own, made at once; leave out --allocation, "
@@ -119,7 +124,7 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
 
     setting = Setting(threads_of(args.threads), (imgsz, imgsz))
     clock = opened(subject, runtime=args.runtime, setting=setting, seed=args.seed, say=_say)
-    return Deadline(args, subject, clock, amount * clock.before_ms if is_share else amount)
+    return Deadline(args, subject, clock, wanted * clock.before_ms if is_share else wanted)
 
 
 def as_text(told: Mapping[str, object]) -> str:
@@ -133,7 +138,7 @@ def as_text(told: Mapping[str, object]) -> str:
     )
 
 
-def _amount(text: str) -> tuple[float, bool]:
+def amount(text: str) -> tuple[float, bool]:
     """Read 0.5, a share, or 20ms; say whether it is a share."""
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms)?", text.strip().lower())
     value = float(found[1]) if found else 0.0

@@ -14,10 +14,10 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
+from prune.bench.latency import latencies_ms
 from prune.errors import InputError, WriteError
 from prune.export import bundle_detect
 from prune.export.facts import PREPROCESSING
-from prune.bench.latency import latencies_ms
 
 MODEL = "model.onnx"
 ROUNDS = 10  # timed runs; a large network takes half a second for each

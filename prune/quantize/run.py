@@ -103,7 +103,7 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
     pictures = subject.pictures(wish.images, seed=wish.seed)
     spec.pictures(wish.split)  # raises before a minute's work
     say(f"ranges from {len(pictures)} pictures ({wish.method})")
-    make = _maker(subject, pictures, wish)
+    make = maker(subject, pictures, wish)
     before = subject.score(subject.model, wish.split)
     least = -1.0 if wish.max_drop is None else before.map - wish.max_drop / 100
     order = subject.parts.layers
@@ -165,8 +165,8 @@ def pays(timed: Measured) -> bool:
     return timed.rows[1].ratio_to_first.high < 1
 
 
-def _maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
-    """Take ranges, once; return what makes a model of them."""
+def maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
+    """Take ranges from pictures, once; return what makes models of the subject in INT8."""
     operators = OPERATORS[wish.runtime]
     seen = calibrate.ranges(
         subject.model, subject.batches(pictures), operators=operators, method=wish.method

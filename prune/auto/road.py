@@ -1,0 +1,254 @@
+"""The stages from a trained detector to a file that is fast enough, each chosen by what came out.
+
+A cut is tried before anything is trained: its deployed form is timed beside the dense network, and
+the cut is made deeper or shallower until that is as fast as was asked for. Only then comes what
+takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import onnx
+
+from prune import checkpoint
+from prune.auto.commands import prune
+from prune.auto.journal import Facts, Journal
+from prune.bench.files import settle
+from prune.bench.rows import Pair, measure
+from prune.data import spec
+from prune.data.spec import DataSpec
+from prune.errors import InputError
+from prune.export.onnx import export
+from prune.quantize.run import Wish as Int8
+from prune.quantize.run import maker
+from prune.quantize.subject import FEWEST, open_subject
+from prune.train.source import activated, trained
+
+TRIES = 5  # cuts until one is as fast as was asked for
+NEAR = 0.03  # a cut is fast enough if it misses by so much: what a clock can tell
+ROUNDS = 30
+_TOLD = ("epochs", "best_epoch", "test_map")  # what a training says that is worth keeping
+_HARMLESS = 0.05  # points of mAP that INT8 may always take: what scores differ by anyway
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run is to come to.
+
+    Attributes:
+        weights: the trained detector.
+        data: its pictures.
+        latency: a share of the dense network's milliseconds, or milliseconds; see `is_share`.
+        is_share: whether `latency` is a share.
+        int8: whether the file may be in INT8.
+        max_drop: mAP@.5:.95 that may be lost, in points (hundredths).
+        runtime: where it is to be fast.
+        threads: of a run.
+        imgsz: height and width of the pictures, pixels.
+        epochs: of the fine-tuning.
+        activation: what convolutions learn instead of their own; "" keeps it.
+        depth: residual blocks that leave; "auto" chooses.
+        training: more options of `prune train`, as words.
+        device: for `--device`.
+        seed: of everything.
+    """
+
+    weights: Path
+    data: Path
+    latency: float
+    is_share: bool
+    int8: bool
+    max_drop: float
+    runtime: str
+    threads: int
+    imgsz: int
+    epochs: int
+    activation: str
+    depth: str
+    training: tuple[str, ...]
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Road:
+    """A run under way: what is wished, the folder of its files, what is done."""
+
+    wish: Wish
+    folder: Path
+    journal: Journal
+    say: Callable[[str], None]
+
+    def file(self, name: str) -> Path:
+        """Name one of the run's files."""
+        return self.folder / name
+
+    def fact(self, stage: str, name: str) -> float:
+        """Return a number that a stage found."""
+        return float(cast(float, self.journal.stages[stage][name]))
+
+
+def walk(road: Road) -> None:
+    """Do all stages that are not done yet."""
+    for name, stage in STAGES.items():
+        road.journal.done(name, partial(stage, road))
+
+
+def _dense(road: Road) -> Facts:
+    """Score the detector as it is, and write it as it would be deployed."""
+    scores = _scores(road, road.wish.weights)
+    out = road.file("dense.onnx")
+    prune("export", "--weights", road.wish.weights, "--img-size", road.wish.imgsz, "--out", out)
+    return {**scores, "ms": _ms(road, out), "file": str(out)}
+
+
+def _cut(road: Road) -> Facts:
+    """Find the cut whose deployed form is fast enough; recover what can be without training."""
+    wish, dense = road.wish, road.fact("dense", "ms")
+    goal = wish.latency * dense if wish.is_share else wish.latency
+    data = spec.load(wish.data, splits=("train", "val"))
+    start = _deployed_ms(road, wish.weights, data)
+    tried: list[Facts] = [{"asked_ms": dense, "came_ms": start}]
+    out = road.file("cut.pt")
+    if start <= goal:
+        road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
+        checkpoint.save(checkpoint.load(wish.weights), out)
+        return {"goal_ms": goal, "tried": tried, "file": str(out)}
+    asked = dense * goal / start
+    for _ in range(TRIES):
+        prune(*_cut_words(road, asked, out))
+        came = _deployed_ms(road, out, data)
+        tried.append({"asked_ms": asked, "came_ms": came})
+        road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
+        if abs(came / goal - 1) <= NEAR:
+            break
+        asked *= goal / came
+    made = prune(*_cut_words(road, asked, out), *_recovery(road))
+    kept = {key: made[key] for key in ("params", "macs", "latency", "recovery")}
+    blocks = cast("list[object]", made["blocks"])
+    return {"goal_ms": goal, "tried": tried, "blocks": blocks, **kept, "file": str(out)}
+
+
+def _cut_words(road: Road, asked: float, out: Path) -> list[object]:
+    wish = road.wish
+    words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.4f}ms"]
+    words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
+    words += ["--data", wish.data, "--depth", wish.depth, "--seed", wish.seed]
+    return [*words, "--device", wish.device, "--out", out]
+
+
+def _recovery(road: Road) -> list[object]:
+    return ["--compensate", "--reconstruct", road.wish.data, "--score"]
+
+
+def _tune(road: Road) -> Facts:
+    """Fine-tune with the uncut detector as teacher; go on with a run that was broken off."""
+    wish, folder = road.wish, road.file("train")
+    last, best = (folder / "weights" / f"{name}.pt" for name in ("last", "best"))
+    if last.is_file() and checkpoint.load(last).training:
+        words: list[object] = ["train", "--resume", last]
+    else:
+        words = ["train", "--weights", road.file("cut.pt"), "--pt", "--teacher", wish.weights]
+        words += ["--data", wish.data, "--img-size", wish.imgsz, "--epochs", wish.epochs]
+        words += ["--activation", wish.activation] if wish.activation else []
+        words += ["--seed", wish.seed, "--device", wish.device, *wish.training]
+        words += ["--project", road.folder, "--name", folder.name, "--exist-ok"]
+    told = prune(*words)
+    out = road.file("pruned.pt")
+    checkpoint.save(checkpoint.load(best), out)
+    kept: Facts = {name: told[name] for name in _TOLD if name in told}
+    return {**_scores(road, out), **kept, "file": str(out)}
+
+
+def _export(road: Road) -> Facts:
+    """Write what was fine-tuned, compared with torch on real pictures."""
+    words = ["export", "--weights", road.file("pruned.pt"), "--data", road.wish.data]
+    out = road.file("pruned.onnx")
+    told = prune(*words, "--img-size", road.wish.imgsz, "--out", out)
+    return {"max_rel_diff": told["max_rel_diff"], "bytes": told["bytes"], "file": str(out)}
+
+
+def _quantize(road: Road) -> Facts:
+    """Put it into INT8, within what of the allowed drop is left."""
+    if not road.wish.int8:
+        return {"skipped": "no --int8"}
+    lost = 100 * (road.fact("dense", "map") - road.fact("tune", "map"))
+    left = max(road.wish.max_drop - lost, _HARMLESS)
+    words: list[object] = ["quantize", "--weights", road.file("pruned.onnx")]
+    words += ["--data", road.wish.data, "--max-drop", f"{left:.3f}"]
+    words += ["--runtime", road.wish.runtime, "--threads", road.wish.threads]
+    told = prune(*words, "--seed", road.wish.seed, "--out", road.file("pruned-int8.onnx"))
+    return {"left": left, "file": told["out"], **told}
+
+
+def _bench(road: Road) -> Facts:
+    """Time and score every file beside the dense one, in every runtime at hand."""
+    files = [road.journal.stages[stage].get("file") for stage in ("dense", "export", "quantize")]
+    words: list[object] = ["bench", *(file for file in files if file), "--data", road.wish.data]
+    words += ["--threads", road.wish.threads, "--runtime", ",".join(_runtimes(road.wish.runtime))]
+    return prune(*words, "--png", road.file("bench.png"))
+
+
+def _runtimes(wanted: str) -> list[str]:
+    """Name the runtimes to compare: the wished one first."""
+    from prune.bench.runtimes import installed
+
+    others = [name for name in ("onnxruntime", "openvino") if name in installed()]
+    return list(dict.fromkeys([wanted, *others]))
+
+
+STAGES: dict[str, Callable[[Road], Mapping[str, object]]] = {
+    "dense": _dense,
+    "cut": _cut,
+    "tune": _tune,
+    "export": _export,
+    "quantize": _quantize,
+    "bench": _bench,
+}
+
+
+def _scores(road: Road, weights: Path) -> Facts:
+    words = ["val", "--weights", weights, "--data", road.wish.data, "--no-plots"]
+    told = prune(*words, "--img-size", road.wish.imgsz, "--device", road.wish.device)
+    return {"map50": told["map50"], "map": told["map"]}
+
+
+def _deployed_ms(road: Road, weights: Path, data: DataSpec) -> float:
+    """Time a checkpoint in the form it would be deployed in: activation, INT8, runtime."""
+    source = trained(weights, names=data.names, cfg=None, pt=False)
+    if road.wish.activation:
+        source = activated(source, road.wish.activation)
+    size = (road.wish.imgsz, road.wish.imgsz)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        export(source.net, path, names=data.names, imgsz=size)
+        if road.wish.int8:
+            onnx.save(_in_int8(road, path, data), path)
+        return _ms(road, path)
+
+
+def _in_int8(road: Road, path: Path, data: DataSpec) -> onnx.ModelProto:
+    """Quantise for the clock alone: ranges from few pictures, nothing scored."""
+    subject = open_subject(path, data)
+    pictures = subject.pictures(FEWEST, seed=road.wish.seed)
+    return maker(subject, pictures, Int8(runtime=road.wish.runtime))(())
+
+
+def _ms(road: Road, path: Path) -> float:
+    """Time a file; beside the dense one where that is written, so that drift hits both alike."""
+    dense = road.file("dense.onnx")
+    files = [path] if path == dense else [dense, path]
+    threads = road.wish.threads
+    pairs = [Pair(file, road.wish.runtime, file, settle(file, threads=threads)) for file in files]
+    found = measure(pairs, rounds=ROUNDS)
+    if found.refused:
+        raise InputError(found.refused[0])
+    if path == dense:
+        return found.rows[0].spread.median
+    return found.rows[1].ratio_to_first.middle * road.fact("dense", "ms")

@@ -1,0 +1,190 @@
+"""prune auto: the whole road, from a trained detector to a file that is fast enough here."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.cli import options, timing
+
+if TYPE_CHECKING:
+    from prune.auto.road import Road, Wish
+    from prune.auto.verdict import Verdict
+
+EXAMPLE = """\
+  prune auto --weights best.pt --data data/mine.yaml --latency 0.4
+  prune auto --weights best.pt --data data/mine.yaml --latency 20ms --int8 --max-drop 1.0
+  prune auto --resume runs/auto/exp"""
+
+MISSED = 3  # exit status: done, but slower or worse than was asked for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the trained detector")
+    options.data(parser, required=False)
+    parser.add_argument(
+        "--latency",
+        metavar="B",
+        help="time of one picture to come down to: a share of the detector's own, 0.4, or 20ms",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="mAP@.5:.95 that may be lost in all (default 1.0)",
+    )
+    parser.add_argument("--int8", action="store_true", help="quantise as well")
+    timing.add_place(parser)
+    options.image_size(parser)
+    parser.add_argument(
+        "--depth",
+        default="auto",
+        metavar="N",
+        help="residual blocks that leave; auto tries numbers (default auto)",
+    )
+    parser.add_argument(
+        "--epochs", type=options.positive, default=50, metavar="N", help="of fine-tuning (50)"
+    )
+    parser.add_argument(
+        "--activation",
+        metavar="NAME",
+        help="what convolutions learn instead of their own; keep leaves it (default: relu with "
+        "--int8, else keep)",
+    )
+    parser.add_argument(
+        "--train",
+        default="",
+        metavar="WORDS",
+        help='more options of prune train in one word, e.g. "--batch-size 8 --bf16 --cache ram"',
+    )
+    options.device(parser)
+    options.seed(parser)
+    options.run_folder(parser, project="runs/auto")
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with a run that was broken off"
+    )
+    options.json_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Walk the road, or what is left of it; print one table and one recommendation."""
+    from prune.atomic import write_text
+    from prune.auto import verdict as verdicts
+    from prune.auto.road import walk
+    from prune.cli import console
+
+    road = _taken_up(args.resume) if args.resume else _begun(args)
+    try:
+        walk(road)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"prune: stopped; to go on: prune auto --resume {road.folder}\n")
+        return 130
+    found = verdicts.verdict(road.journal, max_drop=road.wish.max_drop)
+    text = f"{verdicts.table(found)}\n\n{verdicts.conclusion(found)}"
+    write_text(road.file("report.md"), f"# {road.wish.weights.name}\n\n{text}\n")
+    if args.json:
+        console.print_json(document(road, found))
+    else:
+        print(text)
+    return 0 if found.held else MISSED
+
+
+def document(road: Road, found: Verdict) -> dict[str, object]:
+    """Return what --json prints."""
+    return {
+        "rows": [vars(row) for row in found.rows],
+        "recommended": vars(found.best),
+        "goal_ms": found.goal_ms,
+        "fast_enough": found.fast_enough,
+        "good_enough": found.good_enough,
+        "folder": str(road.folder),
+        "stages": road.journal.stages,
+    }
+
+
+def _begun(args: argparse.Namespace) -> Road:
+    """Check what is asked for, make the run's folder, write the wish down."""
+    from prune import runs
+    from prune.auto.journal import Journal
+    from prune.auto.road import Road
+
+    wish = _wish(args)
+    _check(wish)
+    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    runs.record(folder, vars(args))
+    journal = Journal(folder / "auto.json", {**vars(wish)}, {})
+    journal.write()
+    return Road(wish, folder, journal, _say)
+
+
+def _taken_up(folder: Path) -> Road:
+    """Read a run's wish and what of it is done."""
+    from prune.auto import journal as journals
+    from prune.auto.road import Road, Wish
+
+    journal = journals.read(folder / "auto.json")
+    said = dict(journal.wish)
+    for name in ("weights", "data"):
+        said[name] = Path(str(said[name]))
+    said["training"] = tuple(said["training"])  # type: ignore[arg-type]  # a list of words
+    return Road(Wish(**said), folder, journal, _say)  # type: ignore[arg-type]  # as it was written
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    from prune import checkpoint
+    from prune.auto.road import Wish
+    from prune.bench.machine import threads_of
+    from prune.errors import InputError
+
+    for name in ("weights", "data", "latency"):
+        if getattr(args, name) is None:
+            raise InputError(f"--{name} is missing; see prune auto --help")
+    amount, is_share = timing.amount(args.latency)
+    usual = "relu" if args.int8 else "keep"
+    activation = args.activation or usual
+    return Wish(
+        weights=args.weights.resolve(),
+        data=args.data.resolve(),
+        latency=amount,
+        is_share=is_share,
+        int8=args.int8,
+        max_drop=args.max_drop,
+        runtime=args.runtime,
+        threads=threads_of(args.threads),
+        imgsz=options.side(args, checkpoint.load(args.weights).imgsz),
+        epochs=args.epochs,
+        activation="" if activation == "keep" else activation,
+        depth=args.depth,
+        training=tuple(shlex.split(args.train)),
+        device=args.device,
+        seed=args.seed,
+    )
+
+
+def _check(wish: Wish) -> None:
+    """Find out before an hour's work what could not be used at its end.
+
+    Raises:
+        PruneError: data, runtime or activation that cannot be used.
+    """
+    from prune.bench.runtimes import library
+    from prune.cli.train import ACTIVATIONS
+    from prune.data import spec
+    from prune.errors import InputError
+
+    spec.load(wish.data, splits=("train", "val"))
+    library(wish.runtime)
+    if not wish.max_drop >= 0:
+        raise InputError(f"max-drop is {wish.max_drop}; it is in mAP points, e.g. 1.0")
+    if wish.activation and wish.activation not in ACTIVATIONS:
+        known = ", ".join(("keep", *ACTIVATIONS))
+        raise InputError(f"activation is {wish.activation!r}; it can be {known}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"prune: {line}\n")
