@@ -255,7 +255,7 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
     """
     with run.watch("step"):
         tell(run.optimizer, setting)
-        penalty = _penalty(run, share)
+        penalty = _penalty(run, share)  # none at most updates
         gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
         run.scaler.step(run.optimizer)
         run.scaler.update()
@@ -264,10 +264,15 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
 
 
 def _penalty(run: Run, share: float) -> Callable[[], None] | None:
-    """Return what makes channels fade, as strong as it is when this share of the run is done."""
+    """Return what makes channels fade, if it is due when this share of the run is done.
+
+    The average counts the updates: its count is kept with a run, outlives cuts, and is the same in
+    every process.
+    """
     if run.penalty is None or run.settings.sparsity is None:
         return None
-    return partial(run.penalty, run.settings.sparsity.at(share))
+    strength = run.settings.sparsity.owed(share, updates=run.ema.updates)
+    return partial(run.penalty, strength) if strength else None
 
 
 def _items(run: Run, maps: Sequence[Tensor], targets: Tensor) -> Tensor:
