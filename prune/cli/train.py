@@ -109,9 +109,10 @@ def _run(
             folder,
             args.json,
             best_after=job.settings.best_after,
-            pruned=job.source.pruned or job.narrowing is not None,
+            then=outcome.next_command(job, folder),
             test=test,
         )
+        outcome.tell_of_sparsity(job, folder, say)
     return 0
 
 
