@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from prune.cli.job import Job
     from prune.score.metrics import Scores
-    from prune.train.keep import Row
+    from prune.train.keep import Origin, Row
     from prune.train.log import Log
     from prune.train.loop import Narrow
+    from prune.train.profile import Stopwatch
+    from prune.train.run import Run
     from prune.train.team import Team
 
     Say = Callable[[str], None]
@@ -190,39 +192,19 @@ def _train(
 ) -> tuple[list[Row], Scores | None]:
     """Train, and look at what came of it; the figures of all epochs, and of the test split."""
     from prune.train import keep, memory
-    from prune.train.keep import Origin
     from prune.train.loop import train
     from prune.train.profile import Stopwatch
-    from prune.train.run import start
     from prune.train.safe import saving
     from prune.train.stop import listening
 
-    origin = Origin(
-        names=job.spec.names,
-        data=str(job.spec.path),
-        history=job.source.history,
-        parent=job.source.parent,
-        teacher=job.teacher.digest if job.teacher else None,
-        pictures=keep.listing(job.spec.pictures("train")),
-    )
     with _logging(args, job.team, folder, say) as log, memory.enough(job.settings, job.device):
         watch = Stopwatch(job.device) if job.settings.profile else None
         with listening(log.say, launched=job.team.size > 1) as asked:
             rows = train(
-                # Without a name, which would keep the first network while cuts replace it.
-                start(
-                    job.source.net,
-                    len(job.batches),
-                    settings=job.settings,
-                    hyp=job.hyp,
-                    device=job.device,
-                    teacher=job.teacher.net if job.teacher else None,
-                    team=job.team,
-                    watch=watch,
-                ),
+                _started(job, watch),  # without a name, which would keep it while cuts replace it
                 job.batches,
                 job.judge,
-                origin=origin,
+                origin=_origin(job),
                 log=log,
                 resume=job.state,
                 asked=asked,
@@ -238,6 +220,34 @@ def _train(
         with saving(folder, len(rows)):
             keep.finish(folder / "weights")  # last: until then, a killed run can be resumed
     return rows, test
+
+
+def _started(job: Job, watch: Stopwatch | None) -> Run:
+    from prune.train.run import start
+
+    return start(
+        job.source.net,
+        len(job.batches),
+        settings=job.settings,
+        hyp=job.hyp,
+        device=job.device,
+        teacher=job.teacher.net if job.teacher else None,
+        team=job.team,
+        watch=watch,
+    )
+
+
+def _origin(job: Job) -> Origin:
+    from prune.train.keep import Origin, listing
+
+    return Origin(
+        names=job.spec.names,
+        data=str(job.spec.path),
+        history=job.source.history,
+        parent=job.source.parent,
+        teacher=job.teacher.digest if job.teacher else None,
+        pictures=listing(job.spec.pictures("train")),
+    )
 
 
 @contextmanager
