@@ -94,8 +94,8 @@ def _run(
     from prune.train.loop import Stopped
 
     job = team.all_make(partial(jobs.prepare, args, where, team, say))
-    if folder is None:
-        folder = team.first(partial(_new_folder, args, job))
+    make = partial(_taken_up, args, folder) if folder else partial(_new_folder, args, job)
+    folder = team.first(make)
     say(f"training on {job.device}, files in {folder}")
     try:
         rows, test = _train(args, job, folder, say)
@@ -128,6 +128,16 @@ def _new_folder(args: argparse.Namespace, job: Job) -> Path:
     folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
     resume.clear(folder, needed=(args.weights, args.teacher))
     _record(args, job, folder)
+    return folder
+
+
+def _taken_up(args: argparse.Namespace, folder: Path) -> Path:
+    """Check that a run can go on in its folder; note there where its data is now."""
+    from prune import runs
+    from prune.atomic import probe
+
+    probe(folder)
+    runs.amend(folder, data=args.data.resolve())
     return folder
 
 
