@@ -72,6 +72,21 @@ def expect_writable(target: Path) -> None:
         raise InputError(f"cannot write {target}: {folder} is no folder that may be written")
 
 
+def probe(folder: Path) -> None:
+    """Check by writing that files can be written into a folder; no trace stays, even of a kill.
+
+    Permissions alone do not tell: root has them all, a read-only or full disk has them too.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise InputError(f"cannot write into the folder {folder}: {error.strerror}") from error
+
+
 def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` as UTF-8, whole or not at all.
 

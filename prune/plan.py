@@ -14,7 +14,7 @@ from prune.graph import Group
 from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"
-_OPTIONAL = ("inputs", "keep", "shapes")  # files of detectors have none of these
+OF_MODULES = ("inputs", "keep", "shapes")  # plans for checkpoints have none of these
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def to_dict(plan: Plan) -> dict[str, object]:
     """Return a plan as plain values, the form it has in files."""
     document = {"format": FORMAT, **json.loads(json.dumps(asdict(plan)))}
     document["shapes"] = dict(document["shapes"])
-    return {key: value for key, value in document.items() if value or key not in _OPTIONAL}
+    return {key: value for key, value in document.items() if value or key not in OF_MODULES}
 
 
 def to_json(plan: Plan) -> str:

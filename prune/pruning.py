@@ -91,8 +91,13 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
     Channels go first, then whole blocks: a plan names both as the original has them.
 
     Raises:
-        PlanError: the plan does not fit the network.
+        PlanError: the plan does not fit the network, or says what only a module's plan does.
     """
+    if foreign := [name for name in plan.OF_MODULES if getattr(wanted, name)]:
+        raise PlanError(
+            f"the plan says {', '.join(foreign)}, which is for Python modules (prune.cut) and not "
+            "heeded here; take it out of the plan, and what is to stay out of the cuts"
+        )
     identity = checkpoint.network_id(subject.checkpoint.cfg)
     if wanted.network not in ("", identity):
         raise PlanError(

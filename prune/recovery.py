@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prune import checkpoint, depth, device
+from prune import checkpoint, depth, device, pruning
 from prune.checkpoint import Checkpoint
 from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.models.darknet import Darknet
+from prune.plan import Plan
 from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.recover.recalibrate import recalibrate
@@ -175,7 +176,7 @@ class Prepared:
         Returns:
             The checkpoint with its new weights, told of in its history, and a row a step.
         """
-        case = self._case(pruned, result)
+        case = self._case(pruned, checkpoint.network(result))
         rows = [self._row("original", case.original)] if self._judge else []
         rows += [self._row("cut", case.net)] if self._judge else []
         pictures = {path: self._pictures(path) for path in self._loaders}
@@ -186,13 +187,26 @@ class Prepared:
             say(_told(rows[-1]))
         return self._told_of(case, result, rows), rows
 
-    def _case(self, pruned: Pruned, result: Checkpoint) -> _Case:
+    def tried(self, plan: Plan) -> Darknet:
+        """Carry a plan out and recover what it leaves, with nothing scored, said or written.
+
+        Raises:
+            PlanError: the plan does not fit the network.
+        """
+        pruned = pruning.carry_out(self.subject, plan, made_by="trial")
+        case = self._case(pruned, pruned.net)
+        for name in (name for name in STEPS if name in self.wishes.steps):
+            path = self.wishes.steps[name]
+            STEPS[name](case, () if path is None else self._pictures(path))
+        return case.net
+
+    def _case(self, pruned: Pruned, net: Darknet) -> _Case:
         places = depth.places_of(self.subject.net, pruned.plan.blocks)
         return _Case(
             subject=self.subject,
             pruned=pruned,
             original=_on(self.device, self.subject.net),
-            net=copy.deepcopy(checkpoint.network(result)).to(self.device),  # result keeps its own
+            net=copy.deepcopy(net).to(self.device),  # it may share weights with what stays
             names=depth.skip(self.subject.net, places).names if places else None,
             settings=Settings(memory=self.wishes.memory, seed=self.wishes.seed),
         )

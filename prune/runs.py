@@ -1,16 +1,15 @@
 """Folders for runs: runs/<command>/<name>, never overwritten."""
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 
-from prune.atomic import write_text
+from prune.atomic import probe, write_text
 from prune.errors import InputError
 
 _RECORDED = ("detector-prune", "torch", "torch-pruning", "numpy", "onnx", "onnxruntime")
@@ -30,8 +29,12 @@ def new_run(project: Path, name: str, *, exist_ok: bool = False) -> Path:
             continue
         except OSError as error:
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"cannot write into the folder {folder}")
+        try:
+            probe(folder)
+        except InputError:
+            with suppress(OSError):  # what stands in it stays
+                folder.rmdir()
+            raise
         return folder
     raise AssertionError("unreachable: count() never ends")
 
@@ -76,6 +79,22 @@ def record(folder: Path, options: Mapping[str, object]) -> None:
     write_text(folder / "run.json", json.dumps(run, indent=1))
     # Last: a run is taken up by it, so that where it is, all is there.
     write_text(folder / "opt.yaml", yaml.safe_dump(plain, sort_keys=True))
+
+
+def amend(folder: Path, **changed: object) -> None:
+    """Write options that have changed since into opt.yaml, where any differ.
+
+    Raises:
+        InputError: the file cannot be written.
+        WriteError: the disk is full.
+    """
+    import yaml
+
+    path = folder / "opt.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    wanted = found | {key: _plain(value) for key, value in changed.items()}
+    if wanted != found:
+        write_text(path, yaml.safe_dump(wanted, sort_keys=True))
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,8 @@
 """Width and depth together: blocks leave first, then channels of what is left, in one plan.
 
 How many blocks go is decided by looking: every number is tried with the same budget, and the
-network whose head maps stay nearest to the original's is taken.
+network whose head maps stay nearest to the original's is taken: as it is after its recovery, if one
+follows, since bare cuts that are alike recover differently.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,10 +50,12 @@ class Judge:
     Attributes:
         pictures: RGB in 0..1, [N, 3, H, W]; on the device that is to look at them.
         criterion: a name in `worth.CRITERIA`, of the blocks.
+        recovered: carries a plan out and makes good what it can; None to judge bare cuts.
     """
 
     pictures: Tensor
     criterion: str = "output"
+    recovered: Callable[[Plan], Darknet] | None = None
 
 
 def with_blocks(
@@ -73,7 +77,7 @@ def with_blocks(
     """
     if not number:
         chosen = narrow(subject)
-        return Trial(0, chosen, _change(subject, chosen.plan, judge.pictures))
+        return Trial(0, chosen, _change(subject, chosen.plan, judge))
 
     net = near(subject.net, judge.pictures)
 
@@ -94,7 +98,7 @@ def with_blocks(
     layers = sorted(layer for choice in gone for layer in choice.block.layers)
     plan = replace(plan, blocks=tuple(layers))
     whole = tuple((names.get(root, root), reason) for root, reason in chosen.whole)
-    return Trial(number, Selected(plan, whole), _change(subject, plan, judge.pictures))
+    return Trial(number, Selected(plan, whole), _change(subject, plan, judge))
 
 
 def automatic(
@@ -141,12 +145,20 @@ def near(net: Darknet, pictures: Tensor) -> Darknet:
     return net if here else copy.deepcopy(net).to(pictures.device)
 
 
-@torch.inference_mode()
-def _change(subject: Subject, plan: Plan, pictures: Tensor) -> float:
+def _change(subject: Subject, plan: Plan, judge: Judge) -> float:
+    cut = judge.recovered or partial(_bare, subject)
+    net, original = (near(each, judge.pictures) for each in (cut(plan), subject.net))
+    return _apart(original, net, judge.pictures)
+
+
+def _bare(subject: Subject, plan: Plan) -> Darknet:
     net: Darknet = surgery.apply(subject.net, subject.groups, plan, share=True)
     places = depth.places_of(subject.net, plan.blocks)
-    net = near(depth.without(net, places) if places else net, pictures)
-    original = near(subject.net, pictures)
+    return depth.without(net, places) if places else net
+
+
+@torch.inference_mode()
+def _apart(original: Darknet, net: Darknet, pictures: Tensor) -> float:
     moved = torch.zeros(len(net.heads), dtype=torch.float64)
     whole = torch.zeros(len(net.heads), dtype=torch.float64)
     for batch in torch.split(pictures, 8):

@@ -67,6 +67,21 @@ def no_longer_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_any_step(
+    train: Train, broken: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "descend", None)  # no step is taken
+    capsys.readouterr()
+    with no_longer_than(0):
+        statuses = train("--name", "new"), main(["train", "--resume", str(broken)])
+    assert statuses == (2, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "prune: cannot write into the folder runs/new: File too large",
+        f"prune: cannot write into the folder {broken}: File too large",
+    ]
+    assert not Path("runs/new").exists()
+
+
 def _no_space(_: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -163,6 +163,26 @@ def test_a_plan_that_removes_nothing_is_refused(
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        {"keep": ["module_list.0.Conv2d"]},
+        {"shapes": {"module_list.0.Conv2d.weight": [1, 1, 1, 1]}},
+        {"inputs": [{"shape": [1, 3, 32, 32], "dtype": "float32"}]},
+    ],
+    ids=lambda said: str(*said),
+)
+def test_what_a_plan_says_for_modules_is_refused_rather_than_ignored(
+    said: dict[str, object], dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    document = _plan(dense, tmp_path, capsys)
+    (tmp_path / "plan.json").write_text(json.dumps({**document, **said}))
+    words = ["apply", "--weights", dense, "--plan", tmp_path / "plan.json"]
+    line = _refused([*words, "--out", tmp_path / "out.pt"], capsys)
+    assert f"the plan says {', '.join(said)}, which is for Python modules" in line
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "cannot read"),

@@ -48,10 +48,14 @@ def test_a_saved_plan_with_blocks_gives_the_same_file(
     assert all(torch.equal(one.model[name], two.model[name]) for name in one.model)
 
 
-def test_the_number_of_blocks_is_the_one_that_moves_least(stack: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("recovery", [[], ["--compensate"]], ids=["bare", "recovered"])
+def test_the_number_of_blocks_is_the_one_that_moves_least(
+    stack: Path, capsys: Capture, recovery: list[str]
+) -> None:
     words = ["global", "--weights", stack, "--macs", 0.5, "--dry-run", "--depth", "auto"]
-    told, err = _run(words, capsys)
+    told, err = _run([*words, *recovery], capsys)
     lines = [line for line in err.splitlines() if "blocks removed" in line]
+    assert all(("then recovery" in line) == bool(recovery) for line in lines)
     moved = [float(line.rsplit(" ", 1)[1]) for line in lines]
     assert len(moved) == 4, "none to three"
     blocks = told["blocks"]

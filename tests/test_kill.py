@@ -31,6 +31,7 @@ MOMENTS = (None, ".*-part-*", "weights/.*-part-*")
 RECIPE = (
     *("--weights", "dense.pt", "--img", "64", "--epochs", "32"),
     *("--batch", "2", "--nominal-batch", "2", "--save-period", "10", "--device", "cpu"),
+    *("--sparsity", "group:1e-3"),  # at every 4th update, of 3 an epoch
 )
 
 

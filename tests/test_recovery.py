@@ -10,9 +10,10 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, recovery
+from prune import checkpoint, pruning, recovery
 from prune.cli import main
-from prune.recovery import STEPS
+from prune.plan import from_json
+from prune.recovery import STEPS, Prepared, Wishes
 from prune.score.metrics import Scores
 
 Capture = pytest.CaptureFixture[str]
@@ -71,6 +72,23 @@ def test_the_same_seed_gives_the_same_weights(dense: Path, data: Path, capsys: C
         _rows(_cut(dense, "--reconstruct", data), capsys)
         models.append(checkpoint.load(dense.with_name("cut.pt")).model)
     assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def test_a_trial_ends_with_the_weights_of_a_recovery(
+    dense: Path, data: Path, capsys: Capture
+) -> None:
+    plan = dense.with_name("plan.json")
+    words = [*_cut(dense, "--compensate", "--reconstruct", data), "--plan-out", str(plan)]
+    _rows(words, capsys)
+    wanted = checkpoint.load(dense.with_name("cut.pt")).model
+    wishes = Wishes(steps={"compensate": None, "reconstruct": data}, images=8, device="cpu")
+    subject = pruning.open_subject(dense)
+    before = {name: value.clone() for name, value in subject.net.state_dict().items()}
+    found = Prepared(wishes, subject).tried(from_json(plan.read_text())).state_dict()
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert all(value.equal(before[name]) for name, value in subject.net.state_dict().items())
 
 
 def test_a_step_that_lowers_the_score_is_undone(

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 import tiny
 import torch
+import yaml
 
 from prune import checkpoint
 from prune.cli import main, outcome
@@ -55,6 +56,10 @@ def _broken(train: Train, name: str) -> Path:
         patch.setattr(Log, "epoch", stop)
         assert train("--name", name) == 130
     return Path("runs") / name / "weights" / "last.pt"
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -166,6 +171,19 @@ def test_a_run_goes_on_where_its_data_has_moved(broken: Path) -> None:
     assert history[-1]["data"] == str(moved)
 
 
+def test_where_the_data_has_moved_is_said_once(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = broken.parent.parent / "opt.yaml"
+    before = yaml.safe_load(options.read_text())
+    moved = Path("squares").rename("elsewhere") / "data.yaml"
+    with monkeypatch.context() as patch:
+        patch.setattr(keep, "save", _killed)
+        assert main(["train", "--resume", str(broken), "--data", str(moved)]) == 130
+    assert yaml.safe_load(options.read_text()) == {**before, "data": str(moved.resolve())}
+    assert main(["train", "--resume", str(broken)]) == 0
+
+
 def _more_classes() -> None:
     data = Path("squares/data.yaml")
     data.write_text(data.read_text().replace("[red, blue]", "[red, blue, green]"))
@@ -185,6 +203,11 @@ def _renamed() -> None:
     Path("squares/images/train/3.png").rename("squares/images/train/33.png")
 
 
+def _replaced() -> None:
+    with Path("squares/images/train/3.png").open("ab") as picture:
+        picture.write(b"more")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -192,6 +215,7 @@ def _renamed() -> None:
         (_other_order, "classes red, blue and the data now has blue, red;"),
         (_one_less, "was trained on other pictures than the 5 that the data has now"),
         (_renamed, "was trained on other pictures than the 6 that the data has now"),
+        (_replaced, "was trained on other pictures than the 6 that the data has now"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(
@@ -204,17 +228,26 @@ def test_a_run_does_not_go_on_with_other_data(
 def test_state_of_an_early_version_tells_no_pictures(broken: Path) -> None:
     found = checkpoint.load(broken)
     position = cast("dict[str, object]", found.training["scheduler"])
-    del position["pictures"]
+    del position["picture_files"]
     checkpoint.save(found, broken)
     _renamed()
     assert main(["train", "--resume", str(broken)]) == 0
 
 
-def test_pictures_are_listed_by_names_below_their_common_folder() -> None:
-    one = keep.listing([Path("/a/x/1.png"), Path("/a/y/2.png")])
-    assert one == keep.listing([Path("/b/c/x/1.png"), Path("/b/c/y/2.png")])
-    assert one != keep.listing([Path("/a/y/2.png"), Path("/a/x/1.png")])
-    assert one != keep.listing([Path("/a/x/1.png"), Path("/a/z/2.png")])
+def test_pictures_are_listed_by_names_below_their_common_folder_and_sizes(tmp_path: Path) -> None:
+    def listing(*files: str, size: int = 7) -> str:
+        pictures = [tmp_path / file for file in files]
+        for picture in pictures:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.write_bytes(b"x" * size)
+        return keep.listing(pictures)
+
+    one = listing("a/x/1.png", "a/y/2.png")
+    assert one == listing("b/c/x/1.png", "b/c/y/2.png")
+    assert one != listing("a/y/2.png", "a/x/1.png")
+    assert one != listing("a/x/1.png", "a/z/2.png")
+    assert one != listing("a/x/1.png", "a/y/2.png", size=8)
+    assert one != keep.listing([tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"])
 
 
 def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
@@ -224,11 +257,8 @@ def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
     own = WEIGHTS / "mine.pt"
     own.write_bytes((WEIGHTS / "best.pt").read_bytes())
 
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(keep, "save", killed)
+        patch.setattr(keep, "save", _killed)
         assert train("--exist-ok", "--seed", "1") == 130
     assert list(WEIGHTS.iterdir()) == [own]
     assert not Path("runs/exp/results.csv").exists()

@@ -1,6 +1,8 @@
 """Run folders are never overwritten and say what made them."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,16 @@ def test_a_run_folder_inside_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_run_folder_that_cannot_be_written_into_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(InputError, match="cannot write into the folder"):
-        new_run(tmp_path, "exp")
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)  # root may write everywhere else
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "a.txt").write_text("")
+    for name in ("exp", "used"):
+        with pytest.raises(InputError, match=f"{name}: Read-only file system"):
+            new_run(tmp_path, name, exist_ok=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["used", "a.txt"]
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["written", "empty"])

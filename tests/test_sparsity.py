@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from prune.errors import InputError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet, build
-from prune.train.sparsity import Sparsity, on_groups, on_scales, scales
+from prune.train.hyp import SCRATCH
+from prune.train.loop import update
+from prune.train.run import Settings, start
+from prune.train.sparsity import EVERY, PENALTIES, Sparsity, on_groups, on_scales, scales
 
 
 @pytest.fixture
@@ -84,6 +87,42 @@ def _norm(net: nn.Module, group: Group, channel: int) -> float:
 def test_the_strength_grows_to_its_full_value() -> None:
     wish = Sparsity("bn", 0.4)
     assert [wish.at(share) for share in (0, 0.125, 0.25, 1)] == pytest.approx([0, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("kind", ["bn", "group"])
+def test_updates_that_clip_add_as_much_as_the_penalty_added_each_time(
+    net: Darknet, kind: str
+) -> None:
+    settings = Settings(epochs=1, imgsz=tiny.SIZE, sparsity=Sparsity(kind, 0.1))
+    hyp = {**SCRATCH, "clip": 1e-7}  # of the loss's gradients, nothing is left
+    run = start(net, 100, settings=settings, hyp=hyp, device=torch.device("cpu"))
+    run.ema.updates = 6  # as in a run that was taken up, amid four updates
+    weights = dict(net.named_parameters())
+    added = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    pulls = []
+
+    def note(*_: object) -> None:
+        pulls.append(any(_grad(weight).abs().max() > 1e-3 for weight in weights.values()))
+        for name, weight in weights.items():
+            added[name] += _grad(weight)
+
+    run.optimizer.register_step_pre_hook(note)
+    still = run.schedule.at(0)._replace(rate=0.0, bias_rate=0.0)  # the weights stay the same
+    for _ in range(2 * EVERY):
+        for weight in weights.values():
+            weight.grad = torch.ones_like(weight)
+        update(run, still, share=1.0)
+    assert pulls == [False, True, False, False, False, True, False, False]
+    for weight in weights.values():
+        weight.grad = torch.zeros_like(weight)
+    PENALTIES[kind](net, _groups(net))(2 * EVERY * 0.1)
+    for name, weight in weights.items():
+        torch.testing.assert_close(added[name], _grad(weight), rtol=1e-4, atol=1e-5)
+
+
+def _grad(weight: nn.Parameter) -> Tensor:
+    assert weight.grad is not None
+    return weight.grad
 
 
 @pytest.mark.parametrize(

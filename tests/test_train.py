@@ -166,11 +166,21 @@ def test_distill_needs_a_teacher(
 
 
 @pytest.mark.parametrize("kind", ["bn", "group"])
-def test_sparse_training_makes_scales_smaller(train: Train, tmp_path: Path, kind: str) -> None:
+def test_sparse_training_makes_scales_smaller(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     weights = tiny.weights(tmp_path)
     recipe = ("--weights", weights, "--epochs", 6, "--noval", "--nominal-batch", 2)
     assert train(*recipe, "--name", "plain", batch=2) == 0
+    assert "faded" not in capsys.readouterr().err
     assert train(*recipe, "--name", "sparse", "--sparsity", f"{kind}:3", batch=2) == 0
+    said = capsys.readouterr()
+    best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"
+    cut = f"prune global --weights {best} --macs 0.5 --data {tmp_path / 'data.yaml'} --out half.pt"
+    assert f"\nnext          {cut}\n" in said.out
+    (note,) = (line for line in said.err.splitlines() if "faded" in line)
+    assert "the detector itself scores low" in note
+    assert f"{cut}; then prune train --weights half.pt --pt --teacher {best} --data" in note
     plain, sparse = (
         checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
         for name in ("plain", "sparse")

@@ -164,6 +164,12 @@ def dies(folder: Path) -> int:
     return main(words(folder, "--epochs", "50", "--name", "dead"))
 
 
+def hangs(folder: Path) -> int:
+    """Stop the second process amid its work, where it answers nobody and hears no SIGTERM."""
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    return main(words(folder, "--epochs", "50", "--name", "hung"))
+
+
 def stops(folder: Path) -> int:
     """Ask the second process alone to stop."""
     at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -182,7 +188,7 @@ def works(folder: Path) -> int:
     return 0
 
 
-CASES = {"works": works, "dies": dies, "stops": stops}
+CASES = {"works": works, "dies": dies, "hangs": hangs, "stops": stops}
 
 if __name__ == "__main__":
     sys.exit(CASES[sys.argv[1]](Path(sys.argv[2])))

@@ -3,7 +3,7 @@
 Measured on this machine, a thread a process, on drawn shapes: steps of one process, of two at once
 that do not know each other (they share caches and memory), of two that train together, as many
 pictures a process everywhere; what of a step is meeting; meeting by itself; and how fast one core
-loads. Rounds go in turn, medians are printed.
+loads. A step is made of the functions that training calls. Rounds go in turn, medians are printed.
 
 A model follows: a step takes what the slowest takes apart, and then the meeting, which nothing
 hides. It is checked against the two processes, and says what 8 and 64 GPUs would do, equally fast;
@@ -207,38 +207,38 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
 
 
 def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
-    """Step on one batch again and again, as training does; all times in milliseconds."""
-    from prune.train.loss import detection_loss
+    """Step on one batch again and again by what training steps by; all times in milliseconds."""
+    from prune.train.frozen import training_mode
+    from prune.train.loop import descend, update
+    from prune.train.meeting import agreed, looked_at, meet
+    from prune.train.stop import never
 
-    images = batch.images.float() / 255
     whole: list[float] = []
     meeting: list[float] = []
-    run.net.train()
-    for _ in range(WARM_UP + count):
+    training_mode(run.net)
+    for index in range(WARM_UP + count):
         began = time.perf_counter()
-        maps = run.passes.forward(images).maps
-        loss, _ = detection_loss(
-            maps, run.net.heads, batch.targets, hyp=run.hyp, whole=run.team.counts
-        )
-        run.passes.backward(loss)
+        pictures = len(batch.images) * run.team.size
+        items = descend(run, batch, position=index, pictures=pictures)
         between = time.perf_counter()
-        run.team.sum_gradients(run.net.parameters())
+        meet(run, share=1 / run.team.size)
         meeting.append(1000 * (time.perf_counter() - between))
-        run.optimizer.step()
-        run.passes.clear(run.net.parameters())
-        run.ema.update()
-        run.team.any(False)
+        update(run, run.schedule.at(index), share=0.5)
+        agreed(run.team, never)
+        looked_at([(items, batch.paths)], run.team)
         whole.append(1000 * (time.perf_counter() - began))
     return {"step_ms": whole[WARM_UP:], "meeting_ms": meeting[WARM_UP:]}
 
 
 def meeting_alone(run: Run, count: int) -> list[float]:
-    """Return how long gradients take to be summed where nobody comes late, milliseconds."""
+    """Return how long a meeting takes where nobody comes late, milliseconds."""
+    from prune.train.meeting import meet
+
     took = []
     for _ in range(WARM_UP + count):
         run.team.wait()
         before = time.perf_counter()
-        run.team.sum_gradients(run.net.parameters())
+        meet(run, share=1 / run.team.size)
         took.append(1000 * (time.perf_counter() - before))
     return took[WARM_UP:]
 

@@ -253,7 +253,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     from prune.data import loader
     from prune.train import hyp, source
     from prune.train.run import Settings, start
-    from prune.train.sparsity import Sparsity
+    from prune.train.sparsity import EVERY, Sparsity
 
     way = ROWS[args.row]
     net = source.fresh(args.cfg, names=data.names, seed=0).net
@@ -283,7 +283,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
         run = start(net, len(cached), settings=settings, hyp=hyp.SCRATCH, device=where)
         trial = ours(run, cached, first)
     gpu = where.type == "cuda"
-    together = 5 if gpu else 1
+    together = EVERY if gpu or way.sparsity else 1  # a penalty is added at one of so many steps
 
     def answer(order: str, count: int) -> dict[str, Any]:
         if order == "first":
@@ -293,7 +293,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
         if order == "block":
             # Workers loaded ahead while others had their turn: on a GPU that is not waited for.
             stretch(trial, 2 * args.workers + 5 if gpu else 1, together=together)
-            return stretch(trial, max(count, 10 * together if gpu else 0), together=together)
+            return stretch(trial, together * max(count, 10 if gpu else 0), together=together)
         figures = {"torch": torch.__version__, **machine(where), "peak_gb": peak(where)}
         return figures | ({"kernel_ms": kernels(trial)} if gpu else {})
 

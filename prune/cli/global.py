@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked, spans, timing
+from prune.cli import cutting, options, ranked, recovering, spans, timing
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth",
         metavar="N",
         default="0",
-        help="also remove N residual blocks; auto tries numbers and takes the best (default 0)",
+        help="also remove N residual blocks; auto tries numbers, with recovery where that is asked "
+        "for, and takes the best (default 0)",
     )
     ranked.add_arguments(parser, criterion=None, scope="group")
     _add_limits(parser)
@@ -275,12 +276,15 @@ def _deep(
     if args.depth != "auto":
         number = int(args.depth)
         return together.with_blocks(subject, found, narrow, judge=judge, number=number).chosen
+    judge = replace(judge, recovered=recovering.trial(args, subject))
     trials = together.automatic(subject, found, narrow, judge=judge)
     if args.data is None:
         sys.stderr.write("prune: note: without --data the number of blocks goes by noise\n")
+    then = ", then recovery" if judge.recovered else ""
     for trial in sorted(trials, key=lambda trial: trial.blocks):
         sys.stderr.write(
-            f"prune: note: {trial.blocks} blocks removed: head maps move by {trial.change:.3f}\n"
+            f"prune: note: {trial.blocks} blocks removed{then}: head maps move by "
+            f"{trial.change:.3f}\n"
         )
     return trials[0].chosen
 

@@ -48,17 +48,11 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     Raises:
         PruneError: some input cannot be used.
     """
-    from prune.data import loader
-    from prune.data import spec as data_spec
     from prune.train import boards
 
     if team.leads:
         boards.expect(args.log)
-    if args.data is None:
-        raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
-    spec = data_spec.load(args.data, splits=("train", "val"), optional=("test",))
-    if args.single_cls:
-        spec = spec.as_one_class()
+    spec = _spec(args)
     source, state = _source(args, spec)
     for note in source.notes:
         say(f"note: {note}")
@@ -69,17 +63,8 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         settings = _fitted(args, settings, source, hyp=hyp, spec=spec, where=where)
         args.batch_size = settings.batch_size  # a resumed run keeps it
         say(f"--batch-size auto: {settings.batch_size} pictures a batch")
-    batches = loader.train_loader(
-        spec,
-        imgsz=settings.imgsz,
-        batch_size=settings.batch_size,
-        stride=source.net.stride,
-        hyp=hyp,
-        workers=args.workers,
-        seed=settings.seed,
-        cache=args.cache,
-        part=team.part,
-    )
+    stride = source.net.stride
+    batches = _batches(args, spec, settings, hyp=hyp, stride=stride, part=team.part)
     source = _with_anchors(args, source, batches, hyp, say)
     recipe.freeze(args, source.net, say)  # of the very network that trains
     teacher = _teacher(args, source, spec)
@@ -88,7 +73,7 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     narrowing = recipe.narrowing(args, source, settings)
     if narrowing is not None:
         settings = replace(settings, best_after=narrowing.done)
-    judge, test = _judges(args, spec, settings, stride=source.net.stride, part=team.part, say=say)
+    judge, test = _judges(args, spec, settings, stride=stride, part=team.part, say=say)
     return Job(
         source=source,
         teacher=teacher,
@@ -102,6 +87,41 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         test=test,
         state=state,
         narrowing=narrowing,
+    )
+
+
+def _spec(args: argparse.Namespace) -> DataSpec:
+    """Read the data set's description."""
+    from prune.data import spec
+
+    if args.data is None:
+        raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
+    found = spec.load(args.data, splits=("train", "val"), optional=("test",))
+    return found.as_one_class() if args.single_cls else found
+
+
+def _batches(
+    args: argparse.Namespace,
+    spec: DataSpec,
+    settings: Settings,
+    *,
+    hyp: Mapping[str, float],
+    stride: int,
+    part: tuple[int, int],
+) -> TrainLoader:
+    """Open what is trained on."""
+    from prune.data import loader
+
+    return loader.train_loader(
+        spec,
+        imgsz=settings.imgsz,
+        batch_size=settings.batch_size,
+        stride=stride,
+        hyp=hyp,
+        workers=args.workers,
+        seed=settings.seed,
+        cache=args.cache,
+        part=part,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,10 @@ def tell(
     as_json: bool,
     *,
     best_after: int = 0,
-    pruned: bool,
+    then: str,
     test: Scores | None,
 ) -> None:
-    """Print the best epoch and the last, the best on the test split, and what to use next."""
+    """Print the best epoch, the last, the best on the test split, and `then`, what to do next."""
     from prune.cli import console
     from prune.train.keep import fitness
 
@@ -55,8 +56,36 @@ def tell(
     print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
     if (folder / "results.png").is_file():
         print(f"curves        {folder / 'results.png'}")
-    then = "export" if pruned else "layers --upto 60"
-    print(f"next          prune {then} --weights {files['best']}")
+    print(f"next          {then}")
+
+
+def next_command(job: Job, folder: Path) -> str:
+    """Return what is done with the best weights next: a cut, or the export of what was cut."""
+    best = shlex.quote(str(folder / "weights" / "best.pt"))
+    if not _faded(job):
+        pruned = job.source.pruned or job.narrowing is not None
+        return f"prune {'export' if pruned else 'layers --upto 60'} --weights {best}"
+    return f"prune global --weights {best} --macs 0.5 {_data(job)} --out half.pt"
+
+
+def tell_of_sparsity(job: Job, folder: Path, say: Callable[[str], None]) -> None:
+    """Say what a network is for whose channels have faded, and how it goes on; else nothing."""
+    if _faded(job):
+        best = shlex.quote(str(folder / "weights" / "best.pt"))
+        say(
+            "note: channels have faded for a cut, and until then the detector itself scores low: "
+            f"{next_command(job, folder)}; then prune train --weights half.pt --pt --teacher "
+            f"{best} {_data(job)}"
+        )
+
+
+def _faded(job: Job) -> bool:
+    """Tell whether channels have faded, and are still there."""
+    return job.settings.sparsity is not None and job.narrowing is None
+
+
+def _data(job: Job) -> str:
+    return f"--data {shlex.quote(str(job.spec.path))}"
 
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:

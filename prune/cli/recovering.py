@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,12 @@ from prune.cli import options
 from prune.errors import InputError
 
 if TYPE_CHECKING:
+    from prune.models.darknet import Darknet
+    from prune.plan import Plan
     from prune.pruning import Subject
-    from prune.recovery import Prepared, Row
+    from prune.recovery import Prepared, Row, Wishes
+
+_TRIAL_IMAGES = 48  # enough to tell one cut from another
 
 COLUMNS = ("step", "mAP@.5", "mAP@.5:.95", "pictures", "seconds", "layers", "kept")
 
@@ -79,24 +84,47 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
     Raises:
         PruneError: see `recovery.Prepared`; or --score without --data.
     """
-    said = {name: getattr(args, name) for name in ("compensate", "reconstruct", "recalibrate")}
-    steps = {name: path for name, path in said.items() if path is not None}
     if args.score and args.data is None:
         raise InputError("--score needs the pictures to score on; add --data, e.g. data/mine.yaml")
-    if not steps and not args.score:
+    if not _steps(args) and not args.score:
         return None
-    from prune.recovery import Prepared, Wishes
+    from prune.recovery import Prepared
+
+    return Prepared(_wishes(args), subject)
+
+
+def trial(args: argparse.Namespace, subject: Subject) -> Callable[[Plan], Darknet] | None:
+    """Return what carries a plan out and recovers as wished, with few pictures; None if not wished.
+
+    Raises:
+        PruneError: see `prepared`.
+    """
+    if not _steps(args):
+        return None
+    from prune.recovery import Prepared
+
+    wishes = _wishes(args)
+    few = min(wishes.images, _TRIAL_IMAGES)
+    return Prepared(replace(wishes, judge=None, images=few), subject).tried
+
+
+def _steps(args: argparse.Namespace) -> dict[str, Path]:
+    said = {name: getattr(args, name) for name in ("compensate", "reconstruct", "recalibrate")}
+    return {name: path for name, path in said.items() if path is not None}
+
+
+def _wishes(args: argparse.Namespace) -> Wishes:
+    from prune.recovery import Wishes
 
     nothing = Path()
-    wishes = Wishes(
-        steps={name: None if path == nothing else path for name, path in steps.items()},
+    return Wishes(
+        steps={name: None if path == nothing else path for name, path in _steps(args).items()},
         judge=args.data if args.score else None,
         images=args.recover_images,
         memory=_bytes(args.recover_memory),
         seed=args.seed,
         device=args.device,
     )
-    return Prepared(wishes, subject)
 
 
 def _bytes(gib: float) -> int:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from prune.cli.job import Job
     from prune.score.metrics import Scores
-    from prune.train.keep import Row
+    from prune.train.keep import Origin, Row
     from prune.train.log import Log
     from prune.train.loop import Narrow
+    from prune.train.profile import Stopwatch
+    from prune.train.run import Run
     from prune.train.team import Team
 
     Say = Callable[[str], None]
@@ -95,8 +97,8 @@ def _run(
     from prune.train.loop import Stopped
 
     job = team.all_make(partial(jobs.prepare, args, where, team, say))
-    if folder is None:
-        folder = team.first(partial(_new_folder, args, job))
+    make = partial(_taken_up, args, folder) if folder else partial(_new_folder, args, job)
+    folder = team.first(make)
     say(f"training on {job.device}, files in {folder}")
     try:
         rows, test = _train(args, job, folder, say)
@@ -112,9 +114,10 @@ def _run(
             folder,
             args.json,
             best_after=job.settings.best_after,
-            pruned=job.source.pruned or job.narrowing is not None,
+            then=outcome.next_command(job, folder),
             test=test,
         )
+        outcome.tell_of_sparsity(job, folder, say)
     return 0
 
 
@@ -128,6 +131,16 @@ def _new_folder(args: argparse.Namespace, job: Job) -> Path:
     folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
     resume.clear(folder, needed=(args.weights, args.teacher))
     _record(args, job, folder)
+    return folder
+
+
+def _taken_up(args: argparse.Namespace, folder: Path) -> Path:
+    """Check that a run can go on in its folder; note there where its data is now."""
+    from prune import runs
+    from prune.atomic import probe
+
+    probe(folder)
+    runs.amend(folder, data=args.data.resolve())
     return folder
 
 
@@ -197,39 +210,19 @@ def _train(
 ) -> tuple[list[Row], Scores | None]:
     """Train, and look at what came of it; the figures of all epochs, and of the test split."""
     from prune.train import keep, memory
-    from prune.train.keep import Origin
     from prune.train.loop import train
     from prune.train.profile import Stopwatch
-    from prune.train.run import start
     from prune.train.safe import saving
     from prune.train.stop import listening
 
-    origin = Origin(
-        names=job.spec.names,
-        data=str(job.spec.path),
-        history=job.source.history,
-        parent=job.source.parent,
-        teacher=job.teacher.digest if job.teacher else None,
-        pictures=keep.listing(job.spec.pictures("train")),
-    )
     with _logging(args, job.team, folder, say) as log, memory.enough(job.settings, job.device):
         watch = Stopwatch(job.device) if job.settings.profile else None
         with listening(log.say, launched=job.team.size > 1) as asked:
             rows = train(
-                # Without a name, which would keep the first network while cuts replace it.
-                start(
-                    job.source.net,
-                    len(job.batches),
-                    settings=job.settings,
-                    hyp=job.hyp,
-                    device=job.device,
-                    teacher=job.teacher.net if job.teacher else None,
-                    team=job.team,
-                    watch=watch,
-                ),
+                _started(job, watch),  # without a name, which would keep it while cuts replace it
                 job.batches,
                 job.judge,
-                origin=origin,
+                origin=_origin(job),
                 log=log,
                 resume=job.state,
                 asked=asked,
@@ -245,6 +238,34 @@ def _train(
         with saving(folder, len(rows)):
             keep.finish(folder / "weights")  # last: until then, a killed run can be resumed
     return rows, test
+
+
+def _started(job: Job, watch: Stopwatch | None) -> Run:
+    from prune.train.run import start
+
+    return start(
+        job.source.net,
+        len(job.batches),
+        settings=job.settings,
+        hyp=job.hyp,
+        device=job.device,
+        teacher=job.teacher.net if job.teacher else None,
+        team=job.team,
+        watch=watch,
+    )
+
+
+def _origin(job: Job) -> Origin:
+    from prune.train.keep import Origin, listing
+
+    return Origin(
+        names=job.spec.names,
+        data=str(job.spec.path),
+        history=job.source.history,
+        parent=job.source.parent,
+        teacher=job.teacher.digest if job.teacher else None,
+        pictures=listing(job.spec.pictures("train")),
+    )
 
 
 @contextmanager

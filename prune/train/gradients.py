@@ -17,6 +17,9 @@ def prepare(
 ) -> None:
     """Limit the loss's gradients, then add the penalties of the weights, which no limit touches.
 
+    A penalty that is added for several updates at once would else use up the limit of one, and come
+    out weaker than one that is added each time.
+
     Args:
         optimizer: its groups say how strong the L1 penalty is (`l1`); its gradient is l1 * sign(w).
         scaler: what the loss was scaled by.

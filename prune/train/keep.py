@@ -115,18 +115,26 @@ def records(rows: Sequence[Row]) -> list[str]:
 
 
 def listing(pictures: Sequence[Path]) -> str:
-    """Return the SHA-256 of pictures' names in their order, in hexadecimal.
+    """Return the SHA-256 of pictures' names and sizes in bytes, in their order, in hexadecimal.
 
     Names count from the folder that all have in common, so that a data set may move as a whole.
     """
     paths = [path.absolute() for path in pictures]
     common = os.path.commonpath({path.parent for path in paths})
-    names = "\n".join(str(path)[len(common) :].lstrip(os.sep) for path in paths)
-    return hashlib.sha256(os.fsencode(names)).hexdigest()
+    lines = (f"{_bytes(path)} {str(path)[len(common) :].lstrip(os.sep)}" for path in paths)
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+
+def _bytes(picture: Path) -> int:
+    """Return a file's size; one that cannot be read is named later, by who reads it."""
+    try:
+        return picture.stat().st_size
+    except OSError:
+        return -1
 
 
 def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> None:
-    """Check that a run goes on with the pictures it was trained on, by their names.
+    """Check that a run goes on with the pictures it was trained on, by their names and sizes.
 
     Args:
         state: the checkpoint's training state; those of early versions do not tell.
@@ -135,7 +143,7 @@ def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> No
     Raises:
         InputError: they are others, or in another order.
     """
-    told = cast("dict[str, Any]", state.get("scheduler", {})).get("pictures")
+    told = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
     if told is not None and told != listing(pictures):
         raise InputError(
             f"the run was trained on other pictures than the {len(pictures)} that the data has "
@@ -246,7 +254,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position, origin: Origin) -> dict[
         "scheduler": {
             "batch": len(rows) * _batches(run) + at.batch,
             "batches": _batches(run),
-            "pictures": origin.pictures,
+            "picture_files": origin.pictures,
             "losses": list(at.losses),
             "adapters": [adapter.cpu() for adapter in run.adapters] if at.batch else [],
         },

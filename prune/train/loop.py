@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prune.data.loader import Batch, TrainLoader
+    from prune.score.metrics import Scores
     from prune.train.passes import Views
 
 # Batches between two looks at the loss: each makes the host wait for a GPU. A CPU waits anyway.
@@ -95,33 +96,17 @@ def train(
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
-        weighed = run.settings.image_weights
-        weights = _weights(rows, batches, len(origin.names)) if weighed else None
-        batches.set_epoch(epoch, start=at.batch, weights=weights)
+        batches.set_epoch(epoch, start=at.batch, weights=_weights(run, rows, batches, origin))
         save = partial(keep.save_within, run, rows, origin=origin, folder=log.weights)
         losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
         at = Position()
-        scores = None
-        if run.settings.scored(epoch):
-            with run.watch("score"):
-                scores = score(
-                    run.averaged,
-                    judge,
-                    origin.names,
-                    device=run.device,
-                    precision=run.precision,
-                    loss=partial(_items, run),
-                    gather=run.team.gather,
-                )
+        scores = _scored(run, judge, origin) if run.settings.scored(epoch) else None
         rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
-        if weighed and scores is not None:
+        if run.settings.image_weights and scores is not None:
             rows[-1] |= emphasis.by_class(scores)
-        with run.watch("save"), _saving(run, log, epoch + 1):
-            keep.save(run, rows, origin=origin, folder=log.weights)
-            log.epoch(rows, run.settings.epochs)
-            log.board_epoch(rows[-1], run)
+        _keep(run, rows, origin=origin, log=log)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
     return rows
@@ -132,9 +117,36 @@ def _saving(run: Run, log: Log, epoch: int) -> AbstractContextManager[None]:
     return saving(log.folder, epoch) if run.team.leads else nullcontext()
 
 
-def _weights(rows: Sequence[Row], batches: TrainLoader, classes: int) -> NDArray[np.float64]:
-    """Weigh the pictures by the latest score, [pictures]."""
-    return emphasis.picture_weights(batches.pictures.labels, emphasis.latest(rows, classes))
+def _weights(
+    run: Run, rows: Sequence[Row], batches: TrainLoader, origin: Origin
+) -> NDArray[np.float64] | None:
+    """Weigh the pictures by the latest score, [pictures], where that is wished."""
+    if not run.settings.image_weights:
+        return None
+    latest = emphasis.latest(rows, len(origin.names))
+    return emphasis.picture_weights(batches.pictures.labels, latest)
+
+
+def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Scores:
+    """Score the running average, together with the other processes."""
+    with run.watch("score"):
+        return score(
+            run.averaged,
+            judge,
+            origin.names,
+            device=run.device,
+            precision=run.precision,
+            loss=partial(_items, run),
+            gather=run.team.gather,
+        )
+
+
+def _keep(run: Run, rows: Sequence[Row], *, origin: Origin, log: Log) -> None:
+    """Write the weights after an epoch, then its figures."""
+    with run.watch("save"), _saving(run, log, len(rows)):
+        keep.save(run, rows, origin=origin, folder=log.weights)
+        log.epoch(rows, run.settings.epochs)
+        log.board_epoch(rows[-1], run)
 
 
 def _epoch(
@@ -255,7 +267,7 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
     """
     with run.watch("step"):
         tell(run.optimizer, setting)
-        penalty = _penalty(run, share)
+        penalty = _penalty(run, share)  # none at most updates
         gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
         run.scaler.step(run.optimizer)
         run.scaler.update()
@@ -264,10 +276,15 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
 
 
 def _penalty(run: Run, share: float) -> Callable[[], None] | None:
-    """Return what makes channels fade, as strong as it is when this share of the run is done."""
+    """Return what makes channels fade, if it is due when this share of the run is done.
+
+    The average counts the updates: its count is kept with a run, outlives cuts, and is the same in
+    every process.
+    """
     if run.penalty is None or run.settings.sparsity is None:
         return None
-    return partial(run.penalty, run.settings.sparsity.at(share))
+    strength = run.settings.sparsity.owed(share, updates=run.ema.updates)
+    return partial(run.penalty, strength) if strength else None
 
 
 def _items(run: Run, maps: Sequence[Tensor], targets: Tensor) -> Tensor:

@@ -116,6 +116,11 @@ class Settings:
         """The type that convolutions compute in."""
         return PRECISIONS[self.precision]
 
+    @property
+    def accumulate(self) -> int:
+        """How many batches make an update."""
+        return max(1, round(self.nominal_batch / self.batch_size))
+
     def imitates(self, what: str) -> bool:
         """Tell whether a teacher's "output" or "feature" counts, if there is a teacher."""
         return what in DISTILLED[self.distill]
@@ -223,24 +228,22 @@ def start(
     half = settings.precision == "float16"
     if half and device.type != "cuda":
         raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
-    # The type checker misses this overload; convolutions run fastest with channels innermost.
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for each in (net, teacher) if teacher is not None else (net,):
+        # The type checker misses this overload; convolutions run fastest with channels innermost.
+        each.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
-        teacher = teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
         teacher.eval().requires_grad_(False)
-    accumulate = max(1, round(settings.nominal_batch / settings.batch_size))
-    decay_share = settings.batch_size * accumulate / settings.nominal_batch
     schedule = plan(
         hyp,
         epochs=settings.epochs,
         batches=batches,
-        accumulate=accumulate,
+        accumulate=settings.accumulate,
         shape=settings.schedule,
     )
     return Run(
         net=net,
         passes=_passes(net, settings, teacher=teacher, device=device, team=team),
-        optimizer=optimiser(net, hyp, decay_share=decay_share, factors=settings.lr_factors),
+        optimizer=_optimiser(net, settings, hyp),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=Average(net, updates=schedule.updates()),
         schedule=schedule,
@@ -252,6 +255,11 @@ def start(
         watch=watch or Unwatched(),
         team=team,
     )
+
+
+def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.SGD:
+    share = settings.batch_size * settings.accumulate / settings.nominal_batch
+    return optimiser(net, hyp, decay_share=share, factors=settings.lr_factors)
 
 
 def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune import checkpoint
-from prune.atomic import sweep
+from prune.atomic import probe, sweep
 from prune.errors import InputError, TrainError, WriteError
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ def prepare(folder: Path) -> None:
     """Make a run's folder of weights, and clear both of what a killed process left half written.
 
     Raises:
-        TrainError: that cannot be done.
+        TrainError: that cannot be done, or nothing can be written there.
     """
+    weights = folder / "weights"
     try:
-        (folder / "weights").mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        sweep(folder / "weights")
+        weights.mkdir(parents=True, exist_ok=True)
+        for place in (folder, weights):
+            sweep(place)
+            probe(place)
     except (InputError, OSError) as error:
         raise TrainError(f"cannot use the folder {folder}: {error}") from error
 

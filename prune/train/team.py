@@ -3,12 +3,13 @@
 No wrapper around the network: it may be rebuilt while it trains, its passes may be CUDA graphs, a
 process may have no picture of a batch. Instead gradients are summed just before each update, so
 that every process steps its own copy of the weights, and all stay the same to the bit. A process
-that dies or hangs ends all within `TIMEOUT_S`.
+that dies ends all at once, one that hangs within a minute.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prune.errors import PruneError, TrainError
+from prune.errors import InputError, PruneError, TrainError
 
 Thing = TypeVar("Thing")
 
-TIMEOUT_S = 60  # longer than any work that one process does while the others wait
+# Longer than any work that one process does while the others wait. After it torchrun grants 30 s
+# more to a process that hangs, which does not hear that it is to end.
+TIMEOUT_S = 20.0
+_TIMEOUT = "PRUNE_TIMEOUT_S"  # the environment's own, for machines whose disks are slow
 _BUCKET_BYTES = 25 * 2**20  # large enough for the links' full rate, small enough to overlap copies
 
 
@@ -186,7 +190,8 @@ def joined() -> Iterator[Team]:
     has to wait for a GPU to learn what is on the CPU already.
 
     Raises:
-        TrainError: the others did not come within `TIMEOUT_S`.
+        InputError: the environment's PRUNE_TIMEOUT_S is no time.
+        TrainError: the others did not come in time.
     """
     if _size() == 1:
         yield Team()
@@ -197,7 +202,7 @@ def joined() -> Iterator[Team]:
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     with _partners():
-        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+        dist.init_process_group(backend, timeout=timedelta(seconds=_timeout_s()))
     yield Team(dist.get_rank(), dist.get_world_size())
     # Not after an error: the others are elsewhere, and to take leave of them would be to wait.
     dist.destroy_process_group()
@@ -207,14 +212,31 @@ def _size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def _timeout_s() -> float:
+    """Return how long a process waits for the others."""
+    said = os.environ.get(_TIMEOUT, str(TIMEOUT_S))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{_TIMEOUT} is {said!r}; it must be a number of seconds, e.g. 60")
+    return seconds
+
+
 @contextmanager
 def _partners() -> Iterator[None]:
     """Say in one line what torch says in fifty when a process has gone."""
     try:
         yield
     except RuntimeError as error:
+        if re.search("timed? ?out", str(error), flags=re.IGNORECASE):
+            raise TrainError(
+                f"another process of this run has not answered for {_timeout_s():g} s; if it does "
+                f"not hang but is slow, set {_TIMEOUT} to more"
+            ) from error
         reason = re.sub(r"^\[[^]]*\] |\. .*", "", str(error), flags=re.DOTALL)
         raise TrainError(
-            f"another process of this run is gone or hangs ({reason}); what it said itself stands "
-            "beside this"
+            f"another process of this run is gone ({reason}); what it said itself stands beside "
+            "this"
         ) from error
