@@ -34,7 +34,7 @@ TRIES = 5  # cuts until one is as fast as was asked for
 NEAR = 0.03  # a cut is fast enough if it misses by so much: what a clock can tell
 ROUNDS = 30
 _TOLD = ("epochs", "best_epoch", "test_map")  # what a training says that is worth keeping
-_HARMLESS = 0.05  # points of mAP that INT8 may always take: what scores differ by anyway
+INT8_DROP = 0.5  # points of mAP that INT8 may take where the fine-tuned network has none left
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,9 @@ def _quantize(road: Road) -> Facts:
     if not road.wish.int8:
         return {"skipped": "no --int8"}
     lost = 100 * (road.fact("dense", "map") - road.fact("tune", "map"))
-    left = max(road.wish.max_drop - lost, _HARMLESS)
+    left = road.wish.max_drop - lost
     words: list[object] = ["quantize", "--weights", road.file("pruned.onnx")]
-    words += ["--data", road.wish.data, "--max-drop", f"{left:.3f}"]
+    words += ["--data", road.wish.data, "--max-drop", f"{left if left > 0 else INT8_DROP:.3f}"]
     words += ["--runtime", road.wish.runtime, "--threads", road.wish.threads]
     told = prune(*words, "--seed", road.wish.seed, "--out", road.file("pruned-int8.onnx"))
     return {"left": left, "file": told["out"], **told}

@@ -115,7 +115,7 @@ def _begun(args: argparse.Namespace) -> Road:
 
     wish = _wish(args)
     _check(wish)
-    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
     runs.record(folder, vars(args))
     journal = Journal(folder / "auto.json", {**vars(wish)}, {})
     journal.write()
@@ -127,6 +127,7 @@ def _taken_up(folder: Path) -> Road:
     from prune.auto import journal as journals
     from prune.auto.road import Road, Wish
 
+    folder = folder.resolve()
     journal = journals.read(folder / "auto.json")
     said = dict(journal.wish)
     for name in ("weights", "data"):

@@ -1,0 +1,227 @@
+"""prune auto: stages in order, each once, cuts until the clock agrees, a verdict that is earned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prune.auto import road as roads
+from prune.auto.journal import Journal, read
+from prune.auto.road import Road, Wish, walk
+from prune.auto.verdict import conclusion, table, verdict
+from prune.cli import main
+from prune.errors import InputError, StageError
+
+DENSE_MS = 10.0
+
+
+def wish_of(folder: Path, **changes: object) -> Wish:
+    wish = Wish(
+        weights=tiny.weights(folder),
+        data=tiny.data(folder),
+        latency=0.5,
+        is_share=True,
+        int8=True,
+        max_drop=1.0,
+        runtime="onnxruntime",
+        threads=1,
+        imgsz=64,
+        epochs=1,
+        activation="relu",
+        depth="auto",
+        training=(),
+        device="cpu",
+        seed=0,
+    )
+    return replace(wish, **changes)  # type: ignore[arg-type]  # fields of a Wish
+
+
+class Commands:
+    """Commands that answer at once, and write down what they were asked."""
+
+    def __init__(self, *, int8: float = 0.8, failing: str = "") -> None:
+        self.said: list[list[str]] = []
+        self.int8, self.failing = int8, failing
+        self.asked = DENSE_MS
+
+    def __call__(self, *words: object, **_: object) -> dict[str, object]:
+        """Answer a command."""
+        said = [str(word) for word in words]
+        if said[0] == self.failing:
+            raise StageError(f"prune {said[0]} could not do it", 1)
+        self.said.append(said)
+        return getattr(self, f"_{said[0]}")(said)  # type: ignore[no-any-return]  # below
+
+    def _val(self, said: list[str]) -> dict[str, object]:
+        return {"map50": 0.8, "map": 0.5}
+
+    def _export(self, said: list[str]) -> dict[str, object]:
+        return {"max_rel_diff": 1e-6, "bytes": 1000}
+
+    def _global(self, said: list[str]) -> dict[str, object]:
+        self.asked = float(said[said.index("--latency") + 1].removesuffix("ms"))
+        Path(said[said.index("--out") + 1]).write_bytes(b"cut")
+        return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": []}
+
+    def _train(self, said: list[str]) -> dict[str, object]:
+        weights = Path(said[said.index("--project") + 1]) / "train" / "weights"
+        weights.mkdir(parents=True)
+        (weights / "best.pt").write_bytes(tiny.weights(weights).read_bytes())
+        return {"epochs": 1, "best_epoch": 1}
+
+    def _quantize(self, said: list[str]) -> dict[str, object]:
+        return {"out": said[said.index("--out") + 1]}
+
+    def _bench(self, said: list[str]) -> dict[str, object]:
+        return {"rows": []}
+
+    def deployed_ms(self, *_: object) -> float:
+        """Take a fifth less in INT8, as long as the cut is not deep; below that less is gained."""
+        return self.int8 * self.asked + 0.05 * (DENSE_MS - self.asked)
+
+    def of(self, name: str) -> list[list[str]]:
+        """List what one command was asked."""
+        return [said for said in self.said if said[0] == name]
+
+
+def begun(
+    folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> Road:
+    monkeypatch.setattr(roads, "prune", commands)
+    monkeypatch.setattr(roads, "_ms", lambda *_: DENSE_MS)
+    monkeypatch.setattr(roads, "_deployed_ms", commands.deployed_ms)
+    journal = Journal(folder / "auto.json", {}, {})
+    return Road(wish_of(folder, **changes), folder, journal, lambda _: None)
+
+
+def test_cuts_go_on_until_the_deployed_form_is_fast_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    road = begun(tmp_path, commands, monkeypatch)
+    walk(road)
+    tried = road.journal.stages["cut"]["tried"]
+    assert isinstance(tried, list)
+    assert tried[0] == {"asked_ms": DENSE_MS, "came_ms": 8.0}
+    assert tried[1]["asked_ms"] == pytest.approx(DENSE_MS * 5 / 8), "INT8 has its share already"
+    assert tried[-1]["came_ms"] == pytest.approx(5, rel=roads.NEAR)
+    last = commands.of("global")[-1]
+    assert "--reconstruct" in last
+    assert all("--reconstruct" not in said for said in commands.of("global")[:-1])
+
+
+def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    walk(begun(tmp_path, commands, monkeypatch, latency=0.9))
+    assert not commands.of("global")
+    assert (tmp_path / "cut.pt").is_file()
+
+
+def test_a_run_that_failed_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(failing="train")
+    road = begun(tmp_path, commands, monkeypatch)
+    with pytest.raises(StageError):
+        walk(road)
+    again = replace(road, journal=read(road.journal.path))
+    assert list(again.journal.stages) == ["dense", "cut"]
+    before = len(commands.of("global"))
+    commands.failing = ""
+    walk(again)
+    assert list(again.journal.stages) == list(roads.STAGES)
+    assert len(commands.of("global")) == before
+    (trained,) = commands.of("train")
+    assert trained[trained.index("--activation") + 1] == "relu"
+
+
+def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    walk(begun(tmp_path, commands, monkeypatch, int8=False))
+    assert not commands.of("quantize")
+    assert len(commands.of("bench")[0]) == len([w for w in commands.of("bench")[0] if w])
+
+
+def finished(*rows: tuple[str, float, float], goal: float = 5.0) -> Journal:
+    """Make a journal whose bench found these: file, mAP, ms."""
+    found: list[Mapping[str, object]] = [
+        {
+            "file": file,
+            "runtime": "onnxruntime",
+            "precision": "float32",
+            "map": map_,
+            "median_ms": ms,
+            "bytes": 1,
+        }
+        for file, map_, ms in rows
+    ]
+    return Journal(Path("auto.json"), {}, {"cut": {"goal_ms": goal}, "bench": {"rows": found}})
+
+
+@pytest.mark.parametrize(
+    ("rows", "best", "fast", "good"),
+    [
+        ([("d", 0.5, 10), ("p", 0.495, 6), ("q", 0.492, 4)], "q", True, True),
+        ([("d", 0.5, 10), ("p", 0.495, 6), ("q", 0.48, 4)], "p", False, True),
+        ([("d", 0.5, 10), ("p", 0.47, 6), ("q", 0.46, 4)], "d", False, False),
+    ],
+    ids=["all holds", "too slow", "too bad"],
+)
+def test_the_fastest_that_holds_the_score_is_recommended(
+    rows: list[tuple[str, float, float]], best: str, fast: bool, good: bool
+) -> None:
+    found = verdict(finished(*rows), max_drop=1.0)
+    assert (found.best.file, found.fast_enough, found.good_enough) == (best, fast, good)
+    assert found.held == (fast and good)
+    assert conclusion(found).startswith(f"deploy {best} in onnxruntime")
+    assert table(found).count("\n") == 1 + len(rows)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "auto.json").write_text('{"format": "prune-auto/1"')
+    with pytest.raises(InputError, match="damaged"):
+        read(tmp_path / "auto.json")
+    assert main(["auto", "--resume", str(tmp_path)]) == 2
+    assert main(["auto", "--resume", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--latency", "fast"], "fast"),
+        (["--latency", "0.5", "--activation", "tanhh"], "tanhh"),
+        (["--latency", "0.5", "--max-drop", "-1"], "max-drop"),
+        ([], "latency"),
+    ],
+    ids=["latency", "activation", "drop", "nothing"],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    words = ["auto", "--weights", str(tiny.weights(tmp_path)), "--data", str(tiny.data(tmp_path))]
+    assert main([*words, "--project", str(tmp_path / "runs"), *more]) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: Road) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(roads, "walk", stopped)
+    words = ["auto", "--weights", str(tiny.weights(tmp_path)), "--data", str(tiny.data(tmp_path))]
+    assert main([*words, "--latency", "0.5", "--project", str(tmp_path / "runs")]) == 130
+    folder = tmp_path / "runs" / "exp"
+    assert f"prune auto --resume {folder}" in capsys.readouterr().err
+    wish = json.loads((folder / "auto.json").read_text())["wish"]
+    assert wish["latency"] == 0.5
+    assert main(["auto", "--resume", str(folder)]) == 130
