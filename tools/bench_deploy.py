@@ -1,0 +1,153 @@
+r"""What was trained, pruned and quantised, side by side: mAP, milliseconds, bytes; and a picture.
+
+python tools/bench_deploy.py --data data/bccd.yaml --img-size 320 --png docs/pareto.png \
+    --series "dense, from scratch" s.pt n.pt --series pruned s30.pt n30.pt \
+    --series "pruned, INT8" s30-int8.onnx n30-int8.onnx
+
+Checkpoints are exported first. All files are timed in turn, in every runtime named, and scored in
+ONNX Runtime on val and test. The picture has a line a series: mAP on the test split, which chose
+nothing, over milliseconds in the runtime in which each file is fastest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file of a series: mAP@.5:.95 on val and test, milliseconds by runtime, bytes."""
+
+    series: str
+    name: str
+    val: float
+    test: float
+    ms: Mapping[str, float]
+    precision: Mapping[str, str]
+    bytes: int
+
+
+def main() -> None:
+    """Measure what the command line names; print the table, draw the picture."""
+    args = _arguments().parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            path: (series[0], exported(path, args.img_size, Path(folder)))
+            for series in args.series
+            for path in map(Path, series[1:])
+        }
+        points = measured(files, args)
+    print(table(points, args.runtime))
+    if args.png:
+        draw(points).savefig(args.png, dpi=150)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--img-size", type=int, required=True)
+    parser.add_argument("--series", nargs="+", action="append", required=True, metavar="WORD")
+    parser.add_argument("--runtime", nargs="+", default=["onnxruntime", "openvino"])
+    parser.add_argument("--threads", type=int, default=0, help="of a run (0: one a core)")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--png", type=Path)
+    return parser
+
+
+def exported(path: Path, imgsz: int, folder: Path) -> Path:
+    """Return an ONNX file as it is, or export a checkpoint to one."""
+    if path.suffix == ".onnx":
+        return path
+    out = folder / f"{len(list(folder.iterdir()))}-{path.stem}.onnx"
+    prune("export", "--weights", path, "--img-size", imgsz, "--out", out)
+    return out
+
+
+def measured(files: Mapping[Path, tuple[str, Path]], args: argparse.Namespace) -> list[Point]:
+    """Time all files in turn, score each on both splits."""
+    words = ["bench", *(path for _, path in files.values()), "--threads", args.threads]
+    words += ["--rounds", args.rounds, "--runtime", ",".join(args.runtime)]
+    rows = prune(*words)["rows"]
+    points = []
+    for path, (series, onnx) in files.items():
+        own = {row["runtime"]: row for row in rows if row["file"] == str(onnx)}
+        scores = {
+            split: prune("val", "--weights", onnx, "--data", args.data, "--split", split)["map"]
+            for split in ("val", "test")
+        }
+        points.append(
+            Point(
+                series,
+                path.stem,
+                **scores,
+                ms={name: row["median_ms"] for name, row in own.items()},
+                precision={name: row["precision"] for name, row in own.items()},
+                bytes=onnx.stat().st_size,
+            )
+        )
+    return points
+
+
+def prune(*words: object) -> dict[str, Any]:
+    """Run a command as its user types it; return the document it prints."""
+    plain = ["--no-plots", "--workers", "0"] if words[0] == "val" else []
+    command = [sys.executable, "-m", "prune", *map(str, words), *plain, "--json"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        sys.exit(f"bench: prune {words[0]} ended with {ran.returncode}")
+    document: dict[str, Any] = json.loads(ran.stdout)
+    return document
+
+
+def table(points: Sequence[Point], runtimes: Sequence[str]) -> str:
+    """Set the points as Markdown; times as fast are to the first row in the same runtime."""
+    columns = ["", "file", "mAP@.5:.95, val", "test", *(f"ms, {name}" for name in runtimes), "MB"]
+    lines = [f"| {' | '.join(columns)} |", "|:--|:--|" + "--:|" * (len(columns) - 2)]
+    for point in points:
+        times = [
+            f"{point.ms[name]:.2f} ({points[0].ms[name] / point.ms[name]:.2f} x)"
+            if name in point.ms
+            else "-"
+            for name in runtimes
+        ]
+        scores = [f"{point.val:.3f}", f"{point.test:.3f}"]
+        cells = [point.series, point.name, *scores, *times, f"{point.bytes / 1e6:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(points: Sequence[Point]) -> Figure:
+    """Draw a line a series: mAP on test over milliseconds in the fastest runtime of each file."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for marker, series in zip("osD^v", dict.fromkeys(p.series for p in points), strict=False):
+        own = sorted((p for p in points if p.series == series), key=lambda p: min(p.ms.values()))
+        axes.plot(
+            [min(p.ms.values()) for p in own],
+            [p.test for p in own],
+            marker=marker,
+            label=series,
+        )
+        for point in own:
+            place = (min(point.ms.values()), point.test)
+            axes.annotate(point.name, place, xytext=(5, 4), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("ms a picture, in the fastest runtime")
+    axes.set_ylabel("mAP@.5:.95, test")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()
