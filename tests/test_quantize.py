@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +16,8 @@ import tiny
 from onnx import helper
 
 from prune import checkpoint
+from prune.bench import runtimes
+from prune.bench.runtimes import Setting, open_model
 from prune.cli import main
 from prune.data import spec
 from prune.errors import InputError
@@ -22,6 +27,8 @@ from prune.quantize.parts import OPERATORS, Layer, named, sort
 from prune.quantize.run import Wish, quantize
 from prune.quantize.subject import Subject, open_subject
 from prune.quantize.write import in_int8
+from prune.score.metrics import Scores
+from prune.train.source import activated, trained
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,44 @@ def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
     assert len(kernels) - len(in_float) == done.layers
 
 
+@pytest.mark.parametrize("activation", ["mish", "leaky", "relu", "hardswish"])
+@pytest.mark.parametrize("runtime", OPERATORS)
+def test_int8_is_near_float_with_every_activation(
+    folder: Path, tmp_path: Path, activation: str, runtime: str
+) -> None:
+    float_file = tmp_path / "net.onnx"
+    source = trained(folder / "dense.pt", names=tiny.NAMES, cfg=None, pt=False)
+    export(activated(source, activation).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
+    done = quantize(float_file, data_of(folder), Wish(images=8, runtime=runtime))
+    assert 0 < done.moved.relative < 0.1
+    assert done.layers == 4
+
+
+def test_for_openvino_nothing_stands_between_a_convolution_and_its_activation(
+    folder: Path, tmp_path: Path
+) -> None:
+    done = quantize(folder / "net.onnx", data_of(folder), Wish(images=8, runtime="openvino"))
+    nodes = done.model.graph.node
+    outputs = {node.output[0] for node in nodes if node.op_type == "Conv"}
+    rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    assert not outputs & rounded
+    pytest.importorskip("openvino")
+    onnx.save(done.model, tmp_path / "int8.onnx")
+    opened = open_model("openvino", tmp_path / "int8.onnx", Setting(1, (64, 64)))
+    assert opened.precision().startswith("int8 57 %"), "4 of 7"
+
+
+def test_ranges_are_those_of_the_shapes_that_are_detected_in(folder: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((20, 64, 3), dtype=np.uint8))
+    net = checkpoint.network(checkpoint.load(folder / "dense.pt"))
+    for name, dynamic, shape in (("fixed", False, (64, 64)), ("open", True, (32, 64))):
+        path = tmp_path / f"{name}.onnx"
+        export(net, path, names=tiny.NAMES, imgsz=(64, 64), dynamic=dynamic)
+        subject = open_subject(path, data_of(folder))
+        (pictures,) = subject.batches([tmp_path / "wide.png"])
+        assert pictures.shape == (1, 3, *shape)
+
+
 def test_with_every_node_in_float_nothing_changes(folder: Path) -> None:
     subject = open_subject(folder / "net.onnx", data_of(folder))
     pictures = subject.pictures(8, seed=0)
@@ -151,7 +196,10 @@ def test_the_command_writes_scores_and_recommends(
     assert told["bytes"] == out.stat().st_size
     assert told["recommended"] in (str(out), str(folder / "net.onnx"))
     facts = {p.key: p.value for p in onnx.load(out).metadata_props}
-    assert json.loads(facts["int8"])["pictures"] == 8
+    own = json.loads(facts["int8"])
+    assert own["pictures"] == 8
+    assert own["map"] == {"map50": told["map50"]["int8"], "map": told["map"]["int8"]}
+    assert told["inputs"] == {"images": [1, 3, 64, 64]}
     assert facts["names"] == str(dict(enumerate(tiny.NAMES)))
     assert main(["val", "--weights", str(out), *words(folder)[3:5], "--no-plots"]) == 0
 
@@ -171,6 +219,71 @@ def test_a_missed_drop_ends_with_3_under_another_name(
     monkeypatch.setattr(Subject, "score", worse)
     assert main(words(folder, "--out", tmp_path / "small.onnx", "--max-drop", 1)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["small-missed.onnx"]
+
+
+def test_a_file_that_lost_much_is_written_but_not_recommended(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scores = iter((0.9, 0.5))
+    real = Subject.score
+
+    def worse(self: Subject, model: onnx.ModelProto, split: str) -> Scores:
+        return replace(real(self, model, split), map=next(scores))
+
+    monkeypatch.setattr(Subject, "score", worse)
+    assert main(words(folder, "--out", tmp_path / "small.onnx")) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"deploy {folder / 'net.onnx'}")
+    assert "loses 40.0 points of mAP; --max-drop" in last
+    assert (tmp_path / "small.onnx").is_file()
+
+
+def unlabelled(folder: Path, tmp_path: Path) -> list[str]:
+    shutil.copytree(folder / "images" / "val", tmp_path / "in" / "images" / "val")
+    text = f"train: {folder}/images/train\nval: images/val\nnames: [red, blue]\n"
+    (tmp_path / "in" / "data.yaml").write_text(text)
+    return ["--data", str(tmp_path / "in" / "data.yaml")]
+
+
+def half(folder: Path, tmp_path: Path) -> list[str]:
+    net = checkpoint.network(checkpoint.load(folder / "dense.pt"))
+    path = tmp_path / "in" / "half.onnx"
+    export(net, path, names=tiny.NAMES, imgsz=(64, 64), half=True)
+    return ["--weights", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder, _: ["--weights", str(folder / "dense.pt")], "is no ONNX file"),
+        (lambda _, own: ["--out", str(own / "x.int8")], "must end in .onnx"),
+        (lambda folder, _: ["--out", str(folder / "net.onnx")], "the float file itself"),
+        (lambda *_: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),
+        (unlabelled, "val has no labels"),
+        (half, "has float16 weights"),
+    ],
+    ids=["checkpoint", "suffix", "in place", "not installed", "no labels", "half"],
+)
+def test_files_that_cannot_be_used_are_one_line(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path, Path], list[str]],
+    says: str,
+) -> None:
+    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    more = make(folder, tmp_path)
+    capsys.readouterr()
+    assert main([*words(folder, "--out", tmp_path / "out" / "x.onnx"), *more]) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -204,5 +317,5 @@ def test_wrong_use_is_one_line(
 def test_an_int8_file_is_not_quantised_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     assert main(words(folder, "--out", out)) == 0
-    with pytest.raises(InputError, match="already"):
+    with pytest.raises(InputError, match=r"small\.onnx: it is quantised already"):
         open_subject(out, data_of(folder))

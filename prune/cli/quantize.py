@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
     from prune.atomic import expect_writable
+    from prune.bench.runtimes import library
     from prune.cli import console
     from prune.data import spec
     from prune.errors import InputError
@@ -78,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     target = args.out or args.weights.with_name(f"{args.weights.stem}-int8.onnx")
     if target.resolve() == args.weights.resolve():
         raise InputError(f"{target} is the float file itself; choose another name by --out")
+    if target.suffix.lower() != ".onnx":
+        raise InputError(f"{target} is no name for an ONNX file; it must end in .onnx")
+    library(args.runtime)  # raises before minutes of work, where it is not installed
     wish = quantizing.Wish(
         images=args.images,
         method=args.method,
@@ -103,12 +107,15 @@ def run(args: argparse.Namespace) -> int:
 
 def document(done: Quantized, timed: Measured, source: Path, target: Path) -> dict[str, object]:
     """Return what --json prints."""
-    from prune.quantize.run import pays
+    from prune.export.structure import opset, shapes
+    from prune.quantize.run import keeps, pays
 
     before, after = timed.rows
     return {
         "out": str(target),
-        "opset": next(one.version for one in done.model.opset_import if not one.domain),
+        "opset": opset(done.model),
+        "inputs": shapes(done.model.graph.input),
+        "outputs": shapes(done.model.graph.output),
         "bytes": after.bytes,
         "max_abs_diff": done.moved.absolute,
         "max_rel_diff": done.moved.relative,
@@ -121,7 +128,7 @@ def document(done: Quantized, timed: Measured, source: Path, target: Path) -> di
         "runtime": after.pair.runtime,
         "ms": {"float": before.spread.median, "int8": after.spread.median},
         "ratio": vars(after.ratio_to_first),
-        "recommended": str(target if done.held and pays(timed) else source),
+        "recommended": str(target if keeps(done) and pays(timed) else source),
     }
 
 
@@ -149,16 +156,24 @@ def _print(done: Quantized, timed: Measured, source: Path, target: Path) -> None
 
 def _advice(done: Quantized, timed: Measured, source: Path, target: Path) -> str:
     """Say which file to deploy, and why."""
-    from prune.quantize.run import pays
+    from prune.quantize.run import keeps, pays
 
     ratio = timed.rows[1].ratio_to_first
     span = f"{1 / ratio.high:.2f} to {1 / ratio.low:.2f}"
     times = f"{1 / ratio.middle:.2f} times as fast as float ({span})"
     if not done.held:
-        return f"deploy {source}: the drop does not hold with any layer in INT8; the best: {target}"
+        return (
+            f"deploy {source}: not even with a single layer in INT8 the drop stays within "
+            f"{done.allowed:g} points; the best found is {target}"
+        )
+    if not keeps(done):
+        return (
+            f"deploy {source}: INT8 is {times}, and loses {done.drop:.1f} points of mAP; "
+            "--max-drop 0.5 gives layers back to float until no more than that is lost"
+        )
     if not pays(timed):
         return (
             f"deploy {source}: in {timed.rows[1].pair.runtime} on this machine INT8 is {times}; "
-            "a network with ReLU gains more: prune train --activation relu"
+            "activations but ReLU cost time in INT8: prune train --activation relu"
         )
     return f"deploy {target}: {times}"

@@ -11,12 +11,12 @@ import onnx
 
 from prune.atomic import replacing
 from prune.bench.files import settle
-from prune.bench.rows import Measured, Pair, measure
+from prune.bench.rows import CLOSE, Measured, Pair, measure
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference
 from prune.quantize import calibrate
-from prune.quantize.parts import OPERATORS, Layer
+from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer
 from prune.quantize.search import by_sensitivity, fewest
 from prune.quantize.subject import Subject, open_subject
 from prune.quantize.write import in_int8
@@ -69,6 +69,7 @@ class Quantized:
         given_back: the convolutions of these that are in float all the same.
         held: whether the drop that is allowed holds; True where none is named.
         moved: how far its outputs are from the float file's at worst, on a few pictures.
+        allowed: the drop that is allowed, in points; None where none is named.
     """
 
     model: onnx.ModelProto
@@ -78,6 +79,7 @@ class Quantized:
     given_back: tuple[str, ...]
     held: bool
     moved: Difference
+    allowed: float | None = None
 
     @property
     def drop(self) -> float:
@@ -97,14 +99,13 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
     Raises:
         CheckpointError: the file cannot be used.
         InputError: other classes than the data's, too few pictures, no float32 file.
-        DataError: a picture that cannot be read, or a split that is not there.
+        DataError: a picture that cannot be read, or a split that is not there or has no labels.
     """
     subject = open_subject(path, spec)
     pictures = subject.pictures(wish.images, seed=wish.seed)
-    spec.pictures(wish.split)  # raises before a minute's work
+    before = subject.score(subject.model, wish.split)
     say(f"ranges from {len(pictures)} pictures ({wish.method})")
     make = maker(subject, pictures, wish)
-    before = subject.score(subject.model, wish.split)
     least = -1.0 if wish.max_drop is None else before.map - wish.max_drop / 100
     order = subject.parts.layers
     scores = {0: subject.score(make(()), wish.split)}
@@ -120,15 +121,16 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
 
     found = fewest(len(order), score, least=least)
     given_back = order[: found.chosen.given_back]
-    model = make(given_back)
+    model, after = make(given_back), scores[found.chosen.given_back]
     return Quantized(
-        model=_described(model, wish, given_back, pictures=len(pictures)),
+        model=_described(model, wish, given_back, pictures=len(pictures), scores=after),
         before=before,
-        after=scores[found.chosen.given_back],
+        after=after,
         layers=len(order),
         given_back=tuple(layer.name for layer in given_back),
         held=found.held,
         moved=_moved(subject, model, pictures[:LOOKED_AT]),
+        allowed=wish.max_drop,
     )
 
 
@@ -160,6 +162,11 @@ def timed(source: Path, target: Path, runtime: str, *, threads: int) -> Measured
     return measured
 
 
+def keeps(done: Quantized) -> bool:
+    """Tell whether the file detects well enough: what was allowed is held, or little is lost."""
+    return done.held and (done.allowed is not None or done.drop <= 100 * CLOSE)
+
+
 def pays(timed: Measured) -> bool:
     """Tell whether the file in INT8 is faster than the float one beyond the noise."""
     return timed.rows[1].ratio_to_first.high < 1
@@ -179,6 +186,7 @@ def maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
             seen,
             operators=operators,
             floating=floating,
+            open_ended=OPEN_ENDED[wish.runtime],
             seven_bits=wish.seven_bits,
         )
 
@@ -204,9 +212,14 @@ def _moved(subject: Subject, model: onnx.ModelProto, pictures: Sequence[Path]) -
 
 
 def _described(
-    model: onnx.ModelProto, wish: Wish, given_back: Sequence[Layer], *, pictures: int
+    model: onnx.ModelProto,
+    wish: Wish,
+    given_back: Sequence[Layer],
+    *,
+    pictures: int,
+    scores: Scores,
 ) -> onnx.ModelProto:
-    """Add to a model's metadata how it was quantised."""
+    """Add to a model's metadata how it was quantised, and what it scores since."""
     facts = {entry.key: entry.value for entry in model.metadata_props}
     facts["int8"] = json.dumps(
         {
@@ -215,6 +228,8 @@ def _described(
             "runtime": wish.runtime,
             "weight_bits": 7 if wish.seven_bits else 8,
             "float_layers": [layer.name for layer in given_back],
+            "split": wish.split,
+            "map": {"map50": scores.map50, "map": scores.map},
         }
     )
     onnx.helper.set_model_props(model, facts)

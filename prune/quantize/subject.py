@@ -13,11 +13,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from prune.data.frames import Shape
+from prune.data.pictures import read_image
 from prune.data.spec import DataSpec
-from prune.errors import InputError
+from prune.errors import CheckpointError, DataError, InputError
 from prune.quantize.parts import Parts, named, sort
-from prune.score.feed import fitted, split_batches
+from prune.score.feed import letterboxed, split_batches
 from prune.score.metrics import Scores
 from prune.score.runtime import Runner, open_weights
 from prune.score.score import collect
@@ -30,16 +30,12 @@ BATCH = 16  # pictures a batch, when scored
 
 @dataclass(frozen=True)
 class Subject:
-    """A float file, sorted, and the data that it is judged on.
-
-    `shape` is the height and width of the pictures that ranges are taken from.
-    """
+    """A float file, sorted, the same opened to run, and the data that it is judged on."""
 
     model: onnx.ModelProto
     parts: Parts
     spec: DataSpec
-    imgsz: int
-    shape: Shape
+    runner: Runner
 
     def pictures(self, images: int, *, seed: int) -> list[Path]:
         """Draw so many pictures of the train split, or take all.
@@ -58,9 +54,10 @@ class Subject:
         return random.Random(seed).sample(paths, min(images, len(paths)))
 
     def batches(self, paths: Sequence[Path]) -> Iterator[Array]:
-        """Load pictures as the loader does, one by one, [1, 3, H, W] in 0..1."""
-        for batch in fitted(paths, self.shape, 1, merged=self.spec.merged):
-            yield batch.images.float().div(255).numpy()
+        """Load pictures as they are loaded to be detected in, one by one, [1, 3, H, W] in 0..1."""
+        for path in paths:
+            picture, _ = letterboxed(read_image(path), self.runner, self.runner.imgsz)
+            yield np.ascontiguousarray(picture.numpy())
 
     def outputs(self, model: onnx.ModelProto, paths: Sequence[Path]) -> Iterable[Array]:
         """Run pictures through a model; decoded boxes of each, [1, boxes, 5 + classes]."""
@@ -69,13 +66,20 @@ class Subject:
             yield runner.detect(torch.from_numpy(pictures)).numpy()
 
     def score(self, model: onnx.ModelProto, split: str) -> Scores:
-        """Score a model on a split, in ONNX Runtime, as `prune val` does."""
+        """Score a model on a split, in ONNX Runtime, as `prune val` does.
+
+        Raises:
+            DataError: the split has no objects that could be found.
+        """
         runner = opened(model)
         batches, _ = split_batches(
-            runner, self.spec, split, imgsz=self.imgsz, batch_size=BATCH, workers=0
+            runner, self.spec, split, imgsz=runner.imgsz, batch_size=BATCH, workers=0
         )
         names = self.spec.names
-        return collect(runner.detect, batches, len(names), device=runner.device).scores(names)
+        found = collect(runner.detect, batches, len(names), device=runner.device).scores(names)
+        if not found.instances:
+            raise DataError(f"{self.spec.path}: {split} has no labels, so that nothing is scored")
+        return found
 
 
 def open_subject(path: Path, spec: DataSpec) -> Subject:
@@ -85,6 +89,8 @@ def open_subject(path: Path, spec: DataSpec) -> Subject:
         CheckpointError: it is no ONNX file of `prune export` with decoded boxes.
         InputError: other classes than the data's, or nothing in it that could be quantised.
     """
+    if path.suffix.lower() != ".onnx":
+        raise CheckpointError(f"{path} is no ONNX file; `prune export` writes one of a checkpoint")
     runner = open_weights(path, device_name="cpu")
     if len(runner.names) != len(spec.names):
         raise InputError(
@@ -94,8 +100,11 @@ def open_subject(path: Path, spec: DataSpec) -> Subject:
     model = named(onnx.load(path))
     if any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer):
         raise InputError(f"{path} has float16 weights; quantise the file without --half")
-    shape = runner.shape or (runner.imgsz, runner.imgsz)
-    return Subject(model, sort(model), spec, runner.imgsz, shape)
+    try:
+        parts = sort(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return Subject(model, parts, spec, runner)
 
 
 def opened(model: onnx.ModelProto) -> Runner:

@@ -15,6 +15,7 @@ def in_int8(
     *,
     operators: Sequence[str],
     floating: Collection[str],
+    open_ended: Sequence[str] = (),
     seven_bits: bool = False,
 ) -> onnx.ModelProto:
     """Quantise a model: weights by channel, symmetric, activations unsigned, by tensor.
@@ -24,6 +25,7 @@ def in_int8(
         seen: ranges of its tensors.
         operators: kinds of nodes to quantise.
         floating: names of nodes that stay in float.
+        open_ended: kinds of nodes whose outputs are left as they are.
         seven_bits: weights of 7 bits, whose sums fit 16 bits on processors without VNNI.
     """
     writer = QDQQuantizer(
@@ -36,7 +38,8 @@ def in_int8(
         nodes_to_quantize=[],
         nodes_to_exclude=sorted(floating),
         op_types_to_quantize=list(operators),
-        extra_options={},
+        # an empty list would be taken for all kinds
+        extra_options={"OpTypesToExcludeOutputQuantization": [*open_ended]} if open_ended else {},
     )
     writer.quantize_model()
     writer.model.topological_sort()  # it appends what it adds

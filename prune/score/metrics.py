@@ -49,6 +49,11 @@ class Scores:
     forward_ms: float | None = None
     nms_ms: float | None = None
 
+    @property
+    def instances(self) -> int:
+        """Count the objects that were to be found."""
+        return sum(score.instances for score in self.per_class)
+
 
 @dataclass(frozen=True)
 class Curves:
