@@ -113,8 +113,8 @@ def test_a_bundle_is_whole(made: Path) -> None:
 
 
 def test_readme_has_the_scores_that_the_checkpoint_knows(tmp_path: Path) -> None:
-    source = checkpoint.capture(squares.network(), names=squares.NAMES, imgsz=64)
-    source.training.update(best_fitness_ap=0.25, best_fitness_ap50=0.5)
+    trained = {"command": "train", "scores": {"map50": 0.5, "map": 0.25}}
+    source = checkpoint.capture(squares.network(), names=squares.NAMES, imgsz=64, history=[trained])
     checkpoint.save(source, tmp_path / "net.pt")
     words = ["--weights", str(tmp_path / "net.pt"), "--bundle", str(tmp_path / "made")]
     assert main(["export", *words]) == 0

@@ -219,8 +219,8 @@ def test_metadata_tells_where_the_network_comes_from(net: Darknet, tmp_path: Pat
         "plan": {"cuts": [{"layer": "a", "remove": [1, 2]}]},
         "params": {"before": 2, "after": 1},
     }
-    source = checkpoint.capture(net, names=NAMES, imgsz=64, history=[entry])
-    source.training.update(best_fitness_ap=0.25, best_fitness_ap50=0.5)
+    trained = {"command": "train", "scores": {"map": 0.25, "map50": 0.5}}
+    source = checkpoint.capture(net, names=NAMES, imgsz=64, history=[entry, trained])
     export(
         net, tmp_path / "m.onnx", names=NAMES, imgsz=(64, 64), about=provenance(source), half=True
     )
@@ -229,12 +229,15 @@ def test_metadata_tells_where_the_network_comes_from(net: Darknet, tmp_path: Pat
     own = json.loads(found["prune"])
     assert own["cfg_sha256"] == checkpoint.network_id(source.cfg)
     assert own["history"] == [
-        {"command": "global", "criterion": "l1", "params": {"before": 2, "after": 1}}
+        {"command": "global", "criterion": "l1", "params": {"before": 2, "after": 1}},
+        {"command": "train"},
     ]
     assert own["map"] == {"map": 0.25, "map50": 0.5}
     assert own["preprocessing"]["pad"] == 114
     plain = checkpoint.capture(net, names=NAMES, imgsz=64)
     assert provenance(plain) == {"history": [], "map": None}
+    cut = checkpoint.capture(net, names=NAMES, imgsz=64, history=[trained, entry])
+    assert provenance(cut)["map"] is None, "scores of what it was before the cut"
 
 
 SIZES = {

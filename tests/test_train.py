@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny
@@ -16,7 +16,7 @@ import tiny
 from prune import checkpoint
 from prune.cli import main, outcome
 from prune.train import keep
-from prune.train.log import Log
+from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings
 
 Train = Callable[..., int]
@@ -130,6 +130,19 @@ def test_pruned_checkpoint_is_fine_tuned_in_its_own_structure(
     assert after.history[-1]["parent"] == checkpoint.digest(start)
     kernel = "module_list.0.Conv2d.weight"
     assert not after.model[kernel].equal(before.model[kernel])
+
+
+def test_kept_weights_tell_the_scores_of_their_own_epoch(train: Train, tmp_path: Path) -> None:
+    assert train("--cfg", tiny.cfg(tmp_path), "--epochs", 2) == 0
+    folder = tmp_path / "runs" / "exp"
+    columns, *lines = (folder / "results.csv").read_text().splitlines()
+    rows = [dict(zip(columns.split(","), line.split(","), strict=True)) for line in lines]
+    for path in (folder / "weights").iterdir():
+        entry = cast("dict[str, Any]", checkpoint.load(path).history[-1])
+        row = rows[entry["epoch"] - 1]
+        assert set(entry["scores"]) == set(SCORES)
+        for name, value in entry["scores"].items():
+            assert value == pytest.approx(float(row[name]), abs=1e-4)
 
 
 def test_a_run_with_a_teacher_says_so_in_its_files(train: Train, tmp_path: Path) -> None:

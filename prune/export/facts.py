@@ -13,14 +13,6 @@ from prune.models.darknet import Darknet
 
 FORMAT = "prune-onnx/1"
 TOLD = ("command", "criterion", "macs", "params")  # of a history entry; plans are long
-SCORES = {
-    "fitness": "best_fitness",
-    "precision": "best_fitness_p",
-    "recall": "best_fitness_r",
-    "map50": "best_fitness_ap50",
-    "map": "best_fitness_ap",
-    "f1": "best_fitness_f",
-}
 PREPROCESSING: dict[str, object] = {
     "letterbox": True,  # scaled by one factor, centred
     "pad": GREY,  # of 255, in all three channels
@@ -31,14 +23,14 @@ PREPROCESSING: dict[str, object] = {
 
 
 def provenance(source: Checkpoint) -> dict[str, object]:
-    """Say where a network comes from: what was done to it, in short, and its best known scores.
+    """Say where a network comes from: what was done to it, in short, and its scores, if known.
 
     Returns:
-        `history`, a list, and `map`: scores of the training run by name, None where it kept none.
+        `history`, a list, and `map`: the scores by name that training gave these weights on its
+        validation split; None where something was done to them since.
     """
     history = [{key: entry[key] for key in TOLD if entry.get(key)} for entry in source.history]
-    known = {name: source.training.get(key) for name, key in SCORES.items()}
-    scores = {name: value for name, value in known.items() if isinstance(value, int | float)}
+    scores = source.history[-1].get("scores") if source.history else None
     return {"history": history, "map": scores or None}
 
 

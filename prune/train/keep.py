@@ -17,6 +17,7 @@ from prune.atomic import replacing
 from prune.checkpoint import Checkpoint
 from prune.errors import CheckpointError, InputError, TrainError
 from prune.runs import versions
+from prune.train.log import SCORES
 from prune.train.run import Run
 
 Row = dict[str, float]
@@ -72,7 +73,7 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
         TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
-    finished = _finished(run, origin=origin, epoch=epoch)
+    finished = _finished(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
     _expect_finite(finished, f"after epoch {epoch}")
     if not run.team.leads:
         return
@@ -202,7 +203,15 @@ def finish(folder: Path) -> None:
     checkpoint.save(replace(checkpoint.load(last), training={}), last)
 
 
-def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
+def _scores(row: Row) -> Row:
+    """Take the scores out of an epoch's row; none where it was not scored."""
+    return {name: row[name] for name in SCORES if name in row}
+
+
+def _finished(
+    run: Run, *, origin: Origin, epoch: int, scores: Mapping[str, float] | None = None
+) -> Checkpoint:
+    """Capture the averaged weights; `scores` are theirs, where they were scored."""
     entry = {
         "command": "train",
         "epochs": run.settings.epochs,
@@ -213,6 +222,7 @@ def _finished(run: Run, *, origin: Origin, epoch: int) -> Checkpoint:
         "versions": versions(),
         "parent": origin.parent,
         **({"teacher": origin.teacher} if origin.teacher else {}),
+        **({"scores": dict(scores)} if scores else {}),
     }
     shot = checkpoint.capture(
         run.averaged,

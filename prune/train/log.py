@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 _LOSSES = ("box", "obj", "cls", "loss")
 _TAUGHT = "distill"  # the loss of training with a teacher, beside the others
-_SCORES = ("precision", "recall", "map50", "map", "f1")
+SCORES = ("precision", "recall", "map50", "map", "f1")
 COLUMNS = (
     "epoch",
     *(f"train_{name}" for name in (*_LOSSES, _TAUGHT)),
     *(f"val_{name}" for name in _LOSSES),
-    *_SCORES,
+    *SCORES,
     "lr",
     "seconds",
 )
@@ -49,7 +49,7 @@ def as_row(
     row |= {f"train_{name}": value for name, value in named}
     if scores is not None:
         row |= {f"val_{name}": value for name, value in zip(_LOSSES, scores.losses, strict=False)}
-        row |= {name: float(getattr(scores, name)) for name in _SCORES}
+        row |= {name: float(getattr(scores, name)) for name in SCORES}
     return {**row, "lr": rate, "seconds": seconds}
 
 
@@ -171,7 +171,7 @@ def _left(clock: _Clock) -> str:
 def _line(row: dict[str, float], epochs: int) -> str:
     columns = {name: f"train_{name}" for name in (*_LOSSES, _TAUGHT)}
     figures = " ".join(f"{n} {row[column]:.4f}" for n, column in columns.items() if column in row)
-    scores = " ".join(f"{name} {row[name]:.4f}" for name in _SCORES if name in row)
+    scores = " ".join(f"{name} {row[name]:.4f}" for name in SCORES if name in row)
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {scores or 'not scored'}"
         f"  lr {row['lr']:.5f}  {memory_gib():.1f} GiB  {row['seconds']:.1f} s"
@@ -190,4 +190,4 @@ def _tag(column: str) -> str:
     group, _, name = column.partition("_")
     if name:
         return f"{group}/{name}"
-    return f"metrics/{column}" if column in _SCORES else f"run/{column}"
+    return f"metrics/{column}" if column in SCORES else f"run/{column}"
