@@ -238,6 +238,10 @@ def test_ncnn_runs_its_own_files(tmp_path: Path) -> None:
         open_model("ncnn", path, Setting(1, (8, 8), batch=2))
     with pytest.raises(InputError, match="leaves its picture size open"):
         settle(path, threads=1)
+    path.with_suffix(".json").write_text('{"imgsz": [8, 16], "stride": 8}')
+    assert settle(path, threads=1).imgsz == (8, 16)
+    with pytest.raises(InputError, match="multiples of 8"):
+        settle(path, threads=1, imgsz=12)
     path.with_suffix(".bin").unlink()
     with pytest.raises(InputError, match=r"net\.bin"):
         open_model("ncnn", path, setting)
@@ -303,7 +307,7 @@ def unnamed(files: dict[str, Path], folder: Path) -> Path:
 
 def test_open_sides_need_a_size_from_somebody(files: dict[str, Path], tmp_path: Path) -> None:
     path = unnamed(files, tmp_path)
-    with pytest.raises(InputError, match="has no imgsz in its metadata; give --img-size"):
+    with pytest.raises(InputError, match="does not say which is usual; give --img-size"):
         settle(path, threads=1)
     assert settle(path, threads=1, imgsz=64).imgsz == (64, 64)
 

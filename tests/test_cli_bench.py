@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_json_has_the_keys_that_scripts_rely_on(
         ("net.pt", "onnxruntime", True),
         ("net.pt", "torch", False),
     ]
-    assert document["notes"] == [f"torch reads .pt, not {onnx}"]
+    assert document["notes"] == [], "each file and each runtime has a row"
     assert rows[0]["ratio_to_first"] == rows[0]["ratio_low"] == rows[0]["ratio_high"] == 1
     assert all(
         row["runs"] == 3 and row["p10_ms"] <= row["median_ms"] <= row["p90_ms"] for row in rows
@@ -95,6 +96,19 @@ def test_scores_stand_beside_milliseconds(
     assert "within 1 point of the best mAP (1.000)" in document["deploy"]["why"]
 
 
+def test_what_has_no_row_at_all_is_noted(
+    onnx: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--runtime", "onnxruntime,opencv", "--json"]
+    other = onnx.with_name("net.param")
+    other.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
+    files = [str(path) for path in (onnx, weights, other)]
+    assert main(["bench", *files, *QUICK, "--img-size", "64", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [
+        f"{runtime} reads .onnx, not {other}" for runtime in ("onnxruntime", "opencv")
+    ]
+
+
 def test_batch_and_size_of_a_checkpoint_are_free(
     weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +116,12 @@ def test_batch_and_size_of_a_checkpoint_are_free(
     assert main(["bench", str(weights), *QUICK, *words]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["shape"] for row in rows] == [[2, 3, 96, 96]] * 2
+
+
+def no_labels(folder: Path) -> list[str]:
+    data = squares.data(folder)
+    shutil.rmtree(folder / "labels")
+    return ["--data", str(data)]
 
 
 def no_onnx(folder: Path) -> list[str]:
@@ -112,6 +132,7 @@ def no_onnx(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (no_labels, "has no labels"),
         (no_onnx, "net.onnx is no ONNX file"),
         (lambda _: ["--img-size", "96"], "takes 64 x 64 pictures only"),
         (lambda _: ["--batch", "4"], "batch is 4, but"),
@@ -122,7 +143,18 @@ def no_onnx(folder: Path) -> list[str]:
         (lambda folder: ["--png", str(folder)], "it is a folder"),
         (lambda _: ["--rounds", "0"], "must be at least 1"),
     ],
-    ids=["content", "size", "batch", "unknown", "missing", "nothing", "data", "png", "rounds"],
+    ids=[
+        "labels",
+        "content",
+        "size",
+        "batch",
+        "unknown",
+        "missing",
+        "nothing",
+        "data",
+        "png",
+        "rounds",
+    ],
 )
 def test_wrong_input_is_one_line(
     onnx: Path,
@@ -139,7 +171,7 @@ def test_wrong_input_is_one_line(
     except SystemExit as stopped:  # argparse
         status = int(str(stopped.code))
     out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+    lines = [line for line in err.splitlines() if not line.startswith(("note: ", "scoring "))]
     assert status == 2
     assert message in err and len(lines) == 1
     assert not out

@@ -88,6 +88,11 @@ WRONG = {
     "legacy, yet dynamo": (["--legacy", "--exporter", "dynamo"], "leave out --exporter dynamo"),
     "no detections": (["--nms", "--max-det", "0"], "must be at least 1"),
     "no data": (["--data", "nowhere.yaml"], "nowhere.yaml"),
+    "an opset of the past": (["--opset", "3"], "writes 11 to 20"),
+    "an opset to come": (["--opset", "99"], "writes 11 to 20"),
+    "a cfg of half precision": (["--format", "darknet", "--half"], "--half is for ONNX"),
+    "a cfg of pictures": (["--format", "yolor", "--img-size", "64"], "--img-size is for ONNX"),
+    "ncnn on pictures": (["--format", "ncnn", "--data", "d.yaml"], "--data is for ONNX"),
     "the weights": (["--out", "net.pt"], "the checkpoint itself"),
     "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "the checkpoint itself"),
 }

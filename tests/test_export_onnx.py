@@ -216,7 +216,7 @@ def test_a_file_that_differs_is_not_left(
 
 
 def test_an_opset_nobody_writes_is_named(net: Darknet, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="opset 99"):
+    with pytest.raises(InputError, match="opset is 99"):
         export(net, tmp_path / "m.onnx", names=NAMES, imgsz=(64, 64), opset=99)
     assert not list(tmp_path.iterdir())
 

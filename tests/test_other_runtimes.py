@@ -172,7 +172,7 @@ def test_command_writes_files_for_ncnn(tmp_path: Path, capsys: pytest.CaptureFix
     assert [Path(path).name for path in document["out"]] == ["net.param", "net.bin", "net.json"]
     assert document["max_rel_diff"] < 1e-3
     assert main([*words, "--nms"]) == 2
-    assert "--nms is for ONNX" in capsys.readouterr().err
+    assert "--nms is for ONNX; leave it out with --format ncnn" in capsys.readouterr().err
 
 
 def test_ncnn_that_is_not_installed_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _fitting(
     height, width = (mine or side for mine, side in zip(own, wanted, strict=True))
     if height is None or width is None:
         raise InputError(
-            f"{path} leaves its picture size open and has no imgsz in its metadata; "
+            f"{path} leaves its picture size open and does not say which is usual; "
             "give --img-size, e.g. 320"
         )
     for side, mine in zip((height, width), own, strict=True):
@@ -133,8 +134,14 @@ def _checkpoint(path: Path) -> Taken:
 
 
 def _ncnn(path: Path) -> Taken:
+    """Read the text, and the .json that `prune export` writes beside it, if it is there."""
     channels, height, width = ncnn_text.read(path).sides
-    return Taken((1, channels or None, height or None, width or None))
+    shape = (1, channels or None, height or None, width or None)
+    try:
+        said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return Taken(shape, _size({"imgsz": str(said["imgsz"])}), int(said["stride"]))
+    except (OSError, ValueError, TypeError, KeyError):  # of somebody else
+        return Taken(shape)
 
 
 Reader = Callable[[Path], Taken]

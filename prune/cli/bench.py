@@ -160,9 +160,14 @@ def _warn_of_doubt(measured: Measured) -> None:
 
 
 def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
-    """Score each file once: a .pt by torch, an .onnx by ONNX Runtime, others not at all."""
+    """Score each file once: a .pt by torch, an .onnx by ONNX Runtime, others not at all.
+
+    Raises:
+        DataError: the split has no labels.
+    """
     from prune.cli import console, val
     from prune.data import spec as data
+    from prune.errors import DataError
     from prune.score.feed import split_batches
     from prune.score.runtime import OPENERS, open_weights
     from prune.score.score import collect
@@ -181,7 +186,10 @@ def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
             workers=0,
         )
         collected = collect(runner.detect, batches, len(spec.names), device=runner.device)
-        maps[path] = collected.scores(spec.names).map
+        scores = collected.scores(spec.names)
+        if not scores.instances:
+            raise DataError(f"{spec.path}: {args.split} has no labels, so that nothing is scored")
+        maps[path] = scores.map
     return maps
 
 

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     """Read the checkpoint, write the format that is asked for, say what was written.
 
     Raises:
-        InputError: a bundle of another format.
+        InputError: a bundle of another format, or an option that the format has no use for.
     """
     from prune import checkpoint
     from prune.cli import console
@@ -94,6 +94,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.bundle and args.format != "onnx":
         raise InputError(f"--bundle holds an ONNX file; leave out --format {args.format}")
+    for option, without in SENSELESS.get(args.format, {}).items():
+        if getattr(args, option) != without:
+            words = option.replace("_", "-")
+            raise InputError(f"--{words} is for ONNX; leave it out with --format {args.format}")
     document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
     if args.json:
         console.print_json(document)
@@ -226,12 +230,8 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
 
 def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune import checkpoint
-    from prune.errors import InputError
     from prune.export.ncnn import export
 
-    for option in ("nms", "half", "dynamic"):
-        if getattr(args, option):
-            raise InputError(f"--{option} is for ONNX; --format ncnn gives head maps of any size")
     done = export(
         checkpoint.network(source),
         _target(args, args.weights.with_suffix(".param"), ".bin"),
@@ -284,3 +284,12 @@ Format = Callable[[argparse.Namespace, "Checkpoint"], Written]
 """Write the checkpoint as the options say."""
 
 FORMATS: dict[str, Format] = {"onnx": _onnx, "ncnn": _ncnn, "darknet": _darknet, "yolor": _yolor}
+
+# What says something of ONNX files alone, with the value that says nothing.
+_ONNX_ONLY: dict[str, object] = {
+    **dict.fromkeys(("nms", "half", "dynamic", "legacy"), False),
+    **dict.fromkeys(("opset", "data"), None),
+    "batch_size": 1,
+}
+_NO_SIZE: dict[str, object] = {**_ONNX_ONLY, "raw": False, "img_size": None}
+SENSELESS = {"ncnn": _ONNX_ONLY, "darknet": _NO_SIZE, "yolor": _NO_SIZE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str
         folder: where checkpoints are exported to.
 
     Returns:
-        The pairs, and why others that were asked for cannot be.
+        The pairs, and why there is none of a file or of a runtime that was asked for.
 
     Raises:
         InputError: a file or a runtime that cannot be used, or nothing is left.
@@ -30,19 +31,30 @@ def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str
     settings = {path: _setting(args, path) for path in args.files}
     wanted = _runtimes(args.runtime) if args.runtime else None
     exports = _Exports(folder)
-    pairs, notes = [], []
+    pairs, unread = [], []
     for path in args.files:
         for runtime in wanted or installed():
             source = _source(path, runtime, settings[path], exports if wanted else None)
             if source:
                 pairs.append(Pair(path, runtime, source, settings[path]))
             elif wanted:
-                notes.append(f"{runtime} reads {READS[runtime]}, not {path}{_way(path, runtime)}")
+                unread.append((path, runtime))
+    notes = _notes(unread, pairs)
     if not pairs:
         raise InputError(
             notes[0] if notes else f"no runtime that is installed reads {args.files[0]}"
         )
     return pairs, notes
+
+
+def _notes(unread: Sequence[tuple[Path, str]], pairs: Sequence[Pair]) -> list[str]:
+    """Say why a file or a runtime is in no pair at all; the rest goes without saying."""
+    files, runtimes = {pair.file for pair in pairs}, {pair.runtime for pair in pairs}
+    return [
+        f"{runtime} reads {READS[runtime]}, not {path}{_way(path, runtime)}"
+        for path, runtime in unread
+        if path not in files or runtime not in runtimes
+    ]
 
 
 def _setting(args: argparse.Namespace, path: Path) -> Setting:

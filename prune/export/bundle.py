@@ -127,7 +127,7 @@ def _readme(facts: Mapping[str, str], *, names: list[str], size: int, millisecon
         rounds=ROUNDS,
         machine=_machine(),
         accuracy=_accuracy(json.loads(facts["prune"])["map"]),
-        shape=f"[batch, 3, {'height, width' if any_size else f'{height}, {width}'}]",
+        shape="[batch, 3, height, width]" if any_size else f"[1, 3, {height}, {width}]",
         version=facts["version"],
         date=facts["date"],
     )

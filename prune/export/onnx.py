@@ -20,7 +20,7 @@ from prune.export.check import (
     outputs,
     random_pictures,
 )
-from prune.export.exporters import EXPORTERS, Job, Shape, quiet
+from prune.export.exporters import EXPORTERS, OPSETS, Job, Shape, quiet
 from prune.export.facts import facts
 from prune.export.fold import folded
 from prune.export.half import TOLERANCE as HALF_TOLERANCE
@@ -102,12 +102,13 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
             that the file takes.
 
     Raises:
-        InputError: a size or batch that cannot be, raw maps without their boxes, or a target that
-            cannot be written.
+        InputError: a size, batch or opset that cannot be, raw maps without their boxes, or a target
+            that cannot be written.
         ExportError: torch cannot write this network so, or the file differs from it.
     """
     _check_wish(net, imgsz, batch)
     _check_suppression(max_detections, raw=raw)
+    _check_opset(opset, exporter)
     own = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     heads = tuple(f"head{i}" for i in range(len(own.heads))) if raw else ("output",)
     job = Job(
@@ -181,6 +182,14 @@ def _check_suppression(limit: int | None, *, raw: bool) -> None:
         raise InputError("raw head maps hold no boxes to suppress; leave out one of raw and nms")
     if limit is not None and limit < 1:
         raise InputError(f"most detections is {limit}; it must be at least 1, e.g. 300")
+
+
+def _check_opset(opset: int | None, exporter: str) -> None:
+    known = OPSETS[exporter]
+    if opset is not None and opset not in known:
+        raise InputError(
+            f"opset is {opset}; the {exporter} exporter writes {known[0]} to {known[-1]}"
+        )
 
 
 def _open_shapes(net: Darknet, outputs: Sequence[str]) -> dict[str, Shape]:
