@@ -152,6 +152,7 @@ def _counted(args: argparse.Namespace, subject: Subject, imgsz: int) -> Counted:
     from prune.budget import Budget
     from prune.count import count
 
+    timing.expect_none(args)
     kind = "macs" if args.macs is not None else "params"
     amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
     now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)

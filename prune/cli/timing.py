@@ -35,15 +35,13 @@ def add_arguments(
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        default=RUNTIMES[0],
         help="where --latency is measured (default onnxruntime)",
     )
     parser.add_argument(
         "--threads",
         type=options.natural,
-        default=0,
         metavar="N",
-        help="of a run, for --latency (0: one a core)",
+        help="of a run, for --latency (default 0: one a core)",
     )
 
 
@@ -117,19 +115,31 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
     from prune.bench.runtimes import Setting
     from prune.latency.plan import opened
 
-    setting = Setting(threads_of(args.threads), (imgsz, imgsz))
-    clock = opened(subject, runtime=args.runtime, setting=setting, seed=args.seed, say=_say)
+    setting = Setting(threads_of(args.threads or 0), (imgsz, imgsz))
+    runtime = args.runtime or RUNTIMES[0]
+    clock = opened(subject, runtime=runtime, setting=setting, seed=args.seed, say=_say)
     return Deadline(args, subject, clock, amount * clock.before_ms if is_share else amount)
+
+
+def expect_none(args: argparse.Namespace) -> None:
+    """Refuse what only --latency reads where there is another budget.
+
+    Raises:
+        PlanError: --runtime or --threads was given.
+    """
+    if args.runtime is not None or args.threads is not None:
+        raise PlanError("--runtime and --threads are of --latency; leave them out")
 
 
 def as_text(told: Mapping[str, object]) -> str:
     """Write what `Deadline.told` says as a line."""
     found = told["latency"]
     assert isinstance(found, dict)
+    threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
     return (
         f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured "
-        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted; "
-        f"{found['runtime']}, {found['threads']} threads"
+        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted, "
+        f"{found['limit_ms']:.2f} allowed; {found['runtime']}, {threads}"
     )
 
 
