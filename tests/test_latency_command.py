@@ -106,6 +106,15 @@ def test_widths_stay_whole_blocks(known: SyntheticMachine, dense: Path, tmp_path
     assert wide != [8, 16, 32, 32, 21, 32, 21]
 
 
+def test_no_group_loses_more_than_the_limit_takes_and_a_quarter(
+    known: SyntheticMachine, dense: Path, tmp_path: Path
+) -> None:
+    assert main(_global(dense, "--latency", 0.8)) == 0
+    nets = [checkpoint.network(checkpoint.load(path)) for path in (dense, tmp_path / "out.pt")]
+    for before, after in zip(nets[0].layers, nets[1].layers, strict=True):
+        assert after.out_channels >= 0.55 * before.out_channels
+
+
 def test_milliseconds_are_a_budget_too(
     known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:

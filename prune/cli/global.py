@@ -69,7 +69,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--max-ratio",
         type=float,
         metavar="SHARE",
-        help="share of a group that may go at most (default: what the budget takes and a tenth)",
+        help="share of a group that may go at most (default: what the budget takes and a tenth; "
+        "with --latency a quarter instead)",
     )
     parser.add_argument(
         "--min-channels", type=int, metavar="N", help="channels that stay in every group"
@@ -97,8 +98,7 @@ def run(args: argparse.Namespace) -> None:
     imgsz = options.side(args, subject.checkpoint.imgsz)
     meet = _counted if args.latency is None else timing.deadline
     budget = meet(args, subject, imgsz)
-    most = min(max(1.1 - budget.share, 0.0), 1.0)
-    everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
+    everywhere, layers = _limits(args, max_ratio=budget.max_ratio, known=convolutions(subject.net))
     known = _known(args, subject)
     _settle_criterion(args, known)
     usual = "sensitivity" if known else budgeted.allocation_for(args.criterion)
@@ -134,6 +134,11 @@ class Counted:
     budget: Budget
     share: float
     imgsz: int
+
+    @property
+    def max_ratio(self) -> float:
+        """The share of a group that may go at most, where nobody says."""
+        return min(max(1.1 - self.share, 0.0), 1.0)
 
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks."""

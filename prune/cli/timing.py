@@ -62,9 +62,12 @@ class Deadline:
     limit_ms: float
 
     @property
-    def share(self) -> float:
-        """The share of the network's time that is to be left."""
-        return self.limit_ms / self.clock.before_ms
+    def max_ratio(self) -> float:
+        """The share of a group that may go at most, where nobody says.
+
+        Time falls slower than width: some layers are no wider than a block, some only move data.
+        """
+        return min(max(1.25 - self.limit_ms / self.clock.before_ms, 0.0), 1.0)
 
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks."""
