@@ -7,39 +7,23 @@ several groups that are far apart leave in one cut; `make prove` takes each alon
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from plans import plan_of
+from shipped import CFGS, narrow
 
 from prune import proof, surgery
 from prune.graph import trace
-from prune.models.darknet import Darknet
-from prune.models.sections import head_path, heads, parse, with_classes, with_options
 
-CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
 ALONE = int(os.environ.get("PRUNE_RANDOM_NETWORKS", "0")) > 200
 HANDS = 3  # cuts that the groups of a network are dealt to
-
-
-@cache
-def _narrow(path: Path) -> Darknet:
-    sections = list(with_classes(parse(path.read_text(encoding="utf-8")), 1))
-    fixed = {layer for head in heads(sections) for layer in head_path(sections, head)}
-    for layer, section in enumerate(sections[1:]):
-        if "filters" in section.options and layer not in fixed:
-            filters = max(int(section.options["filters"]) // 16, 2)
-            sections[layer + 1] = with_options(section, filters=filters)
-    torch.manual_seed(0)
-    return Darknet(sections).double().eval()
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
 def test_every_group_is_cut_in_half_and_proved(path: Path) -> None:
-    net = _narrow(path)
+    net = narrow(path)
     shape = (1, 3, net.stride, net.stride)
     groups = trace(net, shape, protected=net.head_convolutions())
     free = [i for i, group in enumerate(groups) if not group.kept]

@@ -70,7 +70,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--max-ratio",
         type=float,
         metavar="SHARE",
-        help="share of a group that may go at most (default: what the budget takes and a tenth)",
+        help="share of a group that may go at most (default: what the budget takes and a tenth; "
+        "with --latency a quarter instead)",
     )
     parser.add_argument(
         "--min-channels", type=int, metavar="N", help="channels that stay in every group"
@@ -98,8 +99,7 @@ def run(args: argparse.Namespace) -> None:
     imgsz = options.side(args, subject.checkpoint.imgsz)
     meet = _counted if args.latency is None else timing.deadline
     budget = meet(args, subject, imgsz)
-    most = min(max(1.1 - budget.share, 0.0), 1.0)
-    everywhere, layers = _limits(args, max_ratio=most, known=convolutions(subject.net))
+    everywhere, layers = _limits(args, max_ratio=budget.max_ratio, known=convolutions(subject.net))
     known = _known(args, subject)
     _settle_criterion(args, known)
     usual = "sensitivity" if known else budgeted.allocation_for(args.criterion)
@@ -136,6 +136,11 @@ class Counted:
     share: float
     imgsz: int
 
+    @property
+    def max_ratio(self) -> float:
+        """The share of a group that may go at most, where nobody says."""
+        return min(max(1.1 - self.share, 0.0), 1.0)
+
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks."""
         from prune import budgeted
@@ -153,6 +158,7 @@ def _counted(args: argparse.Namespace, subject: Subject, imgsz: int) -> Counted:
     from prune.budget import Budget
     from prune.count import count
 
+    timing.expect_none(args)
     kind = "macs" if args.macs is not None else "params"
     amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
     now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)

@@ -40,15 +40,13 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        default=RUNTIMES[0],
         help="where --latency is measured (default onnxruntime)",
     )
     parser.add_argument(
         "--threads",
         type=options.natural,
-        default=0,
         metavar="N",
-        help="of a run, for --latency (0: one a core)",
+        help="of a run, for --latency (default 0: one a core)",
     )
 
 
@@ -69,9 +67,12 @@ class Deadline:
     limit_ms: float
 
     @property
-    def share(self) -> float:
-        """The share of the network's time that is to be left."""
-        return self.limit_ms / self.clock.before_ms
+    def max_ratio(self) -> float:
+        """The share of a group that may go at most, where nobody says.
+
+        Time falls slower than width: some layers are no wider than a block, some only move data.
+        """
+        return min(max(1.25 - self.limit_ms / self.clock.before_ms, 0.0), 1.0)
 
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks."""
@@ -88,10 +89,15 @@ class Deadline:
         )
 
     def told(self, pruned: Darknet) -> dict[str, object]:
-        """Say what was predicted of the pruned network, and what it takes; both nets in turn."""
+        """Say what was predicted of the pruned network, and what it takes; both nets in turn.
+
+        The prediction is a share of the network's time, said in what that is by now: a machine's
+        clock drifts by more than the model errs.
+        """
         from prune.latency.plan import compared
 
         found = compared(self.clock, self.subject.net, pruned)
+        drift = found.before_ms / self.clock.before_ms
         return {
             "latency": {
                 "runtime": self.clock.runtime,
@@ -99,8 +105,8 @@ class Deadline:
                 "before_ms": found.before_ms,
                 "after_ms": found.after_ms,
                 "ratio": found.ratio.middle,
-                "predicted_ms": self.clock.predicted(pruned),
-                "limit_ms": self.limit_ms,
+                "predicted_ms": drift * self.clock.predicted(pruned),
+                "limit_ms": drift * self.limit_ms,
             }
         }
 
@@ -122,19 +128,31 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
     from prune.bench.runtimes import Setting
     from prune.latency.plan import opened
 
-    setting = Setting(threads_of(args.threads), (imgsz, imgsz))
-    clock = opened(subject, runtime=args.runtime, setting=setting, seed=args.seed, say=_say)
+    setting = Setting(threads_of(args.threads or 0), (imgsz, imgsz))
+    runtime = args.runtime or RUNTIMES[0]
+    clock = opened(subject, runtime=runtime, setting=setting, seed=args.seed, say=_say)
     return Deadline(args, subject, clock, wanted * clock.before_ms if is_share else wanted)
+
+
+def expect_none(args: argparse.Namespace) -> None:
+    """Refuse what only --latency reads where there is another budget.
+
+    Raises:
+        PlanError: --runtime or --threads was given.
+    """
+    if args.runtime is not None or args.threads is not None:
+        raise PlanError("--runtime and --threads are of --latency; leave them out")
 
 
 def as_text(told: Mapping[str, object]) -> str:
     """Write what `Deadline.told` says as a line."""
     found = told["latency"]
     assert isinstance(found, dict)
+    threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
     return (
         f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured "
-        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted; "
-        f"{found['runtime']}, {found['threads']} threads"
+        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted, "
+        f"{found['limit_ms']:.2f} allowed; {found['runtime']}, {threads}"
     )
 
 

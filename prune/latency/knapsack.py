@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prune.errors import PlanError
-from prune.limits import Limit
+from prune.limits import Limit, rounded
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 Predict = Callable[[NDArray[np.int64]], Numbers]
-"""Kept channels [n, G] -> milliseconds [n]."""
+"""Kept channels [n, G] -> milliseconds [n]; more channels never take less."""
 
-_AHEAD = 4  # steps of one group that are looked at together: one alone may save nothing
 _WORTH = 1e-9  # ms; what saves less saves nothing
 
 
@@ -44,32 +43,25 @@ def allocate(
     Raises:
         PlanError: within the limits there is no such network; says what is the least.
     """
-    losses = [None if s is None else _losses(s) for s in scores]
-    removed = np.zeros(len(full), dtype=np.int64)
+    limits = [limit if s is not None else Limit(0) for s, limit in zip(scores, limits, strict=True)]
+    losses = [np.zeros(1) if s is None else _losses(s) for s in scores]
+    _expect_reachable(full, limits, predict, budget=budget)
+    removed = np.zeros_like(full)
     now = float(predict(full[None])[0])
     while now > budget:
-        steps = _steps(removed, full, limits, losses)
-        if not len(steps):
-            raise _missed(now, budget)
-        trials = np.tile(full - removed, (len(steps), 1))
-        groups, counts = steps.T
-        trials[np.arange(len(steps)), groups] = full[groups] - counts
-        saved = now - predict(trials)
-        lost = np.array([_lost(losses, int(g), removed[g], int(c)) for g, c in steps])
-        if saved.max() <= _WORTH:
-            raise _missed(now, budget)
+        groups, counts = _steps(removed, full, limits)
+        trials = np.tile(full - removed, (len(groups), 1))
+        trials[np.arange(len(groups)), groups] = full[groups] - counts
+        left = predict(trials)
+        saved = now - left
+        lost = np.array(
+            [losses[g][c] - losses[g][removed[g]] for g, c in zip(groups, counts, strict=True)]
+        )
         price = np.where(saved > _WORTH, lost / np.maximum(saved, _WORTH), np.inf)
-        best = int(price.argmin())
-        removed[groups[best]] = counts[best]
-        now -= float(saved[best])
+        # Where none saves alone, two together do, a block that both fill.
+        best = int(price.argmin() if np.isfinite(price).any() else lost.argmin())
+        removed[groups[best]], now = counts[best], float(left[best])
     return _given_back(removed, full, limits, losses, predict, budget=budget)
-
-
-def _missed(least: float, budget: float) -> PlanError:
-    return PlanError(
-        f"a latency of {budget:.3g} ms cannot be reached: within the caps {least:.3g} ms is the "
-        "least; allow more (--max-ratio, --min-channels, --round-to, --exclude), or --depth"
-    )
 
 
 def _losses(scores: Tensor) -> Numbers:
@@ -78,53 +70,60 @@ def _losses(scores: Tensor) -> Numbers:
     return np.concatenate(([0.0], np.cumsum(ordered)))
 
 
-def _lost(losses: Sequence[Numbers | None], group: int, before: int, after: int) -> float:
-    own = losses[group]
-    assert own is not None, "only groups with scores are cut"
-    return float(own[after] - own[before])
+def _expect_reachable(
+    full: Counts, limits: Sequence[Limit], predict: Predict, *, budget: float
+) -> None:
+    most = [rounded(int(n), limit.most, limit) for n, limit in zip(full, limits, strict=True)]
+    least = float(predict((full - np.array(most, dtype=np.int64))[None])[0])
+    if least > budget:
+        raise PlanError(
+            f"a latency of {budget:.3f} ms cannot be reached: within the caps {least:.3f} ms is "
+            "the least; allow more (--max-ratio, --min-channels, --round-to, --exclude), or --depth"
+        )
 
 
-def _steps(
-    removed: Counts, full: Counts, limits: Sequence[Limit], losses: Sequence[Numbers | None]
-) -> Counts:
-    """List what could go next: pairs of a group and the channels that are gone from it then."""
+def _steps(removed: Counts, full: Counts, limits: Sequence[Limit]) -> tuple[Counts, Counts]:
+    """List what could go next: groups, and the channels that are gone from each then."""
     found = [
         (group, count)
-        for group, (limit, own) in enumerate(zip(limits, losses, strict=True))
-        if own is not None
+        for group, limit in enumerate(limits)
         for count in _further(int(removed[group]), int(full[group]), limit)
     ]
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+    groups, counts = np.array(found, dtype=np.int64).T
+    return groups, counts
 
 
 def _further(gone: int, channels: int, limit: Limit) -> list[int]:
-    """List the next numbers of channels to be gone: multiples of what stays."""
+    """List numbers of channels to be gone next: 1, 2, 4, 8 multiples more, since 1 may save 0."""
     step = limit.multiple
     stays = ((channels - gone - 1) // step) * step
-    counts = [channels - left for left in range(stays, 0, -step)][:_AHEAD]
-    return [count for count in counts if count <= limit.most]
+    counts = [channels - left for left in range(stays, 0, -step) if channels - left <= limit.most]
+    places = {min(2**n, len(counts)) - 1 for n in range(len(counts).bit_length() + 1) if counts}
+    return [counts[place] for place in sorted(places)]
 
 
 def _given_back(
     removed: Counts,
     full: Counts,
     limits: Sequence[Limit],
-    losses: Sequence[Numbers | None],
+    losses: Sequence[Numbers],
     predict: Predict,
     *,
     budget: float,
 ) -> Counts:
-    """Give steps back, what loses most score first, while the budget holds."""
+    """Give multiples back, what loses most score first, while the budget holds."""
     removed = removed.copy()
-    waiting = {group for group in range(len(full)) if removed[group]}
+    waiting = set(np.flatnonzero(removed).tolist())
     while waiting:
-        gone = {group: int(removed[group]) for group in waiting}
-        less = {group: max(gone[group] - limits[group].multiple, 0) for group in waiting}
-        best = max(waiting, key=lambda group: _lost(losses, group, less[group], gone[group]))
+        less = {group: max(removed[group] - limits[group].multiple, 0) for group in waiting}
+        best = max(
+            waiting, key=lambda group: losses[group][removed[group]] - losses[group][less[group]]
+        )
         trial = removed.copy()
         trial[best] = less[best]
-        if float(predict((full - trial)[None])[0]) <= budget:
+        fits = float(predict((full - trial)[None])[0]) <= budget
+        if fits:
             removed = trial
-        if removed is not trial or not trial[best]:
+        if not fits or not removed[best]:
             waiting.remove(best)
     return removed

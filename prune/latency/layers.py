@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,10 @@ from prune.models.sections import Section
 
 Numbers = NDArray[np.float64]
 
+NOBODY = -1  # stands for the layer of what belongs to none: decoding, reordering, the call itself
+
 # What says how long a layer of given widths takes on given maps.
-_SHAPING = ("size", "stride", "stride_x", "stride_y", "groups", "activation")
+_SHAPING = ("size", "stride", "stride_x", "stride_y", "groups", "activation", "weights_type")
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Timed:
     """A layer of a network as it is deployed.
 
     Attributes:
-        index: its position in the deployed network's module_list.
-        kind: what it does on which maps, e.g. "convolutional size=3 stride=1 silu 40x40".
-        channels_in: width of what it reads.
+        index: its position in the deployed network's module_list, or NOBODY.
+        kind: what it does on which maps, e.g. "convolutional size=3 stride=1 activation=silu
+            40x40".
+        channels_in: width of what it reads; of a depthwise convolution 1, what an output reads.
         channels_out: width of what it gives.
     """
 
@@ -36,19 +38,33 @@ class Timed:
     channels_out: int
 
 
-def timed(net: Darknet, imgsz: int) -> tuple[Timed, ...]:
-    """List the layers of a network as it is deployed, for square pictures of `imgsz` pixels."""
+def timed(net: Darknet, imgsz: tuple[int, int]) -> tuple[Timed, ...]:
+    """List the layers of a network as it is deployed, for pictures of `imgsz` pixels, H and W.
+
+    A layer that reads nothing is a constant and takes no time. What belongs to no layer comes last,
+    as one that reads as much as all of them.
+    """
     pairs = zip(net.sections[1:], net.layers, strict=True)
-    return tuple(
-        Timed(info.index, _kind(section, info, imgsz), info.in_channels, info.out_channels)
-        for section, info in pairs
+    layers = [_layer(section, info, imgsz) for section, info in pairs if info.inputs]
+    width = sum(layer.channels_in for layer in layers)
+    return (*layers, Timed(NOBODY, f"rest {imgsz[0]}x{imgsz[1]}", width, 0))
+
+
+def _layer(section: Section, info: LayerInfo, imgsz: tuple[int, int]) -> Timed:
+    said = {key: section.options[key] for key in _SHAPING if key in section.options}
+    depthwise = _is_depthwise(section, info)
+    if depthwise:
+        said["groups"] = "each"  # their number goes with the width
+    sides = [side // by if by else 1 for side, by in zip(imgsz, info.strides, strict=True)]
+    words = (section.kind, *(f"{k}={v}" for k, v in said.items()), "x".join(map(str, sides)))
+    return Timed(
+        info.index, " ".join(words), 1 if depthwise else info.in_channels, info.out_channels
     )
 
 
-def _kind(section: Section, info: LayerInfo, imgsz: int) -> str:
-    said = [f"{key}={section.options[key]}" for key in _SHAPING if key in section.options]
-    sides = [imgsz // stride if stride else 1 for stride in info.strides]
-    return " ".join((section.kind, *said, "x".join(map(str, sides))))
+def _is_depthwise(section: Section, info: LayerInfo) -> bool:
+    groups = section.options.get("groups") if section.kind == "convolutional" else None
+    return groups is not None and int(groups) == info.in_channels == info.out_channels
 
 
 @dataclass(frozen=True)
@@ -67,9 +83,13 @@ class Widths:
     fixed_out: Numbers
     by_out: Numbers
 
+    def of(self, kept: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
+        """Say how wide layers are in and out when groups keep so much, [..., G] -> [..., L]."""
+        return self.fixed_in + kept @ self.by_in.T, self.fixed_out + kept @ self.by_out.T
+
 
 def widths(deployed: Darknet, of: Costs) -> Widths:
-    """Follow the widths of a network through all its layers.
+    """Follow the widths of a network through all its layers, those that `timed` lists.
 
     Args:
         deployed: the network with all folded that can be: its convolutions are those of the
@@ -77,34 +97,28 @@ def widths(deployed: Darknet, of: Costs) -> Widths:
         of: widths of the convolutions as functions of the groups.
     """
     groups = len(of.full)
-    empty = np.zeros(groups + 1)
-    outs: dict[int, Numbers] = {-1: empty + np.eye(1, groups + 1, groups)[0] * 3}
-    ins: dict[int, Numbers] = {}
+    outs = {-1: _constant(deployed.layers[0].in_channels, groups)}  # rows: by, then fixed
+    rows = []  # in and out
     convolutions = iter(range(len(of.names)))
-    for section, info in zip(deployed.sections[1:], deployed.layers, strict=True):
+    for info in deployed.layers:
         read = [outs[index] for index in info.inputs]
-        if section.kind == "convolutional":
+        if info.kind == "convolutional":
             row = next(convolutions)
-            ins[info.index] = np.append(of.by_in[row], of.fixed_in[row])
+            came = np.append(of.by_in[row], of.fixed_in[row])
             outs[info.index] = np.append(of.by_out[row], of.fixed_out[row])
+        elif read:
+            came = np.sum(read if info.kind == "route" else read[:1], axis=0)
+            outs[info.index] = came * (info.out_channels / info.in_channels)
+        else:
+            outs[info.index] = _constant(info.out_channels, groups)
             continue
-        ins[info.index] = _joined(section, info, read) if read else empty
-        outs[info.index] = _given(section, info, ins[info.index], groups)
-    rows_in, rows_out = (
-        np.stack([side[i] for i in range(len(deployed.layers))]) for side in (ins, outs)
-    )
-    return Widths(rows_in[:, -1], rows_in[:, :-1], rows_out[:, -1], rows_out[:, :-1])
+        rows.append((came, outs[info.index]))
+    rows.append((np.sum([came for came, _ in rows], axis=0), np.zeros(groups + 1)))
+    wide_in, wide_out = np.swapaxes(np.array(rows), 0, 1)  # each [L, G + 1]
+    return Widths(wide_in[:, -1], wide_in[:, :-1], wide_out[:, -1], wide_out[:, :-1])
 
 
-def _joined(section: Section, info: LayerInfo, read: Sequence[Numbers]) -> Numbers:
-    """Say how wide what a layer reads is: of a route all inputs, of a sum or product one."""
-    return np.sum(read, axis=0) if section.kind == "route" else read[0]
-
-
-def _given(section: Section, info: LayerInfo, came: Numbers, groups: int) -> Numbers:
-    """Say how wide what a layer gives is: a fixed share of what came, or of its own width."""
-    if info.in_channels:
-        return came * (info.out_channels / info.in_channels)
-    own = np.zeros(groups + 1)
-    own[-1] = info.out_channels
-    return own
+def _constant(width: int, groups: int) -> Numbers:
+    row = np.zeros(groups + 1)
+    row[-1] = width
+    return row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,29 +16,26 @@ from onnx import TensorProto, helper, numpy_helper
 from prune import surgery
 from prune.bench.profiles import PROFILERS
 from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import in_turn, spread
+from prune.bench.timing import in_turn, ratio, spread
 from prune.export.fold import folded
 from prune.export.onnx import draft
 from prune.graph import Group
-from prune.latency.layers import Timed, timed
-from prune.latency.model import rest_kind
+from prune.latency.layers import NOBODY, Timed, timed
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet
 from prune.plan import Plan
 from prune.selection import cut_of
 
 Counts = NDArray[np.int64]
-Say = Callable[[str], None]
 
 NETWORKS = 10  # of random widths, until the table knows a network's layers
 LEAST = 8  # samples of a kind that are enough for its four numbers
 NARROWEST = 0.15  # share of its channels that a group keeps at least
 BEYOND = 1.25  # times the widest sample that a model is trusted to
 ROUNDS = 20
-NOBODY = -1  # stands for the layer of a node that belongs to none
 
 
-def filled(
+def measured(
     table: Table,
     net: Darknet,
     groups: Sequence[Group],
@@ -46,9 +43,8 @@ def filled(
     runtime: str,
     setting: Setting,
     seed: int,
-    say: Say,
 ) -> Table:
-    """Add samples until the table knows every layer of a network.
+    """Add samples of a network and of the same in random widths.
 
     Args:
         table: of this machine.
@@ -57,21 +53,16 @@ def filled(
         runtime: a key of PROFILERS.
         setting: threads, size and batch.
         seed: of the random widths.
-        say: told what is measured.
     """
-    if knows(table, timed(folded(net), setting.imgsz[0]), imgsz=setting.imgsz[0]):
-        return table
-    say(f"measuring layers in {runtime}: {NETWORKS} networks of random widths")
+    samples: list[Sample] = []
     for kept in random_widths(groups, table.step, networks=NETWORKS, seed=seed):
         narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
-        table = table.with_samples(sampled(narrow, runtime=runtime, setting=setting))
-    return table
+        samples += sampled(narrow, runtime=runtime, setting=setting)
+    return table.with_samples(samples)
 
 
-def knows(table: Table, layers: Sequence[Timed], *, imgsz: int) -> bool:
+def knows(table: Table, layers: Sequence[Timed]) -> bool:
     """Tell whether a table has enough samples of every layer, about as wide."""
-    if len(table.samples.get(rest_kind(imgsz), ())) < LEAST:
-        return False
     for layer in layers:
         own = table.samples.get(layer.kind, ())
         if len(own) < LEAST:
@@ -111,12 +102,10 @@ def sampled(net: Darknet, *, runtime: str, setting: Setting) -> list[Sample]:
     for name, ms in profile.items():
         found = re.search(r"module_list\.(\d+)/", name)
         taken[int(found[1]) if found else NOBODY] += share * ms
-    layers = timed(deployed, setting.imgsz[0])
-    samples = [
+    return [
         Sample(layer.kind, layer.channels_in, layer.channels_out, taken[layer.index])
-        for layer in layers
+        for layer in timed(deployed, setting.imgsz)
     ]
-    return [*samples, Sample(rest_kind(setting.imgsz[0]), 0, 0, taken[NOBODY])]
 
 
 def whole_ms(path: Path, runtime: str, setting: Setting) -> float:
@@ -137,10 +126,11 @@ def step_of(runtime: str, setting: Setting) -> int:
             path = Path(folder) / f"{channels}.onnx"
             onnx.save(_chain(channels), path)
             runs.append(open_model(runtime, path, Setting(setting.threads, (40, 40))).run)
-        full, most, some = np.median(in_turn(runs, rounds=ROUNDS), axis=0).tolist()
-    if most > 0.9 * full:
+        times = in_turn(runs, rounds=2 * ROUNDS)
+    most, some = (ratio(column, times[:, 0]).middle for column in times.T[1:])
+    if most > 0.9:
         return 16
-    return 8 if some > 0.965 * full else 4
+    return 8 if some > 0.965 else 4
 
 
 def _chain(channels: int) -> onnx.ModelProto:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from prune.latency.layers import Timed, Widths
 from prune.latency.table import Sample, Table
 
 Numbers = NDArray[np.float64]
-REST = "rest"  # what belongs to no layer: decoding, reordering, the call itself
+
+_SHORT = 0.02  # of the longest sample: below it, an error counts as if the layer took so long
+_EQUAL = 1e-9  # relative; fits that differ by less are as good
 
 
 @dataclass(frozen=True)
@@ -26,72 +29,51 @@ class Model:
         coefficients: a, b, c, d of each layer, [L, 4], none below 0.
         widths: of the layers.
         step: channels are computed in blocks of so many.
-        rest: milliseconds that no layer takes.
-        scale: what the sum is multiplied by, since layers take another time on their own.
         full: channels of each group, [G].
+        scale: what the sum is multiplied by, so that the whole network takes what was measured.
     """
 
     coefficients: Numbers
     widths: Widths
     step: int
-    rest: float
     full: NDArray[np.int64]
     scale: float = 1.0
 
     def ms(self, kept: NDArray[np.int64]) -> Numbers:
         """Predict milliseconds for kept channels, [..., G] -> [...]."""
-        own = self.widths
-        features = _features(
-            own.fixed_in + kept @ own.by_in.T, own.fixed_out + kept @ own.by_out.T, self.step
-        )  # [..., L, 4]
+        features = _features(*self.widths.of(kept), self.step)  # [..., L, 4]
         total: Numbers = np.einsum("...lf,lf->...", features, self.coefficients)
-        return self.scale * (total + self.rest)
-
-    def anchored(self, measured: float) -> Model:
-        """Copy the model so that the whole network takes what was measured of it, ms."""
-        return replace(self, scale=self.scale * measured / float(self.ms(self.full)))
+        return self.scale * total
 
 
-def fit(
-    table: Table, layers: Sequence[Timed], widths: Widths, full: NDArray[np.int64], *, imgsz: int
-) -> Model:
-    """Fit a network's model to a table that has samples of each kind of its layers.
-
-    Args:
-        table: of a machine.
-        layers: of the network.
-        widths: of the layers, as functions of the groups.
-        full: channels of each group, [G].
-        imgsz: of the pictures, pixels.
-    """
-    known = {
-        kind: _fitted(table.samples[kind], table.step) for kind in {one.kind for one in layers}
-    }
-    rest = [sample.ms for sample in table.samples[rest_kind(imgsz)]]
-    return Model(
-        coefficients=np.stack([known[layer.kind] for layer in layers]),
-        widths=widths,
-        step=table.step,
-        rest=float(np.median(rest)),
-        full=full,
-    )
+def coefficients(table: Table, layers: Sequence[Timed]) -> Numbers:
+    """Fit a, b, c, d of each layer to a table that has samples of each kind of them, [L, 4]."""
+    kinds = {layer.kind for layer in layers}
+    known = {kind: _fitted(table.samples[kind], table.step) for kind in kinds}
+    return np.stack([known[layer.kind] for layer in layers])
 
 
-def rest_kind(imgsz: int) -> str:
-    """Name the kind of what belongs to no layer."""
-    return f"{REST} {imgsz}"
+def total_ms(table: Table, layers: Sequence[Timed]) -> float:
+    """Predict milliseconds of a network as it is, from the layers alone."""
+    wide_in, wide_out = _widths(layers)
+    features = _features(wide_in, wide_out, table.step)  # [L, 4]
+    return float((features * coefficients(table, layers)).sum())
 
 
 def _fitted(samples: Sequence[Sample], step: int) -> Numbers:
     """Fit a, b, c, d to samples, in relative terms, so that short layers count like long ones."""
-    wide_in = np.array([float(sample.channels_in) for sample in samples])
-    wide_out = np.array([float(sample.channels_out) for sample in samples])
+    wide_in, wide_out = _widths(samples)
     ms = np.array([sample.ms for sample in samples])
     if not ms.any():  # a layer that the runtime has folded into others
         return np.zeros(4)
-    weight = 1 / np.maximum(ms, 0.02 * ms.max())
+    weight = 1 / np.maximum(ms, _SHORT * ms.max())
     features = _features(wide_in, wide_out, step)  # [n, 4]
     return _nonnegative(features * weight[:, None], ms * weight)
+
+
+def _widths(layers: Sequence[Timed] | Sequence[Sample]) -> tuple[Numbers, Numbers]:
+    pairs = np.array([(x.channels_in, x.channels_out) for x in layers], dtype=np.float64)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _features(wide_in: Numbers, wide_out: Numbers, step: int) -> Numbers:
@@ -101,16 +83,30 @@ def _features(wide_in: Numbers, wide_out: Numbers, step: int) -> Numbers:
 
 
 def _nonnegative(features: Numbers, wanted: Numbers) -> Numbers:
-    """Solve least squares with no coefficient below 0, one coefficient after another."""
-    size = np.maximum(np.sqrt(np.square(features).sum(axis=0)), 1e-12)
-    gram = (features / size).T @ (features / size)
-    goal = (features / size).T @ wanted
-    solution = np.zeros(len(goal))
-    for _ in range(2000):
-        before = solution.copy()
-        for i in range(len(goal)):
-            solution[i] = max(0.0, solution[i] + goal[i] - gram[i] @ solution)
-        if np.abs(solution - before).max() < 1e-9:
-            break
-    coefficients: Numbers = solution / size
-    return coefficients
+    """Solve least squares with no coefficient below 0; the fewest of those that fit as well.
+
+    The solution is the plain one of some of the columns; there are so few that all are tried.
+
+    Args:
+        features: [n, F].
+        wanted: [n].
+
+    Returns:
+        [F].
+    """
+    size = np.maximum(np.abs(features).max(axis=0), 1e-12)
+    best, least = np.zeros(features.shape[1]), float(np.linalg.norm(wanted))
+    margin = _EQUAL * least
+    for chosen in _choices(features.shape[1]):
+        columns = features[:, chosen] / size[chosen]
+        solution = np.linalg.lstsq(columns, wanted, rcond=None)[0]
+        error = float(np.linalg.norm(columns @ solution - wanted))
+        if (solution >= 0).all() and error < least - margin:
+            best = np.zeros(features.shape[1])
+            best[chosen], least = solution / size[chosen], error
+    return best
+
+
+def _choices(columns: int) -> Iterator[list[int]]:
+    for number in range(1, columns + 1):
+        yield from map(list, combinations(range(columns), number))

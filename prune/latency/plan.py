@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prune.bench.machine import machine
 from prune.bench.runtimes import Setting, open_model
 from prune.bench.timing import Ratio, in_turn, ratio, spread
 from prune.costs import costs
-from prune.coupling import coupled
-from prune.errors import InputError, WithinBudgetError
+from prune.errors import InputError, PruneError, WithinBudgetError
 from prune.export.fold import folded
 from prune.export.onnx import draft
 from prune.graph import Group
 from prune.latency import table as tables
 from prune.latency.knapsack import allocate
-from prune.latency.layers import timed, widths
-from prune.latency.measure import filled, step_of, whole_ms
-from prune.latency.model import Model, fit
+from prune.latency.layers import Timed, timed, widths
+from prune.latency.measure import NETWORKS, knows, measured, step_of, whole_ms
+from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
 from prune.limits import Wish, limits
 from prune.measured import Scores
@@ -29,6 +29,7 @@ from prune.selection import Selected, by_counts
 
 RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
 ROUNDS = 30
+AMISS = 1.25  # times off that a table of other days may be, for a network as it is
 Say = Callable[[str], None]
 
 
@@ -52,41 +53,80 @@ class Clock:
 
     def model(self, net: Darknet, groups: tuple[Group, ...]) -> Model:
         """Say how long the network, or the same without some blocks, takes with fewer channels."""
-        imgsz = self.setting.imgsz[0]
         deployed = folded(net)
         of = costs(net, groups, self.setting.shape)
-        layers = timed(deployed, imgsz)
-        made = fit(self.table, layers, widths(deployed, of), of.full, imgsz=imgsz)
-        return replace(made, scale=self.scale)
+        return Model(
+            coefficients(self.table, timed(deployed, self.setting.imgsz)),
+            widths(deployed, of),
+            self.table.step,
+            of.full,
+            self.scale,
+        )
 
     def predicted(self, net: Darknet) -> float:
         """Predict the milliseconds of a network as it is."""
-        model = self.model(net, coupled(net))
-        return float(model.ms(model.full))
+        return self.scale * total_ms(self.table, timed(folded(net), self.setting.imgsz))
+
+    def anchored(self, layers: Sequence[Timed]) -> Clock:
+        """Scale all predictions so that the network of these layers takes what it took."""
+        return replace(self, scale=self.before_ms / total_ms(self.table, layers))
 
 
 def opened(subject: Subject, *, runtime: str, setting: Setting, seed: int, say: Say) -> Clock:
     """Measure what is not known yet of this machine, and the subject's network as it is.
 
+    Args:
+        subject: the checkpoint.
+        runtime: one of RUNTIMES.
+        setting: threads, size and batch.
+        seed: of the random widths that are measured.
+        say: told what takes its time.
+
     Raises:
-        InputError: the runtime is not installed or says nothing of its layers, or the table of
-            this machine is damaged.
+        InputError: the runtime is not installed or says nothing of its layers, the table of this
+            machine is damaged, or the network takes no pictures of this size.
     """
     if runtime not in RUNTIMES:
         raise InputError(f"runtime is {runtime!r}; layers are timed in {' or '.join(RUNTIMES)}")
+    _check_size(setting.imgsz, subject.net)
     path = tables.place(runtime, threads=setting.threads)
-    known = tables.load(path) or Table(step_of(runtime, setting), {})
-    full = filled(
-        known, subject.net, subject.groups, runtime=runtime, setting=setting, seed=seed, say=say
-    )
-    if full is not known:
-        tables.save(full, path)
-        say(f"kept in {path}")
+    if (here := machine([runtime])).busy:
+        say(f"the machine is busy, load {here.load} on {here.cores} core(s); times are of that")
+    table = tables.load(path) or Table(step_of(runtime, setting), {})
+    deployed = folded(subject.net)
+    layers = timed(deployed, setting.imgsz)
     with TemporaryDirectory() as folder:
-        file = draft(folded(subject.net), Path(folder) / "net.onnx", imgsz=setting.imgsz)
-        before = whole_ms(file, runtime, setting)
-    clock = Clock(full, runtime, setting, before)
-    return replace(clock, scale=before / clock.predicted(subject.net))
+        file = draft(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
+        clock = Clock(table, runtime, setting, whole_ms(file, runtime, setting))
+    if knows(table, layers):
+        clock = clock.anchored(layers)
+        if 1 / AMISS <= clock.scale <= AMISS:
+            return clock
+        say(f"the network takes {clock.scale:.2f} times what {path} says; it is measured anew")
+        table = table.without({layer.kind for layer in layers})
+    say(f"measuring layers in {runtime}: {NETWORKS} networks of random widths")
+    full = measured(table, subject.net, subject.groups, runtime=runtime, setting=setting, seed=seed)
+    _keep(full, path, say)
+    return replace(clock, table=full).anchored(layers)
+
+
+def _check_size(imgsz: tuple[int, int], net: Darknet) -> None:
+    for side in imgsz:
+        if side < 1 or side % net.stride:
+            raise InputError(
+                f"picture size is {side}; it must be a multiple of the network's stride, "
+                f"{net.stride}"
+            )
+
+
+def _keep(table: Table, path: Path, say: Say) -> None:
+    """Write the table; where that cannot be, the layers are measured again next time."""
+    try:
+        tables.save(table, path)
+    except PruneError as error:
+        say(f"{error}; the layers are measured again next time")
+    else:
+        say(f"kept in {path}")
 
 
 def to_latency(

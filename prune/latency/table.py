@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +41,20 @@ class Table:
     samples: Mapping[str, tuple[Sample, ...]]
 
     def with_samples(self, more: Iterable[Sample]) -> Table:
-        """Copy the table with more samples."""
-        joined = dict(self.samples)
-        for sample in more:
-            joined[sample.kind] = (*joined.get(sample.kind, ()), sample)
-        return Table(self.step, joined)
+        """Copy the table with more samples; older ones of the same kind and widths go."""
+        fresh = tuple(more)
+        again = {(one.kind, one.channels_in, one.channels_out) for one in fresh}
+        joined: dict[str, tuple[Sample, ...]] = defaultdict(tuple)
+        for kind, own in self.samples.items():
+            kept = (x for x in own if (x.kind, x.channels_in, x.channels_out) not in again)
+            joined[kind] = tuple(kept)
+        for sample in fresh:
+            joined[sample.kind] += (sample,)
+        return Table(self.step, dict(joined))
+
+    def without(self, kinds: Collection[str]) -> Table:
+        """Copy the table without the samples of some kinds."""
+        return Table(self.step, {k: own for k, own in self.samples.items() if k not in kinds})
 
 
 def place(runtime: str, *, threads: int) -> Path:
@@ -51,8 +62,13 @@ def place(runtime: str, *, threads: int) -> Path:
     here = machine([runtime])
     said = f"{here.cpu} {runtime} {here.versions[runtime]} {threads} threads"
     name = re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "prune" / "latency" / f"{name}.json"
+    return _cache() / "prune" / "latency" / f"{name}.json"
+
+
+def _cache() -> Path:
+    """Follow the XDG base directory specification, which ignores a path that is not absolute."""
+    said = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return said if said.is_absolute() else Path.home() / ".cache"
 
 
 def load(path: Path) -> Table | None:
@@ -61,16 +77,22 @@ def load(path: Path) -> Table | None:
     Raises:
         InputError: the file is damaged.
     """
-    if not path.is_file():
-        return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError(found["format"])
-        rows = [Sample(str(k), int(i), int(o), float(ms)) for k, i, o, ms in found["samples"]]
+        if found["format"] != FORMAT or int(found["step"]) < 1:
+            raise ValueError(f"format {found['format']!r}, step {found['step']!r}")
+        rows = [_sample(*row) for row in found["samples"]]
         return Table(int(found["step"]), {}).with_samples(rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({error}); remove it to measure anew") from error
+
+
+def _sample(kind: str, channels_in: int, channels_out: int, ms: float) -> Sample:
+    if not isinstance(kind, str) or not math.isfinite(ms) or min(channels_in, channels_out, ms) < 0:
+        raise ValueError(f"a sample of {kind!r}")
+    return Sample(kind, int(channels_in), int(channels_out), float(ms))
 
 
 def save(table: Table, path: Path) -> None:

@@ -1,0 +1,73 @@
+"""A machine on which every file takes what its layers' widths say, to the last digit."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import shape_inference
+
+from prune.bench.profiles import PROFILERS
+from prune.bench.runtimes import Opened, Setting
+from prune.bench.timing import in_turn
+from prune.latency import measure, plan
+
+
+class SyntheticMachine:
+    """A runtime that computes channels in blocks, with a clock of its own.
+
+    A convolution takes a product of its widths, rounded up to whole blocks, for each cell; anything
+    else what it writes.
+    """
+
+    def __init__(self, *, block: int = 4, slower: float = 1.0) -> None:
+        self.block, self.slower, self.now, self.profiles = block, slower, 0.0, 0
+
+    def install(self, patched: pytest.MonkeyPatch) -> None:
+        """Take the place of ONNX Runtime where layers are timed."""
+        for module in (measure, plan):
+            patched.setattr(module, "open_model", self.opened)
+            patched.setattr(module, "in_turn", partial(in_turn, clock=lambda: self.now))
+        patched.setitem(PROFILERS, "onnxruntime", self.profile)
+
+    def opened(self, _: str, path: Path, setting: Setting) -> Opened:
+        """Open a file whose run moves the clock."""
+        seconds = sum(self.layers(path).values()) / 1e3
+
+        def run() -> None:
+            self.now += seconds
+
+        return Opened(run, setting.shape, lambda: "float32")
+
+    def profile(self, path: Path, _: Setting) -> dict[str, float]:
+        """Say what each node takes while it is counted, which slows all of them down."""
+        self.profiles += 1
+        return {name: 1.5 * ms for name, ms in self.layers(path).items()}
+
+    def layers(self, path: Path) -> dict[str, float]:
+        """Give milliseconds of each node of a file."""
+        graph = shape_inference.infer_shapes(onnx.load(path)).graph
+        shapes = {
+            value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+            for value in (*graph.value_info, *graph.output)
+        }
+        kernels = {tensor.name: tensor.dims for tensor in graph.initializer}
+        return {
+            f"{node.name or number} {node.op_type}": self.slower
+            * self._ms(shapes.get(node.output[0], []), [kernels.get(n) for n in node.input])
+            for number, node in enumerate(graph.node)
+        }
+
+    def _ms(self, shape: list[int], inputs: list[list[int] | None]) -> float:
+        kernel = inputs[1] if len(inputs) > 1 else None
+        if kernel is None or len(kernel) != 4:
+            return 1e-7 * math.prod(shape)
+        out, into, *window = kernel
+        products = self._whole(out) * self._whole(into) * math.prod(window)
+        return 1e-3 + 1e-6 * products * math.prod(shape[2:])
+
+    def _whole(self, channels: int) -> int:
+        return -(-channels // self.block) * self.block

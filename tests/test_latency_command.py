@@ -1,0 +1,249 @@
+"""prune global --latency, as typed, on a machine whose clock is known."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import tiny
+from clocks import SyntheticMachine
+
+from prune import checkpoint
+from prune.bench import runtimes
+from prune.cli import main
+from prune.export.fold import folded
+from prune.export.onnx import draft
+from prune.latency import measure, plan, table
+
+Capture = pytest.CaptureFixture[str]
+Words = Sequence[object]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that knows the layers of the tiny network."""
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patched:
+        _settle(folder, patched)
+        words = ["global", "--weights", tiny.weights(folder), "--latency", 0.5, "--dry-run"]
+        assert main([str(word) for word in [*words, "--threads", 1, "--max-ratio", 0.9]]) == 0
+    return folder / "cache"
+
+
+def _settle(folder: Path, patched: pytest.MonkeyPatch, *, slower: float = 1.0) -> SyntheticMachine:
+    """Keep all files in a folder, and put the synthetic machine in the runtime's place."""
+    (folder / "temporary").mkdir(exist_ok=True)
+    patched.setattr(tempfile, "tempdir", str(folder / "temporary"))
+    patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    patched.setattr(measure, "NETWORKS", measure.LEAST)
+    machine = SyntheticMachine(slower=slower)
+    machine.install(patched)
+    return machine
+
+
+@pytest.fixture
+def known(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SyntheticMachine:
+    """The machine, with the layers in the cache."""
+    machine = _settle(tmp_path, monkeypatch)
+    (tmp_path / "cache").symlink_to(measured)
+    return machine
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Iterator[Path]:
+    """The network; whatever a command does, no temporary file is left."""
+    yield tiny.weights(tmp_path)
+    assert not list((tmp_path / "temporary").glob("*"))
+
+
+def _global(dense: Path, *words: object) -> list[str]:
+    fixed = ("--threads", 1, "--out", dense.with_name("out.pt"))
+    return [str(word) for word in ("global", "--weights", dense, *fixed, *words)]
+
+
+def _latency(words: Words, capsys: Capture) -> dict[str, float]:
+    """Run a command that succeeds; return what it says of milliseconds."""
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["latency"]
+    assert isinstance(found, dict)
+    return found
+
+
+def _ms(machine: SyntheticMachine, weights: Path, folder: Path, *, imgsz: int = 64) -> float:
+    """Ask the machine itself what a checkpoint takes."""
+    net = folded(checkpoint.network(checkpoint.load(weights)))
+    file = draft(net, folder / "net.onnx", imgsz=(imgsz, imgsz))
+    return sum(machine.layers(file).values())
+
+
+def test_the_written_network_takes_what_was_predicted(
+    known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    share = 0.5
+    found = _latency(_global(dense, "--latency", share), capsys)
+    before, after = (_ms(known, path, tmp_path) for path in (dense, tmp_path / "out.pt"))
+    assert found["before_ms"] == pytest.approx(before)
+    assert found["after_ms"] == pytest.approx(after)
+    assert found["ratio"] == pytest.approx(after / before)
+    assert found["limit_ms"] == pytest.approx(share * before)
+    assert found["predicted_ms"] <= found["limit_ms"]
+    assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
+    assert found["predicted_ms"] > 0.8 * found["limit_ms"], "no more goes than has to"
+    assert found["threads"] == 1
+    assert known.profiles == 0, "all of it was in the table"
+
+
+def test_widths_stay_whole_blocks(known: SyntheticMachine, dense: Path, tmp_path: Path) -> None:
+    assert main(_global(dense, "--latency", 0.6)) == 0
+    net = checkpoint.network(checkpoint.load(tmp_path / "out.pt"))
+    wide = [layer.out_channels for layer in net.layers if layer.kind == "convolutional"]
+    assert all(width % known.block == 0 or width == 21 for width in wide)
+    assert wide != [8, 16, 32, 32, 21, 32, 21]
+
+
+def test_no_group_loses_more_than_the_limit_takes_and_a_quarter(
+    known: SyntheticMachine, dense: Path, tmp_path: Path
+) -> None:
+    assert main(_global(dense, "--latency", 0.8)) == 0
+    nets = [checkpoint.network(checkpoint.load(path)) for path in (dense, tmp_path / "out.pt")]
+    for before, after in zip(nets[0].layers, nets[1].layers, strict=True):
+        assert after.out_channels >= 0.55 * before.out_channels
+
+
+def test_milliseconds_are_a_budget_too(
+    known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    share = _latency(_global(dense, "--latency", 0.7, "--dry-run"), capsys)
+    limit = f"{share['limit_ms']:.9f}ms"
+    found = _latency(_global(dense, "--latency", limit, "--dry-run"), capsys)
+    assert found == pytest.approx({**share, "limit_ms": float(limit[:-2])})
+
+
+def test_the_report_says_both_times(known: SyntheticMachine, dense: Path, capsys: Capture) -> None:
+    assert main(_global(dense, "--latency", 0.7, "--dry-run")) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("latency"))
+    number = r"(\d+\.\d\d)"
+    found = re.fullmatch(
+        rf"latency  {number} -> {number} ms measured \((-\d+) %\), {number} predicted, "
+        rf"{number} allowed; onnxruntime, 1 thread",
+        line,
+    )
+    assert found is not None
+    before, after, change, predicted, limit = map(float, found.groups())
+    assert change == pytest.approx(100 * (after / before - 1), abs=2)
+    assert after == pytest.approx(predicted, rel=0.15)
+    assert predicted <= limit == pytest.approx(0.7 * before, abs=0.01)
+
+
+def test_blocks_may_leave_as_well(known: SyntheticMachine, dense: Path, capsys: Capture) -> None:
+    found = _latency(_global(dense, "--latency", 0.6, "--depth", 1, "--dry-run"), capsys)
+    assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
+    assert found["after_ms"] <= 1.1 * found["limit_ms"]
+
+
+def test_layers_are_measured_once_for_each_picture_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
+) -> None:
+    machine = _settle(tmp_path, monkeypatch)
+    words = _global(dense, "--latency", 0.6, "--img-size", 96, "--dry-run")
+    first = _latency(words, capsys)
+    after_one = machine.profiles
+    assert after_one
+    assert _latency(words, capsys) == pytest.approx(first)
+    assert machine.profiles == after_one
+    assert first["before_ms"] == pytest.approx(_ms(machine, dense, tmp_path, imgsz=96))
+    [path] = (tmp_path / "cache" / "prune" / "latency").iterdir()
+    whole = table.load(path)
+    assert whole is not None and whole.step == machine.block
+    slow = _settle(tmp_path, monkeypatch, slower=2.0)
+    found = _latency(words, capsys)
+    assert slow.profiles == after_one, "the machine has become another"
+    assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
+    again = table.load(path)
+    assert again is not None
+    sizes = [{kind: len(own) for kind, own in one.samples.items()} for one in (whole, again)]
+    assert sizes[0] == sizes[1], "nothing is kept of what it was"
+
+
+def test_without_a_place_for_the_table_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
+) -> None:
+    _settle(tmp_path, monkeypatch)
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert main(_global(dense, "--latency", 0.7, "--dry-run")) == 0
+    notes = capsys.readouterr().err
+    assert "cannot write" in notes
+    assert "the layers are measured again next time" in notes
+
+
+WRONG: dict[str, tuple[Words, str]] = {
+    "zero": (("--latency", 0), "--latency is '0'; write a share below 1, e.g. 0.5, or 20ms"),
+    "five of what": (("--latency", 5), "--latency is '5'"),
+    "more than all": (("--latency", 1.5), "--latency is '1.5'"),
+    "no number": (("--latency", "fast"), "--latency is 'fast'"),
+    "no time": (("--latency", "0ms"), "--latency is '0ms'"),
+    "seconds": (("--latency", "1s"), "--latency is '1s'"),
+    "steps": (("--latency", 0.5, "--steps", 2), "has an allocation of its own"),
+    "allocation": (("--latency", 0.5, "--allocation", "global"), "leave out --allocation"),
+    "sensitivity": (("--latency", 0.5, "--sensitivity", "none.json"), "--sensitivity"),
+    "not installed": (
+        ("--latency", 0.5, "--runtime", "openvino"),
+        "openvino is not installed; pip install 'detector-prune[openvino]' brings it",
+    ),
+    "size": (("--latency", 0.5, "--img-size", 100), "multiple of the network's stride, 16"),
+    "no size": (("--latency", 0.5, "--img-size", 0), "picture size is 0"),
+    "met": (("--latency", "9000ms"), "nothing to remove: the network takes"),
+    "too fast": (("--latency", "0.001ms"), "within the caps"),
+    "whole groups": (("--latency", 0.5, "--exclude", "0-8"), "is the least; allow more"),
+    "runtime of MACs": (("--macs", 0.5, "--runtime", "onnxruntime"), "are of --latency"),
+    "two budgets": (("--macs", 0.5, "--latency", 0.5), "not allowed with argument"),
+    "unknown": (("--latency", 0.5, "--runtime", "ncnn"), "invalid choice: 'ncnn'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_use_is_one_line(
+    wrong: str,
+    known: SyntheticMachine,
+    dense: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    words, message = WRONG[wrong]
+    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    monkeypatch.setattr(plan, "machine", lambda _: _Idle)
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        status = main(_global(dense, *words))
+    except SystemExit as stopped:  # argparse
+        status = int(str(stopped.code))
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert message in err and err.count("\n") == 1
+    assert not out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class _Idle:
+    busy = False
+
+
+def test_a_damaged_table_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
+) -> None:
+    _settle(tmp_path, monkeypatch)
+    path = table.place("onnxruntime", threads=1)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    monkeypatch.setattr(plan, "machine", lambda _: _Idle)
+    assert main(_global(dense, "--latency", 0.5)) == 2
+    err = capsys.readouterr().err
+    assert "is damaged" in err and "remove it to measure anew" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
