@@ -118,10 +118,15 @@ def test_batch_and_size_of_a_checkpoint_are_free(
     assert [row["shape"] for row in rows] == [[2, 3, 96, 96]] * 2
 
 
-def no_labels(folder: Path) -> list[str]:
-    data = squares.data(folder)
-    shutil.rmtree(folder / "labels")
-    return ["--data", str(data)]
+def test_a_split_without_labels_scores_nothing(
+    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = squares.data(tmp_path)
+    shutil.rmtree(tmp_path / "labels")
+    assert main(["bench", str(onnx), *QUICK, "--data", str(data)]) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == f"prune: {data}: val has no labels, so that nothing is scored"
+    assert not out
 
 
 def no_onnx(folder: Path) -> list[str]:
@@ -132,7 +137,6 @@ def no_onnx(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (no_labels, "has no labels"),
         (no_onnx, "net.onnx is no ONNX file"),
         (lambda _: ["--img-size", "96"], "takes 64 x 64 pictures only"),
         (lambda _: ["--batch", "4"], "batch is 4, but"),
@@ -144,7 +148,6 @@ def no_onnx(folder: Path) -> list[str]:
         (lambda _: ["--rounds", "0"], "must be at least 1"),
     ],
     ids=[
-        "labels",
         "content",
         "size",
         "batch",
@@ -171,7 +174,7 @@ def test_wrong_input_is_one_line(
     except SystemExit as stopped:  # argparse
         status = int(str(stopped.code))
     out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith(("note: ", "scoring "))]
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
     assert status == 2
     assert message in err and len(lines) == 1
     assert not out

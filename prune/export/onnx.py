@@ -185,11 +185,9 @@ def _check_suppression(limit: int | None, *, raw: bool) -> None:
 
 
 def _check_opset(opset: int | None, exporter: str) -> None:
-    known = OPSETS[exporter]
-    if opset is not None and opset not in known:
-        raise InputError(
-            f"opset is {opset}; the {exporter} exporter writes {known[0]} to {known[-1]}"
-        )
+    if opset is not None and opset not in OPSETS[exporter]:
+        low, *_, high = OPSETS[exporter]
+        raise InputError(f"opset is {opset}; the {exporter} exporter writes {low} to {high}")
 
 
 def _open_shapes(net: Darknet, outputs: Sequence[str]) -> dict[str, Shape]:
