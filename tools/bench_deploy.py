@@ -141,7 +141,7 @@ def draw(points: Sequence[Point]) -> Figure:
         for point in own:
             place = (min(point.ms.values()), point.test)
             axes.annotate(point.name, place, xytext=(5, 4), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
+    axes.set_xlim(left=0)
     axes.set_xlabel("ms a picture, in the fastest runtime")
     axes.set_ylabel("mAP@.5:.95, test")
     axes.grid(visible=True, which="both", alpha=0.3)
