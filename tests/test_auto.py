@@ -66,7 +66,7 @@ class Commands:
     def _global(self, said: list[str]) -> dict[str, object]:
         self.asked = float(said[said.index("--latency") + 1].removesuffix("ms"))
         Path(said[said.index("--out") + 1]).write_bytes(b"cut")
-        return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": []}
+        return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
 
     def _train(self, said: list[str]) -> dict[str, object]:
         weights = Path(said[said.index("--project") + 1]) / "train" / "weights"
@@ -112,6 +112,9 @@ def test_cuts_go_on_until_the_deployed_form_is_fast_enough(
     assert tried[-1]["came_ms"] == pytest.approx(5, rel=roads.NEAR)
     last = commands.of("global")[-1]
     assert "--reconstruct" in last
+    depths = [said[said.index("--depth") + 1] for said in commands.of("global")]
+    assert set(depths[1:]) == {"2"}, "the number of blocks is chosen once"
+    assert depths[0] == "auto"
     assert all("--reconstruct" not in said for said in commands.of("global")[:-1])
 
 

@@ -120,26 +120,27 @@ def _cut(road: Road) -> Facts:
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
         checkpoint.save(checkpoint.load(wish.weights), out)
         return {"goal_ms": goal, "tried": tried, "file": str(out)}
-    asked = dense * goal / start
+    asked, depth = dense * goal / start, wish.depth
     for _ in range(TRIES):
-        prune(*_cut_words(road, asked, out))
+        made = prune(*_cut_words(road, asked, depth, out))
+        depth = str(len(cast("list[object]", made["blocks"])))  # chosen once: it takes minutes
         came = _deployed_ms(road, out, data)
         tried.append({"asked_ms": asked, "came_ms": came})
         road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
         if abs(came / goal - 1) <= NEAR:
             break
         asked *= goal / came
-    made = prune(*_cut_words(road, asked, out), *_recovery(road))
+    made = prune(*_cut_words(road, asked, depth, out), *_recovery(road))
     kept = {key: made[key] for key in ("params", "macs", "latency", "recovery")}
     blocks = cast("list[object]", made["blocks"])
     return {"goal_ms": goal, "tried": tried, "blocks": blocks, **kept, "file": str(out)}
 
 
-def _cut_words(road: Road, asked: float, out: Path) -> list[object]:
+def _cut_words(road: Road, asked: float, depth: str, out: Path) -> list[object]:
     wish = road.wish
     words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.4f}ms"]
     words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
-    words += ["--data", wish.data, "--depth", wish.depth, "--seed", wish.seed]
+    words += ["--data", wish.data, "--depth", depth, "--seed", wish.seed]
     return [*words, "--device", wish.device, "--out", out]
 
 
