@@ -19,11 +19,10 @@ import onnx
 from prune import checkpoint
 from prune.auto.commands import prune
 from prune.auto.journal import Facts, Journal
-from prune.bench.files import settle
-from prune.bench.rows import Pair, measure
+from prune.bench.latency import compared, latencies_ms
+from prune.bench.runtimes import installed
 from prune.data import spec
 from prune.data.spec import DataSpec
-from prune.errors import InputError
 from prune.export.onnx import export
 from prune.quantize.run import Wish as Int8
 from prune.quantize.run import maker
@@ -198,8 +197,6 @@ def _bench(road: Road) -> Facts:
 
 def _runtimes(wanted: str) -> list[str]:
     """Name the runtimes to compare: the wished one first."""
-    from prune.bench.runtimes import installed
-
     others = [name for name in ("onnxruntime", "openvino") if name in installed()]
     return list(dict.fromkeys([wanted, *others]))
 
@@ -243,13 +240,8 @@ def _in_int8(road: Road, path: Path, data: DataSpec) -> onnx.ModelProto:
 
 def _ms(road: Road, path: Path) -> float:
     """Time a file; beside the dense one where that is written, so that drift hits both alike."""
-    dense = road.file("dense.onnx")
-    files = [path] if path == dense else [dense, path]
-    threads = road.wish.threads
-    pairs = [Pair(file, road.wish.runtime, file, settle(file, threads=threads)) for file in files]
-    found = measure(pairs, rounds=ROUNDS)
-    if found.refused:
-        raise InputError(found.refused[0])
+    dense, runtime, threads = road.file("dense.onnx"), road.wish.runtime, road.wish.threads
     if path == dense:
-        return found.rows[0].spread.median
-    return found.rows[1].ratio_to_first.middle * road.fact("dense", "ms")
+        return latencies_ms([path], runtime=runtime, threads=threads, rounds=ROUNDS)[path]
+    found = compared(dense, path, runtime=runtime, threads=threads, rounds=ROUNDS)
+    return found.ratio.middle * road.fact("dense", "ms")

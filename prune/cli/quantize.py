@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prune.cli import options
 
 if TYPE_CHECKING:
-    from prune.bench.rows import Measured
+    from prune.bench.latency import Compared
     from prune.quantize.run import Quantized
 
 EXAMPLE = """\
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
     from prune.atomic import expect_writable
+    from prune.bench.latency import compared
     from prune.bench.runtimes import library
     from prune.cli import console
     from prune.data import spec
@@ -97,26 +98,27 @@ def run(args: argparse.Namespace) -> int:
     if not done.held:  # under its own name nobody would see that it is not what was asked for
         target = target.with_name(f"{target.stem}-missed{target.suffix}")
     quantizing.write(done, target)
-    timed = quantizing.timed(args.weights, target, wish.runtime, threads=args.threads)
+    timed = compared(args.weights, target, runtime=args.runtime, threads=args.threads)
     if args.json:
-        console.print_json(document(done, timed, args.weights, target))
+        console.print_json(document(done, timed, args, target))
     else:
-        _print(done, timed, args.weights, target)
+        _print(done, timed, args, target)
     return 0 if done.held else MISSED
 
 
-def document(done: Quantized, timed: Measured, source: Path, target: Path) -> dict[str, object]:
+def document(
+    done: Quantized, timed: Compared, args: argparse.Namespace, target: Path
+) -> dict[str, object]:
     """Return what --json prints."""
     from prune.export.structure import opset, shapes
     from prune.quantize.run import keeps, pays
 
-    before, after = timed.rows
     return {
         "out": str(target),
         "opset": opset(done.model),
         "inputs": shapes(done.model.graph.input),
         "outputs": shapes(done.model.graph.output),
-        "bytes": after.bytes,
+        "bytes": target.stat().st_size,
         "max_abs_diff": done.moved.absolute,
         "max_rel_diff": done.moved.relative,
         "map50": {"float": done.before.map50, "int8": done.after.map50},
@@ -125,40 +127,35 @@ def document(done: Quantized, timed: Measured, source: Path, target: Path) -> di
         "held": done.held,
         "layers": done.layers,
         "float_layers": list(done.given_back),
-        "runtime": after.pair.runtime,
-        "ms": {"float": before.spread.median, "int8": after.spread.median},
-        "ratio": vars(after.ratio_to_first),
-        "recommended": str(target if keeps(done) and pays(timed) else source),
+        "runtime": args.runtime,
+        "ms": {"float": timed.before_ms, "int8": timed.after_ms},
+        "ratio": vars(timed.ratio),
+        "recommended": str(target if keeps(done) and pays(timed) else args.weights),
     }
 
 
-def _print(done: Quantized, timed: Measured, source: Path, target: Path) -> None:
+def _print(done: Quantized, timed: Compared, args: argparse.Namespace, target: Path) -> None:
     from prune.cli import console
 
-    files = (("float", source, done.before), ("INT8", target, done.after))
+    files = (
+        ("float", args.weights, done.before, timed.before_ms, 1.0),
+        ("INT8", target, done.after, timed.after_ms, 1 / timed.ratio.middle),
+    )
     rows = [
-        (
-            name,
-            str(path),
-            scores.map50,
-            scores.map,
-            row.spread.median,
-            1 / row.ratio_to_first.middle,
-            row.bytes,
-        )
-        for (name, path, scores), row in zip(files, timed.rows, strict=True)
+        (name, str(path), scores.map50, scores.map, ms, times, path.stat().st_size)
+        for name, path, scores, ms, times in files
     ]
     console.print_table(COLUMNS, rows)
     count = len(done.given_back)
     print(f"\n{done.layers - count} of {done.layers} layers in INT8, {done.drop:+.2f} points lost")
-    print(_advice(done, timed, source, target))
+    print(_advice(done, timed, args, target))
 
 
-def _advice(done: Quantized, timed: Measured, source: Path, target: Path) -> str:
+def _advice(done: Quantized, timed: Compared, args: argparse.Namespace, target: Path) -> str:
     """Say which file to deploy, and why."""
     from prune.quantize.run import keeps, pays
 
-    ratio = timed.rows[1].ratio_to_first
+    ratio, source = timed.ratio, args.weights
     span = f"{1 / ratio.high:.2f} to {1 / ratio.low:.2f}"
     times = f"{1 / ratio.middle:.2f} times as fast as float ({span})"
     if not done.held:
@@ -173,7 +170,7 @@ def _advice(done: Quantized, timed: Measured, source: Path, target: Path) -> str
         )
     if not pays(timed):
         return (
-            f"deploy {source}: in {timed.rows[1].pair.runtime} on this machine INT8 is {times}; "
+            f"deploy {source}: in {args.runtime} on this machine INT8 is {times}; "
             "activations but ReLU cost time in INT8: prune train --activation relu"
         )
     return f"deploy {target}: {times}"

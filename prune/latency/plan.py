@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prune.bench.latency import Compared, comparison
 from prune.bench.machine import machine
 from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import Ratio, in_turn, ratio, spread
+from prune.bench.timing import in_turn
 from prune.costs import costs
 from prune.errors import InputError, PruneError, WithinBudgetError
 from prune.export.fold import folded
@@ -168,15 +169,6 @@ def to_latency(
     return by_counts(subject.groups, scores, allowed, counts, criterion=criterion)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Two networks timed in turn: milliseconds of each, and the second's share of the first's."""
-
-    before_ms: float
-    after_ms: float
-    ratio: Ratio
-
-
 def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
     """Time two networks as they are deployed."""
     with TemporaryDirectory() as folder:
@@ -185,5 +177,4 @@ def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
             file = draft(folded(net), Path(folder) / f"{number}.onnx", imgsz=clock.setting.imgsz)
             runs.append(open_model(clock.runtime, file, clock.setting).run)
         times = in_turn(runs, rounds=ROUNDS)
-    medians = [spread(column).median for column in times.T]
-    return Compared(medians[0], medians[1], ratio(times[:, 1], times[:, 0]))
+    return comparison(times)

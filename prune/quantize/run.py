@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 
 from prune.atomic import replacing
-from prune.bench.files import settle
-from prune.bench.rows import CLOSE, Measured, Pair, measure
+from prune.bench.latency import Compared
+from prune.bench.rows import CLOSE
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference
@@ -23,7 +23,6 @@ from prune.quantize.write import in_int8
 from prune.score.metrics import Scores
 
 LOOKED_AT = 4  # pictures by which layers are ranked
-ROUNDS = 30  # timed runs of each file
 
 # Makes the subject's model with all layers but these in INT8.
 Make = Callable[[Sequence[Layer]], onnx.ModelProto]
@@ -149,27 +148,14 @@ def write(done: Quantized, target: Path) -> None:
             raise ExportError(f"the INT8 file is no valid ONNX: {error}") from error
 
 
-def timed(source: Path, target: Path, runtime: str, *, threads: int) -> Measured:
-    """Time the float file and the one in INT8 in turn; a row each.
-
-    Raises:
-        InputError: the runtime is not installed, or cannot run one of them.
-    """
-    pairs = [Pair(path, runtime, path, settle(path, threads=threads)) for path in (source, target)]
-    measured = measure(pairs, rounds=ROUNDS)
-    if measured.refused:
-        raise InputError(measured.refused[0])
-    return measured
-
-
 def keeps(done: Quantized) -> bool:
     """Tell whether the file detects well enough: what was allowed is held, or little is lost."""
     return done.held and (done.allowed is not None or done.drop <= 100 * CLOSE)
 
 
-def pays(timed: Measured) -> bool:
-    """Tell whether the file in INT8 is faster than the float one beyond the noise."""
-    return timed.rows[1].ratio_to_first.high < 1
+def pays(timed: Compared) -> bool:
+    """Tell whether the file in INT8, the second, is faster than float beyond the noise."""
+    return timed.ratio.high < 1
 
 
 def maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
