@@ -12,16 +12,15 @@ nothing, over milliseconds in the runtime in which each file is fastest.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
+
+from prune.auto.commands import prune
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Point:
     val: float
     test: float
     ms: Mapping[str, float]
-    precision: Mapping[str, str]
     bytes: int
 
 
@@ -77,36 +75,25 @@ def measured(files: Mapping[Path, tuple[str, Path]], args: argparse.Namespace) -
     """Time all files in turn, score each on both splits."""
     words = ["bench", *(path for _, path in files.values()), "--threads", args.threads]
     words += ["--rounds", args.rounds, "--runtime", ",".join(args.runtime)]
-    rows = prune(*words)["rows"]
+    rows = cast("list[dict[str, Any]]", prune(*words)["rows"])
     points = []
     for path, (series, onnx) in files.items():
         own = {row["runtime"]: row for row in rows if row["file"] == str(onnx)}
-        scores = {
-            split: prune("val", "--weights", onnx, "--data", args.data, "--split", split)["map"]
-            for split in ("val", "test")
-        }
+        words = ["val", "--weights", onnx, "--data", args.data, "--no-plots", "--workers", 0]
+        val, test = (
+            cast(float, prune(*words, "--split", split)["map"]) for split in ("val", "test")
+        )
         points.append(
             Point(
                 series,
                 path.stem,
-                **scores,
+                val,
+                test,
                 ms={name: row["median_ms"] for name, row in own.items()},
-                precision={name: row["precision"] for name, row in own.items()},
                 bytes=onnx.stat().st_size,
             )
         )
     return points
-
-
-def prune(*words: object) -> dict[str, Any]:
-    """Run a command as its user types it; return the document it prints."""
-    plain = ["--no-plots", "--workers", "0"] if words[0] == "val" else []
-    command = [sys.executable, "-m", "prune", *map(str, words), *plain, "--json"]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
-        sys.exit(f"bench: prune {words[0]} ended with {ran.returncode}")
-    document: dict[str, Any] = json.loads(ran.stdout)
-    return document
 
 
 def table(points: Sequence[Point], runtimes: Sequence[str]) -> str:
