@@ -13,6 +13,7 @@ from prune.errors import ExportError
 from prune.export import fold
 from prune.export.fold import folded
 from prune.models.darknet import Darknet, build
+from prune.models.fused import fused
 from prune.models.sections import Section, references
 
 CFG = Path(__file__).parent.parent / "cfg"
@@ -97,6 +98,8 @@ STAY = {
     ),
 }
 
+ALL = FOLDS | {name: text for name, (text, _) in STAY.items()}
+
 
 def kinds(net: Darknet) -> Counter[str]:
     """Count the sections by kind."""
@@ -179,3 +182,15 @@ def test_remarks_of_what_is_folded_stay() -> None:
     assert [(section.kind, section.comments) for section in remarked] == [
         ("convolutional", ("moves on",))
     ]
+
+
+@pytest.mark.parametrize("text", ALL.values(), ids=ALL.keys())
+def test_fused_for_looking_it_computes_the_same_and_the_network_stays(text: str) -> None:
+    net = network(text)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    plain = fused(net)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    assert plain.sections == net.sections
+    assert difference(plain, net) < 1e-4
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -455,7 +455,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")
     one = load(batch_size=1, workers=0)
     ways: dict[str, Callable[[], Scores]] = {
-        "one by one": lambda: score(net, one, data.names, device=where),
+        "one by one": lambda: plainly(net, one, data.names, device=where),
         "batches": lambda: score(laid, batches, data.names, device=where, precision=torch.bfloat16),
     }
     scores = {name: way() for name, way in ways.items()}  # warms up, too
@@ -473,6 +473,15 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
         return rates
 
     return answer
+
+
+def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
+    """Score as the shortest correct loop does, the network as it was trained."""
+    from prune.score.score import collect, evaluating
+
+    with evaluating(net):
+        found = collect(lambda images: net.decode(net(images)), pictures, len(names), device=device)
+    return found.scores(names)
 
 
 def machine(where: torch.device) -> dict[str, Any]:

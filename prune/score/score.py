@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prune.data import labels
 from prune.data.frames import Frame
+from prune.models.fused import fused
 from prune.score.frames import to_original
 from prune.score.metrics import Boxes, Scores, evaluate
 from prune.score.nms import detections
@@ -116,13 +117,15 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     def forward(images: Tensor, targets: Tensor) -> Tensor:
         mixed = precision != torch.float32
         with torch.autocast(device.type, precision, enabled=mixed):
-            maps = net(images.contiguous(memory_format=torch.channels_last) if mixed else images)
+            laid = images.contiguous(memory_format=torch.channels_last) if mixed else images
+            maps = plain(laid)
         maps = tuple(head.float() for head in maps)
         if loss is not None:
             sums.append(loss(maps, targets.to(device)) * len(images))
         return net.decode(maps)
 
     with evaluating(net):
+        plain = fused(net)
         collected = _collect(
             forward, loader, len(names), device=device, confidence=confidence, iou=iou
         )

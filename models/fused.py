@@ -1,0 +1,28 @@
+"""Batch normalisation inside the convolutions before it, for a network that only looks."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .darknet import Darknet
+from .layers import Convolution
+
+
+def fused(net: Darknet) -> Darknet:
+    """Copy a network in eval mode for looking alone: a pass over its activations less a layer.
+
+    Outputs differ by the rounding of kernels in their own precision. Kernels are new, all other
+    tensors shared; layers, sections and keys otherwise stay as they are. (`export.fold` gives a
+    network of its own instead, with a cfg, proved in float64.)
+    """
+    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
+    plain = copy.deepcopy(net, shared)
+    for layer in plain.module_list:
+        if isinstance(layer, Convolution) and isinstance(layer.BatchNorm2d, nn.BatchNorm2d):
+            layer.Conv2d = fuse_conv_bn_eval(layer.Conv2d, layer.BatchNorm2d)
+            layer.BatchNorm2d = nn.Identity()
+    return plain
