@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .head import Yolo
 from .layers import LAYERS, Convolution, present
 from .layout import LayerInfo, decoded_layers, layout
-from .sections import Section, head_path, heads, parse, with_options, write
+from .sections import Section, head_path, heads, parse, with_activation, with_options, write
 
 
 def build(text: str, *, source: str = "cfg") -> Darknet:
@@ -21,6 +21,16 @@ def build(text: str, *, source: str = "cfg") -> Darknet:
         CfgError: the text describes no network; the message names source, line and key.
     """
     return Darknet(parse(text, source=source))
+
+
+def reactivated(net: Darknet, activation: str) -> Darknet:
+    """Copy a network whose convolutions have another activation; weights and mode stay.
+
+    `activation` is a key of `layers.ACTIVATIONS`; see `sections.with_activation`.
+    """
+    other = Darknet(with_activation(net.sections, activation)).train(net.training)
+    other.load_state_dict(net.state_dict())
+    return other
 
 
 class Darknet(nn.Module):

@@ -18,6 +18,8 @@
 The command line turns each into one line on stderr; anything else is a bug and keeps its traceback.
 """
 
+MISSED = 3  # exit status of a command that is done, and whose result falls short of what was asked
+
 
 class PruneError(Exception):
     """Anything the project raises on purpose; the message says what came and what is allowed."""

@@ -29,6 +29,7 @@ from prune.export.onnx import draft
 from prune.graph import Group
 from prune.latency import measure
 from prune.latency import table as tables
+from prune.latency.form import Form
 from prune.latency.knapsack import allocate
 from prune.latency.layers import Timed, timed, widths
 from prune.latency.measure import knows, measured, random_widths, sampled, step_of
@@ -39,6 +40,8 @@ from prune.models.darknet import Darknet, build
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]
+
+FLOAT, INT8 = Form("onnxruntime"), Form("onnxruntime", int8=True)
 
 # What folding leaves: a shift that a 3x3 convolution reads, a control that two layers read; and
 # every layer whose widths differ from what it reads, or that counts its own.
@@ -273,14 +276,15 @@ def test_a_table_lies_in_the_users_cache_by_machine_runtime_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    one, two = (tables.place("onnxruntime", threads=number) for number in (1, 2))
+    one, two = (tables.place(FLOAT, threads=number) for number in (1, 2))
+    assert tables.place(INT8, threads=1) != one
     assert one.parent == two.parent == tmp_path / "cache" / "prune" / "latency"
     assert one != two
     assert f"onnxruntime-{onnxruntime.__version__.partition('+')[0]}" in one.name
     monkeypatch.setenv("HOME", str(tmp_path))
     for said in ("", "not/absolute"):
         monkeypatch.setenv("XDG_CACHE_HOME", said)
-        found = tables.place("onnxruntime", threads=1)
+        found = tables.place(FLOAT, threads=1)
         assert found == tmp_path / ".cache" / "prune" / "latency" / one.name
 
 
@@ -358,7 +362,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
     net = NETWORKS["odd"]()
     groups = coupled(net)
     setting = Setting(1, (2 * net.stride, 4 * net.stride))
-    table = measured(Table(2, {}), net, groups, runtime="onnxruntime", setting=setting, seed=0)
+    table = measured(Table(2, {}), net, groups, form=FLOAT, setting=setting, seed=0)
     whole = folded(net)
     of = costs(net, groups, setting.shape)
     layers = timed(whole, setting.imgsz)
@@ -368,14 +372,15 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
         cut = surgery.apply(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
         ms = total_ms(table, timed(folded(cut), setting.imgsz))
         assert float(model.ms(kept)) == pytest.approx(ms)
-        whole_ms = sum(sample.ms for sample in sampled(cut, runtime="onnxruntime", setting=setting))
+        whole_ms = sum(sample.ms for sample in sampled(cut, form=FLOAT, setting=setting))
         assert ms == pytest.approx(whole_ms, rel=0.1)
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])
 def test_the_block_of_a_runtime_is_found(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     SyntheticMachine(block=block).install(monkeypatch)
-    assert step_of("onnxruntime", Setting(1, (64, 64))) == block
+    assert step_of(FLOAT, Setting(1, (64, 64))) == block
+    assert step_of(INT8, Setting(1, (64, 64))) == block
 
 
 def test_layers_add_up_to_what_the_whole_network_takes(
@@ -386,11 +391,22 @@ def test_layers_add_up_to_what_the_whole_network_takes(
     machine.install(monkeypatch)
     net = build(tiny.CFG.format(width=32))
     setting = Setting(1, (64, 128))
-    samples = sampled(net, runtime="onnxruntime", setting=setting)
+    samples = sampled(net, form=FLOAT, setting=setting)
     layers = machine.layers(draft(folded(net), tmp_path / "net.onnx", imgsz=setting.imgsz))
     assert sum(sample.ms for sample in samples) == pytest.approx(sum(layers.values()))
     third = sum(ms for name, ms in layers.items() if "module_list.2/" in name)
     assert samples[2].ms == pytest.approx(third)
+
+
+def test_layers_are_timed_as_they_are_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    SyntheticMachine().install(monkeypatch)
+    net, setting = build(tiny.CFG.format(width=32)), Setting(1, (64, 128))
+    floating = sampled(net, form=FLOAT, setting=setting)
+    samples = sampled(net, form=Form("onnxruntime", "relu", int8=True), setting=setting)
+    assert "activation=relu" in samples[2].kind
+    assert samples[2].ms < 0.5 * floating[2].ms, "in INT8"
+    assert samples[0].ms > 0.5 * floating[0].ms, "what reads the picture stays in float"
+    assert samples[2].channels_out == floating[2].channels_out
 
 
 # The knapsack

@@ -15,9 +15,8 @@ from clocks import SyntheticMachine
 from prune import checkpoint
 from prune.bench import runtimes
 from prune.cli import main
-from prune.export.fold import folded
-from prune.export.onnx import draft
 from prune.latency import measure, plan, table
+from prune.latency.form import Form
 
 Capture = pytest.CaptureFixture[str]
 Words = Sequence[object]
@@ -74,10 +73,17 @@ def _latency(words: Words, capsys: Capture) -> dict[str, float]:
     return found
 
 
-def _ms(machine: SyntheticMachine, weights: Path, folder: Path, *, imgsz: int = 64) -> float:
+def _ms(
+    machine: SyntheticMachine,
+    weights: Path,
+    folder: Path,
+    *,
+    imgsz: int = 64,
+    form: Form = Form("onnxruntime"),  # noqa: B008  # frozen
+) -> float:
     """Ask the machine itself what a checkpoint takes."""
-    net = folded(checkpoint.network(checkpoint.load(weights)))
-    file = draft(net, folder / "net.onnx", imgsz=(imgsz, imgsz))
+    net = form.network(checkpoint.network(checkpoint.load(weights)))
+    file = form.write(net, folder / "net.onnx", imgsz=(imgsz, imgsz))
     return sum(machine.layers(file).values())
 
 
@@ -140,6 +146,22 @@ def test_the_report_says_both_times(known: SyntheticMachine, dense: Path, capsys
     assert predicted <= limit == pytest.approx(0.7 * before, abs=0.01)
 
 
+def test_a_budget_is_met_in_the_form_that_is_deployed(
+    measured: Path, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    machine = _settle(tmp_path, monkeypatch)
+    found = _latency(_global(dense, "--latency", 0.3, "--int8", "--activation", "relu"), capsys)
+    assert machine.profiles == measure.LEAST, "in INT8 all layers are others"
+    assert found["int8"] is True and found["activation"] == "relu"
+    assert found["before_ms"] == pytest.approx(_ms(machine, dense, tmp_path)), "float, as it is"
+    deployed = Form("onnxruntime", "relu", int8=True)
+    after = _ms(machine, tmp_path / "out.pt", tmp_path, form=deployed)
+    assert found["after_ms"] == pytest.approx(after)
+    assert after <= 1.1 * found["limit_ms"] == pytest.approx(0.3 * found["before_ms"] * 1.1)
+    kept = checkpoint.load(tmp_path / "out.pt").cfg
+    assert "activation=relu" not in kept, "training exchanges it, not the cut"
+
+
 def test_blocks_may_leave_as_well(known: SyntheticMachine, dense: Path, capsys: Capture) -> None:
     found = _latency(_global(dense, "--latency", 0.6, "--depth", 1, "--dry-run"), capsys)
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
@@ -195,12 +217,13 @@ WRONG: dict[str, tuple[Words, str]] = {
         ("--latency", 0.5, "--runtime", "openvino"),
         "openvino is not installed; pip install 'detector-prune[openvino]' brings it",
     ),
-    "size": (("--latency", 0.5, "--img-size", 100), "multiple of the network's stride, 16"),
+    "size": (("--latency", 0.5, "--img-size", 100), "multiples of the network's stride, 16"),
     "no size": (("--latency", 0.5, "--img-size", 0), "picture size is 0"),
     "met": (("--latency", "9000ms"), "nothing to remove: the network takes"),
     "too fast": (("--latency", "0.001ms"), "within the caps"),
     "whole groups": (("--latency", 0.5, "--exclude", "0-8"), "is the least; allow more"),
     "runtime of MACs": (("--macs", 0.5, "--runtime", "onnxruntime"), "are of --latency"),
+    "INT8 of MACs": (("--macs", 0.5, "--int8"), "are of --latency"),
     "two budgets": (("--macs", 0.5, "--latency", 0.5), "not allowed with argument"),
     "unknown": (("--latency", 0.5, "--runtime", "ncnn"), "invalid choice: 'ncnn'"),
 }
@@ -238,7 +261,7 @@ def test_a_damaged_table_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
 ) -> None:
     _settle(tmp_path, monkeypatch)
-    path = table.place("onnxruntime", threads=1)
+    path = table.place(Form("onnxruntime"), threads=1)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     monkeypatch.setattr(plan, "machine", lambda _: _Idle)

@@ -23,8 +23,7 @@ from prune import checkpoint, pruning
 from prune.bench.machine import machine, threads_of
 from prune.bench.runtimes import Setting, open_model
 from prune.bench.timing import Ratio, Times, in_turn, ratio, spread
-from prune.export.fold import folded
-from prune.export.onnx import draft
+from prune.latency.form import Form
 from prune.latency.plan import RUNTIMES, Clock, opened
 
 COLUMNS = (
@@ -54,7 +53,7 @@ def main() -> None:
     print(f"{here.cpu}, {setting.threads} of {here.cores} core(s), load {here.load}")
     print(f"{args.runtime} {here.versions[args.runtime]}, {args.img_size} px, {args.rounds} runs")
     subject = pruning.open_subject(args.weights)
-    clock = opened(subject, runtime=args.runtime, setting=setting, seed=0, say=_say)
+    clock = opened(subject, form=Form(args.runtime), setting=setting, seed=0, say=_say)
     words = ("--threads", setting.threads, "--runtime", args.runtime)
     files = {"dense": args.weights}
     for share in args.shares:
@@ -98,9 +97,10 @@ def timed(files: Sequence[Path], clock: Clock, rounds: int) -> Times:
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for number, file in enumerate(files):
-            net = folded(checkpoint.network(checkpoint.load(file)))
-            path = draft(net, Path(folder) / f"{number}.onnx", imgsz=clock.setting.imgsz)
-            runs.append(open_model(clock.runtime, path, clock.setting).run)
+            net = clock.form.network(checkpoint.network(checkpoint.load(file)))
+            target = Path(folder) / f"{number}.onnx"
+            path = clock.form.write(net, target, imgsz=clock.setting.imgsz)
+            runs.append(open_model(clock.form.runtime, path, clock.setting).run)
         return in_turn(runs, rounds=rounds)
 
 

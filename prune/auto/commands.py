@@ -7,13 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from prune.errors import RunError, StageError
+from prune.errors import MISSED, RunError, StageError
 
-_MISSED = 3  # a command's result is there, and is not as good as was asked for
 _STOPPED = 130
 
 
-def prune(*words: object, allow: Sequence[int] = (0, _MISSED)) -> dict[str, object]:
+def prune(*words: object, allow: Sequence[int] = (0, MISSED)) -> dict[str, object]:
     """Run `prune WORDS --json`, its log on our stderr; return the document it prints.
 
     Raises:

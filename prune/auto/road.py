@@ -14,20 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-import onnx
-
 from prune import checkpoint
 from prune.auto.commands import prune
 from prune.auto.journal import Facts, Journal
 from prune.bench.latency import compared, latencies_ms
 from prune.bench.runtimes import installed
-from prune.data import spec
-from prune.data.spec import DataSpec
-from prune.export.onnx import export
-from prune.quantize.run import Wish as Int8
-from prune.quantize.run import maker
-from prune.quantize.subject import FEWEST, open_subject
-from prune.train.source import activated, trained
+from prune.latency.form import Form
 
 TRIES = 5  # cuts until one is as fast as was asked for
 NEAR = 0.03  # a cut is fast enough if it misses by so much: what a clock can tell
@@ -111,19 +103,18 @@ def _cut(road: Road) -> Facts:
     """Find the cut whose deployed form is fast enough; recover what can be without training."""
     wish, dense = road.wish, road.fact("dense", "ms")
     goal = wish.latency * dense if wish.is_share else wish.latency
-    data = spec.load(wish.data, splits=("train", "val"))
-    start = _deployed_ms(road, wish.weights, data)
+    start = _deployed_ms(road, wish.weights)
     tried: list[Facts] = [{"asked_ms": dense, "came_ms": start}]
     out = road.file("cut.pt")
     if start <= goal:
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
         checkpoint.save(checkpoint.load(wish.weights), out)
         return {"goal_ms": goal, "tried": tried, "file": str(out)}
-    asked, depth = dense * goal / start, wish.depth
+    asked, depth = goal, wish.depth
     for _ in range(TRIES):
         made = prune(*_cut_words(road, asked, depth, out))
         depth = str(len(cast("list[object]", made["blocks"])))  # chosen once: it takes minutes
-        came = _deployed_ms(road, out, data)
+        came = _deployed_ms(road, out)
         tried.append({"asked_ms": asked, "came_ms": came})
         road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
         if abs(came / goal - 1) <= NEAR:
@@ -139,6 +130,8 @@ def _cut_words(road: Road, asked: float, depth: str, out: Path) -> list[object]:
     wish = road.wish
     words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.4f}ms"]
     words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
+    words += ["--activation", wish.activation] if wish.activation else []
+    words += ["--int8"] if wish.int8 else []
     words += ["--data", wish.data, "--depth", depth, "--seed", wish.seed]
     return [*words, "--device", wish.device, "--out", out]
 
@@ -217,25 +210,13 @@ def _scores(road: Road, weights: Path) -> Facts:
     return {"map50": told["map50"], "map": told["map"]}
 
 
-def _deployed_ms(road: Road, weights: Path, data: DataSpec) -> float:
+def _deployed_ms(road: Road, weights: Path) -> float:
     """Time a checkpoint in the form it would be deployed in: activation, INT8, runtime."""
-    source = trained(weights, names=data.names, cfg=None, pt=False)
-    if road.wish.activation:
-        source = activated(source, road.wish.activation)
-    size = (road.wish.imgsz, road.wish.imgsz)
+    net, side = checkpoint.network(checkpoint.load(weights)), road.wish.imgsz
+    form = Form(road.wish.runtime, road.wish.activation, road.wish.int8)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "net.onnx"
-        export(source.net, path, names=data.names, imgsz=size)
-        if road.wish.int8:
-            onnx.save(_in_int8(road, path, data), path)
-        return _ms(road, path)
-
-
-def _in_int8(road: Road, path: Path, data: DataSpec) -> onnx.ModelProto:
-    """Quantise for the clock alone: ranges from few pictures, nothing scored."""
-    subject = open_subject(path, data)
-    pictures = subject.pictures(FEWEST, seed=road.wish.seed)
-    return maker(subject, pictures, Int8(runtime=road.wish.runtime))(())
+        target = Path(folder) / "net.onnx"
+        return _ms(road, form.write(form.network(net), target, imgsz=(side, side)))
 
 
 def _ms(road: Road, path: Path) -> float:

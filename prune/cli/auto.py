@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, timing
+from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
@@ -18,8 +19,6 @@ EXAMPLE = """\
   prune auto --weights best.pt --data data/mine.yaml --latency 0.4
   prune auto --weights best.pt --data data/mine.yaml --latency 20ms --int8 --max-drop 1.0
   prune auto --resume runs/auto/exp"""
-
-MISSED = 3  # exit status: done, but slower or worse than was asked for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +139,6 @@ def _wish(args: argparse.Namespace) -> Wish:
     from prune import checkpoint
     from prune.auto.road import Wish
     from prune.bench.machine import threads_of
-    from prune.errors import InputError
 
     for name in ("weights", "data", "latency"):
         if getattr(args, name) is None:
@@ -174,16 +172,14 @@ def _check(wish: Wish) -> None:
         PruneError: data, runtime or activation that cannot be used.
     """
     from prune.bench.runtimes import library
-    from prune.cli.train import ACTIVATIONS
     from prune.data import spec
-    from prune.errors import InputError
 
     spec.load(wish.data, splits=("train", "val"))
     library(wish.runtime)
     if not wish.max_drop >= 0:
         raise InputError(f"max-drop is {wish.max_drop}; it is in mAP points, e.g. 1.0")
-    if wish.activation and wish.activation not in ACTIVATIONS:
-        known = ", ".join(("keep", *ACTIVATIONS))
+    if wish.activation and wish.activation not in options.ACTIVATIONS:
+        known = ", ".join(("keep", *options.ACTIVATIONS))
         raise InputError(f"activation is {wish.activation!r}; it can be {known}")
 
 

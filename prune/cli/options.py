@@ -8,6 +8,9 @@ from pathlib import Path
 
 from prune.errors import PlanError
 
+# Of prune.models.layers, those that a network may be taught in another's place.
+ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
+
 
 def weights(parser: argparse.ArgumentParser, *, default: str | None = "whole_model.pt") -> None:
     """Add --weights, one checkpoint."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options
+from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
     from prune.bench.latency import Compared
@@ -19,7 +20,6 @@ EXAMPLE = """\
 
 METHODS = ("minmax", "percentile", "entropy")  # of prune.quantize.calibrate
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.quantize.parts
-MISSED = 3  # exit status: a file was written, and loses more than was allowed
 COLUMNS = ("", "file", "mAP@.5", "mAP@.5:.95", "ms", "times", "bytes")
 
 
@@ -74,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
     from prune.bench.runtimes import library
     from prune.cli import console
     from prune.data import spec
-    from prune.errors import InputError
     from prune.quantize import run as quantizing
 
     target = args.out or args.weights.with_name(f"{args.weights.stem}-int8.onnx")

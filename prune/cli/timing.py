@@ -33,6 +33,16 @@ def add_arguments(
         help="time of one picture on this machine to come down to: a share, 0.5, or 20ms",
     )
     add_place(parser)
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="meet --latency in INT8, for a network that prune quantize is to follow",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=options.ACTIVATIONS,
+        help="meet --latency with this activation, for prune train --activation to follow",
+    )
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +82,7 @@ class Deadline:
 
         Time falls slower than width: some layers are no wider than a block, some only move data.
         """
-        return min(max(1.25 - self.limit_ms / self.clock.before_ms, 0.0), 1.0)
+        return min(max(1.25 - self.limit_ms / self.clock.start_ms, 0.0), 1.0)
 
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks."""
@@ -91,6 +101,7 @@ class Deadline:
     def told(self, pruned: Darknet) -> dict[str, object]:
         """Say what was predicted of the pruned network, and what it takes; both nets in turn.
 
+        The network before is timed as it is, in float; the pruned one in the form asked for.
         The prediction is a share of the network's time, said in what that is by now: a machine's
         clock drifts by more than the model errs.
         """
@@ -100,7 +111,9 @@ class Deadline:
         drift = found.before_ms / self.clock.before_ms
         return {
             "latency": {
-                "runtime": self.clock.runtime,
+                "runtime": self.clock.form.runtime,
+                "int8": self.clock.form.int8,
+                "activation": self.clock.form.activation or None,
                 "threads": self.clock.setting.threads,
                 "before_ms": found.before_ms,
                 "after_ms": found.after_ms,
@@ -126,11 +139,12 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
         )
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import Setting
+    from prune.latency.form import Form
     from prune.latency.plan import opened
 
     setting = Setting(threads_of(args.threads or 0), (imgsz, imgsz))
-    runtime = args.runtime or RUNTIMES[0]
-    clock = opened(subject, runtime=runtime, setting=setting, seed=args.seed, say=_say)
+    form = Form(args.runtime or RUNTIMES[0], args.activation or "", args.int8)
+    clock = opened(subject, form=form, setting=setting, seed=args.seed, say=_say)
     return Deadline(args, subject, clock, wanted * clock.before_ms if is_share else wanted)
 
 
@@ -138,21 +152,24 @@ def expect_none(args: argparse.Namespace) -> None:
     """Refuse what only --latency reads where there is another budget.
 
     Raises:
-        PlanError: --runtime or --threads was given.
+        PlanError: one of its options was given.
     """
-    if args.runtime is not None or args.threads is not None:
-        raise PlanError("--runtime and --threads are of --latency; leave them out")
+    own = ("runtime", "threads", "activation")
+    if args.int8 or any(getattr(args, name) is not None for name in own):
+        raise PlanError("--runtime, --threads, --int8 and --activation are of --latency")
 
 
 def as_text(told: Mapping[str, object]) -> str:
     """Write what `Deadline.told` says as a line."""
     found = told["latency"]
     assert isinstance(found, dict)
-    threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
+    words = [found["runtime"], f"{found['threads']} thread{'s' * (found['threads'] > 1)}"]
+    words += ["afterwards in INT8"] * found["int8"]
+    words += [f"with {found['activation']}"] * bool(found["activation"])
     return (
         f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured "
         f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted, "
-        f"{found['limit_ms']:.2f} allowed; {found['runtime']}, {threads}"
+        f"{found['limit_ms']:.2f} allowed; {', '.join(words)}"
     )
 
 

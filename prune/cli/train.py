@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-# Of prune.models.layers, those that a network may be taught in another's place.
-ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
-
 EXAMPLE = """\
   prune train --cfg cfg/yolor_csp_n.cfg --data data/bccd.yaml --img-size 320 --epochs 60
   prune train --weights model_data/layer_pruning.pt --pt --data data/bccd.yaml --epochs 40
@@ -159,7 +156,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--activation",
-        choices=ACTIVATIONS,
+        choices=options.ACTIVATIONS,
         help="train with this activation in all convolutions: relu costs nothing in INT8",
     )
     parser.add_argument(

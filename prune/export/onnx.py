@@ -106,7 +106,8 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
             that cannot be written.
         ExportError: torch cannot write this network so, or the file differs from it.
     """
-    _check_wish(net, imgsz, batch)
+    expect_size(imgsz, net)
+    _check_batch(batch)
     _check_suppression(max_detections, raw=raw)
     _check_opset(opset, exporter)
     own = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
@@ -165,7 +166,12 @@ def _wrapped(net: Darknet, *, raw: bool) -> nn.Module:
     return net if raw else Decoded(net).eval()
 
 
-def _check_wish(net: Darknet, imgsz: tuple[int, int], batch: int) -> None:
+def expect_size(imgsz: tuple[int, int], net: Darknet) -> None:
+    """Refuse a height and width in pixels that a network cannot take.
+
+    Raises:
+        InputError: a side is no multiple of the network's stride.
+    """
     stride = net.stride
     if any(side < stride or side % stride for side in imgsz):
         nearest = " x ".join(str(max(1, round(side / stride)) * stride) for side in imgsz)
@@ -173,6 +179,9 @@ def _check_wish(net: Darknet, imgsz: tuple[int, int], batch: int) -> None:
             f"picture size is {imgsz[0]} x {imgsz[1]}; both must be multiples of the network's "
             f"stride, {stride}; the nearest is {nearest}"
         )
+
+
+def _check_batch(batch: int) -> None:
     if batch < 1:
         raise InputError(f"batch is {batch}; it must be at least 1")
 

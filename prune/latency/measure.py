@@ -17,13 +17,13 @@ from prune import surgery
 from prune.bench.profiles import PROFILERS
 from prune.bench.runtimes import Setting, open_model
 from prune.bench.timing import in_turn, ratio, spread
-from prune.export.fold import folded
-from prune.export.onnx import draft
 from prune.graph import Group
+from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, timed
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet
 from prune.plan import Plan
+from prune.quantize.run import for_the_clock
 from prune.selection import cut_of
 
 Counts = NDArray[np.int64]
@@ -33,6 +33,7 @@ LEAST = 8  # samples of a kind that are enough for its four numbers
 NARROWEST = 0.15  # share of its channels that a group keeps at least
 BEYOND = 1.25  # times the widest sample that a model is trusted to
 ROUNDS = 20
+_CHAIN = 8  # convolutions; in INT8 the first and the last stay in float
 
 
 def measured(
@@ -40,7 +41,7 @@ def measured(
     net: Darknet,
     groups: Sequence[Group],
     *,
-    runtime: str,
+    form: Form,
     setting: Setting,
     seed: int,
 ) -> Table:
@@ -50,14 +51,14 @@ def measured(
         table: of this machine.
         net: the network.
         groups: all that are coupled in it.
-        runtime: a key of PROFILERS.
+        form: what is timed of them; its runtime is a key of PROFILERS.
         setting: threads, size and batch.
         seed: of the random widths.
     """
     samples: list[Sample] = []
     for kept in random_widths(groups, table.step, networks=NETWORKS, seed=seed):
         narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
-        samples += sampled(narrow, runtime=runtime, setting=setting)
+        samples += sampled(narrow, form=form, setting=setting)
     return table.with_samples(samples)
 
 
@@ -89,13 +90,13 @@ def random_widths(
         yield np.where(free, np.minimum(wanted.astype(np.int64), full), full)
 
 
-def sampled(net: Darknet, *, runtime: str, setting: Setting) -> list[Sample]:
+def sampled(net: Darknet, *, form: Form, setting: Setting) -> list[Sample]:
     """Time every layer of a network, and what belongs to none of them."""
-    deployed = folded(net)
+    deployed = form.network(net)
     with TemporaryDirectory() as folder:
-        path = draft(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
-        profile = PROFILERS[runtime](path, setting)
-        whole = whole_ms(path, runtime, setting)
+        path = form.write(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
+        profile = PROFILERS[form.runtime](path, setting)
+        whole = whole_ms(path, form.runtime, setting)
     # Counting slows a run down; what each node takes of it stays the same.
     share = whole / sum(profile.values())
     taken: dict[int, float] = defaultdict(float)
@@ -114,7 +115,7 @@ def whole_ms(path: Path, runtime: str, setting: Setting) -> float:
     return spread(in_turn([opened.run], rounds=ROUNDS)[:, 0]).median
 
 
-def step_of(runtime: str, setting: Setting) -> int:
+def step_of(form: Form, setting: Setting) -> int:
     """Find out in what blocks a runtime computes channels here: 16, 8 or 4.
 
     Where the last block is not full, 64 channels take no longer than a few less: 52 fill the last
@@ -124,8 +125,9 @@ def step_of(runtime: str, setting: Setting) -> int:
         runs = []
         for channels in (64, 52, 60):
             path = Path(folder) / f"{channels}.onnx"
-            onnx.save(_chain(channels), path)
-            runs.append(open_model(runtime, path, Setting(setting.threads, (40, 40))).run)
+            chain = _chain(channels)
+            onnx.save(for_the_clock(chain, form.runtime) if form.int8 else chain, path)
+            runs.append(open_model(form.runtime, path, Setting(setting.threads, (40, 40))).run)
         times = in_turn(runs, rounds=2 * ROUNDS)
     most, some = (ratio(column, times[:, 0]).middle for column in times.T[1:])
     if most > 0.9:
@@ -137,7 +139,7 @@ def _chain(channels: int) -> onnx.ModelProto:
     """Build convolutions of so many channels, one after another, on maps of 40 x 40."""
     random = np.random.default_rng(0)
     nodes, weights, read, wide = [], [], "images", 3
-    for number in range(5):
+    for number in range(_CHAIN):
         kernel = random.normal(0, 0.05, (channels, wide, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(kernel, f"w{number}"))
         names = [read, f"w{number}"]

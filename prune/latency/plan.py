@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from prune.bench.latency import Compared, comparison
 from prune.bench.machine import machine
 from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import in_turn
+from prune.bench.timing import Times, in_turn
 from prune.costs import costs
 from prune.errors import InputError, PruneError, WithinBudgetError
-from prune.export.fold import folded
-from prune.export.onnx import draft
+from prune.export.onnx import expect_size
 from prune.graph import Group
 from prune.latency import table as tables
+from prune.latency.form import Form
 from prune.latency.knapsack import allocate
 from prune.latency.layers import Timed, timed, widths
-from prune.latency.measure import NETWORKS, knows, measured, step_of, whole_ms
+from prune.latency.measure import NETWORKS, knows, measured, step_of
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
 from prune.limits import Wish, limits
@@ -40,21 +42,23 @@ class Clock:
 
     Attributes:
         table: of layers.
-        runtime: one of RUNTIMES.
+        form: what is timed of a network; its runtime is one of RUNTIMES.
         setting: threads, picture size and batch.
-        before_ms: what the network took when it was measured whole.
-        scale: of all predictions, so that this network's is what it took.
+        before_ms: what the network took when it was measured whole, as it is.
+        start_ms: likewise in its form, with nothing cut yet.
+        scale: of all predictions, so that this network's is `start_ms`.
     """
 
     table: Table
-    runtime: str
+    form: Form
     setting: Setting
     before_ms: float
+    start_ms: float
     scale: float = 1.0
 
     def model(self, net: Darknet, groups: tuple[Group, ...]) -> Model:
         """Say how long the network, or the same without some blocks, takes with fewer channels."""
-        deployed = folded(net)
+        deployed = self.form.network(net)
         of = costs(net, groups, self.setting.shape)
         return Model(
             coefficients(self.table, timed(deployed, self.setting.imgsz)),
@@ -66,19 +70,19 @@ class Clock:
 
     def predicted(self, net: Darknet) -> float:
         """Predict the milliseconds of a network as it is."""
-        return self.scale * total_ms(self.table, timed(folded(net), self.setting.imgsz))
+        return self.scale * total_ms(self.table, timed(self.form.network(net), self.setting.imgsz))
 
     def anchored(self, layers: Sequence[Timed]) -> Clock:
         """Scale all predictions so that the network of these layers takes what it took."""
-        return replace(self, scale=self.before_ms / total_ms(self.table, layers))
+        return replace(self, scale=self.start_ms / total_ms(self.table, layers))
 
 
-def opened(subject: Subject, *, runtime: str, setting: Setting, seed: int, say: Say) -> Clock:
+def opened(subject: Subject, *, form: Form, setting: Setting, seed: int, say: Say) -> Clock:
     """Measure what is not known yet of this machine, and the subject's network as it is.
 
     Args:
         subject: the checkpoint.
-        runtime: one of RUNTIMES.
+        form: what is timed of a network.
         setting: threads, size and batch.
         seed: of the random widths that are measured.
         say: told what takes its time.
@@ -87,37 +91,26 @@ def opened(subject: Subject, *, runtime: str, setting: Setting, seed: int, say: 
         InputError: the runtime is not installed or says nothing of its layers, the table of this
             machine is damaged, or the network takes no pictures of this size.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime is {runtime!r}; layers are timed in {' or '.join(RUNTIMES)}")
-    _check_size(setting.imgsz, subject.net)
-    path = tables.place(runtime, threads=setting.threads)
-    if (here := machine([runtime])).busy:
+    if form.runtime not in RUNTIMES:
+        known = " or ".join(RUNTIMES)
+        raise InputError(f"runtime is {form.runtime!r}; layers are timed in {known}")
+    expect_size(setting.imgsz, subject.net)
+    path = tables.place(form, threads=setting.threads)
+    if (here := machine([form.runtime])).busy:
         say(f"the machine is busy, load {here.load} on {here.cores} core(s); times are of that")
-    table = tables.load(path) or Table(step_of(runtime, setting), {})
-    deployed = folded(subject.net)
-    layers = timed(deployed, setting.imgsz)
-    with TemporaryDirectory() as folder:
-        file = draft(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
-        clock = Clock(table, runtime, setting, whole_ms(file, runtime, setting))
+    table = tables.load(path) or Table(step_of(form, setting), {})
+    layers = timed(form.network(subject.net), setting.imgsz)
+    clock = Clock(table, form, setting, *_start(subject.net, form, setting))
     if knows(table, layers):
         clock = clock.anchored(layers)
         if 1 / AMISS <= clock.scale <= AMISS:
             return clock
         say(f"the network takes {clock.scale:.2f} times what {path} says; it is measured anew")
         table = table.without({layer.kind for layer in layers})
-    say(f"measuring layers in {runtime}: {NETWORKS} networks of random widths")
-    full = measured(table, subject.net, subject.groups, runtime=runtime, setting=setting, seed=seed)
+    say(f"measuring layers in {form.called}: {NETWORKS} networks of random widths")
+    full = measured(table, subject.net, subject.groups, form=form, setting=setting, seed=seed)
     _keep(full, path, say)
     return replace(clock, table=full).anchored(layers)
-
-
-def _check_size(imgsz: tuple[int, int], net: Darknet) -> None:
-    for side in imgsz:
-        if side < 1 or side % net.stride:
-            raise InputError(
-                f"picture size is {side}; it must be a multiple of the network's stride, "
-                f"{net.stride}"
-            )
 
 
 def _keep(table: Table, path: Path, say: Say) -> None:
@@ -170,11 +163,25 @@ def to_latency(
 
 
 def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
-    """Time two networks as they are deployed."""
+    """Time a network as it is beside another in the form that is deployed."""
+    plain = Form(clock.form.runtime)
+    return comparison(_in_turn(((before, plain), (after, clock.form)), clock.setting))
+
+
+def _start(net: Darknet, form: Form, setting: Setting) -> tuple[float, float]:
+    """Time a network as it is and in its form, milliseconds."""
+    plain = Form(form.runtime)
+    forms = (plain,) if form == plain else (plain, form)
+    times = np.median(_in_turn([(net, one) for one in forms], setting), axis=0)
+    return float(times[0]), float(times[-1])
+
+
+def _in_turn(files: Sequence[tuple[Darknet, Form]], setting: Setting) -> Times:
+    """Time networks in forms of one runtime in turn, [rounds, files] in milliseconds."""
     with TemporaryDirectory() as folder:
         runs = []
-        for number, net in enumerate((before, after)):
-            file = draft(folded(net), Path(folder) / f"{number}.onnx", imgsz=clock.setting.imgsz)
-            runs.append(open_model(clock.runtime, file, clock.setting).run)
-        times = in_turn(runs, rounds=ROUNDS)
-    return comparison(times)
+        for number, (net, form) in enumerate(files):
+            target = Path(folder) / f"{number}.onnx"
+            file = form.write(form.network(net), target, imgsz=setting.imgsz)
+            runs.append(open_model(form.runtime, file, setting).run)
+        return in_turn(runs, rounds=ROUNDS)

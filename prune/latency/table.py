@@ -14,6 +14,7 @@ from pathlib import Path
 from prune.atomic import write_text
 from prune.bench.machine import machine
 from prune.errors import InputError
+from prune.latency.form import Form
 
 FORMAT = "prune-latency/1"
 
@@ -57,10 +58,11 @@ class Table:
         return Table(self.step, {k: own for k, own in self.samples.items() if k not in kinds})
 
 
-def place(runtime: str, *, threads: int) -> Path:
-    """Name the file of this machine, a runtime's version and a number of threads."""
-    here = machine([runtime])
-    said = f"{here.cpu} {runtime} {here.versions[runtime]} {threads} threads"
+def place(form: Form, *, threads: int) -> Path:
+    """Name the file of this machine, a runtime's version, INT8 or not and a number of threads."""
+    here = machine([form.runtime])
+    precision = "int8 " * form.int8
+    said = f"{here.cpu} {form.runtime} {here.versions[form.runtime]} {precision}{threads} threads"
     name = re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")
     return _cache() / "prune" / "latency" / f"{name}.json"
 

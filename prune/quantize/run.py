@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from prune.atomic import replacing
@@ -16,7 +17,8 @@ from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference
 from prune.quantize import calibrate
-from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer
+from prune.quantize.calibrate import Array
+from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer, Parts, named, sort
 from prune.quantize.search import by_sensitivity, fewest
 from prune.quantize.subject import Subject, open_subject
 from prune.quantize.write import in_int8
@@ -104,7 +106,7 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
     pictures = subject.pictures(wish.images, seed=wish.seed)
     before = subject.score(subject.model, wish.split)
     say(f"ranges from {len(pictures)} pictures ({wish.method})")
-    make = maker(subject, pictures, wish)
+    make = _maker(subject.model, subject.parts, subject.batches(pictures), wish)
     least = -1.0 if wish.max_drop is None else before.map - wish.max_drop / 100
     order = subject.parts.layers
     scores = {0: subject.score(make(()), wish.split)}
@@ -158,17 +160,32 @@ def pays(timed: Compared) -> bool:
     return timed.ratio.high < 1
 
 
-def maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
-    """Take ranges from pictures, once; return what makes models of the subject in INT8."""
+def for_the_clock(model: onnx.ModelProto, runtime: str) -> onnx.ModelProto:
+    """Put all of a float model into INT8 that can be; ranges are of noise, so it only runs.
+
+    Args:
+        model: with static shapes.
+        runtime: a key of `parts.OPERATORS`.
+
+    Raises:
+        InputError: nothing in it could be quantised.
+    """
+    model = named(model)
+    parts, wish = sort(model), Wish(runtime=runtime)
+    shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    noise = np.random.default_rng(0).random(shape, dtype=np.float32)
+    return _maker(model, parts, [noise], wish)(())
+
+
+def _maker(model: onnx.ModelProto, parts: Parts, batches: Iterable[Array], wish: Wish) -> Make:
+    """Take ranges from pictures, once; return what makes models in INT8."""
     operators = OPERATORS[wish.runtime]
-    seen = calibrate.ranges(
-        subject.model, subject.batches(pictures), operators=operators, method=wish.method
-    )
+    seen = calibrate.ranges(model, batches, operators=operators, method=wish.method)
 
     def make(given_back: Sequence[Layer]) -> onnx.ModelProto:
-        floating = subject.parts.floating.union(*(layer.nodes for layer in given_back))
+        floating = parts.floating.union(*(layer.nodes for layer in given_back))
         return in_int8(
-            subject.model,
+            model,
             seen,
             operators=operators,
             floating=floating,
@@ -182,7 +199,7 @@ def maker(subject: Subject, pictures: Sequence[Path], wish: Wish) -> Make:
 def _ranked(subject: Subject, pictures: Sequence[Path], make: Make) -> tuple[Layer, ...]:
     layers = subject.parts.layers
 
-    def alone(layer: Layer) -> list[calibrate.Array]:
+    def alone(layer: Layer) -> list[Array]:
         others = [other for other in layers if other is not layer]
         return list(subject.outputs(make(others), pictures))
 

@@ -11,8 +11,8 @@ import torch
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.errors import CfgError, CheckpointError, InputError
-from prune.models.darknet import Darknet, build
-from prune.models.sections import expect_rgb, parse, with_activation, with_classes, write
+from prune.models.darknet import Darknet, build, reactivated
+from prune.models.sections import expect_rgb, parse, with_classes, write
 from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
@@ -115,9 +115,7 @@ def activated(source: Source, activation: str) -> Source:
 
     `activation` is a key of `prune.models.layers.ACTIVATIONS`.
     """
-    net = Darknet(with_activation(source.net.sections, activation))
-    net.load_state_dict(source.net.state_dict())
-    return replace(source, net=net)
+    return replace(source, net=reactivated(source.net, activation))
 
 
 @dataclass(frozen=True)
