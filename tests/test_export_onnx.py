@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 import squares
 import torch
+from torch.nn import functional
 
 from prune.errors import ExportError, InputError
-from prune.export import exporters
+from prune.export import exporters, mish
 from prune.export.check import difference
 from prune.export.exporters import EXPORTERS, Job
 from prune.export.onnx import export
@@ -159,6 +160,20 @@ def test_the_other_exporter_writes_the_same(tmp_path: Path, raw: bool) -> None:
     (inputs, outputs, numbers), other = files
     assert (inputs, outputs) == other[:2]
     np.testing.assert_allclose(numbers, other[2], rtol=1e-5)
+
+
+def test_mish_is_its_formula() -> None:
+    x = torch.linspace(-200, 200, 40001)
+    wanted = functional.mish(x.double())
+    torch.testing.assert_close(mish.Mish()(x).double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_mish_is_written_in_fast_operators(net: Darknet, tmp_path: Path, exporter: str) -> None:
+    export(net, tmp_path / "net.onnx", names=squares.NAMES, imgsz=(64, 64), exporter=exporter)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert not kinds & {"Softplus", "Tanh"}
+    assert any(isinstance(module, torch.nn.Mish) for module in net.modules()), "a copy was changed"
 
 
 def test_open_sides_have_plain_names(net: Darknet, tmp_path: Path) -> None:

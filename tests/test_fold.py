@@ -13,8 +13,8 @@ from prune.errors import ExportError
 from prune.export import fold
 from prune.export.fold import folded
 from prune.models.darknet import Darknet, build
-from prune.models.fused import fused
 from prune.models.sections import Section, references
+from prune.score.fused import fused
 
 CFG = Path(__file__).parent.parent / "cfg"
 

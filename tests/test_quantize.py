@@ -113,6 +113,16 @@ def test_int8_is_near_float_with_every_activation(
     assert done.layers == 4
 
 
+def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> None:
+    source = activated(trained(folder / "dense.pt", names=tiny.NAMES, cfg=None, pt=False), "mish")
+    export(source.net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
+    nodes = quantize(tmp_path / "net.onnx", data_of(folder), Wish(images=8)).model.graph.node
+    rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    steps = {o for node in nodes if node.op_type in ("Sigmoid", "Sub", "Mul") for o in node.output}
+    assert not steps & rounded
+    assert any(node.op_type == "Div" and node.output[0] in rounded for node in nodes)
+
+
 def test_for_openvino_nothing_stands_between_a_convolution_and_its_activation(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from prune.export.facts import facts
 from prune.export.fold import folded
 from prune.export.half import TOLERANCE as HALF_TOLERANCE
 from prune.export.half import halve_weights
+from prune.export.mish import expanded
 from prune.export.structure import check_widths, name_sides, opset, shapes
 from prune.models.darknet import Darknet
 
@@ -113,7 +114,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
     own = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     heads = tuple(f"head{i}" for i in range(len(own.heads))) if raw else ("output",)
     job = Job(
-        module=_wrapped(folded(own), raw=raw),
+        module=expanded(_wrapped(folded(own), raw=raw)),
         shape=(1 if dynamic else batch, 3, *imgsz),
         outputs=heads,
         open_shapes=_open_shapes(own, heads) if dynamic else {},
@@ -151,7 +152,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
 def draft(net: Darknet, target: Path, *, imgsz: tuple[int, int]) -> Path:
     """Write a network, folded as it is to be, for the clock alone: nothing is proved; return it."""
     job = Job(
-        module=_wrapped(net, raw=False).requires_grad_(False),
+        module=expanded(_wrapped(net, raw=False)).requires_grad_(False),
         shape=(1, 3, *imgsz),
         outputs=("output",),
         open_shapes={},

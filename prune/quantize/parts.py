@@ -16,8 +16,9 @@ import onnx
 from prune.errors import InputError
 
 # What bends a convolution's output before anybody else reads it.
+_MISH = ("Sub", "Div", "Softplus", "Tanh")  # the way of export.mish, and that of older files
 ACTIVATIONS = frozenset(
-    ("Sigmoid", "Mul", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Softplus", "Tanh")
+    ("Sigmoid", "Mul", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", *_MISH)
 )
 _JOINS = ("Add", "Concat", "MaxPool", "Resize")
 
@@ -53,7 +54,8 @@ class Parts:
 
     Attributes:
         layers: that may be quantised, in the order of the graph.
-        floating: names of nodes that stay in float: those of heads and of the first convolution.
+        floating: names of nodes that stay in float: those of heads, of the first convolution, and
+            of a Mish, whose six steps would be rounded one by one.
     """
 
     layers: tuple[Layer, ...]
@@ -84,10 +86,14 @@ def sort(model: onnx.ModelProto) -> Parts:
     inner = _before_a_convolution(nodes)
     pictures = {value.name for value in model.graph.input}
     stem: set[str] = set()
+    in_steps: set[str] = set()  # of activations
     layers = []
+    kinds = {node.name: node.op_type for node in nodes}
     for node in nodes:
         if node.op_type == "Conv" and node.name in inner:
             layer = Layer(node.name, _with_activation(node, readers, computed))
+            if any(kinds[name] == "Div" for name in layer.nodes):
+                in_steps.update(layer.nodes[1:])
             if node.input[0] in pictures:
                 stem.update(layer.nodes)
             else:
@@ -95,7 +101,7 @@ def sort(model: onnx.ModelProto) -> Parts:
     if not layers:
         raise InputError("nothing to quantise: it has no convolutions but the first and last")
     heads = {node.name for node in nodes} - inner
-    return Parts(tuple(layers), frozenset(heads | stem))
+    return Parts(tuple(layers), frozenset(heads | stem | in_steps))
 
 
 def _readers(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, list[onnx.NodeProto]]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from prune.data import labels
 from prune.data.frames import Frame
-from prune.models.fused import fused
 from prune.score.frames import to_original
+from prune.score.fused import fused
 from prune.score.metrics import Boxes, Scores, evaluate
 from prune.score.nms import detections
 

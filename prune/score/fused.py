@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from itertools import chain
-
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .darknet import Darknet
-from .layers import Convolution
+from prune.models.darknet import Darknet
+from prune.models.layers import Convolution
+from prune.shapes import copied
 
 
 def fused(net: Darknet) -> Darknet:
@@ -19,8 +17,7 @@ def fused(net: Darknet) -> Darknet:
     tensors shared; layers, sections and keys otherwise stay as they are. (`export.fold` gives a
     network of its own instead, with a cfg, proved in float64.)
     """
-    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
-    plain = copy.deepcopy(net, shared)
+    plain = copied(net, lambda tensor: tensor)
     for layer in plain.module_list:
         if isinstance(layer, Convolution) and isinstance(layer.BatchNorm2d, nn.BatchNorm2d):
             layer.Conv2d = fuse_conv_bn_eval(layer.Conv2d, layer.BatchNorm2d)
