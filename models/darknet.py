@@ -24,11 +24,12 @@ def build(text: str, *, source: str = "cfg") -> Darknet:
 
 
 def reactivated(net: Darknet, activation: str) -> Darknet:
-    """Copy a network whose convolutions have another activation; weights and mode stay.
+    """Copy a network whose convolutions have another activation; weights, mode and device stay.
 
     `activation` is a key of `layers.ACTIVATIONS`; see `sections.with_activation`.
     """
-    other = Darknet(with_activation(net.sections, activation)).train(net.training)
+    other = Darknet(with_activation(net.sections, activation)).to(next(net.parameters()))
+    other.train(net.training)
     other.load_state_dict(net.state_dict())
     return other
 

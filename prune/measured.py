@@ -87,11 +87,7 @@ def scores(
         return rank(evidence=None)
     if pictures is None:
         raise PlanError(f"criterion {criterion} needs pictures; give --data")
-    if len(pictures.spec.names) != len(subject.checkpoint.names):
-        raise InputError(
-            f"{pictures.spec.path} has {len(pictures.spec.names)} classes and {subject.path} "
-            f"{len(subject.checkpoint.names)}; both must be the same"
-        )
+    pictures.spec.expect_classes(subject.checkpoint.names, of=subject.path)
     kept = _place(subject, pictures, f"{criterion}-{scope}-{normalize}", seed)
     if kept.is_file():
         found = _read(kept)

@@ -23,7 +23,7 @@ from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.models.darknet import Darknet
+from prune.models.darknet import Darknet, reactivated
 from prune.plan import Plan
 from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
@@ -44,6 +44,8 @@ class Wishes:
     Attributes:
         steps: key of STEPS -> data.yaml whose training pictures it looks at; None for none.
         judge: data.yaml whose validation split scores every step; None to score nothing.
+        activation: what convolutions have from now on, a key of `models.layers.ACTIVATIONS`; "" for
+            what they had. It comes before the steps, so that these make up for it, too.
         images: how many training pictures.
         memory: bytes that a reconstruction may hold; see `reconstruct.Settings`.
         seed: of their order and augmentation.
@@ -52,6 +54,7 @@ class Wishes:
 
     steps: Mapping[str, Path | None]
     judge: Path | None = None
+    activation: str = ""
     images: int = 200
     memory: int = 4 << 30
     seed: int = 0
@@ -63,7 +66,7 @@ class Row:
     """One step and what it did.
 
     Attributes:
-        step: "original" and "cut", then keys of STEPS.
+        step: "original" and "cut", "activation" where that changes, then keys of STEPS.
         kept: whether its result was kept.
         images: pictures it looked at.
         seconds: what it took.
@@ -83,7 +86,10 @@ class Row:
 
 @dataclass(frozen=True)
 class _Case:
-    """What a step works on; it changes `net` in place and says how many layers it changed."""
+    """What a step works on; it changes `net` in place and says how many layers it changed.
+
+    `exchanged` says that its activations are no longer the original's.
+    """
 
     subject: Subject
     pruned: Pruned
@@ -91,6 +97,7 @@ class _Case:
     net: Darknet
     names: Mapping[str, str] | None
     settings: Settings
+    exchanged: bool = False
 
 
 Step = Callable[[_Case, "Sequence[Tensor]"], "int | None"]
@@ -123,6 +130,7 @@ def _reconstruct(case: _Case, pictures: Sequence[Tensor]) -> int:
         plan,
         pictures,
         names=case.names,
+        whole=case.exchanged,
         settings=case.settings,
     )
     restate(case.net, pictures)  # or training would begin with other numbers than these
@@ -179,6 +187,9 @@ class Prepared:
         case = self._case(pruned, checkpoint.network(result))
         rows = [self._row("original", case.original)] if self._judge else []
         rows += [self._row("cut", case.net)] if self._judge else []
+        if self.wishes.activation:
+            case = _exchanged(case, self.wishes.activation)
+            rows.append(self._row("activation", case.net))
         pictures = {path: self._pictures(path) for path in self._loaders}
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]
@@ -195,6 +206,8 @@ class Prepared:
         """
         pruned = pruning.carry_out(self.subject, plan, made_by="trial")
         case = self._case(pruned, pruned.net)
+        if self.wishes.activation:
+            case = _exchanged(case, self.wishes.activation)
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]
             STEPS[name](case, () if path is None else self._pictures(path))
@@ -249,11 +262,14 @@ class Prepared:
         *earlier, own = result.history
         data = {name: str(path) for name, path in self.wishes.steps.items() if path is not None}
         told = [{**asdict(row), "data": data.get(row.step)} for row in rows]
+        own = {**own, "recovery": told}
+        if self.wishes.activation:
+            own["activation"] = self.wishes.activation
         return checkpoint.capture(
             case.net,
             names=result.names,
             imgsz=result.imgsz,
-            history=[*earlier, {**own, "recovery": told}],
+            history=[*earlier, own],
         )
 
 
@@ -268,6 +284,10 @@ class Pictures(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         return self._batches[index].to(self._where).float() / 255
+
+
+def _exchanged(case: _Case, activation: str) -> _Case:
+    return replace(case, net=reactivated(case.net, activation), exchanged=True)
 
 
 def _on(where: torch.device, net: Darknet) -> Darknet:
@@ -314,11 +334,7 @@ def _judging(path: Path, subject: Subject) -> Callable[..., Scores]:
 
 def _opened(path: Path, subject: Subject, split: str) -> DataSpec:
     data = spec.load(path, splits=[split])
-    if len(data.names) != len(subject.checkpoint.names):
-        raise InputError(
-            f"{path} has {len(data.names)} classes and {subject.path} "
-            f"{len(subject.checkpoint.names)}; both must be the same"
-        )
+    data.expect_classes(subject.checkpoint.names, of=subject.path)
     return data
 
 

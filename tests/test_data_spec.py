@@ -10,7 +10,7 @@ from loguru import logger
 
 from prune.data import spec
 from prune.data.pictures import read_image
-from prune.errors import DataError
+from prune.errors import DataError, InputError
 
 
 @pytest.fixture
@@ -199,3 +199,19 @@ def test_file_that_is_no_picture_is_refused(
     with pytest.raises(DataError, match=said):
         read_image(path)
     assert capfd.readouterr().err == ""  # OpenCV says nothing of its own
+
+
+OTHER_CLASSES = {
+    "fewer": (("cat",), "detects 1 classes (cat) but a.yaml has 2 (cat, dog); they must agree"),
+    "another order": (("dog", "cat"), "numbers its classes dog, cat but a.yaml cat, dog"),
+}
+
+
+@pytest.mark.parametrize(("names", "said"), OTHER_CLASSES.values(), ids=OTHER_CLASSES)
+def test_a_detector_of_other_classes_is_refused(names: tuple[str, ...], said: str) -> None:
+    data = spec.DataSpec(Path("a.yaml"), ("cat", "dog"), {})
+    with pytest.raises(InputError) as told:
+        data.expect_classes(names, of=Path("net.pt"))
+    assert said in str(told.value)
+    data.expect_classes(("chat", "chien"), of=Path("net.pt"))
+    data.expect_classes(("cat", "dog"), of=Path("net.pt"))

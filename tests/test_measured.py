@@ -219,7 +219,7 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
 
 def test_other_classes_are_refused(subject: Subject, data: DataSpec) -> None:
     other = replace(data, names=("red", "blue", "green"))
-    with pytest.raises(InputError, match=r"has 3 classes and .* 2; both must be the same"):
+    with pytest.raises(InputError, match=r"detects 2 classes .* but .* has 3 .*; they must agree"):
         scores(subject, criterion="taylor", pictures=Pictures(other, 2, tiny.SIZE))
 
 

@@ -66,6 +66,24 @@ def test_recovery_changes_weights_and_no_shapes(dense: Path, data: Path, capsys:
     checkpoint.network(after)
 
 
+def test_least_squares_make_up_for_another_activation(
+    dense: Path, data: Path, capsys: Capture
+) -> None:
+    original = checkpoint.network(checkpoint.load(dense))
+    picture = torch.rand(original.small_picture, generator=torch.Generator().manual_seed(1))
+    away = []
+    for more in ([], ["--reconstruct", data]):
+        rows = _rows(_cut(dense, "--activation", "relu", *more), capsys)
+        found = checkpoint.load(dense.with_name("cut.pt"))
+        assert [row["step"] for row in rows] == ["activation", "reconstruct"][: len(rows)]
+        assert "leaky" not in found.cfg and found.cfg.count("activation=relu") == 5
+        assert found.history[-1]["activation"] == "relu"
+        with torch.inference_mode():
+            pairs = zip(checkpoint.network(found)(picture), original(picture), strict=True)
+            away.append(sum(float((one - two).square().mean()) for one, two in pairs))
+    assert away[1] < 0.5 * away[0]
+
+
 def test_the_same_seed_gives_the_same_weights(dense: Path, data: Path, capsys: Capture) -> None:
     models = []
     for _ in range(2):

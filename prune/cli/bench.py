@@ -165,7 +165,7 @@ def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
     Raises:
         DataError: the split has no labels.
     """
-    from prune.cli import console, val
+    from prune.cli import console
     from prune.data import spec as data
     from prune.errors import DataError
     from prune.score.feed import split_batches
@@ -176,7 +176,7 @@ def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
     for path in dict.fromkeys(file for file in files if file.suffix in OPENERS):
         console.logger().info(f"scoring {path} on {args.split}")
         runner = open_weights(path, device_name="cpu")
-        val.check_classes(runner, spec, path)
+        spec.expect_classes(runner.names, of=path)
         batches, _ = split_batches(
             runner,
             spec,

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; those a command has already are shared."""
     own = parser.add_argument_group("recovery without training")
     own.add_argument(
+        "--activation",
+        choices=options.ACTIVATIONS,
+        help="what convolutions have from now on, before the steps below; with --latency what is "
+        "timed",
+    )
+    own.add_argument(
         "--compensate",
         nargs="?",
         type=Path,
@@ -86,7 +92,7 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
     """
     if args.score and args.data is None:
         raise InputError("--score needs the pictures to score on; add --data, e.g. data/mine.yaml")
-    if not _steps(args) and not args.score:
+    if not _steps(args) and not args.score and not args.activation:
         return None
     from prune.recovery import Prepared
 
@@ -120,6 +126,7 @@ def _wishes(args: argparse.Namespace) -> Wishes:
     return Wishes(
         steps={name: None if path == nothing else path for name, path in _steps(args).items()},
         judge=args.data if args.score else None,
+        activation=args.activation or "",
         images=args.recover_images,
         memory=_bytes(args.recover_memory),
         seed=args.seed,

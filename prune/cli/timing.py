@@ -38,11 +38,6 @@ def add_arguments(
         action="store_true",
         help="meet --latency in INT8, for a network that prune quantize is to follow",
     )
-    parser.add_argument(
-        "--activation",
-        choices=options.ACTIVATIONS,
-        help="meet --latency with this activation, for prune train --activation to follow",
-    )
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -154,9 +149,8 @@ def expect_none(args: argparse.Namespace) -> None:
     Raises:
         PlanError: one of its options was given.
     """
-    own = ("runtime", "threads", "activation")
-    if args.int8 or any(getattr(args, name) is not None for name in own):
-        raise PlanError("--runtime, --threads, --int8 and --activation are of --latency")
+    if args.int8 or args.runtime is not None or args.threads is not None:
+        raise PlanError("--runtime, --threads and --int8 are of --latency; leave them out")
 
 
 def as_text(told: Mapping[str, object]) -> str:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.single_cls:
         spec = spec.as_one_class()
     runner = open_weights(args.weights, device_name=args.device)
-    check_classes(runner, spec, args.weights)
+    spec.expect_classes(runner.names, of=args.weights)
     if runner.names != spec.names:
         log.info(
             f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
@@ -92,25 +92,6 @@ def document(scores: Scores) -> dict[str, object]:
         "forward_ms": scores.forward_ms,
         "nms_ms": scores.nms_ms,
     }
-
-
-def check_classes(runner: Runner, spec: DataSpec, weights: Path) -> None:
-    """Refuse to score a detector on a data set of another number of classes.
-
-    Raises:
-        InputError: the numbers differ.
-    """
-    from prune.errors import InputError
-
-    if len(runner.names) != len(spec.names):
-        raise InputError(
-            f"{weights} detects {len(runner.names)} classes ({_some(runner.names)}) but "
-            f"{spec.path} has {len(spec.names)} ({_some(spec.names)}); they must agree"
-        )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:

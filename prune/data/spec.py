@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import yaml
 from loguru import logger
 
 from prune.data.pictures import SUFFIXES, is_picture
-from prune.errors import DataError
+from prune.errors import DataError, InputError
 
 ONE_CLASS = "object"
 SPLITS = ("train", "val", "test")
@@ -39,11 +39,39 @@ class DataSpec:
             raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
         return self.splits[split]
 
+    def expect_classes(self, names: Sequence[str], *, of: Path) -> None:
+        """Refuse a detector of other classes: not as many, or the same in another order.
+
+        Names that differ otherwise are taken for other words for the same.
+
+        Args:
+            names: of the detector's classes.
+            of: the detector's file, for the message.
+
+        Raises:
+            InputError: the classes differ.
+        """
+        if len(names) != len(self.names):
+            raise InputError(
+                f"{of} detects {len(names)} classes ({few(names)}) but {self.path} has "
+                f"{len(self.names)} ({few(self.names)}); they must agree"
+            )
+        if tuple(names) != self.names and sorted(names) == sorted(self.names):
+            raise InputError(
+                f"{of} numbers its classes {few(names)} but {self.path} {few(self.names)}; they "
+                "must agree"
+            )
+
     def as_one_class(self) -> DataSpec:
         """Copy a data set so that all of its classes are one, called "object"."""
         if len(self.names) == 1:
             return self
         return replace(self, names=(ONE_CLASS,), merged=len(self.names))
+
+
+def few(names: Sequence[str]) -> str:
+    """List the first five names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def load(path: Path, *, splits: Collection[str] = (), optional: Collection[str] = ()) -> DataSpec:

@@ -92,11 +92,7 @@ def open_subject(path: Path, spec: DataSpec) -> Subject:
     if path.suffix.lower() != ".onnx":
         raise CheckpointError(f"{path} is no ONNX file; `prune export` writes one of a checkpoint")
     runner = open_weights(path, device_name="cpu")
-    if len(runner.names) != len(spec.names):
-        raise InputError(
-            f"{path} detects {len(runner.names)} classes but {spec.path} has {len(spec.names)}; "
-            "they must agree"
-        )
+    spec.expect_classes(runner.names, of=path)
     model = named(onnx.load(path))
     if any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer):
         raise InputError(f"{path} has float16 weights; quantise the file without --half")

@@ -51,6 +51,7 @@ def reconstruct(
     pictures: Sequence[Tensor],
     *,
     names: Mapping[str, str] | None = None,
+    whole: bool = False,
     settings: Settings | None = None,
 ) -> tuple[Solved, ...]:
     """Fit every layer from the first that lost inputs on to the original's outputs.
@@ -66,6 +67,7 @@ def reconstruct(
         pictures: batches of inputs, each [N, 3, H, W], all of one height and width.
         names: of a network that lost whole layers: the original's names -> the pruned one's; then
             every layer is fitted.
+        whole: fit every layer in any case: for a network that differs in more than the cut.
         settings: how much to look at.
 
     Returns:
@@ -82,7 +84,7 @@ def reconstruct(
     first = pictures[0][:1]
     pairs = paired(pruned, first, names)
     start = next((i for i, (name, _) in enumerate(pairs) if (name, "in") in gone), len(pairs))
-    behind = dict(pairs if names else pairs[start:])
+    behind = dict(pairs if names or whole else pairs[start:])
     reasons = {name: why for name, r in behind.items() if (why := _unsolved(pruned, r))}
     todo = {name: reader for name, reader in behind.items() if name not in reasons}
     places = _affordable(original, todo, settings, pictures=sum(map(len, pictures)), like=first)

@@ -109,11 +109,7 @@ def opened(setup: Setup) -> Bench:
             f"e.g. {above}"
         )
     spec = _some(data.load(setup.data, splits=[setup.split]), setup)
-    if len(spec.names) != len(subject.checkpoint.names):
-        raise InputError(
-            f"{setup.weights} detects {len(subject.checkpoint.names)} classes but {setup.data} has "
-            f"{len(spec.names)}; they must agree"
-        )
+    spec.expect_classes(subject.checkpoint.names, of=setup.weights)
     subject.net.to(chosen)
     if setup.threads:
         torch.set_num_threads(setup.threads)

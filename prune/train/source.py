@@ -10,6 +10,7 @@ import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
+from prune.data.spec import few
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.models.darknet import Darknet, build, reactivated
 from prune.models.sections import expect_rgb, parse, with_classes, write
@@ -65,8 +66,8 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
     found = checkpoint.load(weights)
     if len(found.names) != len(names):
         raise InputError(
-            f"{weights} has {len(found.names)} classes ({_few(found.names)}) and the data "
-            f"{len(names)} ({_few(names)}); both must be the same, or train from --cfg"
+            f"{weights} has {len(found.names)} classes ({few(found.names)}) and the data "
+            f"{len(names)} ({few(names)}); both must be the same, or train from --cfg"
         )
     return Source(
         net=checkpoint.network(found),
@@ -105,7 +106,7 @@ def partial(weights: Path, cfg: Path, *, names: Sequence[str], seed: int) -> Sou
         parent=checkpoint.digest(weights),
         notes=(
             f"{len(filled)} of {len(filled) + len(missing)} tensors, {share:.0%} of the parameters "
-            f"come from {weights}" + (f"; not fitting: {_few(missing)}" if missing else ""),
+            f"come from {weights}" + (f"; not fitting: {few(missing)}" if missing else ""),
         ),
     )
 
@@ -150,10 +151,10 @@ def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bo
         return Teacher(net, digest)
     if sorted(found.names) == sorted(names):
         raise InputError(
-            f"{weights} has the classes {_few(found.names)} and the data {_few(names)}; "
+            f"{weights} has the classes {few(found.names)} and the data {few(names)}; "
             "a teacher must number them alike"
         )
-    return Teacher(net, digest, (f"the teacher calls the classes {_few(found.names)}",))
+    return Teacher(net, digest, (f"the teacher calls the classes {few(found.names)}",))
 
 
 def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, object]]:
@@ -172,8 +173,8 @@ def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, 
         raise CheckpointError(f"{last} is finished; to train on, start from --weights {last}")
     if found.names != list(names):
         raise InputError(
-            f"{last} trains on the classes {_few(found.names)} and the data now has "
-            f"{_few(names)}; a run goes on with the data it began with"
+            f"{last} trains on the classes {few(found.names)} and the data now has "
+            f"{few(names)}; a run goes on with the data it began with"
         )
     *earlier, own = found.history
     parent, teacher = (own.get(key) for key in ("parent", "teacher"))
@@ -197,7 +198,7 @@ def _remarks(
     if found.pruned and not pt:
         remarks.append(f"{weights} is pruned; its structure is kept, as with --pt")
     if list(names) != found.names:
-        remarks.append(f"the classes are called {_few(names)} from now on, not {_few(found.names)}")
+        remarks.append(f"the classes are called {few(names)} from now on, not {few(found.names)}")
     if cfg is not None and not _same_network(cfg, found):
         remarks.append(f"{cfg} is another network than {weights} holds; the checkpoint's is kept")
     return remarks
@@ -221,7 +222,3 @@ def _text(cfg: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise CfgError(f"cannot read {cfg}: {reason}") from error
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
