@@ -96,6 +96,22 @@ def test_scores_stand_beside_milliseconds(
     assert "within 1 point of the best mAP (1.000)" in document["deploy"]["why"]
 
 
+def test_a_file_without_boxes_is_timed_and_noted(
+    onnx: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, yaml = tmp_path / "raw.onnx", squares.data(tmp_path)
+    words = ["export", "--weights", str(weights), "--img-size", "64", "--raw", "--out", str(raw)]
+    assert main(words) == 0
+    capsys.readouterr()
+    words = [*QUICK, "--runtime", "onnxruntime", "--data", str(yaml), "--json"]
+    assert main(["bench", str(onnx), str(raw), *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["map"] for row in document["rows"]] == [pytest.approx(1), None]
+    (note,) = document["notes"]
+    assert note.startswith(f"not scored: {raw}")
+    assert document["deploy"]["file"] == str(onnx), "what was not scored is not recommended"
+
+
 def test_what_has_no_row_at_all_is_noted(
     onnx: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

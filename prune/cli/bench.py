@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prune.bench.machine import Machine
     from prune.bench.profiles import Layers
     from prune.bench.rows import Advice, Measured, Pair, Row
+    from prune.data.spec import DataSpec
 
 EXAMPLE = """\
   prune bench dense.onnx pruned.onnx int8.onnx --threads 2 --data data/mine.yaml
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         pairs, notes = paired(args, Path(folder))
         here = machine(sorted({pair.runtime for pair in pairs}))
         _warn(pairs, here)
-        maps = _maps(args, [pair.file for pair in pairs]) if args.data else {}
+        maps, unscored = _maps(args, [pair.file for pair in pairs]) if args.data else ({}, [])
         task = bar.add_task("bench", total=args.rounds, note="")
         measured = measure(
             pairs,
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         )
         profiles = [_profile(row) for row in measured.rows] if args.profile else []
     _warn_of_doubt(measured)
-    advice, notes = advise(measured), [*notes, *measured.refused]
+    advice, notes = advise(measured), [*notes, *unscored, *measured.refused]
     if args.png:
         _draw(measured, here, args.png)
     if args.json:
@@ -159,38 +160,50 @@ def _warn_of_doubt(measured: Measured) -> None:
         )
 
 
-def _maps(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, float]:
+def _maps(args: argparse.Namespace, files: Sequence[Path]) -> tuple[dict[Path, float], list[str]]:
     """Score each file once: a .pt by torch, an .onnx by ONNX Runtime, others not at all.
+
+    A file that holds no boxes to score is timed all the same, and noted.
 
     Raises:
         DataError: the split has no labels.
     """
     from prune.cli import console
     from prune.data import spec as data
-    from prune.errors import DataError
-    from prune.score.feed import split_batches
-    from prune.score.runtime import OPENERS, open_weights
-    from prune.score.score import collect
+    from prune.errors import CheckpointError
+    from prune.score.runtime import OPENERS
 
-    spec, maps = data.load(args.data, splits=[args.split]), {}
+    spec, maps, notes = data.load(args.data, splits=[args.split]), {}, []
     for path in dict.fromkeys(file for file in files if file.suffix in OPENERS):
         console.logger().info(f"scoring {path} on {args.split}")
-        runner = open_weights(path, device_name="cpu")
-        spec.expect_classes(runner.names, of=path)
-        batches, _ = split_batches(
-            runner,
-            spec,
-            args.split,
-            imgsz=runner.picture_size(args.img_size),
-            batch_size=_SCORED,
-            workers=0,
-        )
-        collected = collect(runner.detect, batches, len(spec.names), device=runner.device)
-        scores = collected.scores(spec.names)
-        if not scores.instances:
-            raise DataError(f"{spec.path}: {args.split} has no labels, so that nothing is scored")
-        maps[path] = scores.map
-    return maps
+        try:
+            maps[path] = _map(args, path, spec)
+        except CheckpointError as error:
+            notes.append(f"not scored: {error}")
+    return maps, notes
+
+
+def _map(args: argparse.Namespace, path: Path, spec: DataSpec) -> float:
+    from prune.errors import DataError
+    from prune.score.feed import split_batches
+    from prune.score.runtime import open_weights
+    from prune.score.score import collect
+
+    runner = open_weights(path, device_name="cpu")
+    spec.expect_classes(runner.names, of=path)
+    batches, _ = split_batches(
+        runner,
+        spec,
+        args.split,
+        imgsz=runner.picture_size(args.img_size),
+        batch_size=_SCORED,
+        workers=0,
+    )
+    collected = collect(runner.detect, batches, len(spec.names), device=runner.device)
+    scores = collected.scores(spec.names)
+    if not scores.instances:
+        raise DataError(f"{spec.path}: {args.split} has no labels, so that nothing is scored")
+    return scores.map
 
 
 def _profile(row: Row) -> Layers | None:
