@@ -92,6 +92,20 @@ def test_hundred_a_picture_and_class_as_coco_does() -> None:
     assert evaluate(truth, [np.concatenate([wrong, right])], NAMES).map50 == 0
 
 
+def test_more_than_a_hundred_count_as_coco_counts_them() -> None:
+    """Many to a picture, of two classes, with confidences that they share."""
+    rng = np.random.default_rng(3)
+    truth, found = random_split(3)
+    for i, real in enumerate(truth):
+        copies = np.tile(np.asarray(real, dtype=np.float64), (250 // max(len(real), 1), 1))
+        moved = rng.normal(copies[:, 1:], 4)
+        confidence = rng.choice(np.linspace(0.05, 0.95, 19), (len(copies), 1))
+        found[i] = np.concatenate([moved, confidence, copies[:, :1]], axis=1)
+    scores = evaluate(truth, found, NAMES)
+    assert (scores.map, scores.map50) == pytest.approx(pycocotools_scores(truth, found), abs=1e-6)
+    assert 0 < scores.map < 1
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_own_matches_give_coco_average_precision(seed: int) -> None:
