@@ -13,10 +13,14 @@ from prune.models.darknet import Darknet
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of a network: channels, cost of one picture, output size in cells."""
+    """One row of a network: channels, cost of one picture, output size in cells.
+
+    `activation` is a key of `models.layers.ACTIVATIONS`, None for a layer that has none to name.
+    """
 
     index: int
     type: str
+    activation: str | None
     inputs: tuple[int, ...]
     in_channels: int
     out_channels: int
@@ -71,12 +75,13 @@ def _layers(net: Darknet, costs: dict[str, Cost]) -> tuple[Layer, ...]:
         Layer(
             info.index,
             info.kind,
+            section.options.get("activation"),
             info.inputs,
             info.in_channels,
             info.out_channels,
             *_sums(costs, f"module_list.{info.index}"),
         )
-        for info in net.layers
+        for info, section in zip(net.layers, net.sections[1:], strict=True)
     )
 
 

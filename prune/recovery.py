@@ -187,9 +187,11 @@ class Prepared:
         case = self._case(pruned, checkpoint.network(result))
         rows = [self._row("original", case.original)] if self._judge else []
         rows += [self._row("cut", case.net)] if self._judge else []
-        if self.wishes.activation:
-            case = _exchanged(case, self.wishes.activation)
+        case = self._exchanged(case)
+        if case.exchanged:
             rows.append(self._row("activation", case.net))
+        elif self.wishes.activation:
+            say(f"no convolution has another activation than {self.wishes.activation}")
         pictures = {path: self._pictures(path) for path in self._loaders}
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]
@@ -205,9 +207,7 @@ class Prepared:
             PlanError: the plan does not fit the network.
         """
         pruned = pruning.carry_out(self.subject, plan, made_by="trial")
-        case = self._case(pruned, pruned.net)
-        if self.wishes.activation:
-            case = _exchanged(case, self.wishes.activation)
+        case = self._exchanged(self._case(pruned, pruned.net))
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]
             STEPS[name](case, () if path is None else self._pictures(path))
@@ -223,6 +223,13 @@ class Prepared:
             names=depth.skip(self.subject.net, places).names if places else None,
             settings=Settings(memory=self.wishes.memory, seed=self.wishes.seed),
         )
+
+    def _exchanged(self, case: _Case) -> _Case:
+        """Exchange activations as wished; the case itself where none is another."""
+        if not self.wishes.activation:
+            return case
+        net = reactivated(case.net, self.wishes.activation)
+        return case if net.sections == case.net.sections else replace(case, net=net, exchanged=True)
 
     def _step(
         self, name: str, case: _Case, pictures: Sequence[Tensor], *, best: float | None
@@ -263,7 +270,7 @@ class Prepared:
         data = {name: str(path) for name, path in self.wishes.steps.items() if path is not None}
         told = [{**asdict(row), "data": data.get(row.step)} for row in rows]
         own = {**own, "recovery": told}
-        if self.wishes.activation:
+        if case.exchanged:
             own["activation"] = self.wishes.activation
         return checkpoint.capture(
             case.net,
@@ -284,10 +291,6 @@ class Pictures(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         return self._batches[index].to(self._where).float() / 255
-
-
-def _exchanged(case: _Case, activation: str) -> _Case:
-    return replace(case, net=reactivated(case.net, activation), exchanged=True)
 
 
 def _on(where: torch.device, net: Darknet) -> Darknet:

@@ -44,9 +44,9 @@ def wish_of(folder: Path, **changes: object) -> Wish:
 class Commands:
     """Commands that answer at once, and write down what they were asked."""
 
-    def __init__(self, *, int8: float = 0.8, failing: str = "") -> None:
+    def __init__(self, *, faster: float = 0.8, failing: str = "") -> None:
         self.said: list[list[str]] = []
-        self.int8, self.failing = int8, failing
+        self.faster, self.failing = faster, failing
         self.asked = DENSE_MS
 
     def __call__(self, *words: object, **_: object) -> dict[str, object]:
@@ -65,6 +65,8 @@ class Commands:
 
     def _global(self, said: list[str]) -> dict[str, object]:
         self.asked = float(said[said.index("--latency") + 1].removesuffix("ms"))
+        if self.asked >= self.faster * DENSE_MS:
+            raise StageError("nothing to remove", 2)
         Path(said[said.index("--out") + 1]).write_bytes(b"cut")
         return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
 
@@ -82,7 +84,7 @@ class Commands:
 
     def deployed_ms(self, *_: object) -> float:
         """Take a fifth less than was asked for, as long as the cut is not deep."""
-        return self.int8 * self.asked + 0.05 * (DENSE_MS - self.asked)
+        return self.faster * self.asked + 0.05 * (DENSE_MS - self.asked)
 
     def of(self, name: str) -> list[list[str]]:
         """List what one command was asked."""
@@ -119,6 +121,30 @@ def test_cuts_go_on_until_the_deployed_form_is_fast_enough(
     assert depths[0] == "auto"
     assert "--reconstruct" in commands.of("global")[0], "what may leave shows after recovery"
     assert all("--reconstruct" not in said for said in commands.of("global")[1:-1])
+
+
+def test_a_cut_that_came_at_once_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    road = begun(tmp_path, commands, monkeypatch)
+    starting = iter([8.0])
+    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(starting, commands.asked))
+    walk(road)
+    (said,) = commands.of("global")
+    assert "--reconstruct" in said
+
+
+def test_no_more_is_asked_for_than_the_uncut_network_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cut comes out too fast, and a milder one is none."""
+    commands = Commands()
+    road = begun(tmp_path, commands, monkeypatch, latency=0.75)
+    walk(road)
+    asked = [float(said[said.index("--latency") + 1][:-2]) for said in commands.of("global")]
+    assert asked == pytest.approx([7.5, 7.76, 7.76])
+    assert list(road.journal.stages) == list(roads.STAGES)
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

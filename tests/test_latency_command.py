@@ -147,9 +147,9 @@ def test_the_report_says_both_times(known: SyntheticMachine, dense: Path, capsys
 
 
 def test_a_budget_is_met_in_the_form_that_is_deployed(
-    measured: Path, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    machine = _settle(tmp_path, monkeypatch)
+    machine = known
     found = _latency(_global(dense, "--latency", 0.3, "--int8", "--activation", "relu"), capsys)
     assert machine.profiles == measure.LEAST, "in INT8 all layers are others"
     assert found["int8"] is True and found["activation"] == "relu"

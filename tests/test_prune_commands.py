@@ -231,6 +231,14 @@ def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys
     assert "0 layers differ, of 11 and 11" in capsys.readouterr().out
 
 
+def test_diff_tells_another_activation(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "relu.pt"
+    words = ["conv", "--weights", dense, "--layer", 0, "--amount", 0.5, "--out", out, "--json"]
+    _json([*words, "--activation", "relu"], capsys)
+    assert main(["diff", str(dense), str(out)]) == 0
+    assert "convolutional leaky -> convolutional relu" in capsys.readouterr().out
+
+
 def test_diff_knows_the_layers_behind_a_block_that_left(tmp_path: Path, capsys: Capture) -> None:
     """Two blocks leave one after the other; the second plan counts layers without the first."""
     files = [stacks.weights(tmp_path), tmp_path / "one.pt", tmp_path / "two.pt"]

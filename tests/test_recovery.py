@@ -72,16 +72,35 @@ def test_least_squares_make_up_for_another_activation(
     original = checkpoint.network(checkpoint.load(dense))
     picture = torch.rand(original.small_picture, generator=torch.Generator().manual_seed(1))
     away = []
-    for more in ([], ["--reconstruct", data]):
+    for more, steps in (
+        ([], ["activation"]),
+        (["--reconstruct", data], ["activation", "reconstruct"]),
+    ):
         rows = _rows(_cut(dense, "--activation", "relu", *more), capsys)
         found = checkpoint.load(dense.with_name("cut.pt"))
-        assert [row["step"] for row in rows] == ["activation", "reconstruct"][: len(rows)]
+        assert [row["step"] for row in rows] == steps
         assert "leaky" not in found.cfg and found.cfg.count("activation=relu") == 5
         assert found.history[-1]["activation"] == "relu"
         with torch.inference_mode():
             pairs = zip(checkpoint.network(found)(picture), original(picture), strict=True)
             away.append(sum(float((one - two).square().mean()) for one, two in pairs))
     assert away[1] < 0.5 * away[0]
+
+
+def test_an_activation_that_is_there_already_is_no_step(dense: Path, capsys: Capture) -> None:
+    assert main(_cut(dense, "--activation", "leaky")) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["recovery"] == []
+    assert "no convolution has another activation than leaky" in printed.err
+    assert "activation" not in checkpoint.load(dense.with_name("cut.pt")).history[-1]
+
+
+def test_a_trial_has_the_activation_too(dense: Path, data: Path, capsys: Capture) -> None:
+    plan = dense.with_name("plan.json")
+    _rows([*_cut(dense), "--plan-out", str(plan)], capsys)
+    wishes = Wishes(steps={"reconstruct": data}, activation="relu", images=8, device="cpu")
+    found = Prepared(wishes, pruning.open_subject(dense)).tried(from_json(plan.read_text()))
+    assert found.cfg_text().count("activation=relu") == 5
 
 
 def test_the_same_seed_gives_the_same_weights(dense: Path, data: Path, capsys: Capture) -> None:

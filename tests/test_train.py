@@ -404,6 +404,7 @@ def test_json_is_all_there_is_on_stdout(
         (("--cfg", "grey.cfg"), "grey.cfg, line 1, [net] channels: is 1; pictures are RGB"),
         (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
         (("--weights", "dense.pt", "--data", "three.yaml"), "has 2 classes (red, blue) and the"),
+        (("--weights", "dense.pt", "--data", "turned.yaml"), "both must number them alike"),
         (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
         (("--weights", "dense.pt", "--epochs", "0"), "--epochs is 0; it must be 1 or more"),
         (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
@@ -428,7 +429,9 @@ def test_wrong_input_is_one_line_and_nothing_written(
     monkeypatch.chdir(tmp_path)
     tiny.data(tmp_path)
     tiny.weights(tmp_path)
-    (tmp_path / "three.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b, c]\n")
+    splits = "train: images/train\nval: images/val\n"
+    (tmp_path / "three.yaml").write_text(f"{splits}names: [a, b, c]\n")
+    (tmp_path / "turned.yaml").write_text(f"{splits}names: [blue, red]\n")
     (tmp_path / "typo.yaml").write_text("lr: 0.1\n")
     grey = tiny.CFG.format(width=8).replace("channels=3", "channels=1")
     (tmp_path / "grey.cfg").write_text(grey)

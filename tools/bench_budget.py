@@ -24,7 +24,7 @@ from prune.bench.machine import machine, threads_of
 from prune.bench.runtimes import Setting, open_model
 from prune.bench.timing import Ratio, Times, in_turn, ratio, spread
 from prune.latency.form import Form
-from prune.latency.plan import RUNTIMES, Clock, opened
+from prune.latency.plan import RUNTIMES, Clock, filled, opened
 
 COLUMNS = (
     *("network", "MACs", "parameters", "time (95 %)", "time saved / MACs saved"),
@@ -53,7 +53,8 @@ def main() -> None:
     print(f"{here.cpu}, {setting.threads} of {here.cores} core(s), load {here.load}")
     print(f"{args.runtime} {here.versions[args.runtime]}, {args.img_size} px, {args.rounds} runs")
     subject = pruning.open_subject(args.weights)
-    clock = opened(subject, form=Form(args.runtime), setting=setting, seed=0, say=_say)
+    clock = opened(subject, form=Form(args.runtime), setting=setting, say=_say)
+    clock = filled(clock, subject, seed=0, say=_say)
     words = ("--threads", setting.threads, "--runtime", args.runtime)
     files = {"dense": args.weights}
     for share in args.shares:

@@ -106,7 +106,7 @@ def _cut(road: Road) -> Facts:
     start = _deployed_ms(road, wish.weights)
     tried: list[Facts] = [{"asked_ms": dense, "came_ms": start}]
     out = road.file("cut.pt")
-    if start <= goal:
+    if start <= (1 + NEAR) * goal:
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
         checkpoint.save(checkpoint.load(wish.weights), out)
         return {"goal_ms": goal, "tried": tried, "file": str(out)}
@@ -119,10 +119,12 @@ def _cut(road: Road) -> Facts:
         came = _deployed_ms(road, out)
         tried.append({"asked_ms": asked, "came_ms": came})
         road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
-        if abs(came / goal - 1) <= NEAR:
+        other = min(asked * goal / came, (1 - NEAR) * start)  # more than there is cannot be left
+        if abs(came / goal - 1) <= NEAR or other == asked:
             break
-        asked *= goal / came
-    made = prune(*_cut_words(road, asked, depth, out), *_recovery(road))
+        asked, recovery = other, []
+    if not recovery:
+        made = prune(*_cut_words(road, asked, depth, out), *_recovery(road))
     kept = {key: made[key] for key in ("params", "macs", "latency", "recovery")}
     blocks = cast("list[object]", made["blocks"])
     return {"goal_ms": goal, "tried": tried, "blocks": blocks, **kept, "file": str(out)}

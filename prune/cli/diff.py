@@ -21,6 +21,7 @@ COLUMNS = ("layer", "type", "channels", "", "params", "", "MACs", "")
 # A layer's field -> its key in --json.
 COMPARED = {
     "type": "type",
+    "activation": "activation",
     "in_channels": "in",
     "out_channels": "out",
     "params": "params",
@@ -102,7 +103,8 @@ def _row(pair: Pair) -> Sequence[object]:
     first, second = pair
     some = first or second
     assert some is not None
-    types = [layer.type for layer in pair if layer]
+    bent = first and second and first.activation != second.activation
+    types = [f"{la.type} {la.activation}" if bent else la.type for la in pair if la]
     both = [(layer.out_channels, layer.params, layer.macs) if layer else None for layer in pair]
     values = [value[i] if value else None for i in range(3) for value in both]
     return some.index, " -> ".join(dict.fromkeys(types)), *values

@@ -107,11 +107,12 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | N
 def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     """Draw the run's figures, and what the best weights find; several processes look together."""
     from prune.score import metrics, plots
+    from prune.score.fused import fused
     from prune.score.score import collect
     from prune.train import plots as pictures
 
     folder, names = log.folder, job.spec.names
-    classes, net = len(names), _best(job, folder)
+    classes, net = len(names), fused(_best(job, folder))
     found = collect(
         lambda images: net.decode(net(images)),
         job.judge,

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--activation",
         choices=options.ACTIVATIONS,
-        help="what convolutions have from now on, before the steps below; with --latency what is "
-        "timed",
+        help="what convolutions have from now on in place of their own, if that bends; the steps "
+        "below make up for it",
     )
     own.add_argument(
         "--compensate",
@@ -100,12 +100,12 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
 
 
 def trial(args: argparse.Namespace, subject: Subject) -> Callable[[Plan], Darknet] | None:
-    """Return what carries a plan out and recovers as wished, with few pictures; None if not wished.
+    """Return what carries a plan out and does as wished, with few pictures; None if nothing is.
 
     Raises:
         PruneError: see `prepared`.
     """
-    if not _steps(args):
+    if not _steps(args) and not args.activation:
         return None
     from prune.recovery import Prepared
 

@@ -135,12 +135,14 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import Setting
     from prune.latency.form import Form
-    from prune.latency.plan import opened
+    from prune.latency.plan import expect_more, filled, opened
 
     setting = Setting(threads_of(args.threads or 0), (imgsz, imgsz))
     form = Form(args.runtime or RUNTIMES[0], args.activation or "", args.int8)
-    clock = opened(subject, form=form, setting=setting, seed=args.seed, say=_say)
-    return Deadline(args, subject, clock, wanted * clock.before_ms if is_share else wanted)
+    clock = opened(subject, form=form, setting=setting, say=_say)
+    limit_ms = wanted * clock.before_ms if is_share else wanted
+    expect_more(clock.start_ms, limit_ms, form)  # before minutes are spent on its layers
+    return Deadline(args, subject, filled(clock, subject, seed=args.seed, say=_say), limit_ms)
 
 
 def expect_none(args: argparse.Namespace) -> None:

@@ -12,7 +12,13 @@ from prune.export.exporters import Job
 from prune.models.darknet import Darknet
 
 FORMAT = "prune-onnx/1"
-TOLD = ("command", "criterion", "macs", "params")  # of a history entry; plans are long
+TOLD = (
+    "command",
+    "criterion",
+    "activation",
+    "macs",
+    "params",
+)  # of a history entry; plans are long
 PREPROCESSING: dict[str, object] = {
     "letterbox": True,  # scaled by one factor, centred
     "pad": GREY,  # of 255, in all three channels

@@ -46,7 +46,7 @@ def check_widths(model: onnx.ModelProto, net: Darknet) -> None:
     """Compare the kernels and biases of a file with the widths that the network's cfg has now.
 
     Args:
-        model: convolutions with normalisation folded in, so that each has a bias.
+        model: convolutions with normalisation folded in.
         net: what it was made from.
 
     Raises:
@@ -88,4 +88,4 @@ def _by_file(graph: onnx.GraphProto) -> Iterator[tuple[Sizes, Sizes]]:
     for node in graph.node:
         if node.op_type == "Conv":
             kernel, bias = (stored.get(name, ()) for name in (*node.input[1:3], "")[:2])
-            yield kernel, bias
+            yield kernel, bias or kernel[:1]  # an exporter may leave out one of zeros

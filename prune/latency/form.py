@@ -29,8 +29,9 @@ class Form:
 
     @property
     def called(self) -> str:
-        """Name the runtime, and INT8 where it is that."""
-        return f"{self.runtime} in INT8" if self.int8 else self.runtime
+        """Name the runtime, and what the network has become."""
+        words = [self.runtime, *["in INT8"] * self.int8]
+        return " ".join([*words, *[f"with {self.activation}"] * bool(self.activation)])
 
     def network(self, net: Darknet) -> Darknet:
         """Copy a network with its activations exchanged and all folded that can be."""

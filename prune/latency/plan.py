@@ -32,7 +32,7 @@ from prune.selection import Selected, by_counts
 
 RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
 ROUNDS = 30
-AMISS = 1.25  # times off that a table of other days may be, for a network as it is
+AMISS = 1.25  # times off that a table of other days may be, for a network with nothing cut
 Say = Callable[[str], None]
 
 
@@ -77,15 +77,14 @@ class Clock:
         return replace(self, scale=self.start_ms / total_ms(self.table, layers))
 
 
-def opened(subject: Subject, *, form: Form, setting: Setting, seed: int, say: Say) -> Clock:
-    """Measure what is not known yet of this machine, and the subject's network as it is.
+def opened(subject: Subject, *, form: Form, setting: Setting, say: Say) -> Clock:
+    """Time the subject's network, with nothing cut, and look up what is known of this machine.
 
     Args:
         subject: the checkpoint.
         form: what is timed of a network.
         setting: threads, size and batch.
-        seed: of the random widths that are measured.
-        say: told what takes its time.
+        say: told if the machine is busy.
 
     Raises:
         InputError: the runtime is not installed or says nothing of its layers, the table of this
@@ -99,8 +98,21 @@ def opened(subject: Subject, *, form: Form, setting: Setting, seed: int, say: Sa
     if (here := machine([form.runtime])).busy:
         say(f"the machine is busy, load {here.load} on {here.cores} core(s); times are of that")
     table = tables.load(path) or Table(step_of(form, setting), {})
+    return Clock(table, form, setting, *_start(subject.net, form, setting))
+
+
+def filled(clock: Clock, subject: Subject, *, seed: int, say: Say) -> Clock:
+    """Measure the layers of the subject's network that a clock does not know; keep its table.
+
+    Args:
+        clock: of the subject, as `opened` gave it.
+        subject: the checkpoint.
+        seed: of the random widths that are measured.
+        say: told what takes its time.
+    """
+    table, form, setting = clock.table, clock.form, clock.setting
+    path = tables.place(form, threads=setting.threads)
     layers = timed(form.network(subject.net), setting.imgsz)
-    clock = Clock(table, form, setting, *_start(subject.net, form, setting))
     if knows(table, layers):
         clock = clock.anchored(layers)
         if 1 / AMISS <= clock.scale <= AMISS:
@@ -151,15 +163,25 @@ def to_latency(
     """
     model = clock.model(subject.net, subject.groups)
     now = float(model.ms(model.full))
-    if now <= limit_ms:
-        raise WithinBudgetError(
-            f"nothing to remove: the network takes {now:.3g} ms, within {limit_ms:.3g}"
-        )
+    expect_more(now, limit_ms, clock.form)
     wish = everywhere if everywhere.round_to > 1 else replace(everywhere, round_to=model.step)
     allowed = limits(subject.groups, wish, layers, called=subject.called)
     scores = score(subject)
     counts = allocate(scores, model.full, allowed, model.ms, budget=limit_ms)
     return by_counts(subject.groups, scores, allowed, counts, criterion=criterion)
+
+
+def expect_more(ms: float, limit_ms: float, form: Form) -> None:
+    """Refuse a limit that a network is within already.
+
+    Raises:
+        WithinBudgetError: it is.
+    """
+    if ms <= limit_ms:
+        raise WithinBudgetError(
+            f"nothing to remove: the network takes {ms:.3g} ms in {form.called}, within "
+            f"{limit_ms:.3g}"
+        )
 
 
 def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:

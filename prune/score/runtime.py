@@ -15,6 +15,7 @@ from torch import Tensor
 from prune import checkpoint, device
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError
+from prune.score.fused import fused
 from prune.score.score import Detector, evaluating
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def open_weights(path: Path, *, device_name: str = "") -> Runner:
 def _open_checkpoint(path: Path, device_name: str) -> Runner:
     chosen = device.choose(device_name)
     loaded = checkpoint.load(path)
-    net = checkpoint.network(loaded).to(chosen)
+    net = fused(checkpoint.network(loaded).to(chosen))
 
     def detect(images: Tensor) -> Tensor:
         with evaluating(net):

@@ -61,7 +61,7 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
     Raises:
         CheckpointError: not one of our checkpoints, or a broken one.
         CfgError: the cfg cannot be read.
-        InputError: another number of classes than the data has.
+        InputError: another number of classes than the data has, or the same in another order.
     """
     found = checkpoint.load(weights)
     if len(found.names) != len(names):
@@ -69,6 +69,7 @@ def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) 
             f"{weights} has {len(found.names)} classes ({few(found.names)}) and the data "
             f"{len(names)} ({few(names)}); both must be the same, or train from --cfg"
         )
+    _expect_order(weights, found.names, names)
     return Source(
         net=checkpoint.network(found),
         imgsz=found.imgsz,
@@ -149,12 +150,17 @@ def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bo
         raise InputError(f"{weights} is not the teacher that this run began with")
     if found.names == list(names):
         return Teacher(net, digest)
-    if sorted(found.names) == sorted(names):
-        raise InputError(
-            f"{weights} has the classes {few(found.names)} and the data {few(names)}; "
-            "a teacher must number them alike"
-        )
+    _expect_order(weights, found.names, names)
     return Teacher(net, digest, (f"the teacher calls the classes {few(found.names)}",))
+
+
+def _expect_order(weights: Path, own: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse classes of the same names that are numbered otherwise."""
+    if list(own) != list(names) and sorted(own) == sorted(names):
+        raise InputError(
+            f"{weights} has the classes {few(own)} and the data {few(names)}; both must number "
+            "them alike"
+        )
 
 
 def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, object]]:
