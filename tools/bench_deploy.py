@@ -25,13 +25,14 @@ from prune.auto.commands import prune
 
 @dataclass(frozen=True)
 class Point:
-    """A file of a series: mAP@.5:.95 on val and test, milliseconds by runtime, bytes."""
+    """A file of a series: mAP@.5:.95 on val and test; by runtime ms and peak memory, MB; bytes."""
 
     series: str
     name: str
     val: float
     test: float
     ms: Mapping[str, float]
+    memory: Mapping[str, float]
     bytes: int
 
 
@@ -90,6 +91,7 @@ def measured(files: Mapping[Path, tuple[str, Path]], args: argparse.Namespace) -
                 val,
                 test,
                 ms={name: row["median_ms"] for name, row in own.items()},
+                memory={name: row["peak_mb"] for name, row in own.items()},
                 bytes=onnx.stat().st_size,
             )
         )
@@ -98,7 +100,8 @@ def measured(files: Mapping[Path, tuple[str, Path]], args: argparse.Namespace) -
 
 def table(points: Sequence[Point], runtimes: Sequence[str]) -> str:
     """Set the points as Markdown; times as fast are to the first row in the same runtime."""
-    columns = ["", "file", "mAP@.5:.95, val", "test", *(f"ms, {name}" for name in runtimes), "MB"]
+    columns = ["", "file", "mAP@.5:.95, val", "test", *(f"ms, {name}" for name in runtimes)]
+    columns += ["memory, MB", "file, MB"]
     lines = [f"| {' | '.join(columns)} |", "|:--|:--|" + "--:|" * (len(columns) - 2)]
     for point in points:
         times = [
@@ -108,7 +111,10 @@ def table(points: Sequence[Point], runtimes: Sequence[str]) -> str:
             for name in runtimes
         ]
         scores = [f"{point.val:.3f}", f"{point.test:.3f}"]
-        cells = [point.series, point.name, *scores, *times, f"{point.bytes / 1e6:.2f}"]
+        memory = " / ".join(
+            f"{point.memory[name]:.0f}" for name in runtimes if name in point.memory
+        )
+        cells = [point.series, point.name, *scores, *times, memory, f"{point.bytes / 1e6:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
