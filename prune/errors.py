@@ -6,7 +6,8 @@
     │   ├── CheckpointError    not a checkpoint, truncated, weights that do not fit the cfg
     │   └── DataError          data.yaml, labels, pictures
     ├── PlanError              a cut that cannot be made
-    │   └── WithinBudgetError  a budget that is met as it is
+    │   ├── WithinBudgetError  a budget that is met as it is
+    │   └── OutOfReachError    a budget that no cut within the limits meets
     ├── DeviceError            a device this machine lacks
     ├── StageError             a command that an automatic run started; exits as it did
     └── RunError               exit 1: the input was good, the run failed
@@ -49,6 +50,10 @@ class PlanError(PruneError):
 
 class WithinBudgetError(PlanError):
     """A budget that the network is within already."""
+
+
+class OutOfReachError(PlanError):
+    """A budget that no cut within the limits meets."""
 
 
 class DeviceError(PruneError):

@@ -121,6 +121,17 @@ def test_no_group_loses_more_than_the_limit_takes_and_a_quarter(
         assert after.out_channels >= 0.55 * before.out_channels
 
 
+def test_groups_lose_more_where_the_usual_limit_does_not_reach(
+    known: SyntheticMachine, dense: Path, capsys: Capture
+) -> None:
+    """Two layers that stay whole leave the others a half of the time to lose."""
+    words = _global(dense, "--latency", 0.8, "--exclude", "2-3", "--dry-run")
+    found = _latency(words, capsys)
+    assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
+    assert main([*words, "--max-ratio", "0.45"]) == 2
+    assert "within the caps" in capsys.readouterr().err
+
+
 def test_milliseconds_are_a_budget_too(
     known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:

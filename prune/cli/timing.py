@@ -6,12 +6,13 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from prune.cli import options, ranked
-from prune.errors import PlanError
+from prune.errors import OutOfReachError, PlanError
 
 if TYPE_CHECKING:
     from prune.budgeted import Wishes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prune.selection import Selected
 
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan
+_WIDER = (0.6, 0.75, 0.9)  # shares of a group that may go where less does not reach
 
 
 def add_arguments(
@@ -80,18 +82,33 @@ class Deadline:
         return min(max(1.25 - self.limit_ms / self.clock.start_ms, 0.0), 1.0)
 
     def narrow(self, wishes: Wishes, now: Subject) -> Selected:
-        """Choose channels of the subject, whole or without some blocks."""
+        """Choose channels of the subject, whole or without some blocks.
+
+        Raises:
+            OutOfReachError: it cannot be so fast.
+        """
         from prune.latency.plan import to_latency
 
-        return to_latency(
+        *caps, widest = self._caps(wishes.everywhere.max_ratio)
+        choose = partial(
+            to_latency,
             now,
             partial(ranked.scores, self.args),
             self.clock,
             limit_ms=self.limit_ms,
             criterion=wishes.criterion,
-            everywhere=wishes.everywhere,
             layers=wishes.layers,
         )
+        for cap in caps:
+            with suppress(OutOfReachError):
+                return choose(everywhere=replace(wishes.everywhere, max_ratio=cap))
+        return choose(everywhere=replace(wishes.everywhere, max_ratio=widest))
+
+    def _caps(self, own: float) -> tuple[float, ...]:
+        """List what may be tried as `max_ratio`: wider ones only where nobody has named one."""
+        if self.args.max_ratio is not None or own != self.max_ratio:
+            return (own,)
+        return (own, *(cap for cap in _WIDER if cap > own))
 
     def told(self, pruned: Darknet) -> dict[str, object]:
         """Say what was predicted of the pruned network, and what it takes; both nets in turn.

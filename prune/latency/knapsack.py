@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune.errors import PlanError
+from prune.errors import OutOfReachError
 from prune.limits import Limit, rounded
 
 Counts = NDArray[np.int64]
@@ -41,7 +41,7 @@ def allocate(
         budget: of milliseconds.
 
     Raises:
-        PlanError: within the limits there is no such network; says what is the least.
+        OutOfReachError: within the limits there is no such network; says what is the least.
     """
     limits = [limit if s is not None else Limit(0) for s, limit in zip(scores, limits, strict=True)]
     losses = [np.zeros(1) if s is None else _losses(s) for s in scores]
@@ -76,7 +76,7 @@ def _expect_reachable(
     most = [rounded(int(n), limit.most, limit) for n, limit in zip(full, limits, strict=True)]
     least = float(predict((full - np.array(most, dtype=np.int64))[None])[0])
     if least > budget:
-        raise PlanError(
+        raise OutOfReachError(
             f"a latency of {budget:.3f} ms cannot be reached: within the caps {least:.3f} ms is "
             "the least; allow more (--max-ratio, --min-channels, --round-to, --exclude), or --depth"
         )

@@ -159,7 +159,7 @@ def to_latency(
 
     Raises:
         WithinBudgetError: it is as fast as that already.
-        PlanError: it cannot be so fast.
+        OutOfReachError: it cannot be so fast.
     """
     model = clock.model(subject.net, subject.groups)
     now = float(model.ms(model.full))
