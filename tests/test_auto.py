@@ -44,9 +44,9 @@ def wish_of(folder: Path, **changes: object) -> Wish:
 class Commands:
     """Commands that answer at once, and write down what they were asked."""
 
-    def __init__(self, *, faster: float = 0.8, failing: str = "") -> None:
+    def __init__(self, *, faster: float = 0.8, least: float = 0.0, failing: str = "") -> None:
         self.said: list[list[str]] = []
-        self.faster, self.failing = faster, failing
+        self.faster, self.least, self.failing = faster, least, failing
         self.asked = DENSE_MS
 
     def __call__(self, *words: object, **_: object) -> dict[str, object]:
@@ -64,9 +64,10 @@ class Commands:
         return {"max_rel_diff": 1e-6, "bytes": 1000}
 
     def _global(self, said: list[str]) -> dict[str, object]:
-        self.asked = float(said[said.index("--latency") + 1].removesuffix("ms"))
-        if self.asked >= self.faster * DENSE_MS:
-            raise StageError("nothing to remove", 2)
+        self.asked = DENSE_MS * float(said[said.index("--latency") + 1])
+        if not self.least <= self.asked < self.faster * DENSE_MS:
+            self.said.pop()
+            raise StageError("nothing to remove, or out of reach", 2)
         Path(said[said.index("--out") + 1]).write_bytes(b"cut")
         return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
 
@@ -142,8 +143,21 @@ def test_no_more_is_asked_for_than_the_uncut_network_takes(
     commands = Commands()
     road = begun(tmp_path, commands, monkeypatch, latency=0.75)
     walk(road)
-    asked = [float(said[said.index("--latency") + 1][:-2]) for said in commands.of("global")]
-    assert asked == pytest.approx([7.5, 7.76, 7.76])
+    asked = [float(said[said.index("--latency") + 1]) for said in commands.of("global")]
+    assert asked == pytest.approx([0.75, 0.776, 0.776])
+    assert list(road.journal.stages) == list(roads.STAGES)
+
+
+def test_where_no_cut_is_deeper_the_last_one_has_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cuts come out slower than they were asked to be, and those below 4.9 ms cannot be made."""
+    commands = Commands(faster=1.0, least=4.9)
+    road = begun(tmp_path, commands, monkeypatch)
+    walk(road)
+    asked = [float(said[said.index("--latency") + 1]) for said in commands.of("global")]
+    assert asked == pytest.approx([0.5, 0.5]), "one in between was refused"
+    assert "--reconstruct" in commands.of("global")[-1]
     assert list(road.journal.stages) == list(roads.STAGES)
 
 

@@ -19,6 +19,7 @@ from prune.auto.commands import prune
 from prune.auto.journal import Facts, Journal
 from prune.bench.latency import compared, latencies_ms
 from prune.bench.runtimes import installed
+from prune.errors import StageError
 from prune.latency.form import Form
 
 TRIES = 5  # cuts until one is as fast as was asked for
@@ -104,40 +105,66 @@ def _cut(road: Road) -> Facts:
     wish, dense = road.wish, road.fact("dense", "ms")
     goal = wish.latency * dense if wish.is_share else wish.latency
     start = _deployed_ms(road, wish.weights)
-    tried: list[Facts] = [{"asked_ms": dense, "came_ms": start}]
-    out = road.file("cut.pt")
+    uncut: Facts = {"asked_ms": dense, "came_ms": start}
     if start <= (1 + NEAR) * goal:
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
-        checkpoint.save(checkpoint.load(wish.weights), out)
-        return {"goal_ms": goal, "tried": tried, "file": str(out)}
-    asked, depth = goal, wish.depth
+        checkpoint.save(checkpoint.load(wish.weights), road.file("cut.pt"))
+        return {"goal_ms": goal, "tried": [uncut], "file": str(road.file("cut.pt"))}
+    made, tried = _searched(road, dense=dense, start=start, goal=goal)
+    kept = {key: made[key] for key in ("blocks", "params", "macs", "latency", "recovery")}
+    return {"goal_ms": goal, "tried": [uncut, *tried], **kept, "file": str(road.file("cut.pt"))}
+
+
+def _searched(
+    road: Road, *, dense: float, start: float, goal: float
+) -> tuple[dict[str, object], list[Facts]]:
+    """Cut deeper or shallower until that takes `goal` ms deployed.
+
+    Args:
+        road: the run.
+        dense: ms of the network as it is.
+        start: ms of the same in the form that is deployed.
+        goal: below `start`.
+
+    Returns:
+        What the last cut, which is recovered, told of itself, and every try.
+    """
+    # Shares, not milliseconds: the cut has a clock of its own, which has drifted since.
+    asked, depth, could, most = goal / dense, road.wish.depth, 0.0, (1 - NEAR) * start / dense
+    tried: list[Facts] = []
     for _ in range(TRIES):
         # What may leave shows only after recovery, which a try for the clock can do without.
         recovery = _recovery(road) if depth == "auto" else []
-        made = prune(*_cut_words(road, asked, depth, out), *recovery)
+        try:
+            made = prune(*_cut_words(road, asked, depth), *recovery)
+        except StageError as error:
+            if not could or error.exit_code != StageError.exit_code:
+                raise
+            asked = could  # no cut is deeper: the last one has to do, and the end will say so
+            break
+        could = asked
         depth = str(len(cast("list[object]", made["blocks"])))  # chosen once: it takes minutes
-        came = _deployed_ms(road, out)
-        tried.append({"asked_ms": asked, "came_ms": came})
-        road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
-        other = min(asked * goal / came, (1 - NEAR) * start)  # more than there is cannot be left
+        came = _deployed_ms(road, road.file("cut.pt"))
+        tried.append({"asked_ms": asked * dense, "came_ms": came})
+        road.say(
+            f"a cut to {asked * dense:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal"
+        )
+        other = min(asked * goal / came, most)
         if abs(came / goal - 1) <= NEAR or other == asked:
             break
         asked, recovery = other, []
-    if not recovery:
-        made = prune(*_cut_words(road, asked, depth, out), *_recovery(road))
-    kept = {key: made[key] for key in ("params", "macs", "latency", "recovery")}
-    blocks = cast("list[object]", made["blocks"])
-    return {"goal_ms": goal, "tried": tried, "blocks": blocks, **kept, "file": str(out)}
+    return (made if recovery else prune(*_cut_words(road, asked, depth), *_recovery(road))), tried
 
 
-def _cut_words(road: Road, asked: float, depth: str, out: Path) -> list[object]:
+def _cut_words(road: Road, asked: float, depth: str) -> list[object]:
+    """Say what cuts to a share of the dense network's time, in the form that is deployed."""
     wish = road.wish
-    words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.4f}ms"]
+    words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.5f}"]
     words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
     words += ["--activation", wish.activation] if wish.activation else []
     words += ["--int8"] if wish.int8 else []
     words += ["--data", wish.data, "--depth", depth, "--seed", wish.seed]
-    return [*words, "--device", wish.device, "--out", out]
+    return [*words, "--device", wish.device, "--out", road.file("cut.pt")]
 
 
 def _recovery(road: Road) -> list[object]:
