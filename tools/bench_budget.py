@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from trials import Bench, cost, prune
 
 from prune import checkpoint, pruning
 from prune.bench.machine import machine, threads_of
-from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import Ratio, Times, in_turn, ratio, spread
+from prune.bench.runtimes import Setting
+from prune.bench.timing import Ratio, Times, ratio, spread
 from prune.latency.form import Form
-from prune.latency.plan import RUNTIMES, Clock, filled, opened
+from prune.latency.plan import RUNTIMES, Clock, filled, opened, timed_in_turn
 
 COLUMNS = (
     *("network", "MACs", "parameters", "time (95 %)", "time saved / MACs saved"),
@@ -95,14 +94,8 @@ def _cut(args: argparse.Namespace, bench: Bench, budget: str, share: float, *wor
 
 def timed(files: Sequence[Path], clock: Clock, rounds: int) -> Times:
     """Time checkpoints as they are deployed, in turn, [rounds, files]."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = []
-        for number, file in enumerate(files):
-            net = clock.form.network(checkpoint.network(checkpoint.load(file)))
-            target = Path(folder) / f"{number}.onnx"
-            path = clock.form.write(net, target, imgsz=clock.setting.imgsz)
-            runs.append(open_model(clock.form.runtime, path, clock.setting).run)
-        return in_turn(runs, rounds=rounds)
+    nets = [checkpoint.network(checkpoint.load(file)) for file in files]
+    return timed_in_turn([(net, clock.form) for net in nets], clock.setting, rounds=rounds)
 
 
 def measured(files: Mapping[str, Path], bench: Bench, clock: Clock, rounds: int) -> list[Row]:

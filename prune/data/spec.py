@@ -56,7 +56,7 @@ class DataSpec:
                 f"{of} detects {len(names)} classes ({few(names)}) but {self.path} has "
                 f"{len(self.names)} ({few(self.names)}); they must agree"
             )
-        if tuple(names) != self.names and sorted(names) == sorted(self.names):
+        if reordered(names, self.names):
             raise InputError(
                 f"{of} numbers its classes {few(names)} but {self.path} {few(self.names)}; they "
                 "must agree"
@@ -67,6 +67,11 @@ class DataSpec:
         if len(self.names) == 1:
             return self
         return replace(self, names=(ONE_CLASS,), merged=len(self.names))
+
+
+def reordered(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Tell whether two lists have the same names, numbered otherwise."""
+    return list(first) != list(second) and sorted(first) == sorted(second)
 
 
 def few(names: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ class Clock:
         )
 
     def predicted(self, net: Darknet) -> float:
-        """Predict the milliseconds of a network as it is."""
+        """Predict the milliseconds of a network in the form that is timed."""
         return self.scale * total_ms(self.table, timed(self.form.network(net), self.setting.imgsz))
 
     def anchored(self, layers: Sequence[Timed]) -> Clock:
@@ -187,23 +187,25 @@ def expect_more(ms: float, limit_ms: float, form: Form) -> None:
 def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
     """Time a network as it is beside another in the form that is deployed."""
     plain = Form(clock.form.runtime)
-    return comparison(_in_turn(((before, plain), (after, clock.form)), clock.setting))
+    return comparison(timed_in_turn(((before, plain), (after, clock.form)), clock.setting))
 
 
 def _start(net: Darknet, form: Form, setting: Setting) -> tuple[float, float]:
     """Time a network as it is and in its form, milliseconds."""
     plain = Form(form.runtime)
     forms = (plain,) if form == plain else (plain, form)
-    times = np.median(_in_turn([(net, one) for one in forms], setting), axis=0)
-    return float(times[0]), float(times[-1])
+    found = np.median(timed_in_turn([(net, one) for one in forms], setting), axis=0)
+    return float(found[0]), float(found[-1])
 
 
-def _in_turn(files: Sequence[tuple[Darknet, Form]], setting: Setting) -> Times:
-    """Time networks in forms of one runtime in turn, [rounds, files] in milliseconds."""
+def timed_in_turn(
+    files: Sequence[tuple[Darknet, Form]], setting: Setting, *, rounds: int = ROUNDS
+) -> Times:
+    """Time networks, each in its form, in turn; [rounds, files] in milliseconds."""
     with TemporaryDirectory() as folder:
         runs = []
         for number, (net, form) in enumerate(files):
             target = Path(folder) / f"{number}.onnx"
             file = form.write(form.network(net), target, imgsz=setting.imgsz)
             runs.append(open_model(form.runtime, file, setting).run)
-        return in_turn(runs, rounds=ROUNDS)
+        return in_turn(runs, rounds=rounds)

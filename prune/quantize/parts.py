@@ -15,8 +15,8 @@ import onnx
 
 from prune.errors import InputError
 
-# What bends a convolution's output before anybody else reads it.
 _MISH = ("Sub", "Div", "Softplus", "Tanh")  # the way of export.mish, and that of older files
+# What bends a convolution's output before anybody else reads it.
 ACTIVATIONS = frozenset(
     ("Sigmoid", "Mul", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", *_MISH)
 )

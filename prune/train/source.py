@@ -10,7 +10,7 @@ import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
-from prune.data.spec import few
+from prune.data.spec import few, reordered
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.models.darknet import Darknet, build, reactivated
 from prune.models.sections import expect_rgb, parse, with_classes, write
@@ -156,7 +156,7 @@ def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bo
 
 def _expect_order(weights: Path, own: Sequence[str], names: Sequence[str]) -> None:
     """Refuse classes of the same names that are numbered otherwise."""
-    if list(own) != list(names) and sorted(own) == sorted(names):
+    if reordered(own, names):
         raise InputError(
             f"{weights} has the classes {few(own)} and the data {few(names)}; both must number "
             "them alike"
