@@ -87,6 +87,22 @@ def test_replayed_passes_gather_the_same_gradients(
     assert all(not p.grad.any() for p in nets[1].parameters() if p.grad is not None)
 
 
+def test_other_modes_of_the_modules_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Tensor] = []
+
+    def noting(net: nn.Module, look: Look, images: Tensor) -> graphed._Recording:
+        recorded.append(images)
+        return _record(net, look, images)
+
+    monkeypatch.setattr(graphed, "_record", noting)
+    net, images = Net(), torch.rand(2, 3, 4, 4)
+    passes = Graphed(net, lambda pictures: Views(net(pictures)), images.shape)
+    for trains in (True, True, False, False):
+        net.first.train(trains)
+        passes.forward(images)
+    assert len(recorded) == 2
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a recording needs a GPU")
 def test_a_recording_computes_what_it_was_made_of() -> None:
     device = torch.device("cuda")

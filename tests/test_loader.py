@@ -116,6 +116,17 @@ def test_epoch_and_seed_change_the_batches(spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_without_mosaics_is_that_of_a_recipe_without(spec: DataSpec, workers: int) -> None:
+    loader, plain = training(spec, workers=workers), training(spec, hyp={**HYP, "mosaic": 0.0})
+    with_mosaics = epochs(loader)[1]
+    loader.set_epoch(1, mosaics=False)
+    plain.set_epoch(1)
+    assert digest(loader) == digest(plain)
+    loader.set_epoch(1)
+    assert digest(loader) == with_mosaics
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_epoch_can_be_entered_in_the_middle(spec: DataSpec, workers: int) -> None:
     loader = training(spec, workers=workers)
     whole = epochs(loader)[1]

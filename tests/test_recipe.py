@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prune import checkpoint, device
 from prune.cli import main, outcome
+from prune.data.loader import TrainLoader
 from prune.errors import DeviceError
 from prune.train import progress
 from prune.train.log import Log
@@ -124,6 +125,38 @@ def test_frozen_layers_stay_to_the_bit(
     layers = {int(name.split(".")[1]) for name in kept}
     assert layers == {0, 1, 3}
     assert kept == {name for name in after if int(name.split(".")[1]) in layers}
+
+
+@pytest.mark.parametrize(
+    ("share", "stands", "mosaics"),
+    [(1.0, True, [False] * 4), (0.5, False, [True, True, False, False]), (0.0, False, [True] * 4)],
+)
+def test_a_run_ends_as_the_network_will_be_used(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    stands: bool,
+    mosaics: list[bool],
+) -> None:
+    asked: list[bool] = []
+    choose = TrainLoader.set_epoch
+
+    def noting(loader: TrainLoader, epoch: int, **more: Any) -> None:
+        asked.append(more["mosaics"])
+        choose(loader, epoch, **more)
+
+    monkeypatch.setattr(TrainLoader, "set_epoch", noting)
+    hyp, start = tmp_path / "hyp.yaml", tiny.weights(tmp_path)
+    hyp.write_text(f"close_mosaic: {share}\nclose_norms: {share}\n")
+    words = ("--weights", start, "--epochs", 4, "--hyp", hyp)
+    broken_and_resumed(train, tmp_path, monkeypatch, *words, after=3)
+    assert asked[:4] == mosaics
+    before = checkpoint.load(start).model
+    after = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt").model
+    moved = {name.split(".")[-1] for name in after if not after[name].equal(before[name])}
+    assert {"weight", "bias"} <= moved
+    assert stands != ("running_var" in moved)
 
 
 @pytest.mark.parametrize(

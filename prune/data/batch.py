@@ -38,11 +38,15 @@ class Batch(NamedTuple):
 
 
 class TrainKey(NamedTuple):
-    """Names one process's share of a training batch: epoch, place of its first sample, pictures."""
+    """Names one process's share of a training batch: epoch, place of its first sample, pictures.
+
+    `mosaics` tells whether any may be a mosaic.
+    """
 
     epoch: int
     first: int
     indices: tuple[int, ...]
+    mosaics: bool = True
 
 
 def generator(seed: int, epoch: int, position: int) -> Generator:
@@ -69,6 +73,7 @@ def training_batch(
     if not key.indices:
         nothing = torch.zeros((0, 3, pictures.imgsz, pictures.imgsz), dtype=torch.uint8)
         return Batch(nothing, torch.zeros((0, 6)), [], [])
+    hyp = hyp if key.mosaics else {**hyp, "mosaic": 0.0}
     samples = [
         training_sample(pictures, index, hyp=hyp, rng=generator(seed, key.epoch, position))
         for position, index in enumerate(key.indices, start=key.first)

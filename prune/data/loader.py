@@ -83,7 +83,12 @@ class TrainLoader(Loader):
         super().__init__(make, self._order, count=len(self._order), workers=workers)
 
     def set_epoch(
-        self, epoch: int, *, start: int = 0, weights: NDArray[np.float64] | None = None
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        weights: NDArray[np.float64] | None = None,
+        mosaics: bool = True,
     ) -> None:
         """Choose the epoch that the next iteration gives, and the number of its first batch.
 
@@ -95,8 +100,10 @@ class TrainLoader(Loader):
             start: its first batch.
             weights: draw as many pictures as there are in proportion to these, [pictures], each as
                 often as it comes; without them every picture comes once.
+            mosaics: whether any picture may be one.
         """
         self._order.epoch, self._order.start, self._order.weights = epoch, start, weights
+        self._order.mosaics = mosaics
 
     def size(self, batch: int) -> int:
         """Return how many pictures a batch has, all processes' shares together."""
@@ -230,6 +237,7 @@ class _Order:
         self.part = part
         self.epoch = self.start = 0
         self.weights: NDArray[np.float64] | None = None
+        self.mosaics = True
 
     def __len__(self) -> int:
         return -(-self.pictures // self.batch_size)
@@ -245,7 +253,7 @@ class _Order:
             begin = batch * self.batch_size
             own = share(self.size(batch), self.part)
             indices = tuple(order[begin + own.start : begin + own.stop])
-            yield TrainKey(self.epoch, begin + own.start, indices)
+            yield TrainKey(self.epoch, begin + own.start, indices, self.mosaics)
 
     def size(self, batch: int) -> int:
         return min(self.batch_size, self.pictures - batch * self.batch_size)

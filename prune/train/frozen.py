@@ -27,9 +27,15 @@ def freeze(net: Darknet, layers: Sequence[int]) -> int:
     return sum(parameter.numel() for parameter in chosen)
 
 
-def training_mode(net: nn.Module) -> None:
-    """Put a network in training mode, but for BatchNorms that do not train."""
+def training_mode(net: nn.Module, *, norms: bool = True) -> None:
+    """Put a network in training mode, but for BatchNorms that do not train.
+
+    Args:
+        net: the network.
+        norms: whether BatchNorms normalise by the batch, and learn its statistics; otherwise all
+            go by what they have learned, as they will in use.
+    """
     net.train()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+        if isinstance(module, nn.BatchNorm2d) and not (norms and module.weight.requires_grad):
             module.eval()

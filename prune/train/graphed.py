@@ -34,12 +34,16 @@ class _Recording:
 class Graphed:
     """Passes that replay a recording where pictures have its shape.
 
+    A recording holds which modules were in training mode; where others are, it is made anew.
+
     Gradients live in memory of their own for as long as this does: the recording adds to them.
     """
 
     def __init__(self, net: nn.Module, look: Look, shape: Sequence[int]) -> None:
         self.net, self.look, self.shape = net, look, tuple(shape)
         self._recording: _Recording | None = None
+        self._modules = tuple(net.modules())
+        self._modes: tuple[bool, ...] = ()  # which of them were in training mode in the recording
         self._leaves: tuple[Tensor, ...] = ()  # of the pass that waits for its way back
 
     def forward(self, images: Tensor) -> Views:
@@ -47,7 +51,9 @@ class Graphed:
         if tuple(images.shape) != self.shape or not self.net.training:
             self._leaves = ()
             return self.look(images)
-        if self._recording is None:
+        modes = tuple(module.training for module in self._modules)
+        if self._recording is None or modes != self._modes:
+            self._recording, self._modes = None, modes  # its memory goes before the next takes some
             self._recording = _record(self.net, self.look, images)
         self._recording.images.copy_(images)
         self._recording.ahead.replay()

@@ -39,6 +39,8 @@ SCRATCH: Mapping[str, float] = {
     "fliplr": 0.5,
     "mosaic": 1.0,
     "mixup": 0.0,
+    "close_mosaic": 0.0,
+    "close_norms": 0.0,
 }
 # For weights that know their task already, pruned ones first of all: a short warm-up that does not
 # jolt the biases, and a finer finish. The step is that of scratch: a cut is far to come back from.
@@ -54,6 +56,7 @@ _POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
 _UP_TO_ONE = (
     *("lrf", "momentum", "warmup_momentum", "label_smoothing", "hsv_h", "hsv_s", "hsv_v"),
     *("translate", "scale", "flipud", "fliplr", "mosaic", "mixup"),
+    *("close_mosaic", "close_norms"),
 )
 
 

@@ -96,7 +96,9 @@ def train(
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
-        batches.set_epoch(epoch, start=at.batch, weights=_weights(run, rows, batches, origin))
+        weights = _weights(run, rows, batches, origin)
+        mosaics = not run.closes("close_mosaic", epoch)
+        batches.set_epoch(epoch, start=at.batch, weights=weights, mosaics=mosaics)
         save = partial(keep.save_within, run, rows, origin=origin, folder=log.weights)
         losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
         at = Position()
@@ -163,7 +165,7 @@ def _epoch(
 
     An epoch ends with an update, so that nothing but the weights' state crosses its border.
     """
-    training_mode(run.net)
+    training_mode(run.net, norms=not run.closes("close_norms", epoch))
     # All batches but the last have one shape. What is fastest is found by timing, which differs
     # from run to run.
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()

@@ -18,7 +18,7 @@ from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.profile import Unwatched, Watch
-from prune.train.schedule import SHAPES, Schedule, plan
+from prune.train.schedule import SHAPES, Schedule, closes, plan
 from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 from prune.train.team import Team
@@ -192,6 +192,10 @@ class Run:
         if not settings.multi_scale:
             return settings.imgsz
         return scales.side(settings.imgsz, stride=stride, seed=settings.seed, position=position)
+
+    def closes(self, what: str, epoch: int) -> bool:
+        """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0."""
+        return closes(epoch, epochs=self.settings.epochs, share=self.hyp[what])
 
     def imitates(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""

@@ -152,5 +152,10 @@ def plan(
     )
 
 
+def closes(epoch: int, *, epochs: int, share: float) -> bool:
+    """Tell whether an epoch, counted from 0, is in the last share of a run's."""
+    return epoch >= epochs - round(share * epochs)
+
+
 def _between(start: float, end: float, share: float) -> float:
     return start * (1 - share) + end * share
