@@ -1,6 +1,7 @@
 """Scoring: a network that finds every square, through the loader, NMS and back."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import onnx
 import pytest
 import squares
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prune.data import spec as data
@@ -64,6 +66,32 @@ def test_loss_is_the_mean_over_pictures(loader: Loader) -> None:
     scores = score(squares.network(), loader, squares.NAMES, device=CPU, loss=boxes_and_one)
     boxes = sum(map(len, squares.SPLIT))
     assert scores.losses == pytest.approx((boxes / len(squares.SPLIT), 1))
+
+
+def test_cores_that_share_a_batch_find_what_one_alone_finds(loader: Loader) -> None:
+    net, before = squares.network(), torch.get_num_threads()
+
+    def maps_seen(maps: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        return torch.stack([head.sum() for head in maps])
+
+    def found(cores: int) -> tuple[list[NDArray[Any]], tuple[float, ...]]:
+        torch.set_num_threads(cores)
+        try:
+            boxes = collect(
+                lambda images: net.decode(net(images)), loader, 2, device=CPU, shares=True
+            )
+            losses = score(net, loader, squares.NAMES, device=CPU, loss=maps_seen).losses
+            assert torch.get_num_threads() == cores
+        finally:
+            torch.set_num_threads(before)
+        return boxes.found, losses
+
+    (alone, loss), *shared = (found(cores) for cores in (1, 2, 5))  # batches are of three
+    for boxes, losses in shared:
+        assert losses == pytest.approx(loss, rel=1e-5)
+        assert len(boxes) == len(alone) == len(squares.SPLIT)
+        for one, other in zip(alone, boxes, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
 def test_times_are_told(loader: Loader) -> None:

@@ -26,7 +26,8 @@ from prune.data import spec
 from prune.train import source
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
-BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", "group:2e-4")}
+BUDGET, EVERY, PENALTY = "BUDGET", "EVERY", "PENALTY"
+BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", PENALTY)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Road:
     Attributes:
         base: a key of BASES, what is cut.
         teacher: whether that is also the teacher.
-        words: more options of the training; BUDGET stands for the budget, EVERY for epochs.
+        words: more options of the training; BUDGET stands for the budget, EVERY for epochs. (In
+            BASES PENALTY stands for that of sparse training.)
         at_once: whether `prune global` cuts it first.
     """
 
@@ -46,7 +48,6 @@ class Road:
     at_once: bool = True
 
 
-BUDGET, EVERY = "BUDGET", "EVERY"
 ROADS: dict[str, Road] = {
     "plain": Road(teacher=False),
     "teacher": Road(),
@@ -88,6 +89,7 @@ class Tuning(Bench):
     epochs: int = 60
     tune: int = 55
     every: int = 2
+    penalty: str = "group:2e-4"
     cut: tuple[str, ...] = field(default=())
 
 
@@ -107,6 +109,8 @@ def main() -> None:
         epochs=args.epochs,
         tune=args.tune,
         every=args.every,
+        penalty=args.sparsity,
+        hyp=args.hyp,
         cut=("--depth", args.depth, *args.cut.split()),
     )
     budgets: list[float] = args.macs
@@ -140,6 +144,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--roads", nargs="+", default=list(ROADS), choices=list(ROADS))
     parser.add_argument("--depth", default="4", help="residual blocks that leave with the widths")
     parser.add_argument("--cut", default="", help="more options of prune global, in one word")
+    parser.add_argument("--hyp", type=Path, help="a file of what all trainings do otherwise")
+    parser.add_argument("--sparsity", default="group:2e-4", help="of what is trained sparse first")
     parser.add_argument("--every", type=int, default=2, help="epochs between little cuts")
     parser.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=list(CONTROLS))
     parser.add_argument("--no-whole", action="store_true", help="no dense run of all epochs")
@@ -154,8 +160,12 @@ def base(bench: Tuning, name: str, *, whole: bool = False) -> dict[str, float]:
     """Train a detector that is cut later, or for as many epochs as all others have in the end."""
     run = f"{name}-{bench.epochs + bench.tune}" if whole else name
     epochs = bench.epochs + bench.tune if whole else bench.epochs
-    start = ("--cfg", bench.cfg)
-    return done(bench, run, lambda: trained(bench, run, start, *BASES[name], epochs=epochs))
+    start, words = ("--cfg", bench.cfg), _base_words(bench, name)
+    return done(bench, run, lambda: trained(bench, run, start, *words, epochs=epochs))
+
+
+def _base_words(bench: Tuning, name: str) -> list[str]:
+    return [bench.penalty if word == PENALTY else word for word in BASES[name]]
 
 
 def road(bench: Tuning, name: str, macs: float, seed: int) -> None:
@@ -178,12 +188,8 @@ def control(bench: Tuning, name: str, macs: float, seed: int) -> None:
     words: tuple[object, ...] = ()
     epochs = bench.epochs + bench.tune
     if way.base:
-        first = f"family-{macs}-{way.base}"
-        done(
-            bench,
-            first,
-            lambda: trained(bench, first, start, *BASES[way.base], epochs=bench.epochs),
-        )
+        first, how = f"family-{macs}-{way.base}", _base_words(bench, way.base)
+        done(bench, first, lambda: trained(bench, first, start, *how, epochs=bench.epochs))
         start, epochs = ("--weights", bench.weights(first), "--pt"), bench.tune
         words = ("--teacher", bench.weights(first))
     if way.teacher:

@@ -30,7 +30,8 @@ from prune.count import count
 class Bench:
     """Where everything lies, and what it is measured with.
 
-    `workers` load pictures for each of `jobs` processes at once; `device` is theirs.
+    `workers` load pictures for each of `jobs` processes at once; `device` is theirs. All trainings
+    follow the file `hyp`, if there is one, in what it says.
     """
 
     data: Path
@@ -41,6 +42,7 @@ class Bench:
     batch: int = 8
     workers: int = 0
     device: str = ""
+    hyp: Path | None = None
 
     def __post_init__(self) -> None:
         for folder in ("results", "weights", "plans"):
@@ -109,6 +111,7 @@ def trained(
     said += ["--epochs", epochs, "--seed", seed, "--device", bench.device]
     # Few pictures and few epochs need many steps; all networks are trained alike.
     said += ["--batch-size", bench.batch, "--nominal-batch", bench.batch]
+    said += ["--hyp", bench.hyp] if bench.hyp else []
     said += ["--cache", "ram", "--val-every", 5, "--bf16", "--workers", bench.workers]
     said += ["--project", folder.parent, "--name", name, "--exist-ok", "--no-plots"]
     if last.is_file() and checkpoint.load(last).training:

@@ -199,7 +199,9 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec) -> float:
         batch_size=_SCORED,
         workers=0,
     )
-    collected = collect(runner.detect, batches, len(spec.names), device=runner.device)
+    collected = collect(
+        runner.detect, batches, len(spec.names), device=runner.device, shares=runner.shares
+    )
     scores = collected.scores(spec.names)
     if not scores.instances:
         raise DataError(f"{spec.path}: {args.split} has no labels, so that nothing is scored")

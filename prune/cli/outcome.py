@@ -119,6 +119,7 @@ def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
         classes,
         device=job.device,
         gather=job.team.gather,
+        shares=True,
     )
     if not job.team.leads:
         return

@@ -114,6 +114,7 @@ def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collec
             bar.track(batches, total=count, task_id=task),
             len(spec.names),
             device=runner.device,
+            shares=runner.shares,
             confidence=args.conf_thres,
             iou=args.iou_thres,
         )

@@ -33,6 +33,7 @@ class Runner:
         stride: sides of a picture must be multiples of it.
         device: where pictures are put.
         shape: the one height and width it takes; None: any.
+        shares: whether several threads may detect at once; otherwise it brings its own.
     """
 
     detect: Detector
@@ -41,6 +42,7 @@ class Runner:
     stride: int
     device: torch.device
     shape: Shape | None = None
+    shares: bool = False
 
     def picture_size(self, wanted: int | None) -> int:
         """Settle the length of a picture's longer side: what is wanted, or else its own.
@@ -82,7 +84,7 @@ def _open_checkpoint(path: Path, device_name: str) -> Runner:
         with evaluating(net):
             return net.decode(net(images))
 
-    return Runner(detect, tuple(loaded.names), loaded.imgsz, net.stride, chosen)
+    return Runner(detect, tuple(loaded.names), loaded.imgsz, net.stride, chosen, shares=True)
 
 
 def _open_onnx(path: Path, device_name: str) -> Runner:

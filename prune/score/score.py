@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from prune.data import labels
 from prune.data.frames import Frame
+from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.fused import fused
 from prune.score.metrics import Boxes, Scores, evaluate
@@ -112,26 +115,18 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     Raises:
         DataError: a picture or a label of the split cannot be read.
     """
-    sums: list[Tensor] = []
-
-    def forward(images: Tensor, targets: Tensor) -> Tensor:
-        mixed = precision != torch.float32
-        with torch.autocast(device.type, precision, enabled=mixed):
-            laid = images.contiguous(memory_format=torch.channels_last) if mixed else images
-            maps = plain(laid)
-        maps = tuple(head.float() for head in maps)
-        if loss is not None:
-            sums.append(loss(maps, targets.to(device)) * len(images))
-        return net.decode(maps)
-
     with evaluating(net):
-        plain = fused(net)
-        collected = _collect(
-            forward, loader, len(names), device=device, confidence=confidence, iou=iou
-        )
-    if sums:
-        collected.losses = list(torch.stack(sums).cpu())
+        heads = partial(_mapped, fused(net), precision=precision)
+        look = _Look(heads, net.decode, confidence, iou, device)
+        collected = _collect(look, loader, len(names), loss=loss)
     return (together(gather(collected)) if gather else collected).scores(names)
+
+
+def _mapped(net: Darknet, images: Tensor, *, precision: torch.dtype) -> tuple[Tensor, ...]:
+    mixed = precision != torch.float32
+    with torch.autocast(images.device.type, precision, enabled=mixed):
+        laid = images.contiguous(memory_format=torch.channels_last) if mixed else images
+        return tuple(head.float() for head in net(laid))
 
 
 def collect(
@@ -143,17 +138,21 @@ def collect(
     confidence: float = 0.001,
     iou: float = 0.65,
     gather: Gather | None = None,
+    shares: bool = False,
 ) -> Collected:
-    """Run any detector, a network or an exported file, over a split; arguments as in `score`."""
+    """Run any detector, a network or an exported file, over a split; arguments as in `score`.
 
-    def forward(images: Tensor, _: Tensor) -> Tensor:
-        return detector(images)
-
+    `shares` tells that the detector may run in several threads at once.
+    """
+    look = _Look(lambda images: (detector(images),), _alone, confidence, iou, device)
     with torch.inference_mode():
-        collected = _collect(
-            forward, loader, classes, device=device, confidence=confidence, iou=iou
-        )
+        collected = _collect(look, loader, classes, shares=shares)
     return together(gather(collected)) if gather else collected
+
+
+def _alone(maps: tuple[Tensor, ...]) -> Tensor:
+    (decoded,) = maps
+    return decoded
 
 
 @contextmanager
@@ -168,25 +167,64 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         net.train(before)
 
 
+class _Seen(NamedTuple):
+    """What a look at some pictures gave, and the seconds it took."""
+
+    maps: tuple[Tensor, ...]
+    found: list[Tensor]
+    forward_s: float
+    nms_s: float
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Looks at pictures; safe in several threads if `heads` is.
+
+    Attributes:
+        heads: images [N, 3, H, W] float 0..1 -> the network's maps.
+        decode: maps -> [N, boxes, 5 + classes].
+        confidence, iou: NMS's thresholds.
+        device: where the pictures are put.
+    """
+
+    heads: Callable[[Tensor], tuple[Tensor, ...]]
+    decode: Callable[[tuple[Tensor, ...]], Tensor]
+    confidence: float
+    iou: float
+    device: torch.device
+
+    def __call__(self, images: Tensor) -> _Seen:
+        """See what is in pictures, uint8 [N, 3, H, W]."""
+        with torch.inference_mode():
+            pictures = images.to(self.device, non_blocking=True).float() / 255
+            started = _now(self.device)
+            maps = self.heads(pictures)
+            decoded = self.decode(maps)
+            between = _now(self.device)
+            found = detections(decoded, confidence=self.confidence, iou=self.iou)
+            return _Seen(maps, found, between - started, _now(self.device) - between)
+
+
 def _collect(
-    forward: Callable[[Tensor, Tensor], Tensor],
+    look: _Look,
     loader: Iterable[Batch],
     classes: int,
     *,
-    device: torch.device,
-    confidence: float,
-    iou: float,
+    loss: Loss | None = None,
+    shares: bool = True,
 ) -> Collected:
-    collected = Collected()
-    for batch in loader:
-        images = batch.images.to(device, non_blocking=True).float() / 255  # [N, 3, H, W]
-        started = _now(device)
-        decoded = forward(images, batch.targets)
-        between = _now(device)
-        found = detections(decoded, confidence=confidence, iou=iou)
-        collected.forward_s += between - started
-        collected.nms_s += _now(device) - between
-        collected.add(found, batch, classes)
+    collected, losses = Collected(), []
+    with sharing(look.device, shares=shares) as share:
+        for batch in loader:
+            parts: list[_Seen] = share(look, batch.images)
+            collected.forward_s += mean(part.forward_s for part in parts)
+            collected.nms_s += mean(part.nms_s for part in parts)
+            collected.add(chain.from_iterable(part.found for part in parts), batch, classes)
+            if loss is not None:
+                maps = tuple(map(torch.cat, zip(*(part.maps for part in parts), strict=True)))
+                losses.append(loss(maps, batch.targets.to(look.device)) * len(batch.images))
+    if losses:
+        collected.losses = list(torch.stack(losses).cpu())
     return collected
 
 
