@@ -44,13 +44,16 @@ SCRATCH: Mapping[str, float] = {
 }
 # For weights that know their task already, pruned ones first of all: a short warm-up that does not
 # jolt the biases, and a finer finish. The step is that of scratch: a cut is far to come back from.
-# What a cut leaves narrow can be thrown far by one batch: the norm of gradients is limited.
+# What a cut leaves narrow can be thrown far by one batch: the norm of gradients is limited. And its
+# running statistics can be a few pictures' alone: the end of the run learns to do with them.
 FINETUNE: Mapping[str, float] = {
     **SCRATCH,
     "lrf": 0.05,
     "warmup_epochs": 1.0,
     "warmup_bias_lr": 0.005,
     "clip": 10.0,
+    "close_mosaic": 0.15,
+    "close_norms": 0.3,
 }
 _POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
 _UP_TO_ONE = (
