@@ -80,6 +80,19 @@ def test_a_run_from_nothing_can_be_pruned_as_it_goes(train: Train, tmp_path: Pat
     assert share <= 0.6 * _macs(tiny.weights(tmp_path))
 
 
+def test_what_the_last_cut_left_learns_its_statistics_before_they_stand() -> None:
+    settings = Settings(epochs=6, imgsz=tiny.SIZE, best_after=3)
+    recipe = {**hyp.SCRATCH, "close_norms": 0.7}
+    run = start(
+        build(tiny.CFG.format(width=12)),
+        3,
+        settings=settings,
+        hyp=recipe,
+        device=torch.device("cpu"),
+    )
+    assert [run.closes("close_norms", epoch) for epoch in range(6)] == [False] * 4 + [True] * 2
+
+
 @pytest.mark.parametrize("epoch", [1, 2], ids=["between cuts", "after the last"])
 def test_a_resumed_run_ends_with_the_same_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int

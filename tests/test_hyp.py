@@ -1,9 +1,11 @@
 """Hyper-parameters: the files in cfg/hyp, and what a user's file may hold."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from prune.cli.recipe import hyper_parameters
 from prune.data.samples import HYP_KEYS
 from prune.errors import InputError
 from prune.train import hyp
@@ -30,6 +32,15 @@ def test_what_a_file_leaves_out_of_a_fine_tuning_stays_fine_tuning(tmp_path: Pat
     path = tmp_path / "mine.yaml"
     path.write_text("clip: 3\n")
     assert hyp.load(path, base=hyp.FINETUNE) == {**hyp.FINETUNE, "clip": 3.0}
+
+
+def test_a_run_older_than_a_hyper_parameter_goes_on_without_it(tmp_path: Path) -> None:
+    own = {key: value for key, value in hyp.FINETUNE.items() if key != "close_norms"}
+    hyp.save(own, tmp_path / "hyp.yaml")
+    args = Namespace(hyp=tmp_path / "hyp.yaml", weights=tmp_path / "start.pt", resume=None)
+    assert hyper_parameters(args) == hyp.FINETUNE
+    args.resume = tmp_path / "last.pt"
+    assert hyper_parameters(args) == {**hyp.FINETUNE, "close_norms": 0.0}
 
 
 def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from prune.cli.recipe import SCHEDULES
 from prune.errors import InputError
 from prune.train.hyp import SCRATCH
 from prune.train.run import Settings
-from prune.train.schedule import SHAPES, closes, plan, plateau_factor
+from prune.train.schedule import SHAPES, in_last_share, plan, plateau_factor
 
 LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up
 
@@ -43,7 +43,7 @@ def test_updates_are_counted_as_they_come(epochs: int) -> None:
     ("share", "closed"), [(0.0, []), (0.3, [7, 8, 9]), (0.04, []), (1.0, list(range(10)))]
 )
 def test_the_last_share_of_epochs_is_counted_from_the_end(share: float, closed: list[int]) -> None:
-    assert [n for n in range(10) if closes(n, epochs=10, share=share)] == closed
+    assert [n for n in range(10) if in_last_share(n, epochs=10, share=share)] == closed
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

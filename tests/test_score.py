@@ -18,6 +18,7 @@ from prune.data.loader import Loader, score_loader
 from prune.errors import CheckpointError, DeviceError, InputError
 from prune.export.onnx import export
 from prune.score import metrics, plots
+from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.runtime import open_weights
 from prune.score.score import collect, score
@@ -92,6 +93,30 @@ def test_cores_that_share_a_batch_find_what_one_alone_finds(loader: Loader) -> N
         assert len(boxes) == len(alone) == len(squares.SPLIT)
         for one, other in zip(alone, boxes, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "parts"),
+    [
+        (0, [(0, 4)]),
+        (1, [(1, 4)]),
+        (2, [(1, 2)] * 2),
+        (3, [(1, 1)] * 3),
+        (6, [(2, 1), (2, 1), (1, 1), (1, 1)]),
+    ],
+)
+def test_no_core_is_idle(pictures: int, parts: list[tuple[int, int]]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with sharing(CPU) as share:
+            seen = share(
+                lambda part: (len(part), torch.get_num_threads()), torch.zeros(pictures, 1)
+            )
+        assert seen == parts
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_times_are_told(loader: Loader) -> None:

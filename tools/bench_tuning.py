@@ -26,8 +26,6 @@ from prune.data import spec
 from prune.train import source
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
-BUDGET, EVERY, PENALTY = "BUDGET", "EVERY", "PENALTY"
-BASES: dict[str, tuple[str, ...]] = {"dense": (), "sparse": ("--sparsity", PENALTY)}
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,9 @@ class Road:
     """One way from a trained detector to a small one.
 
     Attributes:
-        base: a key of BASES, what is cut.
+        base: what is cut, trained plainly ("dense") or with a penalty ("sparse").
         teacher: whether that is also the teacher.
-        words: more options of the training; BUDGET stands for the budget, EVERY for epochs. (In
-            BASES PENALTY stands for that of sparse training.)
+        words: more options of the training; BUDGET stands for the budget, EVERY for epochs.
         at_once: whether `prune global` cuts it first.
     """
 
@@ -48,6 +45,7 @@ class Road:
     at_once: bool = True
 
 
+BUDGET, EVERY = "BUDGET", "EVERY"
 ROADS: dict[str, Road] = {
     "plain": Road(teacher=False),
     "teacher": Road(),
@@ -65,7 +63,7 @@ class Control:
 
     Attributes:
         teacher: whether the dense detector is its teacher.
-        base: a key of BASES: it is trained like that first, then on with itself as teacher, so that
+        base: as a road's: it is trained like that first, then on with itself as teacher, so that
             what a second stage adds is not put down to pruning. Empty: one stage.
     """
 
@@ -133,7 +131,9 @@ def main() -> None:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of results and weights")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of results and weights, of one recipe"
+    )
     parser.add_argument("--cfg", type=Path, default=CFG)
     parser.add_argument("--img-size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -165,7 +165,7 @@ def base(bench: Tuning, name: str, *, whole: bool = False) -> dict[str, float]:
 
 
 def _base_words(bench: Tuning, name: str) -> list[str]:
-    return [bench.penalty if word == PENALTY else word for word in BASES[name]]
+    return ["--sparsity", bench.penalty] if name == "sparse" else []
 
 
 def road(bench: Tuning, name: str, macs: float, seed: int) -> None:

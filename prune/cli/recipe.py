@@ -137,12 +137,14 @@ def freeze(args: argparse.Namespace, net: Darknet, say: Callable[[str], None]) -
 def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:
     """Read --hyp, or choose the recipe that suits the start.
 
+    A run that is taken up has a whole file of its own. What that lacks came later, and is off.
+
     Raises:
         InputError: a file that cannot be used.
     """
     from prune.train import hyp
 
-    base = hyp.SCRATCH if args.weights is None else hyp.FINETUNE
+    base = hyp.SCRATCH if args.weights is None or args.resume else hyp.FINETUNE
     return base if args.hyp is None else hyp.load(args.hyp, base=base)
 
 

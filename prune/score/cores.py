@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -27,19 +28,38 @@ class Share(Protocol):
 def sharing(device: torch.device, *, shares: bool = True) -> Iterator[Share]:
     """Yield what gives each core a part of a batch; the whole to a GPU, or to one core alone.
 
-    As many threads work as torch has of its own, each with one of torch's. What they call must
-    change nothing that the others read, and enter inference mode itself: a mode is a thread's own.
+    As many threads of torch's own as there were compute: one in each part, or more where the batch
+    has fewer pictures than there are cores. What is called must change nothing that the others
+    read, and enter inference mode itself: a mode is a thread's own.
 
     Args:
         device: where the pictures are.
         shares: whether what is called may run in several threads at once.
     """
-    count = torch.get_num_threads()
-    if device.type != "cpu" or count == 1 or not shares:
-        yield lambda work, images: [work(images)]
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores == 1 or not shares:
+        yield _whole
         return
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield lambda work, images: list(pool.map(work, images.chunk(count)))
-        finally:
-            torch.set_num_threads(count)  # the threads' wish holds for MKL as a whole
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            yield partial(_parts, pool, cores)
+    finally:
+        torch.set_num_threads(cores)  # threads born from now on get what was asked for last
+
+
+def _whole(work: Callable[[Tensor], T], images: Tensor) -> list[T]:
+    return [work(images)]
+
+
+def _parts(
+    pool: ThreadPoolExecutor, cores: int, work: Callable[[Tensor], T], images: Tensor
+) -> list[T]:
+    count = min(cores, len(images))
+    if count <= 1:
+        return _whole(work, images)
+
+    def one(part: Tensor) -> T:
+        torch.set_num_threads(cores // count)  # of this thread
+        return work(part)
+
+    return list(pool.map(one, images.tensor_split(count)))

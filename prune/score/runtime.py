@@ -16,7 +16,7 @@ from prune import checkpoint, device
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError
 from prune.score.fused import fused
-from prune.score.score import Detector, evaluating
+from prune.score.score import Detector
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -81,7 +81,7 @@ def _open_checkpoint(path: Path, device_name: str) -> Runner:
     net = fused(checkpoint.network(loaded).to(chosen))
 
     def detect(images: Tensor) -> Tensor:
-        with evaluating(net):
+        with torch.inference_mode():  # the caller's thread may be a new one
             return net.decode(net(images))
 
     return Runner(detect, tuple(loaded.names), loaded.imgsz, net.stride, chosen, shares=True)

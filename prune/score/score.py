@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,7 +36,10 @@ Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 
 @dataclass
 class Collected:
-    """What a pass over a split gave, one array a picture (see metrics.py), and what it took."""
+    """What a pass over a split gave, one array a picture (see metrics.py), and what it took.
+
+    Where cores share a batch, its seconds are those of the slowest.
+    """
 
     truth: list[Boxes] = field(default_factory=list)
     found: list[Boxes] = field(default_factory=list)
@@ -178,7 +180,7 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at pictures; safe in several threads if `heads` is.
+    """Looks at pictures; safe in several threads if `heads` and `decode` are.
 
     Attributes:
         heads: images [N, 3, H, W] float 0..1 -> the network's maps.
@@ -217,8 +219,8 @@ def _collect(
     with sharing(look.device, shares=shares) as share:
         for batch in loader:
             parts: list[_Seen] = share(look, batch.images)
-            collected.forward_s += mean(part.forward_s for part in parts)
-            collected.nms_s += mean(part.nms_s for part in parts)
+            collected.forward_s += max(part.forward_s for part in parts)
+            collected.nms_s += max(part.nms_s for part in parts)
             collected.add(chain.from_iterable(part.found for part in parts), batch, classes)
             if loss is not None:
                 maps = tuple(map(torch.cat, zip(*(part.maps for part in parts), strict=True)))

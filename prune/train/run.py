@@ -18,7 +18,7 @@ from prune.train.graphed import Graphed
 from prune.train.optimiser import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.profile import Unwatched, Watch
-from prune.train.schedule import SHAPES, Schedule, closes, plan
+from prune.train.schedule import SHAPES, Schedule, in_last_share, plan
 from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
 from prune.train.team import Team
@@ -194,8 +194,13 @@ class Run:
         return scales.side(settings.imgsz, stride=stride, seed=settings.seed, position=position)
 
     def closes(self, what: str, epoch: int) -> bool:
-        """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0."""
-        return closes(epoch, epochs=self.settings.epochs, share=self.hyp[what])
+        """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0.
+
+        What the last cut of a run that prunes left has a whole epoch first: its BatchNorms learn
+        their statistics anew.
+        """
+        settled = not self.settings.best_after or epoch > self.settings.best_after
+        return settled and in_last_share(epoch, epochs=self.settings.epochs, share=self.hyp[what])
 
     def imitates(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""

@@ -152,7 +152,7 @@ def plan(
     )
 
 
-def closes(epoch: int, *, epochs: int, share: float) -> bool:
+def in_last_share(epoch: int, *, epochs: int, share: float) -> bool:
     """Tell whether an epoch, counted from 0, is in the last share of a run's."""
     return epoch >= epochs - round(share * epochs)
 
