@@ -105,9 +105,10 @@ def _gates(
             seen = inputs.view_as(inputs)  # what other readers of the same tensor do stays apart
             if not seen.requires_grad:
                 seen.requires_grad_()
+            values = inputs.detach()  # a hook that held `seen` itself would keep both for good
 
             def add(gradient: Tensor) -> None:
-                rows = _by_channel(layers[name], seen.detach() * gradient)  # [N, inputs]
+                rows = _by_channel(layers[name], values * gradient)  # [N, inputs]
                 own[name] = own[name] + rows if name in own else rows
 
             seen.register_hook(add)  # type: ignore[no-untyped-call]  # torch has no types here
