@@ -118,17 +118,21 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
         DataError: a picture or a label of the split cannot be read.
     """
     with evaluating(net):
-        heads = partial(_mapped, fused(net), precision=precision)
-        look = _Look(heads, net.decode, confidence, iou, device)
+        see = partial(_maps_and_boxes, fused(net), precision=precision)
+        look = _Look(see, confidence, iou, device)
         collected = _collect(look, loader, len(names), loss=loss)
     return (together(gather(collected)) if gather else collected).scores(names)
 
 
-def _mapped(net: Darknet, images: Tensor, *, precision: torch.dtype) -> tuple[Tensor, ...]:
+def _maps_and_boxes(
+    net: Darknet, images: Tensor, *, precision: torch.dtype
+) -> tuple[tuple[Tensor, ...], Tensor]:
     mixed = precision != torch.float32
     with torch.autocast(images.device.type, precision, enabled=mixed):
         laid = images.contiguous(memory_format=torch.channels_last) if mixed else images
-        return tuple(head.float() for head in net(laid))
+        maps = net(laid)
+    maps = tuple(head.float() for head in maps)
+    return maps, net.decode(maps)
 
 
 def collect(
@@ -146,15 +150,9 @@ def collect(
 
     `shares` tells that the detector may run in several threads at once.
     """
-    look = _Look(lambda images: (detector(images),), _alone, confidence, iou, device)
-    with torch.inference_mode():
-        collected = _collect(look, loader, classes, shares=shares)
+    look = _Look(lambda images: ((), detector(images)), confidence, iou, device)
+    collected = _collect(look, loader, classes, shares=shares)
     return together(gather(collected)) if gather else collected
-
-
-def _alone(maps: tuple[Tensor, ...]) -> Tensor:
-    (decoded,) = maps
-    return decoded
 
 
 @contextmanager
@@ -180,17 +178,16 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at pictures; safe in several threads if `heads` and `decode` are.
+    """Looks at pictures; safe in several threads if `see` is.
 
     Attributes:
-        heads: images [N, 3, H, W] float 0..1 -> the network's maps.
-        decode: maps -> [N, boxes, 5 + classes].
+        see: images [N, 3, H, W] float 0..1 -> maps, if they are wanted, and decoded boxes
+            [N, boxes, 5 + classes].
         confidence, iou: NMS's thresholds.
         device: where the pictures are put.
     """
 
-    heads: Callable[[Tensor], tuple[Tensor, ...]]
-    decode: Callable[[tuple[Tensor, ...]], Tensor]
+    see: Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]
     confidence: float
     iou: float
     device: torch.device
@@ -200,8 +197,7 @@ class _Look:
         with torch.inference_mode():
             pictures = images.to(self.device, non_blocking=True).float() / 255
             started = _now(self.device)
-            maps = self.heads(pictures)
-            decoded = self.decode(maps)
+            maps, decoded = self.see(pictures)
             between = _now(self.device)
             found = detections(decoded, confidence=self.confidence, iou=self.iou)
             return _Seen(maps, found, between - started, _now(self.device) - between)
