@@ -80,13 +80,18 @@ def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
 def _named(said: Path) -> Path:
     """Return the last.pt that a file, a run's folder or its folder of weights stands for.
 
-    It need not be there where nothing else is: the run was killed before it saved.
+    It need not be there where nothing else is, or nothing but the best weights of a run without
+    figures, which come after last.pt: the run was killed before it had saved.
     """
+    from prune.train.keep import BEST
+
     if said.is_dir():
         own = (said / "weights").is_dir() or (said / "opt.yaml").is_file()
         said = said / "weights" / "last.pt" if own else said / "last.pt"
-    there = sorted(path.name for path in said.parent.glob("*.pt"))
-    if said.name != "last.pt" or (there and not said.is_file()):
+    there = sorted(path.name for path in said.parent.glob("[!.]*.pt"))  # a kill leaves hidden ones
+    figures = (said.parent.parent / "results.csv").is_file()
+    left = [name for name in there if figures or name not in {f"{best}.pt" for best in BEST}]
+    if said.name != "last.pt" or (left and not said.is_file()):
         raise InputError(
             f"cannot resume {said}: resume takes a run's last.pt, and {said.parent} holds "
             f"{', '.join(there) or 'no weights'}"
