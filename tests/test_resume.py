@@ -91,6 +91,19 @@ def test_a_run_whose_last_is_gone_is_not_begun_anew_over_its_best(
     assert "holds best.pt" in _refusal(capsys, str(broken))
 
 
+@pytest.mark.parametrize("left", ["best.pt", "epoch001.pt", ".last-part-abcdefgh.pt"])
+def test_a_run_killed_amid_its_first_save_begins_anew(
+    broken: Path, capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    for path in (*broken.parent.iterdir(), Path("runs/exp/results.csv")):
+        path.unlink()  # as they are before last.pt: a kill of that moment cannot be hit at will
+    broken.with_name(left).write_bytes(b"half a file, or a whole one: it is not read")
+    assert main(["train", "--resume", str(broken)]) == 0
+    assert "has no weights yet; the run begins anew" in capsys.readouterr().err
+    assert len(Path("runs/exp/results.csv").read_text().splitlines()) == 3
+    assert not broken.with_name(".last-part-abcdefgh.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("inside", "named"),
     [

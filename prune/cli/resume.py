@@ -61,11 +61,7 @@ def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
     Raises:
         InputError: a file that is needed is among them, or one cannot be removed.
     """
-    from prune.train.keep import BEST
-
-    weights = folder / "weights"
-    kept = [weights / f"{name}.pt" for name in ("last", *BEST)]
-    kept += sorted(weights.glob("epoch[0-9]*.pt"))
+    kept = _kept(folder / "weights")
     for path in needed:
         if path is not None and path.resolve() in [one.resolve() for one in kept]:
             raise InputError(f"{path} lies where the new run's weights go; choose another --name")
@@ -77,24 +73,32 @@ def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
             raise InputError(f"cannot remove {path}: {error.strerror}") from error
 
 
+def _kept(weights: Path) -> list[Path]:
+    """List what a run keeps in its folder of weights, there or not."""
+    from prune.train.keep import BEST
+
+    return [
+        *(weights / f"{name}.pt" for name in ("last", *BEST)),
+        *sorted(weights.glob("epoch[0-9]*.pt")),
+    ]
+
+
 def _named(said: Path) -> Path:
     """Return the last.pt that a file, a run's folder or its folder of weights stands for.
 
-    It need not be there where nothing else is, or nothing but the best weights of a run without
-    figures, which come after last.pt: the run was killed before it had saved.
+    It need not be there if the run was killed amid its first save: last.pt is written last, and
+    figures after it. Where there are figures, or another's weights, it was lost otherwise.
     """
-    from prune.train.keep import BEST
-
     if said.is_dir():
         own = (said / "weights").is_dir() or (said / "opt.yaml").is_file()
         said = said / "weights" / "last.pt" if own else said / "last.pt"
-    there = sorted(path.name for path in said.parent.glob("[!.]*.pt"))  # a kill leaves hidden ones
+    there = sorted(said.parent.glob("[!.]*.pt"))  # parts that a kill left are hidden
     figures = (said.parent.parent / "results.csv").is_file()
-    left = [name for name in there if figures or name not in {f"{best}.pt" for best in BEST}]
-    if said.name != "last.pt" or (left and not said.is_file()):
+    lost = there if figures else set(there).difference(_kept(said.parent))
+    if said.name != "last.pt" or (lost and not said.is_file()):
         raise InputError(
             f"cannot resume {said}: resume takes a run's last.pt, and {said.parent} holds "
-            f"{', '.join(there) or 'no weights'}"
+            f"{', '.join(path.name for path in there) or 'no weights'}"
         )
     unknown = said.parent.name in ("", "..")  # pathlib knows no parent of these
     return said.resolve() if unknown else said
