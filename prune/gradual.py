@@ -185,7 +185,7 @@ def _subject(run: Run, origin: Origin) -> Subject:
 def _chosen(
     subject: Subject, budget: Budget, *, run: Run, wish: Narrowing, data: DataSpec
 ) -> Selected | None:
-    """Choose what goes; nothing, if a run was taken up just after this cut."""
+    """Choose what goes; nothing, if an earlier cut went far enough."""
     wishes = budgeted.Wishes(
         allocation=budgeted.allocation_for(wish.criterion),
         criterion=wish.criterion,

@@ -201,6 +201,24 @@ def test_split_given_wins_over_the_lists(tmp_path: Path) -> None:
     assert {name: len(files) for name, files in loaded.splits.items()} == {"train": 2, "val": 1}
 
 
+@pytest.mark.parametrize("entry", ["{}", "{} -1", "{}   1", "{}.png", "JPEGImages/{}.png  0"])
+def test_lists_name_stems_or_files_with_or_without_marks(tmp_path: Path, entry: str) -> None:
+    files = {stem: ONE for stem in ("blood cell 1", "blood cell", "c.d")}
+    train, val = (entry.format(stem) + "\n" for stem in ("blood cell 1", "c.d"))
+    assert convert(voc(tmp_path / "voc", files, train=train, val=val)) == 0
+    loaded = spec.load(tmp_path / "out" / "d.yaml")
+    named = {split: [path.stem for path in paths] for split, paths in loaded.splits.items()}
+    assert named == {"train": ["blood cell 1"], "val": ["c.d"]}
+
+
+def test_lists_of_other_pictures_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(voc(tmp_path / "voc", {"a": ONE}, train="x\n", val="y\n")) == 2
+    assert "ImageSets/Main name no picture of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_folder_and_flat_folder_work_too(tmp_path: Path) -> None:
     source = three(tmp_path / "voc")
     (source / "JPEGImages").rename(source / "images")

@@ -200,3 +200,5 @@ def test_glob_finds_pictures_in_subfolders(tmp_path: Path) -> None:
 def test_files_of_one_stem_do_not_overwrite_each_other() -> None:
     paths = [Path(name) for name in ("a.jpg", "a.png", "x/b.jpg", "y/b.jpg", "c.jpg")]
     assert sources.stems(paths) == ["a_jpg", "a_png", "b_jpg", "b_jpg_2", "c"]
+    paths = [Path(name) for name in ("x/1.jpg", "y/1.jpg", "z/1_jpg_2.jpg")]
+    assert sources.stems(paths) == ["1_jpg", "1_jpg_2", "1_jpg_2_2"]

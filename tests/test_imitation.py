@@ -94,6 +94,21 @@ def test_all_cells_give_the_loss_of_the_sure_ones(monkeypatch: pytest.MonkeyPatc
         assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_a_box_without_bound_that_the_teacher_is_not_sure_of_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(imitation, "_sure", imitation._every)  # as on a GPU
+    head = Yolo(torch.tensor(ANCHORS), stride=8, classes=2, scale_x_y=1, new_coords=False)
+    values = _maps(9)[0]
+    head.split(values)[0, 0, 0, 0, 2] = 100.0  # a view: exp() of it has no finite square
+    taught = _maps(10)[0]
+    head.split(taught)[0, 0, 0, 0, 4] = -20.0
+    values.requires_grad_()
+    loss = imitation_loss([values], [taught], [head], hyp=SCRATCH)
+    (gradient,) = torch.autograd.grad(loss, values)
+    assert loss.isfinite() and gradient.isfinite().all()
+
+
 def test_descending_the_loss_alone_leads_to_the_teacher() -> None:
     taught, maps = _maps(5), [m.requires_grad_() for m in _maps(6)]
     optimiser = torch.optim.Adam(maps, lr=0.05)

@@ -50,7 +50,7 @@ def test_only_kernels_decay_and_by_the_batch_share() -> None:
 
 def test_biases_have_a_rate_of_their_own() -> None:
     optimizer = optimiser(yolor(), SCRATCH, decay_share=1)
-    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3, accumulate=1))
+    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1, 0.2]
     assert {g["momentum"] for g in optimizer.param_groups} == {0.3}
 
@@ -58,7 +58,7 @@ def test_biases_have_a_rate_of_their_own() -> None:
 def test_layers_with_a_factor_go_slower() -> None:
     net, factors = yolor(), {0: 0.5, 1: 0.5, 3: 0.25}
     optimizer = optimiser(net, SCRATCH, decay_share=1, factors=factors)
-    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3, accumulate=1))
+    tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in net.named_parameters():
         rate = 0.2 if name.endswith("bias") else 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import job, main, outcome
 from prune.models.darknet import build
 from prune.train import keep, run
 from prune.train.hyp import SCRATCH
@@ -156,8 +157,36 @@ def test_finished_runs_are_not_resumed(train: Train, capsys: pytest.CaptureFixtu
 def test_what_a_resumed_run_keeps_is_named_as_typed(
     broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", "--resume", str(broken), "--batch-size", "2", "--project", "x"]) == 0
-    assert "a resumed run keeps its own --batch-size, --project\n" in capsys.readouterr().err
+    words = ("--batch-size", "2", "--epochs", "100", "--project=x")  # 100 is what is meant unsaid
+    assert main(["train", "--resume", str(broken), *words]) == 0
+    assert (
+        "a resumed run keeps its own --batch-size, --epochs, --project" in capsys.readouterr().err
+    )
+
+
+def test_loaders_may_be_said_anew_even_as_many_as_are_meant_unsaid(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant = []
+
+    def stop(args: argparse.Namespace, *_: object) -> None:
+        meant.append(args.workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "prepare", stop)
+    assert main(["train", "--resume", str(broken)]) == 130
+    assert main(["train", "--resume", str(broken), "--workers", "2"]) == 130
+    assert meant == [0, 2]
+
+
+def test_pictures_of_an_earlier_run_do_not_stay_in_its_folder(train: Train) -> None:
+    drawn = [Path("runs/exp") / name for name in ("results.png", "pr_curve.png", "profile.txt")]
+    own = Path("runs/exp/notes.txt")
+    assert train() == 0
+    for path in (*drawn, own):
+        path.write_text("of the first run")
+    assert train("--exist-ok", "--no-plots") == 0
+    assert own.exists() and not any(path.exists() for path in drawn)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol, cast
 
 from prune import __version__
@@ -45,6 +45,13 @@ class _CommandModule(Protocol):
     def run(self, args: argparse.Namespace) -> int | None: ...
 
 
+class Options(argparse.Namespace):
+    """A command's options; `typed` names those that the command line holds, and is none of them."""
+
+    __slots__ = ("typed",)
+    typed: frozenset[str]
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line, with a guess at what was meant."""
 
@@ -75,10 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(20_000)
     module = cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
     parser = _parser(name, module)
-    args, unknown = parser.parse_known_args(rest)
+    args, unknown = parser.parse_known_args(rest, Options())
     if unknown:
-        known = _option_strings(parser)
+        known = [option for action in _actions(parser) for option in action.option_strings]
         parser.error(f"unknown argument {unknown[0]!r}{_guess(unknown[0], known)}")
+    args.typed = _typed(parser, rest)
     return _guarded(module, args)
 
 
@@ -108,6 +116,13 @@ def _parser(name: str, module: _CommandModule) -> Parser:
     return parser
 
 
+def _typed(parser: Parser, words: Sequence[str]) -> frozenset[str]:
+    """Name the options among words that this parser takes; it is of no other use afterwards."""
+    for action in _actions(parser):
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_known_args(words)[0]))
+
+
 def _overview() -> str:
     rows = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
     return (
@@ -122,12 +137,12 @@ def _hyphens(word: str) -> str:
     return option.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
-    own = list(parser._option_string_actions)
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
+        yield action
         if isinstance(action, argparse._SubParsersAction):
-            own += [s for sub in action.choices.values() for s in _option_strings(sub)]
-    return own
+            for sub in action.choices.values():
+                yield from _actions(sub)
 
 
 def _guess(word: str, known: Sequence[str] | dict[str, str]) -> str:

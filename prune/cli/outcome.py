@@ -106,7 +106,7 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | N
 
 def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     """Draw the run's figures, and what the best weights find; several processes look together."""
-    from prune.score import metrics, plots
+    from prune.score import plots
     from prune.score.fused import fused
     from prune.score.score import collect
     from prune.train import plots as pictures
@@ -124,18 +124,12 @@ def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     if not job.team.leads:
         return
     pictures.results_picture(rows, folder / "results.png")
-    pair = found.truth, found.found
     paths = next(iter(job.judge)).paths
     shown = pictures.found_image(paths, found.found[: len(paths)], names, imgsz=job.settings.imgsz)
     pictures.write(shown, folder / "val_batch0.jpg")
     if log.board is not None:
         log.board.picture("val_batch0", pictures.as_rgb(shown), len(rows))
-    precision = metrics.coco_precision(*pair, classes)[0]
-    plots.precision_recall(precision, names, folder / "pr_curve.png")
-    plots.f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")
-    plots.confusion_matrix(
-        metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png"
-    )
+    plots.score_pictures(found.truth, found.found, names, folder)
 
 
 def tell_times(watch: Stopwatch, job: Job, log: Log) -> None:

@@ -20,6 +20,11 @@ _FREE = frozenset(
         *("data", "cache", "eager", "log", "no_plots", "profile"),
     }
 )
+# What comes after the last epoch, if it is wished.
+_DRAWN = (
+    *("results.png", "pr_curve.png", "f1_curve.png", "confusion_matrix.png"),
+    *("val_batch0.jpg", "profile.txt"),
+)
 PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
 
 
@@ -50,9 +55,10 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
 
 
 def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
-    """Take an earlier run's weights out of a folder that a new one reuses (--exist-ok).
+    """Take an earlier run's weights and pictures out of a folder that a new one reuses.
 
-    Killed before it saves, the new one would otherwise be taken up with the earlier one's weights.
+    Killed before it saves, the new one would otherwise be taken up with the earlier one's weights;
+    and pictures that it does not draw would be taken for its own.
 
     Args:
         folder: the run's.
@@ -66,7 +72,8 @@ def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
         if path is not None and path.resolve() in [one.resolve() for one in kept]:
             raise InputError(f"{path} lies where the new run's weights go; choose another --name")
     # First what a run is taken up by: without it, a kill from here on leaves no half of one.
-    for path in (folder / "opt.yaml", folder / "results.csv", *kept):
+    told = ("opt.yaml", "results.csv", *_DRAWN)
+    for path in (*(folder / name for name in told), *kept):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -76,7 +76,7 @@ def _settle(args: argparse.Namespace, team: Team, say: Say) -> tuple[Path | None
 
     asked, folder = args.device, None
     if args.resume is not None:
-        folder = resume.take_up(args, _said(args), say)
+        folder = resume.take_up(args, args.typed, say)
     if args.sync_bn and team.size == 1:
         say("note: --sync-bn does nothing in one process; torchrun starts several")
     # Of several processes each has its own GPU, whichever a run had that was alone before.
@@ -174,13 +174,6 @@ def _batch_size(text: str) -> int | str:
         return text if text == "auto" else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number or auto") from None
-
-
-def _said(args: argparse.Namespace) -> set[str]:
-    """Name the options whose values are not the defaults."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return {name for name, value in vars(args).items() if value != parser.get_default(name)}
 
 
 def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from prune import runs
     from prune.cli import console
     from prune.data import spec as data
+    from prune.score import plots
     from prune.score.runtime import open_weights
 
     log = console.logger()
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         )
         if folder:
             runs.record(folder, vars(args))
-            _plots(collected, spec.names, folder)
+            plots.score_pictures(collected.truth, collected.found, spec.names, folder)
             log.info(f"plots in {folder}")
 
 
@@ -137,15 +138,3 @@ def _run_folder(args: argparse.Namespace) -> AbstractContextManager[Path | None]
     if not args.plots:
         return nullcontext()
     return runs.run_folder(args.project, args.name, exist_ok=args.exist_ok)
-
-
-def _plots(collected: Collected, names: tuple[str, ...], folder: Path) -> None:
-    from prune.score import metrics, plots
-
-    pair, classes = (collected.truth, collected.found), len(names)
-    precision = metrics.coco_precision(*pair, classes)[0]
-    plots.precision_recall(precision, names, folder / "pr_curve.png")
-    curves = metrics.confidence_curves(*pair, classes)
-    plots.f1_confidence(curves, names, folder / "f1_curve.png")
-    counts = metrics.confusion(*pair, classes)
-    plots.confusion_matrix(counts, names, folder / "confusion_matrix.png")

@@ -5,7 +5,8 @@ whole picture. From the picture's corner this is (xmin - 1, ymin - 1, xmax, ymax
 reads it too.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from prune.data.annotation import (
@@ -27,6 +28,7 @@ from prune.errors import DataError
 _ANNOTATIONS = ("Annotations", "annotations", ".")
 _PICTURES = ("JPEGImages", "images", "Images", ".")
 _LISTS = (*SPLITS, "trainval")
+_MARK = re.compile(r"\s+(-1|0|1)$")  # in a class's list: whether the picture shows it
 
 
 def read(
@@ -107,6 +109,10 @@ def _splits(
     if {"train", "val"} <= lists.keys():
         lists.pop("trainval", None)
     known = set(stems)
+    lists = {
+        name: {_stem(entry, known): line for entry, line in listed.items()}
+        for name, listed in lists.items()
+    }
     problems = [
         Problem("listed without picture or XML", paths[name], line, stem)
         for name, listed in lists.items()
@@ -114,6 +120,8 @@ def _splits(
         if stem not in known
     ]
     chosen = {name: [stem for stem in listed if stem in known] for name, listed in lists.items()}
+    if not any(chosen.values()):
+        raise DataError(f"the lists in {place} name no picture of {folder}: give --split")
     if "trainval" in chosen:
         halves = deal(chosen["trainval"], shares=(*SHARES[:2], 0), seed=seed)
         chosen |= {name: halves[name] for name in ("train", "val")}
@@ -123,12 +131,19 @@ def _splits(
 
 
 def _listed(path: Path) -> dict[str, int]:
-    """Read a list's names with their lines; what follows a name (VOC's 1, 0, -1) is left alone."""
+    """Read a list's entries with their lines."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the list: {error}") from error
-    return {line.split()[0]: i for i, line in enumerate(lines, start=1) if line.strip()}
+    return {line.strip(): i for i, line in enumerate(lines, start=1) if line.strip()}
+
+
+def _stem(entry: str, known: Collection[str]) -> str:
+    """Return the stem that a list's entry means: as it stands, without VOC's mark, or a file's."""
+    name = _MARK.sub("", entry)
+    meant = (one for one in (entry, name, Path(name).stem) if one in known)
+    return next(meant, name)
 
 
 def _without_xml(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prune.atomic import replacing
 from prune.data.pictures import Image
+from prune.score import metrics
 from prune.score.metrics import GRID, Array, Boxes, Curves
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ def _tag(image: Image, text: str, corner: tuple[int, int], background: Colour) -
     ink = (0, 0, 0) if bright > 140 else (255, 255, 255)
     place = (x, y + height + 1)
     cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+
+
+def score_pictures(
+    truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str], folder: Path
+) -> None:
+    """Draw into a folder what a score is made of (see metrics.py for the arrays)."""
+    pair, classes = (truth, found), len(names)
+    precision_recall(metrics.coco_precision(*pair, classes)[0], names, folder / "pr_curve.png")
+    f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")
+    confusion_matrix(metrics.confusion(*pair, classes), names, folder / "confusion_matrix.png")
 
 
 def precision_recall(precision: Array, names: Sequence[str], target: Path) -> None:

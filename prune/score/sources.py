@@ -1,6 +1,7 @@
 """What `detect` looks at: a file, a folder or a glob of pictures and videos."""
 
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,13 +57,12 @@ def stems(paths: Sequence[Path]) -> list[str]:
     Two pictures a.jpg and a.png, or x/1.jpg and y/1.jpg, would else overwrite each other.
     """
     count = Counter(path.stem for path in paths)
-    seen: Counter[str] = Counter()
-    names = []
+    names: dict[str, None] = {}  # in order
     for path in paths:
         name = path.stem if count[path.stem] == 1 else f"{path.stem}_{path.suffix[1:]}"
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return names
+        wished = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+        names[next(free for free in wished if free not in names)] = None
+    return list(names)
 
 
 def frames(path: Path) -> Iterator[Image]:

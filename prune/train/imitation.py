@@ -57,6 +57,8 @@ def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, 
     found, wanted, anchor = pick((values, wishes, anchors), wishes[..., 4])  # [P, ...] each
     sure = wanted[:, 4].sigmoid()
     sure = torch.where(sure > SURE, sure, 0)
+    # A weight of 0 is no help against a size without bound, whose gradient is not a number.
+    found = torch.where(sure[:, None] > 0, found, wanted)
     weights = sure / sure.sum().clamp(min=SURE)  # [P]
     overlap = ciou(_box(found, anchor, head), _box(wanted, anchor, head))
     label = _divergence(found[:, 5:], wanted[:, 5:]).mean(dim=1)

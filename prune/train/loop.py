@@ -176,14 +176,14 @@ def _epoch(
     own = whole = 0  # pictures since the last update, of this process and of all
     log.begin(epoch, run.settings.epochs, len(batches), done=at.batch)
     for index, batch in enumerate(run.watch.waits(batches), start=at.batch):
-        setting = run.schedule.at(first + index)
         with _saving(run, log, epoch + 1):
             log.batch(first + index, batch)
         pictures = batches.size(index)
         items = descend(run, batch, position=first + index, pictures=pictures, adapt=index == 0)
         waiting, own, whole = waiting + 1, own + len(batch.images), whole + pictures
         last = index + 1 == len(batches)
-        updated = waiting >= setting.accumulate or last
+        setting = run.schedule.at(first + index)
+        updated = run.schedule.due(first + index, waiting=waiting)
         if updated:
             meet(run, share=own / whole)
             update(run, setting, share=(first + index) / run.schedule.total)

@@ -74,24 +74,24 @@ def plateau_factor(fitnesses: Sequence[float], patience: int) -> float:
 
 
 class Setting(NamedTuple):
-    """The optimiser's settings at one batch; `accumulate` is how many batches make an update."""
+    """The optimiser's settings at one batch."""
 
     rate: float
     bias_rate: float
     momentum: float
-    accumulate: int
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A whole run's settings.
 
-    `total`, `warmup` and `ramp` are numbers of batches, `accumulate` is how many make an update
-    after the ramp; `shape` is a key of SHAPES, `lowered` what a plateau has left of the rate; the
-    rest are hyper-parameters.
+    `total`, `batches` (an epoch's), `warmup` and `ramp` are numbers of batches, `accumulate` is
+    how many make an update after the ramp; `shape` is a key of SHAPES, `lowered` what a plateau has
+    left of the rate; the rest are hyper-parameters.
     """
 
     total: int
+    batches: int
     warmup: int
     ramp: int
     accumulate: int
@@ -111,7 +111,6 @@ class Schedule:
             rate=warm * rate,
             bias_rate=_between(self.warmup_bias_lr, rate, warm),
             momentum=_between(self.warmup_momentum, self.momentum, warm),
-            accumulate=self.gathered(batch),
         )
 
     def gathered(self, batch: int) -> int:
@@ -119,11 +118,23 @@ class Schedule:
         grown = min(batch / self.ramp, 1.0) if self.ramp else 1.0
         return round(_between(1, self.accumulate, grown))
 
+    def due(self, batch: int, *, waiting: int) -> bool:
+        """Tell whether an update follows the batch at this position, the last of so many waiting.
+
+        The last batch of an epoch always brings one.
+        """
+        return waiting >= self.gathered(batch) or (batch + 1) % self.batches == 0
+
     def updates(self) -> int:
-        """Return about how many updates the run has."""
-        ramp = min(self.ramp, self.total)
-        early = sum(1 / self.gathered(batch) for batch in range(ramp))
-        return max(1, round(early + (self.total - ramp) / self.accumulate))
+        """Count the run's updates."""
+        epochs = math.ceil(min(self.ramp, self.total) / self.batches)  # that the ramp reaches into
+        count = waiting = 0
+        for batch in range(epochs * self.batches):
+            waiting += 1
+            if self.due(batch, waiting=waiting):
+                count, waiting = count + 1, 0
+        rest = self.total // self.batches - epochs
+        return count + rest * math.ceil(self.batches / self.accumulate)
 
     def share(self, batch: int) -> float:
         """Return the learning rate as a share of lr0, warm-up left aside."""
@@ -140,6 +151,7 @@ def plan(
     total, warmup = epochs * batches, hyp["warmup_epochs"] * batches
     return Schedule(
         total=total,
+        batches=batches,
         warmup=0 if shape == "one-cycle" else round(min(warmup, _WARMUP_SHARE * total)),
         ramp=round(max(warmup, _LEAST_RAMP)) if warmup else 0,
         accumulate=accumulate,
