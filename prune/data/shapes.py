@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numpy.random import Generator
 
 from prune.data.pictures import Image
-from prune.data.spec import SPLITS
+from prune.data.split import ranges
 from prune.data.yolo import Sample
 from prune.errors import DataError
 
@@ -42,13 +42,12 @@ def samples(
     """
     if size < 32:
         raise DataError(f"size is {size}; pictures need at least 32 pixels")
-    edges = [round(count * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
-    ranges = dict(zip(SPLITS, map(range, [0, *edges], edges), strict=False))
-    if not ranges["train"] or not ranges["val"]:
+    dealt = ranges(count, shares)
+    if not dealt["train"] or not dealt["val"]:
         raise DataError(f"{count} pictures are too few for train and val; give --images 10 or more")
     return {
         split: (_sample(index, size, seed) for index in numbers)
-        for split, numbers in ranges.items()
+        for split, numbers in dealt.items()
         if numbers
     }
 

@@ -24,10 +24,9 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
         DataError: a split with a share would get nothing.
     """
     order = sorted(stems, key=lambda stem: hashlib.sha256(f"{seed}:{stem}".encode()).digest())
-    edges = [round(len(order) * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
     dealt = {
-        name: sorted(order[low:high])
-        for name, low, high in zip(SPLITS, [0, *edges], edges, strict=False)
+        name: sorted(order[own.start : own.stop])
+        for name, own in ranges(len(order), shares).items()
     }
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not dealt[name]:
@@ -36,3 +35,9 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
                 f"; give other shares, e.g. --split 0.5,0.5,0"
             )
     return dealt
+
+
+def ranges(count: int, shares: Sequence[float]) -> dict[str, range]:
+    """Divide so many pictures in a row among train, val and test; `shares` as in `deal`."""
+    edges = [round(count * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
+    return dict(zip(SPLITS, map(range, [0, *edges], edges), strict=False))
