@@ -77,11 +77,15 @@ def _epochs(folder: Path) -> list[str]:
     return [line.split(",")[0] for line in (folder / "results.csv").read_text().splitlines()[1:]]
 
 
-@pytest.mark.parametrize("name", ["lats.pt", "best.pt"])
-def test_only_last_is_taken_up(broken: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("lats.pt", "there is no such file or folder"), ("best.pt", "resume takes a run's last.pt")],
+)
+def test_only_last_is_taken_up(
+    broken: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
+) -> None:
     line = _refusal(capsys, str(broken.with_name(name)))
-    assert line.startswith(f"prune: cannot resume {broken.with_name(name)}: ")
-    assert "resume takes a run's last.pt" in line
+    assert line.startswith(f"prune: cannot resume {broken.with_name(name)}: {why}, and ")
     assert "holds best.pt, best_ap.pt" in line
 
 

@@ -12,6 +12,8 @@ def test_sides_are_multiples_of_the_stride_within_a_third() -> None:
     assert list(scales.sides(320, stride=32)) == [224, 256, 288, 320, 352, 384, 416]
     assert list(scales.sides(64, stride=16)) == [48, 64, 80]
     assert list(scales.sides(64, stride=64)) == [64]
+    assert list(scales.sides(96, stride=32)) == [64, 96, 128]
+    assert list(scales.sides(640, stride=32)) == list(range(448, 833, 32))
 
 
 def test_a_side_is_a_function_of_seed_and_position() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prune.train.source import Source
 
 # How a run prunes as it goes, where --prune-to says that it does; the options' defaults.
-_NARROWING = {"prune_every": 2, "prune_until": 20, "prune_criterion": "fisher"}
+_NARROWING = ("prune_every", "prune_until", "prune_criterion")  # options of --prune-to
 SCHEDULES = ("cosine", "linear", "multistep", "one-cycle", "plateau")  # as prune.train.schedule's
 
 
@@ -40,6 +40,7 @@ def settings(
         InputError: a value that no run can have.
         PlanError: factors for layers that are not there.
     """
+    from prune.train import scales
     from prune.train.run import Settings
     from prune.train.sparsity import Sparsity
 
@@ -48,6 +49,11 @@ def settings(
     imgsz = -(-wanted // stride) * stride
     if imgsz != wanted:
         say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
+    if args.multi_scale and len(scales.sides(imgsz, stride=stride)) == 1:
+        raise InputError(
+            f"--multi-scale has one size alone for pictures of {imgsz} pixels and a stride of "
+            f"{stride}; give --img-size {3 * stride} or more"
+        )
     return Settings(
         epochs=args.epochs,
         imgsz=imgsz,
@@ -87,7 +93,7 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
         InputError: nothing to cut, no epoch for it, or options of a cut that is not wished.
     """
     if args.prune_to is None:
-        lone = [name for name, value in _NARROWING.items() if getattr(args, name) != value]
+        lone = [name for name in _NARROWING if name in args.typed]
         if lone and args.resume is None:  # what was recorded once goes on
             raise InputError(f"{options.as_typed(lone[0])} needs --prune-to, e.g. macs:0.5")
         return None
@@ -266,20 +272,20 @@ def _add_narrowing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune-every",
         type=options.positive,
-        default=_NARROWING["prune_every"],
+        default=2,
         metavar="N",
         help="epochs between cuts (default 2)",
     )
     parser.add_argument(
         "--prune-until",
         type=options.positive,
-        default=_NARROWING["prune_until"],
+        default=20,
         metavar="N",
         help="epoch of the last (default 20)",
     )
     parser.add_argument(
         "--prune-criterion",
-        default=_NARROWING["prune_criterion"],
+        default="fisher",
         metavar="C",
         help="what ranks channels, as in global",
     )
@@ -320,7 +326,11 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         help="also keep every Nth epoch (25 if N is left out)",
     )
     parser.add_argument(
-        "--val-every", type=int, default=1, metavar="N", help="score every Nth epoch (default 1)"
+        "--val-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="score every Nth epoch, and the last (default 1; 0: the last alone)",
     )
     parser.add_argument(
         "--patience",

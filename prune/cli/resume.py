@@ -103,10 +103,9 @@ def _named(said: Path) -> Path:
     figures = (said.parent.parent / "results.csv").is_file()
     lost = there if figures else set(there).difference(_kept(said.parent))
     if said.name != "last.pt" or (lost and not said.is_file()):
-        raise InputError(
-            f"cannot resume {said}: resume takes a run's last.pt, and {said.parent} holds "
-            f"{', '.join(path.name for path in there) or 'no weights'}"
-        )
+        why = "resume takes a run's last.pt" if said.exists() else "there is no such file or folder"
+        found = ", ".join(path.name for path in there) or "no weights"
+        raise InputError(f"cannot resume {said}: {why}, and {said.parent} holds {found}")
     unknown = said.parent.name in ("", "..")  # pathlib knows no parent of these
     return said.resolve() if unknown else said
 
