@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_anchors_are_left_alone(sizes: Tensor, change: bool, line: str) -> None:
 def test_the_best_anchors_there_are_stay_even_when_forced() -> None:
     net = network()
     sizes = own_anchors(net).repeat(3, 1)
+    kept, said = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=True, force=True)
+    assert kept is net
+    assert "none better" in said
+
+
+def test_anchors_nearer_in_the_mean_are_refused_where_they_lose_a_box() -> None:
+    net = network()
+    old = own_anchors(net)  # the least is 10 x 10
+    squares = torch.linspace(math.log(15), math.log(150), 2000).exp()[:, None].expand(-1, 2)
+    sizes = torch.cat((squares, torch.tensor([[2.6, 2.6]])))
+    new = anchors._search(old, sizes, anchor_t=4, seed=0)
+    before, after = (anchors.measure(pairs, sizes, anchor_t=4) for pairs in (old, new))
+    assert after.ratio > before.ratio
+    assert after.recall < before.recall
     kept, said = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=True, force=True)
     assert kept is net
     assert "none better" in said

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
+from prune.data.loader import Batch
+from prune.models.darknet import build
+from prune.train import loop
 from prune.train.features import feature_loss, solved
+from prune.train.hyp import SCRATCH
+from prune.train.run import Settings, start
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -23,7 +29,7 @@ def test_an_adapter_finds_the_linear_map_that_is_there() -> None:
 
 
 def test_features_that_say_nothing_explain_the_mean_alone() -> None:
-    taught = _random(3, 64, 3, 8, 8) + 5
+    taught = _random(3, 64, 3, 8, 8) + 500  # so far off that a constant shrunk would show
     features = torch.zeros(64, 4, 8, 8)
     assert float(feature_loss([features], [taught], [solved(features, taught)])) == pytest.approx(
         1, abs=1e-3
@@ -54,3 +60,23 @@ def test_gradients_reach_the_network_and_not_the_teacher() -> None:
     loss = feature_loss([features], [taught], [solved(features, taught)])
     (gradient,) = torch.autograd.grad(loss, features)
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("distill", ["output", "feature", "both"])
+def test_imitation_counts_every_picture_alike(distill: str) -> None:
+    torch.manual_seed(0)
+    net, teacher = (build(tiny.CFG.format(width=width)) for width in (12, 16))
+    settings = Settings(epochs=1, imgsz=tiny.SIZE, distill=distill)
+    cpu = torch.device("cpu")
+    run = start(net, 1, settings=settings, hyp=SCRATCH, device=cpu, teacher=teacher)
+    run.net.train()
+    picture = torch.randint(0, 255, (1, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
+    found = []
+    for number in (1, 3):  # a batch of equals has the same statistics
+        batch = Batch(picture.repeat(number, 1, 1, 1), torch.zeros(0, 6), paths=[], frames=[])
+        items = loop.descend(run, batch, position=0, adapt=True)
+        gradients = [p.grad / number for p in run.net.parameters() if p.grad is not None]
+        run.passes.clear(run.net.parameters())
+        found.append((items, *gradients))
+    for one, three in zip(*found, strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from prune.gradual import Narrowing
 from prune.graph import trace
 from prune.models.darknet import Darknet, build
 from prune.plan import Cut, Plan
-from prune.train import hyp, keep, loop
+from prune.train import hyp, keep, loop, progress
 from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start
 
@@ -64,13 +66,28 @@ def test_a_run_ends_within_its_budget_and_says_how(
     assert found.pruned
 
 
-def test_the_best_weights_are_of_the_network_that_was_asked_for(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_scores_of_the_network_that_was_asked_for_count(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first_is_best = ("best_fitness", lambda row: -row["epoch"])
-    monkeypatch.setitem(keep.BEST, "best", first_is_best)
+    def falling(row: keep.Row) -> float:
+        return -row["epoch"]
+
+    monkeypatch.setitem(keep.BEST, "best", ("best_fitness", falling))
+    monkeypatch.setattr(keep, "fitness", falling)
+    monkeypatch.setattr(progress, "fitness", falling)
+    monkeypatch.setattr(Settings, "plateau", 1)
     weights = tiny.weights(tmp_path)
-    assert train("--weights", weights, "--epochs", 4, *GOAL) == 0
+    words = ("--schedule", "plateau", "--patience", 1, "--no-plots", "--json")
+    assert train("--weights", weights, "--epochs", 5, *GOAL, *words) == 0
+    told = json.loads(capsys.readouterr().out)
+    # The network of the third epoch is the first of those asked for, and the fourth no better.
+    assert (told["best_epoch"], told["epochs"]) == (3, 4)
+    with (tmp_path / "runs" / "exp" / "results.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates[1:] == pytest.approx([0.01] * 3)
     assert _macs(tmp_path / "runs" / "exp" / "weights" / "best.pt") <= 0.6 * _macs(weights)
 
 
@@ -123,8 +140,10 @@ def test_a_resumed_run_ends_with_the_same_weights(
 def test_weights_average_and_momentum_lose_the_same_channels() -> None:
     torch.manual_seed(0)
     net = build(tiny.CFG.format(width=12))
-    settings = Settings(epochs=2, imgsz=tiny.SIZE, batch_size=2, nominal_batch=2)
+    # Few updates would have an average of no more than the last.
+    settings = Settings(epochs=20, imgsz=tiny.SIZE, batch_size=2, nominal_batch=2)
     run = start(net, 3, settings=settings, hyp=hyp.SCRATCH, device=torch.device("cpu"))
+    _step(run)
     _step(run)
     groups = trace(run.net, run.net.small_picture, protected=run.net.head_convolutions())
     first = groups[0]
@@ -135,16 +154,15 @@ def test_weights_average_and_momentum_lose_the_same_channels() -> None:
 
     after = narrowed(run, cut)
     kept = [i for i in range(first.channels) if i not in (1, 4)]
-    for before, now in (
-        (run.net.get_parameter(f"{first.root}.weight"), f"{first.root}.weight"),
-        (run.averaged.get_parameter(f"{first.root}.weight"), f"{first.root}.weight"),
-    ):
-        owner = after.net if before is run.net.get_parameter(now) else after.averaged
-        assert owner.get_parameter(now).equal(before[kept])
-    momentum = run.optimizer.state[run.net.get_parameter(f"{first.root}.weight")]
-    left = after.optimizer.state[after.net.get_parameter(f"{first.root}.weight")]
+    name = f"{first.root}.weight"
+    weight, averaged = run.net.get_parameter(name), run.averaged.get_parameter(name)
+    assert not averaged.equal(weight)
+    assert after.net.get_parameter(name).equal(weight[kept])
+    assert after.averaged.get_parameter(name).equal(averaged[kept])
+    momentum = run.optimizer.state[weight]
+    left = after.optimizer.state[after.net.get_parameter(name)]
     assert left["momentum_buffer"].equal(momentum["momentum_buffer"][kept])
-    assert after.ema.updates == run.ema.updates == 1
+    assert after.ema.updates == run.ema.updates == 2
     _step(after)  # and it trains on
 
 

@@ -99,6 +99,10 @@ def test_two_processes_with_shared_norms_train_and_prune_as_one_does(folder: Pat
 
 
 def test_what_a_team_does(folder: Path) -> None:
+    dense = checkpoint.load(folder / "dense.pt")
+    # Its zeros would bear an average; so long a fraction is rounded by one.
+    dense.model[together.FROZEN].uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+    checkpoint.save(dense, folder / "dense.pt")
     done = torchrun(HERE / "together.py", "works", folder)
     assert done.returncode == 0, done.stderr
     for batch in (3, together.PICTURES):
@@ -109,9 +113,25 @@ def test_what_a_team_does(folder: Path) -> None:
     own = [torch.load(folder / f"own{rank}.pt") for rank in (0, 1)]
     assert all(value.equal(own[1][name]) for name, value in own[0].items())
     assert all(value.isfinite().all() for value in own[0].values())
+    assert own[0][together.FROZEN].equal(dense.model[together.FROZEN])
+    expect_weighed_means(folder)
     assert rows(folder / "runs" / "own")[0]["train_distill"] >= 0
     assert checkpoint.load(folder / "runs" / "own" / "weights" / "last.pt").pruned
     expect_shared_norms(folder)
+
+
+def expect_weighed_means(folder: Path) -> None:
+    """Compare what own BatchNorms met with, by the pictures each has seen, and left with."""
+    both = [torch.load(folder / f"means{rank}.pt") for rank in (0, 1)]
+    met = list(zip(*both, strict=True))
+    pictures = ((2, 1), (2, 1), (1, 0)) * 2
+    for ((one, after), (other, again)), (first, second) in zip(met[:6], pictures, strict=True):
+        assert not one.equal(other)
+        wanted = (first * one + second * other) / (first + second)
+        torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-7)
+        assert after.equal(again)
+    for (one, after), (other, again) in met[6:]:  # by close_norms no norm learns any more
+        assert all(mean.equal(one) for mean in (after, other, again))
 
 
 def expect_shared_norms(folder: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 import tiny
+from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
-from prune.train import keep
+from prune.train import features, keep
 from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings
 
@@ -160,10 +161,21 @@ def test_a_run_with_a_teacher_says_so_in_its_files(train: Train, tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", ["output", "feature", "both"])
-def test_features_are_imitated_across_widths(train: Train, tmp_path: Path, what: str) -> None:
+def test_features_are_imitated_across_widths(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
     words = ("--weights", pruned, "--pt", "--epochs", 2, "--noval", "--teacher", teacher)
+    solve, adapters = features.solved, []
+
+    def noting(*level: Tensor, **more: Any) -> Tensor:
+        adapters.append(solve(*level, **more))
+        return adapters[-1]
+
+    monkeypatch.setattr(features, "solved", noting)
     assert train(*words, "--distill", what) == 0
+    # Two heads', anew in each of the two epochs of two batches.
+    assert len(adapters) == (0 if what == "output" else 4)
     lines = (tmp_path / "runs" / "exp" / "results.csv").read_text().splitlines()
     row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
     assert float(row["train_distill"]) > 0
@@ -240,7 +252,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_weights(
     def ask(log: Log, *args: Any) -> None:
         step(log, *args)
         seen.append(args)
-        if len(seen) in (1, 4):  # within an epoch, and again after it was taken up
+        # Within an epoch, again after it was taken up, and when nothing is left to stop.
+        if len(seen) in (1, 4, 6):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -249,8 +262,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_weights(
         last = tmp_path / "runs" / "broken" / "weights" / "last.pt"
         assert f"prune train --resume {last}" in capsys.readouterr().err
         assert main(["train", "--resume", str(last)]) == 130
-    assert len(seen) > 3
-    assert main(["train", "--resume", str(last)]) == 0
+        assert main(["train", "--resume", str(last)]) == 0
+    assert len(seen) == 6
     for name in ("last", "best"):
         whole, broken = (
             checkpoint.load(tmp_path / "runs" / run / "weights" / f"{name}.pt")

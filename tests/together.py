@@ -22,11 +22,14 @@ from prune.score.score import score
 from prune.train import loop
 from prune.train import team as teams
 from prune.train.log import Log
+from prune.train.meeting import meet
 from prune.train.run import Run
 from prune.train.shared import SharedStatistics
 from prune.train.team import Team
 
 PICTURES = 7  # in batches of 3: two and one, two and one, one and none
+# Of a BatchNorm that never trains, and of one that does.
+FROZEN, MEAN = (f"module_list.{i}.BatchNorm2d.running_mean" for i in (0, 1))
 PRUNING = ("--prune-to", "macs:0.8", "--prune-every", "1", "--prune-until", "1")
 WORDS = ("--batch", "3", "--nominal-batch", "3", "--workers", "0", "--device", "cpu")
 
@@ -132,17 +135,25 @@ def score_tiny(folder: Path, batch: int, team: Team) -> tuple[object, ...]:
 def trains(team: Team, folder: Path) -> None:
     """Train and prune with every process's own BatchNorms, and keep what each one ends with."""
     update, runs = loop.update, []
+    means: list[tuple[Tensor, Tensor]] = []  # before and after all have met
+
+    def meeting(run: Run, *, share: float) -> None:
+        before = run.net.get_buffer(MEAN).clone()
+        meet(run, share=share)
+        means.append((before, run.net.get_buffer(MEAN).clone()))
 
     def noting(run: Run, *args: Any, **more: Any) -> None:
         update(run, *args, **more)
         runs.append(run)
 
     loop.update = noting
+    vars(loop)["meet"] = meeting
     vars(teams)["joined"] = lambda: nullcontext(team)  # they have met already
     teacher = ("--teacher", str(folder / "dense.pt"), "--distill")
     drawn = ("--multi-scale", "--image-weights", "--freeze", "0", "--patience", "1")
     assert main(words(folder, "--epochs", "3", "--name", "own", *teacher, *drawn, *PRUNING)) == 0
-    torch.save(runs[-1].net.state_dict(), folder / f"own{os.environ['RANK']}.pt")
+    torch.save(runs[-1].net.state_dict(), folder / f"own{team.rank}.pt")
+    torch.save(means, folder / f"means{team.rank}.pt")
 
 
 def at_step(number: int, do: Callable[[], None]) -> None:
