@@ -15,6 +15,7 @@ from clocks import SyntheticMachine
 from prune import checkpoint
 from prune.bench import runtimes
 from prune.cli import main
+from prune.errors import RunError
 from prune.latency import measure, plan, table
 from prune.latency.form import Form
 
@@ -176,6 +177,17 @@ def test_blocks_may_leave_as_well(known: SyntheticMachine, dense: Path, capsys: 
     found = _latency(_global(dense, "--latency", 0.6, "--depth", 1, "--dry-run"), capsys)
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
     assert found["after_ms"] <= 1.1 * found["limit_ms"]
+
+
+def test_what_fails_on_the_clock_in_the_end_has_been_written(
+    known: SyntheticMachine, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RunError("no clock")
+
+    monkeypatch.setattr(plan, "compared", failing)
+    assert main(_global(dense, "--latency", 0.7)) == 1
+    assert checkpoint.load(tmp_path / "out.pt").history
 
 
 def test_layers_are_measured_once_for_each_picture_size(

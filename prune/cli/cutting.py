@@ -110,7 +110,8 @@ def finish(
 ) -> None:
     """Cut, print what goes, prove, recover, and only then write.
 
-    `scores` are of blocks; `also` measures more of the pruned network, for the report.
+    `scores` are of blocks; `also` measures more of the pruned network, for the report: last, so
+    that nothing is lost if it fails.
     """
     from prune import checkpoint, pruning
     from prune.atomic import write_text
@@ -128,9 +129,9 @@ def finish(
     rows: list[Row] = []
     if recovery is not None:
         result, rows = recovery.run(pruned, result, recovering.say)
-    more = also(pruned.net) if also else {}
     if not args.dry_run:
         checkpoint.save(result, args.out)
+    more = also(pruned.net) if also else {}
     _report(args, pruned, difference, scores=scores or {}, rows=rows, more=more)
 
 
