@@ -102,7 +102,7 @@ def costs(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> Costs:
             if slot.name in row:
                 by[slot.side][row[slot.name], column] = len(slot.index[0])
     for name, layer in layers.items():
-        if _is_depthwise(layer):  # each output reads its own input: a width of one, whatever goes
+        if is_depthwise(layer):  # each output reads its own input: a width of one, whatever goes
             by["in"][row[name]] = 0
             widths[name] = (1, widths[name][1])
     full = np.array([group.channels for group in groups], dtype=np.int64)
@@ -135,7 +135,8 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
+def is_depthwise(layer: nn.Module) -> bool:
+    """Tell whether each output of a layer reads one input, its own."""
     if not isinstance(layer, nn.modules.conv._ConvNd):
         return False
     return layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels

@@ -19,7 +19,7 @@ from plans import plan_of
 from shipped import CFGS, narrow
 from torch import Tensor
 
-from prune import surgery
+from prune import checkpoint, surgery
 from prune.bench.runtimes import Setting
 from prune.costs import costs
 from prune.coupling import coupled
@@ -374,6 +374,19 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
         assert float(model.ms(kept)) == pytest.approx(ms)
         whole_ms = sum(sample.ms for sample in sampled(cut, form=FLOAT, setting=setting))
         assert ms == pytest.approx(whole_ms, rel=0.1)
+
+
+def test_samples_of_narrow_networks_are_of_the_kinds_of_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its grouped convolution is left one channel a share in some of them."""
+    SyntheticMachine().install(monkeypatch)
+    net = checkpoint.network(checkpoint.load(tiny.grouped(tmp_path, groups=16)))
+    setting = Setting(1, (64, 64))
+    table = measured(Table(1, {}), net, coupled(net), form=FLOAT, setting=setting, seed=0)
+    assert set(table.samples) == {layer.kind for layer in timed(folded(net), setting.imgsz)}
+    own = next(own for kind, own in table.samples.items() if "groups" in kind)
+    assert {sample.channels_out for sample in own} == {16, 32}
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])

@@ -15,6 +15,7 @@ from clocks import SyntheticMachine
 from prune import checkpoint
 from prune.bench import runtimes
 from prune.cli import main
+from prune.costs import is_depthwise
 from prune.errors import RunError
 from prune.latency import measure, plan, table
 from prune.latency.form import Form
@@ -177,6 +178,18 @@ def test_blocks_may_leave_as_well(known: SyntheticMachine, dense: Path, capsys: 
     found = _latency(_global(dense, "--latency", 0.6, "--depth", 1, "--dry-run"), capsys)
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
     assert found["after_ms"] <= 1.1 * found["limit_ms"]
+
+
+def test_a_grouped_convolution_may_come_down_to_one_channel_a_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    _settle(tmp_path, monkeypatch)
+    dense = tiny.grouped(tmp_path, groups=4)
+    words = _global(dense, "--latency", 0.25, "--max-ratio", 0.9, "--min-channels", 4)
+    found = _latency(words, capsys)
+    net = checkpoint.network(checkpoint.load(tmp_path / "out.pt"))
+    assert is_depthwise(net.get_submodule("module_list.3.Conv2d"))
+    assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
 
 
 def test_what_fails_on_the_clock_in_the_end_has_been_written(

@@ -117,6 +117,16 @@ def weights(folder: Path, *, pruned: bool = False) -> Path:
     return path
 
 
+def grouped(folder: Path, *, groups: int, width: int = 32) -> Path:
+    """Write the same with its third convolution in groups."""
+    torch.manual_seed(0)
+    of = "size=3\nstride=1\n"
+    net = build(CFG.format(width=width).replace(of, f"groups={groups}\n{of}"))
+    path = folder / f"grouped{groups}.pt"
+    checkpoint.save(checkpoint.capture(net, names=NAMES, imgsz=SIZE), path)
+    return path
+
+
 def data(folder: Path, *, pictures: int = 6) -> Path:
     """Write pictures with one red and one blue square each, the same for train and val."""
     random = np.random.default_rng(0)

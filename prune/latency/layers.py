@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from prune.costs import Costs
+from prune.costs import Costs, is_depthwise
 from prune.models.darknet import Darknet
 from prune.models.layout import LayerInfo
 from prune.models.sections import Section
@@ -38,33 +40,46 @@ class Timed:
     channels_out: int
 
 
-def timed(net: Darknet, imgsz: tuple[int, int]) -> tuple[Timed, ...]:
+def timed(
+    net: Darknet, imgsz: tuple[int, int], *, known: Collection[str] | None = None
+) -> tuple[Timed, ...]:
     """List the layers of a network as it is deployed, for pictures of `imgsz` pixels, H and W.
 
     A layer that reads nothing is a constant and takes no time. What belongs to no layer comes last,
     as one that reads as much as all of them.
+
+    Args:
+        net: the network.
+        imgsz: of its pictures.
+        known: of a cut network the kinds there were before. A grouped convolution that has one
+            channel a share left looks depthwise; it keeps its kind where the other is not known.
     """
-    pairs = zip(net.sections[1:], net.layers, strict=True)
-    layers = [_layer(section, info, imgsz) for section, info in pairs if info.inputs]
+    each = zip(net.sections[1:], net.layers, net.module_list, strict=True)
+    layers = [_layer(*one, imgsz=imgsz, known=known) for one in each if one[1].inputs]
     width = sum(layer.channels_in for layer in layers)
     return (*layers, Timed(NOBODY, f"rest {imgsz[0]}x{imgsz[1]}", width, 0))
 
 
-def _layer(section: Section, info: LayerInfo, imgsz: tuple[int, int]) -> Timed:
+def _layer(
+    section: Section,
+    info: LayerInfo,
+    module: nn.Module,
+    *,
+    imgsz: tuple[int, int],
+    known: Collection[str] | None,
+) -> Timed:
     said = {key: section.options[key] for key in _SHAPING if key in section.options}
-    depthwise = _is_depthwise(section, info)
-    if depthwise:
-        said["groups"] = "each"  # their number goes with the width
     sides = [side // by if by else 1 for side, by in zip(imgsz, info.strides, strict=True)]
-    words = (section.kind, *(f"{k}={v}" for k, v in said.items()), "x".join(map(str, sides)))
-    return Timed(
-        info.index, " ".join(words), 1 if depthwise else info.in_channels, info.out_channels
-    )
+    plain = Timed(info.index, _kind(section, said, sides), info.in_channels, info.out_channels)
+    if not is_depthwise(getattr(module, "Conv2d", module)):
+        return plain
+    kind = _kind(section, {**said, "groups": "each"}, sides)  # their number goes with the width
+    return replace(plain, kind=kind, channels_in=1) if known is None or kind in known else plain
 
 
-def _is_depthwise(section: Section, info: LayerInfo) -> bool:
-    groups = section.options.get("groups") if section.kind == "convolutional" else None
-    return groups is not None and int(groups) == info.in_channels == info.out_channels
+def _kind(section: Section, said: Mapping[str, str], sides: Sequence[int]) -> str:
+    options = (f"{key}={value}" for key, value in said.items())
+    return " ".join((section.kind, *options, "x".join(map(str, sides))))
 
 
 @dataclass(frozen=True)

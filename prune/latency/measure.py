@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,10 +55,11 @@ def measured(
         setting: threads, size and batch.
         seed: of the random widths.
     """
+    known = {layer.kind for layer in timed(form.network(net), setting.imgsz)}
     samples: list[Sample] = []
     for kept in random_widths(groups, table.step, networks=NETWORKS, seed=seed):
         narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
-        samples += sampled(narrow, form=form, setting=setting)
+        samples += sampled(narrow, form=form, setting=setting, known=known)
     return table.with_samples(samples)
 
 
@@ -90,8 +91,10 @@ def random_widths(
         yield np.where(free, np.minimum(wanted.astype(np.int64), full), full)
 
 
-def sampled(net: Darknet, *, form: Form, setting: Setting) -> list[Sample]:
-    """Time every layer of a network, and what belongs to none of them."""
+def sampled(
+    net: Darknet, *, form: Form, setting: Setting, known: Collection[str] | None = None
+) -> list[Sample]:
+    """Time every layer of a network, and what belongs to none of them; `known` as of `timed`."""
     deployed = form.network(net)
     with TemporaryDirectory() as folder:
         path = form.write(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
@@ -105,7 +108,7 @@ def sampled(net: Darknet, *, form: Form, setting: Setting) -> list[Sample]:
         taken[int(found[1]) if found else NOBODY] += share * ms
     return [
         Sample(layer.kind, layer.channels_in, layer.channels_out, taken[layer.index])
-        for layer in timed(deployed, setting.imgsz)
+        for layer in timed(deployed, setting.imgsz, known=known)
     ]
 
 

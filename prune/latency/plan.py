@@ -69,8 +69,9 @@ class Clock:
         )
 
     def predicted(self, net: Darknet) -> float:
-        """Predict the milliseconds of a network in the form that is timed."""
-        return self.scale * total_ms(self.table, timed(self.form.network(net), self.setting.imgsz))
+        """Predict the milliseconds of the network, cut, in the form that is timed."""
+        deployed, known = self.form.network(net), self.table.samples
+        return self.scale * total_ms(self.table, timed(deployed, self.setting.imgsz, known=known))
 
     def anchored(self, layers: Sequence[Timed]) -> Clock:
         """Scale all predictions so that the network of these layers takes what it took."""
