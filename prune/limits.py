@@ -109,15 +109,24 @@ def _limit(group: Group, wish: Wish) -> Limit:
         return Limit(0, why=group.kept)
     if wish.exclude:
         return Limit(0, why="it is excluded")
-    tied = group.width // group.channels  # a channel is several outputs of the first layer
-    multiple = wish.round_to // gcd(wish.round_to, tied)
-    floor = max(ceil(wish.min_channels / tied), 1)
+    multiple = multiple_of(group, wish.round_to)
+    floor = max(ceil(wish.min_channels / _tied(group)), 1)
     most = min(int(wish.max_ratio * group.channels), group.channels - floor)
     if most < 1:
         return Limit(0, why=f"it has {group.width} channels, and the caps leave it whole")
     if rounded(group.channels, most, Limit(most, multiple)) < 1:
         return Limit(0, why=f"it has {group.width} channels, no lower multiple of {wish.round_to}")
     return Limit(most, multiple)
+
+
+def multiple_of(group: Group, outputs: int) -> int:
+    """Say how many channels of a group are a multiple of so many outputs of its first layer."""
+    return outputs // gcd(outputs, _tied(group))
+
+
+def _tied(group: Group) -> int:
+    """Count the outputs of its first layer that a channel is."""
+    return group.width // group.channels
 
 
 def rounded(channels: int, wanted: int, limit: Limit) -> int:

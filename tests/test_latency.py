@@ -214,6 +214,16 @@ def test_random_widths_are_whole_blocks_or_all_there_is() -> None:
     assert len({int(kept[~fixed].max()) for kept in drawn}) > 2
 
 
+def test_random_widths_of_tied_channels_are_whole_blocks_of_outputs(tmp_path: Path) -> None:
+    """Four channels of 32 outputs each, which are two blocks of 16."""
+    net = checkpoint.network(checkpoint.load(tiny.grouped(tmp_path, groups=32, width=128)))
+    groups = coupled(net)
+    drawn = np.array(list(random_widths(groups, 16, networks=30, seed=0)))
+    tied = [number for number, group in enumerate(groups) if group.channels < group.width]
+    assert [groups[number].channels for number in tied] == [4]
+    assert set(drawn[:, tied[0]].tolist()) == {1, 2, 3, 4}
+
+
 # The table
 
 

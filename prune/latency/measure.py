@@ -21,6 +21,7 @@ from prune.graph import Group
 from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, timed
 from prune.latency.table import Sample, Table
+from prune.limits import multiple_of
 from prune.models.darknet import Darknet
 from prune.plan import Plan
 from prune.quantize.run import for_the_clock
@@ -28,7 +29,7 @@ from prune.selection import cut_of
 
 Counts = NDArray[np.int64]
 
-NETWORKS = 10  # of random widths, until the table knows a network's layers
+NETWORKS = 10  # of random widths, where the table does not know all of a network's layers
 LEAST = 8  # samples of a kind that are enough for its four numbers
 NARROWEST = 0.15  # share of its channels that a group keeps at least
 BEYOND = 1.25  # times the widest sample that a model is trusted to
@@ -79,15 +80,19 @@ def knows(table: Table, layers: Sequence[Timed]) -> bool:
 def random_widths(
     groups: Sequence[Group], step: int, *, networks: int, seed: int
 ) -> Iterator[Counts]:
-    """Draw what each group keeps, [G]: all of it first, then whole steps, at random."""
+    """Draw what each group keeps, [G]: all of it first, then whole steps, at random.
+
+    A step is of outputs; a channel of a grouped convolution is several of them.
+    """
     random = np.random.default_rng(seed)
+    steps = np.array([multiple_of(group, step) for group in groups], dtype=np.int64)
     full = np.array([group.channels for group in groups], dtype=np.int64)
     free = np.array([not group.kept for group in groups])
     yield full
     for _ in range(networks - 1):
         # A share for the network, and one for each group: narrow and wide ones of either kind.
         share = random.uniform(NARROWEST, 1) * random.uniform(0.5, 1.5, len(full))
-        wanted = np.ceil(full * np.clip(share, NARROWEST, 1) / step) * step
+        wanted = np.ceil(full * np.clip(share, NARROWEST, 1) / steps) * steps
         yield np.where(free, np.minimum(wanted.astype(np.int64), full), full)
 
 
