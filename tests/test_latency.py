@@ -32,7 +32,7 @@ from prune.latency import table as tables
 from prune.latency.form import Form
 from prune.latency.knapsack import allocate
 from prune.latency.layers import Timed, timed, widths
-from prune.latency.measure import knows, measured, random_widths, sampled, step_of
+from prune.latency.measure import knows, measured, random_widths, sampled, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Sample, Table
 from prune.limits import Limit
@@ -302,12 +302,34 @@ def test_a_table_knows_layers_about_as_wide_as_its_samples() -> None:
     layer = Timed(0, "a", 64, 128)
     samples = [Sample("a", 8 * i, 16 * i, 1.0) for i in range(1, 9)]
     table = Table(8, {}).with_samples(samples)
-    assert knows(table, [layer])
-    assert knows(table, [Timed(0, "a", 80, 160)])
-    assert not knows(table, [Timed(0, "a", 81, 8)])
-    assert not knows(table, [Timed(0, "a", 8, 161)])
-    assert not knows(table, [layer, Timed(1, "b", 8, 8)])
-    assert not knows(Table(8, {}).with_samples(samples[1:]), [layer])
+    assert knows(table, [layer], [8])
+    assert knows(table, [Timed(0, "a", 80, 160)], [8])
+    assert not knows(table, [Timed(0, "a", 81, 8)], [8])
+    assert not knows(table, [Timed(0, "a", 8, 161)], [8])
+    assert not knows(table, [layer, Timed(1, "b", 8, 8)], [8, 8])
+    assert not knows(Table(8, {}).with_samples(samples[1:]), [layer], [8])
+
+
+def test_a_table_knows_a_layer_that_can_be_cut_by_samples_of_several_widths() -> None:
+    layer = Timed(0, "a", 64, 128)
+    alike = Table(8, {}).with_samples([Sample("a", 64, 128, 1.0)] * 10)
+    assert knows(alike, [layer], [1]), "it is always as wide"
+    assert not knows(alike, [layer], [2])
+    two = alike.with_samples([Sample("a", 64, 64, 1.0)])
+    assert knows(two, [layer], [2]), "there are no more"
+    assert not knows(two, [layer], [8])
+
+
+def test_layers_are_drawn_in_as_many_widths_as_their_groups_have_blocks() -> None:
+    net = build(tiny.CFG.format(width=32))
+    groups = coupled(net)
+    of = widths(net, costs(net, groups, (1, 3, 64, 64)))
+    drawn = dict(zip(timed(net, (64, 64)), variety(groups, of, 16, seed=0), strict=True))
+    by_index = {layer.index: number for layer, number in drawn.items()}
+    assert by_index[0] == by_index[1] == 1, "8 and 16 channels are one block"
+    assert by_index[2] == 2, "32 are two"
+    assert by_index[6] == 1, "a head's outputs stay"
+    assert 2 <= by_index[8] <= 4, "both sides have two"
 
 
 # The model
@@ -376,7 +398,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
     whole = folded(net)
     of = costs(net, groups, setting.shape)
     layers = timed(whole, setting.imgsz)
-    assert knows(table, layers)
+    assert knows(table, layers, variety(groups, widths(whole, of), 2, seed=0))
     model = Model(coefficients(table, layers), widths(whole, of), 2, of.full)
     for kept in random_widths(groups, 1, networks=3, seed=5):
         cut = surgery.apply(net, groups, plan_of(groups, _gone(groups, kept)), share=True)

@@ -19,7 +19,7 @@ from prune.bench.runtimes import Setting, open_model
 from prune.bench.timing import in_turn, ratio, spread
 from prune.graph import Group
 from prune.latency.form import Form
-from prune.latency.layers import NOBODY, Timed, timed
+from prune.latency.layers import NOBODY, Timed, Widths, timed
 from prune.latency.table import Sample, Table
 from prune.limits import multiple_of
 from prune.models.darknet import Darknet
@@ -30,7 +30,8 @@ from prune.selection import cut_of
 Counts = NDArray[np.int64]
 
 NETWORKS = 10  # of random widths, where the table does not know all of a network's layers
-LEAST = 8  # samples of a kind that are enough for its four numbers
+NUMBERS = 4  # that are fitted to the samples of a kind; as many widths tell them apart
+LEAST = 8  # samples of a kind that are enough for them
 NARROWEST = 0.15  # share of its channels that a group keeps at least
 BEYOND = 1.25  # times the widest sample that a model is trusted to
 ROUNDS = 20
@@ -64,17 +65,31 @@ def measured(
     return table.with_samples(samples)
 
 
-def knows(table: Table, layers: Sequence[Timed]) -> bool:
-    """Tell whether a table has enough samples of every layer, about as wide."""
-    for layer in layers:
+def knows(table: Table, layers: Sequence[Timed], drawn: Sequence[int]) -> bool:
+    """Tell whether a table has enough samples of every layer, about as wide.
+
+    Args:
+        table: of this machine.
+        layers: of a network.
+        drawn: the widths that each of them would be measured in, see `variety`.
+    """
+    for layer, some in zip(layers, drawn, strict=True):
         own = table.samples.get(layer.kind, ())
-        if len(own) < LEAST:
+        different = {(sample.channels_in, sample.channels_out) for sample in own}
+        if len(own) < LEAST or len(different) < min(some, NUMBERS):
             return False
         if layer.channels_in > BEYOND * max(sample.channels_in for sample in own):
             return False
         if layer.channels_out > BEYOND * max(sample.channels_out for sample in own):
             return False
     return True
+
+
+def variety(groups: Sequence[Group], of: Widths, step: int, *, seed: int) -> list[int]:
+    """Count the widths, in and out, that each layer has in the networks that are measured, [L]."""
+    kept = np.array(list(random_widths(groups, step, networks=NETWORKS, seed=seed)))  # [n, G]
+    pairs = np.stack(of.of(kept), axis=-1)  # [n, L, 2]
+    return [len(np.unique(own, axis=0)) for own in pairs.swapaxes(0, 1)]
 
 
 def random_widths(

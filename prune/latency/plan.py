@@ -21,7 +21,7 @@ from prune.latency import table as tables
 from prune.latency.form import Form
 from prune.latency.knapsack import allocate
 from prune.latency.layers import Timed, timed, widths
-from prune.latency.measure import NETWORKS, knows, measured, step_of
+from prune.latency.measure import NETWORKS, knows, measured, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
 from prune.limits import Wish, limits
@@ -113,8 +113,10 @@ def filled(clock: Clock, subject: Subject, *, seed: int, say: Say) -> Clock:
     """
     table, form, setting = clock.table, clock.form, clock.setting
     path = tables.place(form, threads=setting.threads)
-    layers = timed(form.network(subject.net), setting.imgsz)
-    if knows(table, layers):
+    deployed = form.network(subject.net)
+    layers = timed(deployed, setting.imgsz)
+    of = widths(deployed, costs(subject.net, subject.groups, setting.shape))
+    if knows(table, layers, variety(subject.groups, of, table.step, seed=seed)):
         clock = clock.anchored(layers)
         if 1 / AMISS <= clock.scale <= AMISS:
             return clock
