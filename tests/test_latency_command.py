@@ -35,13 +35,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cache"
 
 
-def _settle(folder: Path, patched: pytest.MonkeyPatch, *, slower: float = 1.0) -> SyntheticMachine:
+def _settle(
+    folder: Path, patched: pytest.MonkeyPatch, *, slower: float = 1.0, block: int = 4
+) -> SyntheticMachine:
     """Keep all files in a folder, and put the synthetic machine in the runtime's place."""
     (folder / "temporary").mkdir(exist_ok=True)
     patched.setattr(tempfile, "tempdir", str(folder / "temporary"))
     patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     patched.setattr(measure, "NETWORKS", measure.LEAST)
-    machine = SyntheticMachine(slower=slower)
+    machine = SyntheticMachine(slower=slower, block=block)
     machine.install(patched)
     return machine
 
@@ -225,6 +227,18 @@ def test_layers_are_measured_once_for_each_picture_size(
     assert again is not None
     sizes = [{kind: len(own) for kind, own in one.samples.items()} for one in (whole, again)]
     assert sizes[0] == sizes[1], "nothing is kept of what it was"
+
+
+def test_a_machine_that_has_become_another_is_asked_for_its_block_again(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _settle(tmp_path, monkeypatch)
+    words = _global(dense, "--latency", 0.6, "--dry-run", "--max-ratio", 0.9)
+    assert main(words) == 0
+    _settle(tmp_path, monkeypatch, slower=3.0, block=8)
+    assert main(words) == 0
+    found = table.load(table.place(Form("onnxruntime"), threads=1))
+    assert found is not None and found.step == 8
 
 
 def test_without_a_place_for_the_table_the_command_goes_on(

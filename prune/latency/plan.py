@@ -121,7 +121,8 @@ def filled(clock: Clock, subject: Subject, *, seed: int, say: Say) -> Clock:
         if 1 / AMISS <= clock.scale <= AMISS:
             return clock
         say(f"the network takes {clock.scale:.2f} times what {path} says; it is measured anew")
-        table = table.without({layer.kind for layer in layers})
+        others = table.without({layer.kind for layer in layers})
+        table = Table(step_of(form, setting), others.samples)
     say(f"measuring layers in {form.called}: {NETWORKS} networks of random widths")
     full = measured(table, subject.net, subject.groups, form=form, setting=setting, seed=seed)
     _keep(full, path, say)
