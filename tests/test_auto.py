@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from prune import checkpoint
 from prune.auto import road as roads
 from prune.auto.journal import Journal, read
 from prune.auto.road import Road, Wish, walk
@@ -44,9 +45,11 @@ def wish_of(folder: Path, **changes: object) -> Wish:
 class Commands:
     """Commands that answer at once, and write down what they were asked."""
 
-    def __init__(self, *, faster: float = 0.8, least: float = 0.0, failing: str = "") -> None:
+    def __init__(
+        self, *, faster: float = 0.8, least: float = 0.0, failing: str = "", tuned: float = 0.5
+    ) -> None:
         self.said: list[list[str]] = []
-        self.faster, self.least, self.failing = faster, least, failing
+        self.faster, self.least, self.failing, self.tuned = faster, least, failing, tuned
         self.asked = DENSE_MS
 
     def __call__(self, *words: object, **_: object) -> dict[str, object]:
@@ -58,7 +61,8 @@ class Commands:
         return getattr(self, f"_{said[0]}")(said)  # type: ignore[no-any-return]  # below
 
     def _val(self, said: list[str]) -> dict[str, object]:
-        return {"map50": 0.8, "map": 0.5}
+        weights = Path(said[said.index("--weights") + 1])
+        return {"map50": 0.8, "map": self.tuned if weights.name == "pruned.pt" else 0.5}
 
     def _export(self, said: list[str]) -> dict[str, object]:
         return {"max_rel_diff": 1e-6, "bytes": 1000}
@@ -72,9 +76,13 @@ class Commands:
         return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
 
     def _train(self, said: list[str]) -> dict[str, object]:
-        weights = Path(said[said.index("--project") + 1]) / "train" / "weights"
-        weights.mkdir(parents=True)
-        (weights / "best.pt").write_bytes(tiny.weights(weights).read_bytes())
+        if "--resume" in said:
+            weights = Path(said[said.index("--resume") + 1]).parent
+        else:
+            weights = Path(said[said.index("--project") + 1]) / "train" / "weights"
+            weights.mkdir(parents=True)
+        for name in ("best", "last"):  # as a training leaves them that came to its end
+            (weights / f"{name}.pt").write_bytes(tiny.weights(weights).read_bytes())
         return {"epochs": 1, "best_epoch": 1}
 
     def _quantize(self, said: list[str]) -> dict[str, object]:
@@ -184,6 +192,41 @@ def test_a_run_that_failed_goes_on_where_it_was(
     assert len(commands.of("global")) == before
     (trained,) = commands.of("train")
     assert trained[trained.index("--activation") + 1] == "relu"
+
+
+def test_a_training_that_was_broken_off_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    road = begun(tmp_path, commands, monkeypatch)
+    last = tmp_path / "train" / "weights" / "last.pt"
+    last.parent.mkdir(parents=True)
+    broken_off = checkpoint.load(tiny.weights(last.parent))
+    checkpoint.save(replace(broken_off, training={"epoch": 3}), last)
+    walk(road)
+    assert commands.of("train") == [["train", "--resume", str(last)]]
+    assert checkpoint.load(tmp_path / "pruned.pt").model
+    assert list(road.journal.stages) == list(roads.STAGES)
+
+
+def test_a_stop_while_it_is_scored_does_not_train_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Commands):
+        def _val(self, said: list[str]) -> dict[str, object]:
+            if self.of("train"):
+                raise KeyboardInterrupt
+            return super()._val(said)
+
+    road = begun(tmp_path, Stopped(), monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        walk(road)
+    commands = Commands(tuned=0.495)
+    monkeypatch.setattr(roads, "prune", commands)
+    again = replace(road, journal=read(road.journal.path))
+    walk(again)
+    assert not commands.of("train")
+    assert again.fact("score", "map") == 0.495
 
 
 def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
