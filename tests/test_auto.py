@@ -233,7 +233,21 @@ def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.M
     commands = Commands()
     walk(begun(tmp_path, commands, monkeypatch, int8=False))
     assert not commands.of("quantize")
-    assert len(commands.of("bench")[0]) == len([w for w in commands.of("bench")[0] if w])
+    (said,) = commands.of("bench")
+    files = [str(tmp_path / name) for name in ("dense.onnx", "pruned.onnx")]
+    assert said[1 : said.index("--data")] == files
+
+
+@pytest.mark.parametrize(
+    ("tuned", "drop"), [(0.496, 0.6), (0.47, roads.INT8_DROP)], ids=["some is left", "none is"]
+)
+def test_int8_may_take_what_the_fine_tuned_network_has_left(
+    tuned: float, drop: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(tuned=tuned)
+    walk(begun(tmp_path, commands, monkeypatch, max_drop=1.0))
+    (said,) = commands.of("quantize")
+    assert float(said[said.index("--max-drop") + 1]) == pytest.approx(drop)
 
 
 def finished(*rows: tuple[str, float, float], goal: float = 5.0) -> Journal:
