@@ -100,6 +100,10 @@ class Commands:
         return [said for said in self.said if said[0] == name]
 
 
+def _share(said: list[str]) -> float:
+    return float(said[said.index("--latency") + 1])
+
+
 def begun(
     folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Road:
@@ -132,7 +136,7 @@ def test_cuts_go_on_until_the_deployed_form_is_fast_enough(
     assert all("--reconstruct" not in said for said in commands.of("global")[1:-1])
 
 
-def test_a_cut_that_came_at_once_is_not_made_again(
+def test_a_cut_that_came_at_once_is_the_last_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands()
@@ -140,8 +144,10 @@ def test_a_cut_that_came_at_once_is_not_made_again(
     starting = iter([8.0])
     monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(starting, commands.asked))
     walk(road)
-    (said,) = commands.of("global")
-    assert "--reconstruct" in said
+    first, final = commands.of("global")
+    assert _share(first) == _share(final)
+    assert final[final.index("--depth") + 1] == "2"
+    assert "--reconstruct" in final
 
 
 def test_no_more_is_asked_for_than_the_uncut_network_takes(
@@ -151,8 +157,8 @@ def test_no_more_is_asked_for_than_the_uncut_network_takes(
     commands = Commands()
     road = begun(tmp_path, commands, monkeypatch, latency=0.75)
     walk(road)
-    asked = [float(said[said.index("--latency") + 1]) for said in commands.of("global")]
-    assert asked == pytest.approx([0.75, 0.776, 0.776])
+    asked = [_share(said) for said in commands.of("global")]
+    assert asked == pytest.approx([0.75, 0.776, 0.776]), "two tries, and the final cut"
     assert list(road.journal.stages) == list(roads.STAGES)
 
 
@@ -163,10 +169,48 @@ def test_where_no_cut_is_deeper_the_last_one_has_to_do(
     commands = Commands(faster=1.0, least=4.9)
     road = begun(tmp_path, commands, monkeypatch)
     walk(road)
-    asked = [float(said[said.index("--latency") + 1]) for said in commands.of("global")]
+    asked = [_share(said) for said in commands.of("global")]
     assert asked == pytest.approx([0.5, 0.5]), "one in between was refused"
     assert "--reconstruct" in commands.of("global")[-1]
     assert list(road.journal.stages) == list(roads.STAGES)
+
+
+class Stubborn(Commands):
+    """Cuts hardly become faster, whatever they are asked for."""
+
+    def deployed_ms(self, *_: object) -> float:
+        """Take by its fifth root what was asked for: 5 ms where it was 2.5."""
+        return 10.0 if self.asked == DENSE_MS else 5 * (self.asked / 2.5) ** 0.2
+
+
+@pytest.mark.parametrize("least", [0.0, 3.2], ids=["any cut can be made", "no deeper one"])
+def test_of_cuts_that_all_miss_the_nearest_is_made(
+    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After five tries the goal is not reached, and a sixth share has not been tried."""
+    commands = Stubborn(faster=1.0, least=least)
+    road = begun(tmp_path, commands, monkeypatch)
+    walk(road)
+    *tries, final = commands.of("global")
+    assert len(tries) == roads.TRIES
+    assert _share(final) == min(map(_share, tries)), "all are too slow"
+    assert "--reconstruct" in final
+    tried = road.journal.stages["cut"]["tried"]
+    assert isinstance(tried, list)
+    asked = [DENSE_MS * _share(said) for said in tries]
+    assert [one["asked_ms"] for one in tried[1:]] == pytest.approx(asked, abs=1e-3)
+
+
+def test_a_cut_that_is_fast_enough_is_nearer_than_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(faster=1.0)
+    road = begun(tmp_path, commands, monkeypatch)
+    came = iter([10.0, 5.3, 4.6, 5.2, 4.5, 5.25])
+    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(came))
+    walk(road)
+    *tries, final = commands.of("global")
+    assert _share(final) == _share(tries[1])
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

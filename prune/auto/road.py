@@ -106,60 +106,54 @@ def _cut(road: Road) -> Facts:
     goal = wish.latency * dense if wish.is_share else wish.latency
     start = _deployed_ms(road, wish.weights)
     uncut: Facts = {"asked_ms": dense, "came_ms": start}
-    if start <= (1 + NEAR) * goal:
+    if _fits(start, goal):
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
         checkpoint.save(checkpoint.load(wish.weights), road.file("cut.pt"))
         return {"goal_ms": goal, "tried": [uncut], "file": str(road.file("cut.pt"))}
-    made, tried = _searched(road, dense=dense, start=start, goal=goal)
+    tried, depth = _tried(road, goal, most=(1 - NEAR) * start)
+    # Too slow is too slow by however little: what is fast enough is nearer.
+    asked = min(tried, key=lambda ms: (not _fits(tried[ms], goal), abs(tried[ms] - goal)))
+    made = prune(*_cut_words(road, asked, depth), *_recovery(road))
     kept = {key: made[key] for key in ("blocks", "params", "macs", "latency", "recovery")}
-    return {"goal_ms": goal, "tried": [uncut, *tried], **kept, "file": str(road.file("cut.pt"))}
+    told = [{"asked_ms": ms, "came_ms": came} for ms, came in tried.items()]
+    return {"goal_ms": goal, "tried": [uncut, *told], **kept, "file": str(road.file("cut.pt"))}
 
 
-def _searched(
-    road: Road, *, dense: float, start: float, goal: float
-) -> tuple[dict[str, object], list[Facts]]:
-    """Cut deeper or shallower until that takes `goal` ms deployed.
+def _fits(ms: float, goal: float) -> bool:
+    return ms <= (1 + NEAR) * goal
 
-    Args:
-        road: the run.
-        dense: ms of the network as it is.
-        start: ms of the same in the form that is deployed.
-        goal: below `start`.
+
+def _tried(road: Road, goal: float, *, most: float) -> tuple[dict[float, float], str]:
+    """Cut deeper or shallower until that takes `goal` ms deployed; at most `most` are asked for.
 
     Returns:
-        What the last cut, which is recovered, told of itself, and every try.
+        By the milliseconds that were asked for those that came; and how many blocks leave.
     """
-    # Shares, not milliseconds: the cut has a clock of its own, which has drifted since.
-    asked, depth, could, most = goal / dense, road.wish.depth, 0.0, (1 - NEAR) * start / dense
-    tried: list[Facts] = []
-    for _ in range(TRIES):
+    asked, depth = min(goal, most), road.wish.depth
+    tried: dict[float, float] = {}
+    while len(tried) < TRIES and asked not in tried:
         # What may leave shows only after recovery, which a try for the clock can do without.
         recovery = _recovery(road) if depth == "auto" else []
         try:
             made = prune(*_cut_words(road, asked, depth), *recovery)
         except StageError as error:
-            if not could or error.exit_code != StageError.exit_code:
+            if not tried or error.exit_code != StageError.exit_code:
                 raise
-            asked = could  # no cut is deeper: the last one has to do, and the end will say so
-            break
-        could = asked
+            break  # no cut is deeper: one before has to do, and the end will say so
         depth = str(len(cast("list[object]", made["blocks"])))  # chosen once: it takes minutes
-        came = _deployed_ms(road, road.file("cut.pt"))
-        tried.append({"asked_ms": asked * dense, "came_ms": came})
-        road.say(
-            f"a cut to {asked * dense:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal"
-        )
-        other = min(asked * goal / came, most)
-        if abs(came / goal - 1) <= NEAR or other == asked:
+        tried[asked] = came = _deployed_ms(road, road.file("cut.pt"))
+        road.say(f"a cut to {asked:.2f} ms takes {came:.2f} ms deployed; {goal:.2f} are the goal")
+        if abs(came / goal - 1) <= NEAR:
             break
-        asked, recovery = other, []
-    return (made if recovery else prune(*_cut_words(road, asked, depth), *_recovery(road))), tried
+        asked = min(asked * goal / came, most)
+    return tried, depth
 
 
 def _cut_words(road: Road, asked: float, depth: str) -> list[object]:
-    """Say what cuts to a share of the dense network's time, in the form that is deployed."""
-    wish = road.wish
-    words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.5f}"]
+    """Say what cuts to so many milliseconds in the form that is deployed."""
+    # A share, not milliseconds: the cut has a clock of its own, which has drifted since.
+    wish, share = road.wish, asked / road.fact("dense", "ms")
+    words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{share:.5f}"]
     words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
     words += ["--activation", wish.activation] if wish.activation else []
     words += ["--int8"] if wish.int8 else []
