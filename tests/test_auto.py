@@ -213,6 +213,18 @@ def test_a_cut_that_is_fast_enough_is_nearer_than_one_that_is_not(
     assert _share(final) == _share(tries[1])
 
 
+def test_milliseconds_of_a_form_slower_than_the_dense_network_are_asked_for_as_a_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(faster=1.0)
+    road = begun(tmp_path, commands, monkeypatch, latency=12.0, is_share=False)
+    came = iter([15.0])
+    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(came, 1.5 * commands.asked))
+    walk(road)
+    shares = [_share(said) for said in commands.of("global")]
+    assert 0 < min(shares) <= max(shares) < 1
+
+
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
     walk(begun(tmp_path, commands, monkeypatch, latency=0.9))

@@ -110,7 +110,9 @@ def _cut(road: Road) -> Facts:
         road.say(f"nothing to cut: deployed as asked it takes {start:.2f} ms, within {goal:.2f}")
         checkpoint.save(checkpoint.load(wish.weights), road.file("cut.pt"))
         return {"goal_ms": goal, "tried": [uncut], "file": str(road.file("cut.pt"))}
-    tried, depth = _tried(road, goal, most=(1 - NEAR) * start)
+    # For more nothing has to go, and `prune global` takes shares below 1.
+    most = (1 - NEAR) * min(start, dense)
+    tried, depth = _tried(road, goal, most=most)
     # Too slow is too slow by however little: what is fast enough is nearer.
     asked = min(tried, key=lambda ms: (not _fits(tried[ms], goal), abs(tried[ms] - goal)))
     made = prune(*_cut_words(road, asked, depth), *_recovery(road))
