@@ -341,6 +341,15 @@ def test_the_fastest_that_holds_the_score_is_recommended(
     assert table(found).count("\n") == 1 + len(rows)
 
 
+def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
+    """The dense file is fast elsewhere, a pruned one holds the score: neither is both."""
+    rows = [("d", 0.5, 10), ("p", 0.495, 7), ("d", 0.5, 4), ("p", 0.4, 2)]
+    found = verdict(finished(*rows), max_drop=1.0)
+    assert (found.best.file, found.best.ms) == ("d", 4)
+    assert found.good_enough and not found.fast_enough and not found.held
+    assert "no pruned file that holds the score comes down to the 5.00 ms" in conclusion(found)
+
+
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "auto.json").write_text('{"format": "prune-auto/1"')
     with pytest.raises(InputError, match="damaged"):
