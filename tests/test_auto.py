@@ -365,18 +365,30 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
         (["--latency", "0.5", "--activation", "tanhh"], "tanhh"),
         (["--latency", "0.5", "--max-drop", "-1"], "max-drop"),
         ([], "latency"),
+        (["--latency", "0.5", "--train", "--epochs 3"], "--epochs is no word for --train"),
+        (["--latency", "0.5", "--train", "--batch-size -4"], "--batch-size is -4"),
+        (["--latency", "0.5", "--train", "--teach x"], "unknown argument '--teach'"),
+        (["--latency", "0.5", "--depth", "-2"], "'-2' must be a number of blocks, or auto"),
     ],
-    ids=["latency", "activation", "drop", "nothing"],
+    ids=lambda value: " ".join(value[2:]) or "nothing" if isinstance(value, list) else "",
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:
     words = ["auto", "--weights", str(tiny.weights(tmp_path)), "--data", str(tiny.data(tmp_path))]
-    assert main([*words, "--project", str(tmp_path / "runs"), *more]) == 2
+    assert _status([*words, "--project", str(tmp_path / "runs"), *more]) == 2
     said = capsys.readouterr().err.strip()
     assert says in said
     assert "\n" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def _status(words: list[str]) -> int | str | None:
+    """Return what the process would end with."""
+    try:
+        return main(words)
+    except SystemExit as ended:
+        return ended.code
 
 
 def test_a_stopped_run_says_how_to_go_on(
@@ -392,4 +404,5 @@ def test_a_stopped_run_says_how_to_go_on(
     assert f"prune auto --resume {folder}" in capsys.readouterr().err
     wish = json.loads((folder / "auto.json").read_text())["wish"]
     assert wish["latency"] == 0.5
-    assert main(["auto", "--resume", str(folder)]) == 130
+    assert main(["auto", "--resume", str(folder), "--latency", "0.5"]) == 130
+    assert "a resumed run keeps its own --latency\n" in capsys.readouterr().err

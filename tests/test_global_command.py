@@ -305,7 +305,6 @@ BAD: dict[str, list[str]] = {
     "steps is 0": ["--macs", "0.5", "--steps", "0"],
     "needs pictures; give --data": ["--macs", "0.5", "--criterion", "taylor"],
     "needs measured drops": ["--macs", "0.5", "--allocation", "sensitivity"],
-    "--depth is 'some'": ["--macs", "0.5", "--depth", "some"],
     "'²' names no layer": ["--macs", "0.5", "--exclude", "²"],
     "write a number or a range": ["--macs", "0.5", "--exclude", "9" * 5000],
     "--macs is '99": ["--macs", "9" * 400],
@@ -326,12 +325,22 @@ def test_a_wish_that_cannot_be_met_is_one_line(message: str, dense: Path, capsys
     assert message in _refused(words, capsys)
 
 
-@pytest.mark.parametrize("words", [[], ["--macs", "0.5", "--params", "0.5"]], ids=["none", "two"])
-def test_there_is_one_budget(words: list[str], dense: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--macs"),
+        (["--macs", "0.5", "--params", "0.5"], "--macs"),
+        (["--macs", "0.5", "--depth", "some"], "'some' must be a number of blocks, or auto"),
+    ],
+    ids=["no budget", "two", "depth"],
+)
+def test_options_that_cannot_be_read_are_told(
+    words: list[str], says: str, dense: Path, capsys: Capture
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["global", "--weights", str(dense), *words])
     assert stopped.value.code == 2
-    assert "--macs" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
 
 
 def test_pictures_rank_by_fisher_and_are_looked_at_once(

@@ -22,6 +22,7 @@ from prune.bench.runtimes import installed
 from prune.errors import StageError
 from prune.latency.form import Form
 
+TRAINING = "train"  # where in a run's folder the fine-tuning is
 TRIES = 5  # cuts until one is as fast as was asked for
 NEAR = 0.03  # a cut is fast enough if it misses by so much: what a clock can tell
 ROUNDS = 30
@@ -169,20 +170,25 @@ def _recovery(road: Road) -> list[object]:
 
 def _tune(road: Road) -> Facts:
     """Fine-tune with the uncut detector as teacher; go on with a run that was broken off."""
-    wish, folder = road.wish, road.file("train")
+    folder = road.file(TRAINING)
     last, best = (folder / "weights" / f"{name}.pt" for name in ("last", "best"))
     if last.is_file() and checkpoint.load(last).training:
         words: list[object] = ["train", "--resume", last]
     else:
-        words = ["train", "--weights", road.file("cut.pt"), "--pt", "--teacher", wish.weights]
-        words += ["--data", wish.data, "--img-size", wish.imgsz, "--epochs", wish.epochs]
-        words += ["--activation", wish.activation] if wish.activation else []
-        words += ["--seed", wish.seed, "--device", wish.device, *wish.training]
+        words = ["train", "--weights", road.file("cut.pt"), "--pt", *training(road.wish)]
         words += ["--project", road.folder, "--name", folder.name, "--exist-ok"]
     told = prune(*words)
     out = road.file("pruned.pt")
     checkpoint.save(checkpoint.load(best), out)
     return {**{name: told[name] for name in _TOLD if name in told}, "file": str(out)}
+
+
+def training(wish: Wish) -> list[object]:
+    """Say how a cut is fine-tuned."""
+    words: list[object] = ["--teacher", wish.weights, "--data", wish.data]
+    words += ["--img-size", wish.imgsz, "--epochs", wish.epochs]
+    words += ["--activation", wish.activation] if wish.activation else []
+    return [*words, "--seed", wish.seed, "--device", wish.device, *wish.training]
 
 
 def _score(road: Road) -> Facts:

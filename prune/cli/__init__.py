@@ -80,14 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The collector walks all that torch's import made again and again: half a second of every cut.
     gc.set_threshold(20_000)
-    module = cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
-    parser = _parser(name, module)
-    args, unknown = parser.parse_known_args(rest, Options())
+    return _guarded(_module(name), read(name, rest))
+
+
+def read(name: str, words: Sequence[str]) -> Options:
+    """Read a command's options; where they cannot be read, say why in one line and exit with 2."""
+    parser = _parser(name, _module(name))
+    options, unknown = parser.parse_known_args(words, Options())
     if unknown:
         known = [option for action in _actions(parser) for option in action.option_strings]
         parser.error(f"unknown argument {unknown[0]!r}{_guess(unknown[0], known)}")
-    args.typed = _typed(parser, rest)
-    return _guarded(module, args)
+    options.typed = _typed(parser, words)
+    return options
+
+
+def _module(name: str) -> _CommandModule:
+    return cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
 
 
 def _guarded(module: _CommandModule, args: argparse.Namespace) -> int:

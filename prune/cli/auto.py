@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, timing
+from prune.cli import options, resume, timing
 from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ EXAMPLE = """\
   prune auto --weights best.pt --data data/mine.yaml --latency 0.4
   prune auto --weights best.pt --data data/mine.yaml --latency 20ms --int8 --max-drop 1.0
   prune auto --resume runs/auto/exp"""
+
+
+# What prune auto itself says to prune train.
+_OWN = frozenset(
+    {
+        *("weights", "cfg", "pt", "partial", "resume", "teacher", "data", "img_size", "epochs"),
+        *("activation", "seed", "device", "project", "name", "exist_ok", "json"),
+    }
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.image_size(parser)
     parser.add_argument(
         "--depth",
+        type=options.depth,
         default="auto",
         metavar="N",
         help="residual blocks that leave; auto tries numbers (default auto)",
@@ -77,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from prune.auto.road import walk
     from prune.cli import console
 
-    road = _taken_up(args.resume) if args.resume else _begun(args)
+    road = _taken_up(args) if args.resume else _begun(args)
     try:
         walk(road)
     except KeyboardInterrupt:
@@ -110,23 +120,26 @@ def _begun(args: argparse.Namespace) -> Road:
     """Check what is asked for, make the run's folder, write the wish down."""
     from prune import runs
     from prune.auto.journal import Journal
-    from prune.auto.road import Road
+    from prune.auto.road import TRAINING, Road
 
     wish = _wish(args)
     _check(wish)
     folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
+    resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
     runs.record(folder, vars(args))
     journal = Journal(folder / "auto.json", {**vars(wish)}, {})
     journal.write()
     return Road(wish, folder, journal, _say)
 
 
-def _taken_up(folder: Path) -> Road:
+def _taken_up(args: argparse.Namespace) -> Road:
     """Read a run's wish and what of it is done."""
     from prune.auto import journal as journals
     from prune.auto.road import Road, Wish
 
-    folder = folder.resolve()
+    if ignored := sorted(args.typed - {"resume", "json"}):
+        _say(f"note: a resumed run keeps its own {', '.join(map(options.as_typed, ignored))}")
+    folder = args.resume.resolve()
     journal = journals.read(folder / "auto.json")
     said = dict(journal.wish)
     for name in ("weights", "data"):
@@ -181,6 +194,20 @@ def _check(wish: Wish) -> None:
     if wish.activation and wish.activation not in options.ACTIVATIONS:
         known = ", ".join(("keep", *options.ACTIVATIONS))
         raise InputError(f"activation is {wish.activation!r}; it can be {known}")
+    _expect_training(wish)
+
+
+def _expect_training(wish: Wish) -> None:
+    """Prepare the fine-tuning, which writes nothing; the uncut detector stands for the cut."""
+    from prune import device
+    from prune.auto.road import training
+    from prune.cli import job, read
+    from prune.train.team import Team
+
+    if clash := sorted(read("train", wish.training).typed & _OWN):
+        raise InputError(f"{options.as_typed(clash[0])} is no word for --train; auto says it")
+    args = read("train", ["--weights", str(wish.weights), *map(str, training(wish))])
+    job.prepare(args, device.choose(wish.device), Team(), lambda _: None)
 
 
 def _say(line: str) -> None:

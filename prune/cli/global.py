@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked, recovering, spans, timing
+from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--depth",
+        type=options.depth,
         metavar="N",
         default="0",
         help="also remove N residual blocks; auto tries numbers, with recovery where that is asked "
@@ -266,8 +267,6 @@ def _deep(
     free: Callable[[Block], bool],
 ) -> Selected:
     """Meet the budget by width, after as many of the free blocks have left as --depth says."""
-    if args.depth != "auto" and not spans.is_index(args.depth):
-        raise PlanError(f"--depth is {args.depth!r}; write a number of blocks, or auto")
     if args.depth == "0":
         return narrow(subject)
     from prune import depth, together, worth

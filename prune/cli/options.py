@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from prune.cli import spans
 from prune.errors import PlanError
 
 # Of prune.models.layers, those that a network may be taught in another's place.
@@ -60,6 +61,13 @@ def positive(text: str) -> int:
     if natural(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
     return int(text)
+
+
+def depth(text: str) -> str:
+    """Read a number of residual blocks, or auto, as an argparse type."""
+    if text != "auto" and not spans.is_index(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of blocks, or auto")
+    return text
 
 
 def seed(parser: argparse.ArgumentParser, *, of: str = "") -> None:
