@@ -102,10 +102,10 @@ SPLIT: tuple[list[Square], ...] = (
 )
 
 
-def data(folder: Path) -> Path:
+def data(folder: Path, *, height: int = 48) -> Path:
     """Write the pictures of `SPLIT` as a data set's val split; return its data.yaml."""
     for number, squares in enumerate(SPLIT):
-        image = picture(squares)
+        image = picture(squares, height=height)
         path = folder / "images" / "val" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image)

@@ -96,6 +96,25 @@ def test_scores_stand_beside_milliseconds(
     assert "within 1 point of the best mAP (1.000)" in document["deploy"]["why"]
 
 
+def test_files_beside_a_fixed_one_are_scored_on_its_shape(
+    onnx: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Padded to a square, these pictures lie half a cell off, and the same weights score less."""
+    yaml, loose = squares.data(tmp_path, height=56), tmp_path / "open.onnx"
+    export(squares.network(), loose, names=squares.NAMES, imgsz=(64, 64), dynamic=True)
+
+    def maps(*files: Path) -> list[float]:
+        words = [*QUICK, "--runtime", "onnxruntime,torch", "--data", str(yaml), "--json"]
+        assert main(["bench", *map(str, files), *words]) == 0
+        document = json.loads(capsys.readouterr().out)
+        return [row["map"] for row in document["rows"] if not row["exported"]]
+
+    assert maps(loose, weights) == pytest.approx([1, 1])
+    padded = maps(loose, weights, onnx)
+    assert max(padded) < 0.9
+    assert padded == pytest.approx([padded[0]] * 3)
+
+
 def test_a_file_without_boxes_is_timed_and_noted(
     onnx: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from prune.bench.profiles import Layers
     from prune.bench.rows import Advice, Measured, Pair, Row
     from prune.data.spec import DataSpec
+    from prune.score.runtime import Runner
 
 EXAMPLE = """\
   prune bench dense.onnx pruned.onnx int8.onnx --threads 2 --data data/mine.yaml
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         pairs, notes = paired(args, Path(folder))
         here = machine(sorted({pair.runtime for pair in pairs}))
         _warn(pairs, here)
-        maps, unscored = _maps(args, [pair.file for pair in pairs]) if args.data else ({}, [])
+        maps, unscored = _maps(args, pairs) if args.data else ({}, [])
         task = bar.add_task("bench", total=args.rounds, note="")
         measured = measure(
             pairs,
@@ -160,10 +162,12 @@ def _warn_of_doubt(measured: Measured) -> None:
         )
 
 
-def _maps(args: argparse.Namespace, files: Sequence[Path]) -> tuple[dict[Path, float], list[str]]:
+def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, float], list[str]]:
     """Score each file once: a .pt by torch, an .onnx by ONNX Runtime, others not at all.
 
-    A file that holds no boxes to score is timed all the same, and noted.
+    Beside a file of fixed shape all are scored on the shape they are timed on: the same weights
+    score otherwise on rectangles. A file that holds no boxes to score is timed all the same, and
+    noted.
 
     Raises:
         DataError: the split has no labels.
@@ -171,25 +175,34 @@ def _maps(args: argparse.Namespace, files: Sequence[Path]) -> tuple[dict[Path, f
     from prune.cli import console
     from prune.data import spec as data
     from prune.errors import CheckpointError
-    from prune.score.runtime import OPENERS
+    from prune.score.runtime import OPENERS, open_weights
 
     spec, maps, notes = data.load(args.data, splits=[args.split]), {}, []
-    for path in dict.fromkeys(file for file in files if file.suffix in OPENERS):
-        console.logger().info(f"scoring {path} on {args.split}")
+    timed = {pair.file: pair.setting.imgsz for pair in pairs if pair.file.suffix in OPENERS}
+    runners = {}
+    for path in timed:
         try:
-            maps[path] = _map(args, path, spec)
+            runners[path] = open_weights(path, device_name="cpu")
+        except CheckpointError as error:
+            notes.append(f"not scored: {error}")
+    padded = any(runner.shape for runner in runners.values())
+    for path, runner in runners.items():
+        height, width = timed[path]
+        on = f", padded to {height} x {width}" if padded else ""
+        console.logger().info(f"scoring {path} on {args.split}{on}")
+        seen = replace(runner, shape=timed[path]) if padded else runner
+        try:
+            maps[path] = _map(args, path, spec, seen)
         except CheckpointError as error:
             notes.append(f"not scored: {error}")
     return maps, notes
 
 
-def _map(args: argparse.Namespace, path: Path, spec: DataSpec) -> float:
+def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
     from prune.errors import DataError
     from prune.score.feed import split_batches
-    from prune.score.runtime import open_weights
     from prune.score.score import collect
 
-    runner = open_weights(path, device_name="cpu")
     spec.expect_classes(runner.names, of=path)
     batches, _ = split_batches(
         runner,
