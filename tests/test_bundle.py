@@ -130,6 +130,20 @@ def test_script_draws_and_heeds_its_thresholds(made: Path, tmp_path: Path) -> No
     assert detect(made, str(path), "--conf", "1") == []
 
 
+@pytest.mark.parametrize("content", [None, b"no picture"], ids=["none", "no picture"])
+def test_script_says_in_one_line_that_a_picture_cannot_be_read(
+    made: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "file.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    words = [sys.executable, str(made / "detect.py"), str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"detect.py: cannot read {path}: ")
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
 REFUSED = {
     "a folder in use": (["--bundle", "."], "exists already"),
     "raw": (["--bundle", "made", "--raw"], "leave out --raw"),

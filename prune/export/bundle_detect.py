@@ -5,6 +5,7 @@ Needs onnxruntime, numpy and Pillow. Prints one JSON line a box, the surest firs
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,12 @@ def main() -> None:
     parser.add_argument("--conf", type=float, default=how["confidence"], help="lowest confidence")
     parser.add_argument("--iou", type=float, default=how["iou"], help="most overlap in a class")
     args = parser.parse_args()
-    picture = ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB")
+    try:
+        picture = ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB")
+    except (OSError, SyntaxError) as error:
+        why = getattr(error, "strerror", None) or "it is no picture, or a broken one"
+        sys.stderr.write(f"detect.py: cannot read {args.picture}: {why}\n")
+        sys.exit(2)
     images, scale, corner = letterbox(picture, how)
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
     (decoded,) = session.run(["output"], {"images": images})
