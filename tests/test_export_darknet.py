@@ -142,15 +142,16 @@ def test_command_writes_the_pair(
     tmp_path: Path, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net = trained(yolor_cfg(), decoding="torch")
-    source = checkpoint.capture(net, names=["cat", "dog"], imgsz=64)
+    source = checkpoint.capture(net, names=["cat", "dog"], imgsz=160)
     checkpoint.save(source, tmp_path / "net.pt")
     words = ["--weights", str(tmp_path / "net.pt"), "--format", wanted]
     assert main(["export", *words, "--out", str(tmp_path / "out.cfg")]) == 0
     suffix = {"darknet": ".weights", "yolor": ".pt"}[wanted]
     weights = tmp_path / f"out{suffix}"
     assert str(weights) in capsys.readouterr().out
-    back = checkpoint.network(import_foreign(weights, cfg=tmp_path / "out.cfg"))
-    assert difference(back, net) < 1e-4
+    back = import_foreign(weights, cfg=tmp_path / "out.cfg")
+    assert difference(checkpoint.network(back), net) < 1e-4
+    assert back.imgsz == 160, "the size it was trained for, whatever the network's own cfg says"
 
 
 def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:

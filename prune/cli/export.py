@@ -217,7 +217,7 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_darknet
 
     target = _target(args, args.weights.with_suffix(".cfg"), ".weights")
-    return _listed(write_darknet(checkpoint.network(source), target))
+    return _listed(write_darknet(checkpoint.network(source), target, imgsz=source.imgsz))
 
 
 def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -225,7 +225,8 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_yolor
 
     target = _target(args, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
-    return _listed(write_yolor(checkpoint.network(source), target, source.names))
+    net = checkpoint.network(source)
+    return _listed(write_yolor(net, target, source.names, imgsz=source.imgsz))
 
 
 def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:

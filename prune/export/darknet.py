@@ -31,7 +31,7 @@ _YOLOR_ACTIVATIONS = frozenset({"linear", "leaky", "mish", "silu", "swish", "log
 _YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "scale_wh"})
 
 
-def write_darknet(net: Darknet, target: Path) -> Files:
+def write_darknet(net: Darknet, target: Path, *, imgsz: int | None = None) -> Files:
     """Write Darknet's own pair of files, whole or not at all.
 
     Implicit layers' values go into the .weights in cfg order. [reorg] keeps YOLOR's order of
@@ -40,6 +40,7 @@ def write_darknet(net: Darknet, target: Path) -> Files:
     Args:
         net: the network; it is not changed.
         target: a path whose suffix is replaced by .cfg and .weights.
+        imgsz: as in `write_yolor`.
 
     Returns:
         The .cfg and the .weights.
@@ -51,20 +52,23 @@ def write_darknet(net: Darknet, target: Path) -> Files:
         raise InputError("Darknet knows no hardswish; train with another --activation, e.g. relu")
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".weights")
     state = net.state_dict() | _plain_shortcuts(net)
-    sections = tuple(map(_darknet_section, net.sections))
+    sections = tuple(map(_darknet_section, _sized(net.sections, imgsz)))
     with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
         cfg_part.write_text(write(sections), encoding="utf-8")
         write_weights(weights_part, state, sections)
     return cfg, weights
 
 
-def write_yolor(net: Darknet, target: Path, names: Sequence[str]) -> Files:
+def write_yolor(
+    net: Darknet, target: Path, names: Sequence[str], *, imgsz: int | None = None
+) -> Files:
     """Write a cfg and a .pt that YOLOR's and Scaled-YOLOv4's own code reads.
 
     Args:
         net: the network; it is not changed.
         target: a path whose suffix is replaced by .cfg and .pt.
         names: the classes; they go into the .pt beside the weights.
+        imgsz: width and height that the cfg tells, pixels; None: the network's own.
 
     Returns:
         The .cfg and the .pt, {"model": state dict, "names": list}.
@@ -76,7 +80,8 @@ def write_yolor(net: Darknet, target: Path, names: Sequence[str]) -> Files:
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".pt")
     state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
     with replacing(cfg) as part:
-        part.write_text(write(_yolor_sections(net.sections)), encoding="utf-8")
+        sections = _yolor_sections(_sized(net.sections, imgsz))
+        part.write_text(write(sections), encoding="utf-8")
         checkpoint.write_archive({"model": state, "names": list(names)}, weights)
     return cfg, weights
 
@@ -84,6 +89,11 @@ def write_yolor(net: Darknet, target: Path, names: Sequence[str]) -> Files:
 def _beside(target: Path, suffix: str) -> Path:
     known = target.suffix in (".cfg", ".weights", ".pt")
     return target.with_suffix(suffix) if known else target.with_name(target.name + suffix)
+
+
+def _sized(sections: Sequence[Section], imgsz: int | None) -> tuple[Section, ...]:
+    first, *others = sections
+    return (first if imgsz is None else with_options(first, width=imgsz, height=imgsz), *others)
 
 
 def _plain_shortcuts(net: Darknet) -> dict[str, Tensor]:
