@@ -87,6 +87,8 @@ WRONG = {
     "legacy, yet new": (["--legacy", "--opset", "18"], "must lie in 11 to 17"),
     "legacy, yet dynamo": (["--legacy", "--exporter", "dynamo"], "leave out --exporter dynamo"),
     "no detections": (["--nms", "--max-det", "0"], "must be at least 1"),
+    "detections without suppression": (["--max-det", "10"], "--max-det is for --nms"),
+    "the usual number, too": (["--max-det", "300", "--raw"], "--max-det is for --nms"),
     "no data": (["--data", "nowhere.yaml"], "nowhere.yaml"),
     "an opset of the past": (["--opset", "3"], "writes 11 to 20"),
     "an opset to come": (["--opset", "99"], "writes 11 to 20"),

@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, option) != without:
             words = option.replace("_", "-")
             raise InputError(f"--{words} is for ONNX; leave it out with --format {args.format}")
+    if "max_det" in args.typed and not args.nms:
+        raise InputError("--max-det is for --nms; leave it out, or add --nms")
     document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
     if args.json:
         console.print_json(document)
