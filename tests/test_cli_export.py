@@ -82,7 +82,9 @@ WRONG = {
     "no multiple": (["--img-size", "100"], "nearest is 96 x 96"),
     "three sides": (["--img-size", "64", "64", "64"], "one number or height and width"),
     "no pictures": (["--batch", "0"], "batch is 0"),
-    "a folder": (["--out", "folder"], "it is a folder"),
+    "a folder": (["--out", "folder.onnx"], "it is a folder"),
+    "no name for ONNX": (["--out", "m.txt"], "m.txt is no name for an ONNX file"),
+    "no suffix": (["--out", "file"], "it must end in .onnx"),
     "below a file": (["--out", "file/m.onnx"], "cannot write file/m.onnx"),
     "legacy, yet new": (["--legacy", "--opset", "18"], "must lie in 11 to 17"),
     "legacy, yet dynamo": (["--legacy", "--exporter", "dynamo"], "leave out --exporter dynamo"),
@@ -95,7 +97,7 @@ WRONG = {
     "a cfg of half precision": (["--format", "darknet", "--half"], "--half is for ONNX"),
     "a cfg of pictures": (["--format", "yolor", "--img-size", "64"], "--img-size is for ONNX"),
     "ncnn on pictures": (["--format", "ncnn", "--data", "d.yaml"], "--data is for ONNX"),
-    "the weights": (["--out", "net.pt"], "the checkpoint itself"),
+    "the weights": (["--format", "darknet", "--out", "net.pt"], "the checkpoint itself"),
     "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "the checkpoint itself"),
 }
 
@@ -109,7 +111,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     message: str,
 ) -> None:
     monkeypatch.chdir(weights.parent)
-    Path("folder").mkdir()
+    Path("folder.onnx").mkdir()
     Path("file").write_text("kept")
     before = checkpoint.digest(weights)
     assert main(["export", "--weights", "net.pt", *words]) == 2
@@ -117,7 +119,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert printed.out == ""
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1
-    assert files(weights.parent) == {"net.pt", "folder", "file"}
+    assert files(weights.parent) == {"net.pt", "folder.onnx", "file"}
     assert checkpoint.digest(weights) == before
 
 

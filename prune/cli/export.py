@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
     """Read the checkpoint, write the format that is asked for, say what was written.
 
     Raises:
-        InputError: a bundle of another format, or an option that the format has no use for.
+        InputError: a bundle of another format, an option that the format has no use for, or a name
+            that ends otherwise than ONNX files do, by which other commands know them.
     """
     from prune import checkpoint
     from prune.cli import console
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--{words} is for ONNX; leave it out with --format {args.format}")
     if "max_det" in args.typed and not args.nms:
         raise InputError("--max-det is for --nms; leave it out, or add --nms")
+    if args.format == "onnx" and args.out and args.out.suffix.lower() != ".onnx":
+        raise InputError(f"{args.out} is no name for an ONNX file; it must end in .onnx")
     document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
     if args.json:
         console.print_json(document)
