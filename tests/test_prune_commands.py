@@ -167,6 +167,7 @@ def test_the_table_comes_before_the_proof_and_the_file(
         (["conv", "--layer", "0", "--channels", "one"], "'one'"),
         (["conv", "--layer", "0-1", "--channels", "1"], "one layer"),
         (["layers", "--from", "9", "--upto", "2"], "9 to 2"),
+        (["layers", "--upto", "9999"], "0 to 9999; it must go up from 0 to at most 10"),
         (["layers", "--upto", "1", "--round-to", "0"], "round-to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -197,7 +197,9 @@ def test_sparse_training_makes_scales_smaller(
     weights = tiny.weights(tmp_path)
     recipe = ("--weights", weights, "--epochs", 6, "--noval", "--nominal-batch", 2)
     assert train(*recipe, "--name", "plain", batch=2) == 0
-    assert "faded" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "faded" not in said.err
+    assert "\nnext          prune layers --upto 10 --weights " in said.out, "there are 11 layers"
     assert train(*recipe, "--name", "sparse", "--sparsity", f"{kind}:3", batch=2) == 0
     said = capsys.readouterr()
     best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"

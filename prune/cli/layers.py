@@ -31,9 +31,12 @@ def run(args: argparse.Namespace) -> None:
     from prune.pruning import convolutions, open_subject
 
     subject = open_subject(args.weights)
-    upto = len(subject.net.layers) - 1 if args.upto is None else args.upto
-    if args.first < 0 or upto < args.first:
-        raise PlanError(f"the range is {args.first} to {upto}; it must go up from 0")
+    last = len(subject.net.layers) - 1
+    upto = last if args.upto is None else args.upto
+    if not 0 <= args.first <= upto <= last:
+        raise PlanError(
+            f"the range is {args.first} to {upto}; it must go up from 0 to at most {last}"
+        )
     layers = cutting.layer_indices([f"{args.first}-{upto}"], convolutions(subject.net))
     plan = cutting.plan_by_amount(args, subject, layers)
     cutting.finish(args, subject, plan, made_by="layers")

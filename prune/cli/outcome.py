@@ -64,7 +64,8 @@ def next_command(job: Job, folder: Path) -> str:
     best = shlex.quote(str(folder / "weights" / "best.pt"))
     if not _faded(job):
         pruned = job.source.pruned or job.narrowing is not None
-        return f"prune {'export' if pruned else 'layers --upto 60'} --weights {best}"
+        upto = min(60, len(job.source.net.layers) - 1)
+        return f"prune {'export' if pruned else f'layers --upto {upto}'} --weights {best}"
     return f"prune global --weights {best} --macs 0.5 {_data(job)} --out half.pt"
 
 
