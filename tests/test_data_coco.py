@@ -57,6 +57,13 @@ def test_same_boxes_come_out_as_from_voc(tmp_path: Path) -> None:
     assert names == [("cat", "dog")] * 2  # ids 3 and 7 became 0 and 1
 
 
+def test_names_that_no_box_has_are_told_beside_those_that_boxes_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(tmp_path, capsys, one(tmp_path), "--names", "Cat")
+    assert said.endswith("instances_train.json: no box is of Cat; the boxes are of cat\n")
+
+
 def test_crowds_are_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

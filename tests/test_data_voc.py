@@ -348,6 +348,13 @@ def test_data_without_a_single_box_is_refused(
     assert "no picture with a usable box; first problem:" in refused(source, capsys)
 
 
+def test_names_that_no_box_has_are_told_beside_those_that_boxes_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(three(tmp_path / "voc"), capsys, "--names", "Cat,Dog")
+    assert said.endswith("voc: no box is of Cat, Dog; the boxes are of cat, dog\n")
+
+
 def test_too_few_pictures_for_the_shares_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

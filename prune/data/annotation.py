@@ -88,10 +88,17 @@ def class_names(
 
     Returns:
         The names; a remark for each class left out and for each one wanted that has no box.
+
+    Raises:
+        DataError: there are boxes, and none of a class that is wanted.
     """
     found = Counter(box.name for annotation in annotations for box in annotation.boxes)
     if not wanted:
         return tuple(sorted(found)), []
+    if found and found.keys().isdisjoint(wanted):
+        raise DataError(
+            f"{path}: no box is of {', '.join(wanted)}; the boxes are of {', '.join(sorted(found))}"
+        )
     left_out = [
         Problem("class left out", path, None, f"{name}, {count} boxes")
         for name, count in sorted(found.items())
