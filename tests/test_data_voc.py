@@ -355,6 +355,16 @@ def test_names_that_no_box_has_are_told_beside_those_that_boxes_have(
     assert said.endswith("voc: no box is of Cat, Dog; the boxes are of cat, dog\n")
 
 
+def test_a_set_that_replaces_an_earlier_one_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, yaml = three(tmp_path / "voc"), tmp_path / "out" / "d.yaml"
+    assert convert(source) == 0
+    assert "replaced" not in capsys.readouterr().err
+    assert convert(source, "--split", "0.4,0.3,0.3") == 0
+    assert capsys.readouterr().err == f"note: {yaml}, made earlier, is replaced\n"
+
+
 def test_too_few_pictures_for_the_shares_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import yaml
+from loguru import logger
 
 from prune.atomic import write_text
 from prune.data.labels import label_path, to_text
@@ -69,6 +70,8 @@ def write(
         with _stage(folder) as stage:
             filled = [name for name, samples in splits.items() if _fill(stage, name, samples, copy)]
             _record(stage, made_by)
+            if target.exists():
+                logger.info(f"note: {target}, made earlier, is replaced")
             target.unlink(missing_ok=True)
             _swap(stage, folder)
     except OSError as error:
