@@ -126,7 +126,8 @@ def test_split_that_is_not_there_is_named(root: Path) -> None:
         ("train: empty\nnames: [x]\n", "no pictures in"),
         ("train: images/*.gif\nnames: [x]\n", "no pictures in"),
         ("train: empty.txt\nnames: [x]\n", "no pictures in"),
-        ("train: none.txt\nnames: [x]\n", "cannot read"),
+        ("train: none.txt\nnames: [x]\n", "none.txt: No such file or directory"),
+        ("train: binary.txt\nnames: [x]\n", "binary.txt: it is no text"),
         ("train: wrong.txt\nnames: [x]\n", "wrong.txt:2: "),
         ("train: images/train/notes.md\nnames: [x]\n", "does not exist"),
         ("train: [\n", "data.yaml:2: broken YAML"),
@@ -138,6 +139,7 @@ def test_split_that_is_not_there_is_named(root: Path) -> None:
 def test_unusable_yaml_is_one_line_that_says_why(root: Path, text: str, said: str) -> None:
     (root / "set" / "empty").mkdir()
     (root / "set" / "empty.txt").touch()
+    (root / "set" / "binary.txt").write_bytes(b"\xff")
     (root / "set" / "wrong.txt").write_text("images/val/c.jpg\nimages/val/d.jpg\n")
     with pytest.raises(DataError) as error:
         spec.load(yaml(root, text))

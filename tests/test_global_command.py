@@ -325,6 +325,14 @@ def test_a_wish_that_cannot_be_met_is_one_line(message: str, dense: Path, capsys
     assert message in _refused(words, capsys)
 
 
+@pytest.mark.parametrize("words", [["global", "--macs", "0.5", "--limits"], ["apply", "--plan"]])
+def test_a_folder_in_place_of_a_file_is_told_in_words(
+    words: list[str], dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    said = _refused([*words, tmp_path, "--weights", dense, "--out", tmp_path / "x.pt"], capsys)
+    assert said == f"prune: cannot read {tmp_path}: Is a directory\n"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         text = args.plan.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {args.plan}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"cannot read {args.plan}: {why}") from error
     plan = from_json(text)
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):
         raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")

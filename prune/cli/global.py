@@ -209,7 +209,8 @@ def _read_limits(path: Path) -> dict[str, object]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot read {path}: {why}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no limits; write e.g. max_ratio: 0.8")
     return found

@@ -225,7 +225,8 @@ def _listed(listing: Path, root: Path) -> Iterator[Path]:
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {listing}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(f"cannot read {listing}: {why}") from error
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry:
