@@ -221,6 +221,14 @@ def ncnn_files(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kept", [3, 4])
+def test_a_param_file_that_was_cut_short_is_told(tmp_path: Path, kept: int) -> None:
+    path = ncnn_files(tmp_path)
+    path.write_text("\n".join(path.read_text().splitlines()[:kept]))
+    with pytest.raises(InputError, match=f"damaged: it says 3 layers and holds {kept - 2}$"):
+        settle(path, threads=1, imgsz=8)
+
+
 def test_ncnn_runs_its_own_files(tmp_path: Path) -> None:
     pytest.importorskip("ncnn")
     path = ncnn_files(tmp_path)

@@ -44,13 +44,16 @@ def read(path: Path) -> Graph:
     """Read a .param file.
 
     Raises:
-        InputError: there is none, or it is none.
+        InputError: there is none, it is none, or it was cut short.
     """
     try:
-        magic, _, *lines = path.read_text(encoding="utf-8").splitlines()
+        magic, counts, *lines = path.read_text(encoding="utf-8").splitlines()
         if magic.strip() != MAGIC:
             raise ValueError
-        layers = [_layer(line.split()) for line in lines if line.strip()]
+        said, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
+        if len(rows) < said:
+            raise InputError(f"{path} is damaged: it says {said} layers and holds {len(rows)}")
+        layers = [_layer(words) for words in rows]
         source = next(layer for layer in layers if layer.kind == "Input")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
