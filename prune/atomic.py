@@ -63,13 +63,14 @@ def expect_writable(target: Path) -> None:
     """Check early, and without a trace, what can be known of `replacing`'s errors.
 
     Raises:
-        InputError: the target is a folder, or lies in what is none or may not be written.
+        InputError: the target is a folder, or lies in what is none or cannot be written into.
     """
     folder = next(path for path in target.absolute().parents if path.exists())
     if target.is_dir():
         raise InputError(f"cannot write {target}: it is a folder")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {target}: {folder} is no folder that may be written")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {target}: {folder} is no folder")
+    probe(folder)
 
 
 def probe(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """conv, layers, show and diff, as typed."""
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -262,7 +264,7 @@ FILES: dict[str, list[str]] = {
     "is also --weights": ["--out", "dense.pt"],
     "is also --out": ["--out", "same", "--plan-out", "same"],
     "it is a folder": ["--out", "."],
-    "is no folder that may be written": ["--plan-out", "dense.pt/plan.json"],
+    "dense.pt is no folder": ["--plan-out", "dense.pt/plan.json"],
 }
 
 
@@ -276,6 +278,28 @@ def test_files_that_cannot_be_written_are_found_first(
     assert message in _refused(words, capsys)
     assert [path.name for path in dense.parent.iterdir()] == ["dense.pt"]
     assert dense.read_bytes() == before
+
+
+CUTS: dict[str, list[str]] = {
+    "conv": ["--layer", "1", "--amount", "0.5"],
+    "layers": [],
+    "global": ["--macs", "0.5"],
+    "depth": ["--blocks", "1"],
+}
+
+
+@pytest.mark.parametrize("command", CUTS)
+def test_where_nothing_can_be_written_is_found_before_a_network_is_read(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)  # root may write everywhere else
+    words = [command, "--weights", "none.pt", "--out", "new/x.pt", *CUTS[command]]
+    assert f"folder {tmp_path}: Read-only file system" in _refused(words, capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", ["show", "diff", "layers"])

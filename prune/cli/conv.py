@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune import selection
-    from prune.pruning import convolutions, open_subject
+    from prune.pruning import convolutions
 
     if not args.layer:
         raise PlanError("no layer is given; name one, e.g. --layer 22 (prune show lists them)")
     if args.amount is None and args.channels is None:
         raise PlanError("say how much goes: --amount 0.4, or which channels: --channels 2,6,9")
-    subject = open_subject(args.weights)
+    subject = cutting.opened(args)
     named = convolutions(subject.net)
     layers = cutting.layer_indices(args.layer, named)
     if args.channels is None:

@@ -50,6 +50,18 @@ def add_ranking(parser: argparse.ArgumentParser) -> None:
     options.round_to(parser)
 
 
+def opened(args: argparse.Namespace) -> Subject:
+    """Read --weights, once it is known that what the command is to write can be written.
+
+    Raises:
+        PruneError: it cannot, or the checkpoint cannot be used.
+    """
+    from prune.pruning import open_subject
+
+    _expect_files(args)
+    return open_subject(args.weights)
+
+
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
     """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
     from prune import selection

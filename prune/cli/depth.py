@@ -59,13 +59,12 @@ def run(args: argparse.Namespace) -> None:
     """Remove as asked."""
     from prune import depth, together
     from prune.plan import Plan
-    from prune.pruning import open_subject
 
     # Noise ranked blocks worse than weights did, on the one trained network it was tried on.
     criterion = args.criterion or ("l1" if args.data is None else "output")
     if args.images < 1:
         raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
-    subject = open_subject(args.weights)
+    subject = cutting.opened(args)
     imgsz = options.side(args, subject.checkpoint.imgsz)
     found = depth.blocks(subject.net, imgsz=imgsz)
     enough = _enough(args, subject, found, imgsz=imgsz)

@@ -94,9 +94,9 @@ def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune import budgeted
     from prune.limits import limits
-    from prune.pruning import convolutions, open_subject
+    from prune.pruning import convolutions
 
-    subject = open_subject(args.weights)
+    subject = cutting.opened(args)
     imgsz = options.side(args, subject.checkpoint.imgsz)
     meet = _counted if args.latency is None else timing.deadline
     budget = meet(args, subject, imgsz)

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
-    from prune.pruning import convolutions, open_subject
+    from prune.pruning import convolutions
 
-    subject = open_subject(args.weights)
+    subject = cutting.opened(args)
     last = len(subject.net.layers) - 1
     upto = last if args.upto is None else args.upto
     if not 0 <= args.first <= upto <= last:
