@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Cut as the plan says."""
     from prune.plan import from_json
-    from prune.pruning import open_subject
 
     try:
         text = args.plan.read_text(encoding="utf-8")
@@ -33,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
     plan = from_json(text)
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):
         raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")
-    cutting.finish(args, open_subject(args.weights), plan, made_by=plan.made_by or "apply")
+    cutting.finish(args, cutting.opened(args), plan, made_by=plan.made_by or "apply")

@@ -120,7 +120,7 @@ def finish(
     scores: Mapping[int, float] | None = None,
     also: Callable[[Darknet], Mapping[str, object]] | None = None,
 ) -> None:
-    """Cut, print what goes, prove, recover, and only then write.
+    """Cut what was `opened`, print what goes, prove, recover, and only then write.
 
     `scores` are of blocks; `also` measures more of the pruned network, for the report: last, so
     that nothing is lost if it fails.
@@ -129,7 +129,6 @@ def finish(
     from prune.atomic import write_text
     from prune.plan import to_json
 
-    _expect_files(args)
     recovery = recovering.prepared(args, subject)
     pruned = pruning.carry_out(subject, plan, made_by=made_by)
     if not args.json:
