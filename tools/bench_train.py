@@ -221,6 +221,10 @@ def serve(args: argparse.Namespace) -> None:
     """Be a row: set up, then do what each line of the standard input asks for."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand among the answers
+    from prune.cli import settle
+
+    if args.row == "scoring" or not ROWS[args.row].plain:
+        settle()  # as commands are
     import torch
 
     from prune import device
