@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import squares
+import tiny
 import torch
 from numpy.typing import NDArray
 from public import trained, yolor_cfg, yolov3_tiny_cfg
@@ -18,6 +19,7 @@ from public import trained, yolor_cfg, yolov3_tiny_cfg
 from prune import checkpoint
 from prune.cli import main
 from prune.errors import CheckpointError, ExportError, InputError
+from prune.export import nms
 from prune.export.facts import provenance
 from prune.export.onnx import export
 from prune.export.structure import check_widths
@@ -183,6 +185,39 @@ def test_thresholds_have_the_defaults_of_detection(net: Darknet, tmp_path: Path)
         "counts": (1,),
     }
     assert (facts(done.out)["nms"], facts(done.out)["max_det"]) == ("True", "9")
+
+
+BROKEN = {
+    "corners swapped": ("(nms_low, nms_high)", "(nms_high, nms_low)"),
+    "objectness dropped": ("Mul (nms_class, nms_object)", "Identity (nms_class)"),
+    "class probability dropped": ("TopK <axis = 2> (nms_joint", "TopK <axis = 2> (nms_class"),
+    "allowed overlap ignored": ("nms_limit, iou_threshold", "nms_limit, nms_half"),
+    "threshold ignored": ("Max (score_threshold, nms_zero)", "Max (nms_none, nms_zero)"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_suppression_that_picks_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    assert nms._GRAPH.count(right) == 1
+    monkeypatch.setattr(nms, "_GRAPH", nms._GRAPH.replace(right, wrong))
+    torch.manual_seed(0)
+    net = build(tiny.CFG.format(width=32))  # its scores are far below what is detected
+    with pytest.raises(ExportError, match="prune's own suppression"):
+        export(net, tmp_path / "m.onnx", names=NAMES, imgsz=(64, 64), max_detections=300)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_suppression_that_picks_nothing_is_not_taken_for_proved(tmp_path: Path) -> None:
+    net = build(tiny.CFG.format(width=32))
+    with torch.no_grad():
+        for index in (5, 9):
+            for value in net.module_list[index].parameters():
+                value.zero_()
+    with pytest.raises(ExportError, match="cannot be compared"):
+        export(net, tmp_path / "m.onnx", names=NAMES, imgsz=(64, 64), max_detections=300)
+    assert not list(tmp_path.iterdir())
 
 
 def test_scoring_says_that_it_needs_all_boxes(net: Darknet, tmp_path: Path) -> None:

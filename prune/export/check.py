@@ -63,19 +63,32 @@ def compare(path: Path, module: nn.Module, batches: Iterable[Tensor]) -> Differe
     )
 
 
-def outputs(path: Path, batches: Iterable[Tensor]) -> list[list[Array]]:
-    """Run the file on some batches; give all outputs of each.
+def outputs(path: Path, batches: Iterable[Tensor], **numbers: float) -> list[list[Array]]:
+    """Run the file on some batches, with `numbers` as its other inputs; give all outputs of each.
 
     Raises:
         ExportError: the file does not run.
     """
     session = _session(path)
-    return [_run(session, images) for images in batches]
+    return [_run(session, images, **numbers) for images in batches]
+
+
+def telling_score(decoded: Iterable[Array]) -> float:
+    """Find a threshold of confidence that half of the scores that occur lie above.
+
+    Above the threshold of detection a random picture holds nothing, so that nothing would be
+    compared.
+
+    Args:
+        decoded: each [N, boxes, 5 + classes].
+    """
+    best = [(boxes[..., 4:5] * boxes[..., 5:]).max(axis=2).ravel() for boxes in decoded]
+    return float(np.median(np.unique(np.concatenate(best))))
 
 
 def compare_picked(
     found: Sequence[Array], decoded: Array, *, iou: float, confidence: float, limit: int
-) -> None:
+) -> int:
     """Compare boxes that a file picked with those that `prune.score.nms` picks of the same.
 
     Args:
@@ -84,6 +97,9 @@ def compare_picked(
         iou: overlap above which the lesser of two boxes goes.
         confidence: lowest one kept.
         limit: most boxes a picture.
+
+    Returns:
+        How many boxes were compared.
 
     Raises:
         ExportError: more than STRAYS of the boxes (of fewer than 100: one) differ.
@@ -105,11 +121,14 @@ def compare_picked(
                 f"the file picks {counts[picture]} boxes, prune's own suppression {len(rows)}, "
                 f"of which {shared} are the same"
             )
+    return sum(map(len, wanted))
 
 
 def _shared(mine: Array, theirs: Array) -> int:
     """Count the boxes that both sides have, [n, 6] and [m, 6]; rounding does not matter."""
-    close = np.abs(mine[:, None] - theirs[None]) < 1e-3 + 1e-5 * np.abs(theirs)  # [n, m, 6]
+    allowed = 1e-3 + 1e-5 * np.abs(theirs)
+    allowed[:, 4] = 1e-3 * theirs[:, 4]  # a network that knows nothing scores far below 1e-3
+    close = np.abs(mine[:, None] - theirs[None]) < allowed  # [n, m, 6]
     return int(np.any(np.all(close, axis=2), axis=1).sum())
 
 
@@ -152,9 +171,10 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         raise ExportError(f"ONNX Runtime cannot load the file: {_first_line(error)}") from error
 
 
-def _run(session: onnxruntime.InferenceSession, images: Tensor) -> list[Array]:
+def _run(session: onnxruntime.InferenceSession, images: Tensor, **numbers: float) -> list[Array]:
+    given = {name: np.array(value, np.float32) for name, value in numbers.items()}
     try:
-        found: list[Array] = session.run(None, {"images": images.numpy()})
+        found: list[Array] = session.run(None, {"images": images.numpy(), **given})
     except Exception as error:  # as above
         raise ExportError(f"ONNX Runtime cannot run the file: {_first_line(error)}") from error
     return found

@@ -19,6 +19,7 @@ from prune.export.check import (
     compare_picked,
     outputs,
     random_pictures,
+    telling_score,
 )
 from prune.export.exporters import EXPORTERS, OPSETS, Job, Shape, quiet
 from prune.export.facts import facts
@@ -30,6 +31,7 @@ from prune.export.structure import check_widths, name_sides, opset, shapes
 from prune.models.darknet import Darknet
 
 OPSET = 18  # every runtime of the last years reads it, and both exporters write it natively
+COMPARED_IOU = 0.2  # overlap at which suppression is compared: it takes some of every few boxes
 LARGEST = 2**31  # bytes; a longer file would have to be split in two
 
 
@@ -271,9 +273,17 @@ def _suppress(model: onnx.ModelProto, part: Path, batches: Sequence[Tensor], *, 
     nms.append(model, batch=batch, limit=limit)
     said = {entry.key: entry.value for entry in model.metadata_props}
     _save(model, part, said | {"nms": "True", "max_det": str(limit)})
-    iou, confidence = nms.THRESHOLDS["iou_threshold"], nms.THRESHOLDS["score_threshold"]
-    for found, boxes in zip(outputs(part, batches), decoded, strict=True):
+    iou, confidence = COMPARED_IOU, telling_score(decoded)
+    picked = outputs(part, batches, iou_threshold=iou, score_threshold=confidence)
+    compared = sum(
         compare_picked(found, boxes, iou=iou, confidence=confidence, limit=limit)
+        for found, boxes in zip(picked, decoded, strict=True)
+    )
+    if not compared:
+        raise ExportError(
+            "the file's suppression cannot be compared: all boxes score the same, so that none "
+            "is picked; train the network first, or export without --nms"
+        )
 
 
 def _first_line(error: Exception) -> str:
