@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from public import difference, picture, trained, yolor_cfg, yolov3_tiny_cfg
+from shipped import CFGS, narrow
 
 from prune import checkpoint
 from prune.cli import main
@@ -55,11 +56,13 @@ def test_opencv_computes_the_same_head_maps(
         assert np.abs(one - other).max() < 1e-4 * np.abs(other).max()
 
 
-WEIGHTED = yolor_cfg().replace("[shortcut]", "[shortcut]\nweights_type={}")
+# With its second head at stride 16: the public code has 8 and 16 for two heads.
+YOLOR = yolor_cfg().replace("layers=4\n", "layers=4\n\n[reorg]\n\n[reorg]\n")
+WEIGHTED = YOLOR.replace("[shortcut]", "[shortcut]\nweights_type={}")
 
 NETWORKS = {
-    "yolor": (yolor_cfg(), "torch"),
-    "yolor with Darknet's decoding": (yolor_cfg(), "darknet"),
+    "yolor": (YOLOR, "torch"),
+    "yolor with Darknet's decoding": (YOLOR, "darknet"),
     "yolov3": (yolov3_tiny_cfg(), "darknet"),
     "weighted sums of the public code": (WEIGHTED.format("per_feature"), "torch"),
     "weighted sums of Darknet": (
@@ -98,9 +101,9 @@ def test_public_pair_comes_back_as_it_went(tmp_path: Path, name: str) -> None:
 
 
 def test_public_cfg_has_only_what_that_code_reads(tmp_path: Path) -> None:
-    net = trained(yolor_cfg(), decoding="torch")
+    net = trained(YOLOR, decoding="torch")
     sections = parse(write_yolor(net, tmp_path / "net.cfg", ["cat", "dog"])[0].read_text())
-    for section, before in zip(sections[1:], parse(yolor_cfg())[1:], strict=True):
+    for section, before in zip(sections[1:], parse(YOLOR)[1:], strict=True):
         assert section.kind == before.kind
         known = {k: v for k, v in before.options.items() if k not in ("jitter", "ignore_thresh")}
         known.pop("activation" if section.kind == "shortcut" else "", None)
@@ -109,7 +112,7 @@ def test_public_cfg_has_only_what_that_code_reads(tmp_path: Path) -> None:
 
 
 def test_public_weights_have_the_names_of_that_code(tmp_path: Path) -> None:
-    net = trained(yolor_cfg(), decoding="torch")
+    net = trained(YOLOR, decoding="torch")
     weights = write_yolor(net, tmp_path / "net.cfg", ["cat", "dog"])[1]
     document = torch.load(weights, weights_only=True)
     assert set(document) == {"model", "names"}
@@ -119,13 +122,20 @@ def test_public_weights_have_the_names_of_that_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "decoding", "expected"),
     [
-        (yolor_cfg(), "darknet", "trained with another decoding"),
-        (yolor_cfg().replace("activation=mish", "activation=relu6"), "torch", "activation=relu6"),
+        (YOLOR, "darknet", "trained with another decoding"),
+        (YOLOR.replace("activation=mish", "activation=relu6"), "torch", "activation=relu6"),
         (WEIGHTED.format("per_channel"), "torch", "weights_type=per_channel"),
-        (yolor_cfg().replace("layers=7", "layers=7\ngroups=1\ngroup_id=0"), "torch", "group_id"),
-        (yolor_cfg().replace("[maxpool]\nsize=5\nstride=1", "[dropout]"), "torch", "[dropout]"),
+        (YOLOR.replace("layers=7", "layers=7\ngroups=1\ngroup_id=0"), "torch", "group_id"),
+        (YOLOR.replace("layers=-1,-2", "layers=-1,-2,-1,-2\ngroups=2"), "torch", "the groups of"),
+        (YOLOR.replace("size=5\nstride=1", "size=2\nstride=1"), "torch", "pads a [maxpool]"),
+        (YOLOR.replace("[reorg]\n\n[reorg]\n", "[reorg]\nstride=4\n"), "torch", "[reorg]'s stride"),
+        (yolor_cfg(), "torch", "of the heads, and this network's are 8, 4"),
+        (YOLOR.replace("[maxpool]\nsize=5\nstride=1", "[dropout]"), "torch", "[dropout]"),
     ],
-    ids=["decoding", "activation", "weights", "share", "kind"],
+    ids=[
+        *("decoding", "activation", "weights", "share", "groups"),
+        *("pool", "reorg", "strides", "kind"),
+    ],
 )
 def test_what_the_public_code_would_compute_otherwise_is_refused(
     tmp_path: Path, text: str, decoding: str, expected: str
@@ -137,11 +147,27 @@ def test_what_the_public_code_would_compute_otherwise_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("word", ["yolov3", "fpn", "yolov4-tiny"])
+def test_a_path_by_which_the_public_code_reverses_strides_is_refused(
+    tmp_path: Path, word: str
+) -> None:
+    net = trained(YOLOR, decoding="torch")
+    for target in (tmp_path / f"my_{word}.cfg", tmp_path / word / "net.cfg"):
+        with pytest.raises(InputError, match=f"path holds '{word}', and this network's are 8, 16"):
+            write_yolor(net, target, ["cat", "dog"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
+def test_every_shipped_network_has_a_public_pair(tmp_path: Path, path: Path) -> None:
+    assert len(write_yolor(narrow(path), tmp_path / path.name, ["thing"])) == 2
+
+
 @pytest.mark.parametrize("wanted", ["darknet", "yolor"])
 def test_command_writes_the_pair(
     tmp_path: Path, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net = trained(yolor_cfg(), decoding="torch")
+    net = trained(YOLOR, decoding="torch")
     source = checkpoint.capture(net, names=["cat", "dog"], imgsz=160)
     checkpoint.save(source, tmp_path / "net.pt")
     words = ["--weights", str(tmp_path / "net.pt"), "--format", wanted]
@@ -155,7 +181,7 @@ def test_command_writes_the_pair(
 
 
 def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:
-    net: Darknet = trained(yolor_cfg(), decoding="torch")
+    net: Darknet = trained(YOLOR, decoding="torch")
     (tmp_path / "net.weights").mkdir()
     with pytest.raises(InputError, match=r"net\.weights: it is a folder"):
         write_darknet(net, tmp_path / "net.cfg")

@@ -1,6 +1,6 @@
 """Write a network back as Darknet .cfg and .weights, or as the public PyTorch code's pair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from prune.atomic import replacing
 from prune.errors import InputError
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
-from prune.models.keys import KEYS, anything
+from prune.models.keys import KEYS, anything, positive
 from prune.models.layers import NORMALIZATIONS, WeightedShortcut
-from prune.models.sections import Section, heads, with_options, write
+from prune.models.sections import Section, heads, option, with_options, write
+from prune.models.windows import step, window
 
 Files = tuple[Path, Path]
 
@@ -29,6 +30,17 @@ _YOLOR_KINDS = frozenset(KEYS) - {"avgpool", "dropout"}
 _YOLOR_ACTIVATIONS = frozenset({"linear", "leaky", "mish", "silu", "swish", "logistic"})
 # Keys that say nothing there, for what they say here is the rule there; `_check_yolor` has looked.
 _YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "scale_wh"})
+# What that code computes otherwise without a word: a kind, which of its sections, what it does.
+_YOLOR_OTHERWISE: tuple[tuple[str, Callable[[Section], bool], str], ...] = (
+    ("maxpool", lambda s: _is_even(s), "pads a [maxpool] of even size at stride 1 otherwise"),
+    ("maxpool", lambda s: len(set(step(s))) > 1, "has one stride for both ways of a [maxpool]"),
+    ("route", lambda s: option(s, "groups", positive, 1) > 1, "ignores the groups of a [route]"),
+    ("reorg", lambda s: option(s, "stride", positive, 2) != 2, "takes 2 for a [reorg]'s stride"),
+)
+# It does not follow strides through the cfg: heads have these, in cfg order.
+_YOLOR_STRIDES = (8, 16, 32, 64, 128)
+_YOLOR_REVERSED = (32, 16, 8)  # where the path of the cfg holds one of these words
+_YOLOR_REVERSING = ("yolov4-tiny", "fpn", "yolov3")
 
 
 def write_darknet(net: Darknet, target: Path, *, imgsz: int | None = None) -> Files:
@@ -76,8 +88,9 @@ def write_yolor(
     Raises:
         InputError: that code would compute something else, or the target cannot be written.
     """
-    _check_yolor(net)
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".pt")
+    _check_yolor(net)
+    _check_yolor_strides(net, cfg)
     state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
     with replacing(cfg) as part:
         sections = _yolor_sections(_sized(net.sections, imgsz))
@@ -137,13 +150,42 @@ def _check_yolor(net: Darknet) -> None:
     for index, section in enumerate(net.sections[1:], start=1):
         if problem := _foreign_to_yolor(section, decoded=index in logits):
             raise InputError(
-                f"the public PyTorch code does not know {problem} (layer {index - 1}); "
-                "use --format darknet"
+                f"the public PyTorch code {problem} (layer {index - 1}); use --format darknet"
             )
 
 
+def _check_yolor_strides(net: Darknet, cfg: Path) -> None:
+    word = next((word for word in _YOLOR_REVERSING if word in str(cfg)), "")
+    theirs = _YOLOR_REVERSED if word else _YOLOR_STRIDES
+    own = tuple(head.stride for head in net.heads)
+    if own != theirs[: len(own)]:
+        cause = f" of a cfg whose path holds {word!r}" if word else ""
+        remedy = "choose another --out" if word else "use --format darknet"
+        raise InputError(
+            f"the public PyTorch code takes {_listed(theirs)} for the strides of the heads{cause}, "
+            f"and this network's are {_listed(own)}; {remedy}"
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _foreign_to_yolor(section: Section, *, decoded: bool) -> str:
-    """Name what that code would not compute as this section means it; "" if there is nothing."""
+    """Say what that code would not compute as this section means it; "" if there is nothing."""
+    for kind, differs, does in _YOLOR_OTHERWISE:
+        if section.kind == kind and differs(section):
+            return does
+    unknown = _unknown_to_yolor(section, decoded=decoded)
+    return f"does not know {unknown}" if unknown else ""
+
+
+def _is_even(pool: Section) -> bool:
+    """Tell whether a [maxpool] has no middle and so pads more behind than before."""
+    return window(pool)[0] % 2 == 0 and 1 in step(pool)
+
+
+def _unknown_to_yolor(section: Section, *, decoded: bool) -> str:
     if section.kind not in _YOLOR_KINDS:
         return f"[{section.kind}]"
     for key, value in section.options.items():
