@@ -21,7 +21,7 @@ from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
 from prune.graph import Group
-from prune.models.darknet import Darknet
+from prune.models.darknet import Darknet, build
 from prune.plan import Plan, from_json, removed
 from prune.proof import masked
 from prune.score.nms import detections
@@ -167,6 +167,37 @@ def test_the_cheapest_group_per_multiply_add_comes_first(setup: Setup, tmp_path:
     costs = [float(row["drop"]) / float(row["macs"]) for row in rows]
     assert costs == sorted(costs)
     assert len(rows) == len(found.rows)
+
+
+UNREAD = """
+[convolutional]
+batch_normalize=1
+filters=8
+size=1
+stride=1
+pad=1
+activation=leaky
+
+[route]
+layers=-2
+"""
+
+
+def test_a_convolution_that_no_layer_reads_is_left_out(
+    setup: Setup, tmp_path: Path, capsys: Capture
+) -> None:
+    shortcut = "[shortcut]\nfrom=-2\nactivation=linear\n"
+    net = build(tiny.CFG.format(width=32).replace(shortcut, shortcut + UNREAD))
+    weights = tmp_path / "unread.pt"
+    checkpoint.save(checkpoint.capture(net, names=tiny.NAMES, imgsz=tiny.SIZE), weights)
+    words = ["--weights", str(weights), "--data", str(setup.data), "--ratios", "0.5"]
+    out = tmp_path / "s.json"
+    assert main(["sensitivity", *words, "--out", str(out)]) == 0
+    assert "module_list.5.Conv2d is left out: no layer reads it" in capsys.readouterr().err
+    assert "module_list.5.Conv2d" not in {row.group for row in read(out).rows}
+    assert (
+        main(["global", *words[:2], "--sensitivity", str(out), "--macs", "0.8", "--dry-run"]) == 0
+    )
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same_file(

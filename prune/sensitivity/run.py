@@ -158,10 +158,13 @@ def _jobs(bench: Bench, wish: Wish) -> list[_Job]:
             if not group.kept:
                 logger.warning(f"note: {group.root} is left out: {wish.criterion} cannot score it")
             continue
-        first = effect.reach(inputs, group)[0]
+        reached = effect.reach(inputs, group)
+        if not reached:
+            logger.warning(f"note: {group.root} is left out: no layer reads it")
+            continue
         for ratio in wish.ratios:
             task = Task(number, tuple(lowest(scores, int(ratio * group.channels))))
-            jobs.append(_Job(task, ratio, first))
+            jobs.append(_Job(task, ratio, reached[0]))
     if not jobs:
         raise PlanError(f"criterion {wish.criterion} can score no group that may be cut")
     return sorted(jobs, key=lambda job: (job.first, job.key))
