@@ -16,12 +16,13 @@ from test_fold import STAY
 
 from prune import checkpoint
 from prune.cli import main
-from prune.errors import ExportError
+from prune.errors import ExportError, InputError
 from prune.export import ncnn as ncnn_files
 from prune.export import ncnn_layers
 from prune.export import onnx as onnx_files
 from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
+from prune.models.layers import ACTIVATIONS
 
 NAMES = ("cat", "dog")
 
@@ -70,6 +71,7 @@ NETWORKS = {
     "yolor": (yolor_cfg(), "torch"),
     "yolov3-tiny, lopsided pooling": (yolov3_tiny_cfg(), "darknet"),
     "reorg, shares, excitation": (REST, "darknet"),
+    "hardswish": (yolor_cfg().replace("mish", "hardswish"), "torch"),
     "a weight a map": (WEIGHTED.format("per_feature"), "torch"),
     "a weight a channel": (
         WEIGHTED.format("per_channel\nweights_normalization=softmax"),
@@ -159,6 +161,22 @@ def test_ncnn_files_that_differ_are_not_left(
             names=NAMES,
             imgsz=(64, 64),
         )
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_activation_of_a_cfg_is_one_of_ncnns() -> None:
+    named = {type(make()) for make in ACTIVATIONS.values()} - {torch.nn.Identity}
+    assert named == set(ncnn_layers.ACTIVATIONS)
+
+
+def test_an_activation_that_ncnn_has_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ncnn")
+    monkeypatch.delitem(ncnn_layers.ACTIVATIONS, torch.nn.Mish)
+    net = trained(yolor_cfg(), decoding="torch")
+    with pytest.raises(InputError, match=r"ncnn files can have SiLU, .*, not Mish"):
+        ncnn_files.export(net, tmp_path / "m.param", names=NAMES, imgsz=(64, 64))
     assert not list(tmp_path.iterdir())
 
 

@@ -52,7 +52,8 @@ def export(net: Darknet, target: Path, *, names: Sequence[str], imgsz: tuple[int
         imgsz: height and width that the .json recommends, pixels.
 
     Raises:
-        InputError: ncnn is not installed, or a target cannot be written.
+        InputError: ncnn is not installed or has not the network's activation, or a target cannot be
+            written.
         ExportError: ncnn computes something else, or cannot load the files.
     """
     _expect_ncnn()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prune.errors import InputError
 from prune.models import layers
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
@@ -68,9 +69,16 @@ class Writer:
         return name
 
     def activated(self, source: str, activation: nn.Module) -> str:
-        """Add an activation, unless it is none."""
+        """Add an activation, unless it is none.
+
+        Raises:
+            InputError: ncnn has no such activation.
+        """
         if isinstance(activation, nn.Identity):
             return source
+        if type(activation) not in ACTIVATIONS:
+            known = ", ".join(each.__name__ for each in ACTIVATIONS)
+            raise InputError(f"ncnn files can have {known}, not {type(activation).__name__}")
         kind, options = ACTIVATIONS[type(activation)]
         return self.add(kind, source, options=dict(options))
 
@@ -96,6 +104,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, dict[int, float]]] = {
     nn.ReLU: ("ReLU", {}),
     nn.ReLU6: ("Clip", {0: 0.0, 1: 6.0}),
     nn.Sigmoid: ("Sigmoid", {}),
+    nn.Hardswish: ("HardSwish", {0: 1 / 6, 1: 0.5}),  # x clip(x / 6 + 0.5, 0, 1)
 }
 
 ADD, MULTIPLY = 0, 2  # of BinaryOp
