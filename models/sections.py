@@ -201,12 +201,15 @@ def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
     The convolution comes last; what its output is multiplied with or shifted by is on the way.
 
     Raises:
-        CfgError: no convolution feeds the head.
+        CfgError: no convolution feeds the head, or several, or a share of one.
     """
     path: list[int] = []
     layer = index
     while True:
         sources = references(sections, layer)
+        if sections[layer + 1].kind == "route" and not _is_one_layer(sections[layer + 1]):
+            problem = f"feeds the head at layer {index}, which takes all of one convolution"
+            raise fault(sections[layer + 1], "", problem)
         if not sources or sources[0] < 0 or sections[layer + 1].kind not in _PASSING:
             raise fault(sections[index + 1], "", f"no convolution feeds the head at layer {index}")
         path.extend(sources[1:])
@@ -214,6 +217,11 @@ def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
         path.append(layer)
         if sections[layer + 1].kind == "convolutional":
             return tuple(path)
+
+
+def _is_one_layer(route: Section) -> bool:
+    several = len(option(route, "layers", integers)) > 1
+    return not several and option(route, "groups", positive, 1) == 1
 
 
 _PASSING = ("yolo", "route", "shift_channels", "control_channels", "dropout")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import CFG, GOLDEN
 
 from prune.errors import CfgError
+from prune.models.darknet import build
 from prune.models.keys import KEYS, anything, integers, number, numbers
 from prune.models.layout import layout
 from prune.models.sections import (
@@ -244,6 +245,20 @@ def test_no_class_is_refused() -> None:
 def test_classes_need_a_convolution_before_the_head() -> None:
     with pytest.raises(CfgError, match="no convolution"):
         with_classes(parse("[net]\n[maxpool]\n[yolo]\nanchors=1,1"), 3)
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["layers=0,1", "layers=2\ngroups=2\ngroup_id=1"],
+    ids=["two layers", "half a layer"],
+)
+def test_a_head_takes_all_of_one_convolution(route: str) -> None:
+    convolutions = "".join(f"{CONV}{filters}\n" for filters in (6, 6, 24))
+    text = f"[net]\n{convolutions}[route]\n{route}\n[yolo]\nanchors=1,1,2,2\nclasses=1"
+    with pytest.raises(CfgError, match=r"\[route\].*layer 4, which takes all of one convolution"):
+        build(text)
+    with pytest.raises(CfgError, match="takes all of one convolution"):
+        with_classes(parse(text), 3)
 
 
 def test_the_public_pytorch_decoding_is_written_out() -> None:
