@@ -57,12 +57,14 @@ class Graph:
         inputs: what it takes.
         keep: names of modules whose outputs must stay.
         groups: channels that can only leave together, in network order.
+        shapes: of the tensors that the module had then.
     """
 
     model: nn.Module
     inputs: tuple[Spec, ...]
     keep: tuple[str, ...]
     groups: tuple[Group, ...]
+    shapes: tuple[tuple[str, Shape], ...]
 
     @property
     def kept(self) -> dict[str, str]:
@@ -105,7 +107,7 @@ def trace(
     groups = trial.tried(model, groups_of(run), given)
     if all(group.kept for group in groups):
         raise PlanError(f"nothing in the network can be cut: {_reasons(groups, run)}")
-    return Graph(model, given, names, groups)
+    return Graph(model, given, names, groups, _shapes(model))
 
 
 def select(  # noqa: PLR0913  the wishes are the interface
@@ -158,9 +160,10 @@ def select(  # noqa: PLR0913  the wishes are the interface
         seed: for criteria that draw numbers.
 
     Raises:
-        PlanError: nothing would be removed, a budget that cannot be met, a value out of range; it
-            says which and why.
+        PlanError: nothing would be removed, a budget that cannot be met, a value out of range, a
+            model that was cut in place since it was traced; it says which and why.
     """
+    _expect_shapes(graph.model, graph.shapes, "the model changed; trace it again")
     wishes = {"amount": amount, "macs": macs, "params": params}
     given = {name: wish for name, wish in wishes.items() if wish is not None}
     if len(given) != 1:
@@ -182,7 +185,7 @@ def select(  # noqa: PLR0913  the wishes are the interface
     else:
         ((kind, wish),) = given.items()
         plan = _by_budget(graph, ranks, allowed, (kind, wish), (criterion, allocation))
-    return replace(plan, inputs=graph.inputs, keep=graph.keep, shapes=_shapes(graph.model))
+    return replace(plan, inputs=graph.inputs, keep=graph.keep, shapes=graph.shapes)
 
 
 def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
@@ -265,17 +268,19 @@ def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:
             "the plan does not say what the network takes: it was made for a checkpoint; "
             "see prune apply"
         )
-    here, there = dict(_shapes(model)), dict(plan.shapes)
+    _expect_shapes(model, plan.shapes, "the plan was made for another network")
+    return groups_of(traced(model, plan.inputs, keep=plan.keep))
+
+
+def _expect_shapes(model: nn.Module, shapes: Sequence[tuple[str, Shape]], problem: str) -> None:
+    here, there = dict(_shapes(model)), dict(shapes)
     for name in {**there, **here}:
         if here.get(name) != there.get(name):
             found, wanted = (
                 f"of shape {list(shapes[name])}" if name in shapes else "missing"
                 for shapes in (here, there)
             )
-            raise PlanError(
-                f"the plan was made for another network: {name} is {wanted} there, {found} here"
-            )
-    return groups_of(traced(model, plan.inputs, keep=plan.keep))
+            raise PlanError(f"{problem}: {name} is {wanted} there, {found} here")
 
 
 def _by_share(

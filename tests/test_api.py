@@ -138,6 +138,15 @@ def test_what_is_kept_keeps_its_channels_and_replays() -> None:
     assert smaller.get_submodule("blocks.1.conv1").out_channels == 2
 
 
+@pytest.mark.parametrize("wish", [{"amount": 0.5}, {"macs": 0.5}], ids=["share", "budget"])
+def test_a_graph_of_what_was_cut_since_is_refused(wish: dict[str, float]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    graph = prune.trace(net, (torch.rand(1, 3, 8, 8),))
+    prune.cut(net, prune.select(graph, amount=0.5), in_place=True)
+    with pytest.raises(PlanError, match=r"trace it again: 0\.weight is of shape \[8, 3, 1, 1\]"):
+        prune.select(graph, amount=wish.get("amount"), macs=wish.get("macs"))
+
+
 def test_in_place_the_model_itself_is_cut_and_frozen_parts_stay_frozen() -> None:
     net, graph, _ = _traced.__wrapped__("vgg")
     net.get_submodule("features").requires_grad_(False)
