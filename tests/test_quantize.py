@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from prune import checkpoint
 from prune.bench import runtimes
@@ -25,7 +26,7 @@ from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
 from prune.quantize.run import Wish, quantize
-from prune.quantize.subject import Subject, open_subject
+from prune.quantize.subject import Array, Subject, open_subject
 from prune.quantize.write import in_int8
 from prune.score.metrics import Scores
 from prune.train.source import activated, trained
@@ -98,6 +99,34 @@ def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
     in_float = [name for name in kernels if kinds.get(name) == onnx.TensorProto.FLOAT]
     assert len(in_float) == 3, "those of two heads and the first"
     assert len(kernels) - len(in_float) == done.layers
+
+
+def kernels(model: onnx.ModelProto) -> list[tuple[NDArray[np.int8], NDArray[np.float32]]]:
+    """Read the 8-bit kernels of a model, [out, in, kh, kw] each, with their scales."""
+    held = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    return [
+        (held[node.input[0]], held[node.input[1]])
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in held
+        and held[node.input[0]].ndim == 4
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "most"), [([], 127), (["--seven-bits"], 64)], ids=["8 bits", "7 bits"]
+)
+def test_every_filter_has_a_scale_and_fills_its_bits(
+    folder: Path, tmp_path: Path, flags: list[str], most: int
+) -> None:
+    assert main(words(folder, "--out", tmp_path / "int8.onnx", *flags)) == 0
+    found = kernels(onnx.load(tmp_path / "int8.onnx"))
+    assert len(found) == 4
+    for kernel, scales in found:
+        assert scales.shape == (len(kernel),)
+        assert len(set(scales.tolist())) == len(kernel)
+        largest = np.abs(kernel.astype(int)).max(axis=(1, 2, 3))
+        assert set(largest.tolist()) <= {most - 1, most}, "its own scale is what fills each"
 
 
 @pytest.mark.parametrize("activation", ["mish", "leaky", "relu", "hardswish"])
@@ -189,6 +218,34 @@ def test_the_most_sensitive_layer_comes_first() -> None:
     noise = {"a": 0.1, "b": 0.3, "c": 0.2}
     order = search.by_sensitivity(layers, lambda layer: [wanted[0] + noise[layer.name]], wanted)
     assert [layer.name for layer in order] == ["b", "c", "a"]
+
+
+def test_a_box_that_moves_where_an_object_is_counts() -> None:
+    wanted = np.full((1, 2, 7), 0.5, dtype=np.float32)
+    wanted[0, 1, 4] = 0.0  # nothing is there
+    seen, unseen = wanted.copy(), wanted.copy()
+    seen[0, 0, 0] += 1.0
+    unseen[0, 1, 0] += 1.0
+    assert search.change(seen, wanted) == pytest.approx(1.0), "1 by 0.5, of four 0.5 by 0.5"
+    assert search.change(unseen, wanted) == 0.0
+
+
+def test_what_moved_is_the_worst_of_all_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = Subject.outputs
+
+    def moving(self: Subject, model: onnx.ModelProto, paths: Sequence[Path]) -> list[Array]:
+        found = list(outputs(self, model, paths))
+        if model is not self.model:
+            found[1] = found[1] + 100.0  # of the second picture alone
+        return found
+
+    whole = quantize(folder / "net.onnx", data_of(folder), Wish(images=8)).moved
+    monkeypatch.setattr(Subject, "outputs", moving)
+    moved = quantize(folder / "net.onnx", data_of(folder), Wish(images=8)).moved
+    assert moved.absolute > 99 > whole.absolute
+    assert moved.relative > 10 * whole.relative
 
 
 def words(folder: Path, *more: object) -> list[str]:
