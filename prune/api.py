@@ -11,7 +11,6 @@ The four names and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are als
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TypeVar
@@ -26,6 +25,7 @@ from prune.errors import PlanError, PruneError
 from prune.evidence import Evidence, Loss
 from prune.graph import Group, groups_of, structures
 from prune.limits import Limit, Wish, limits, rounded
+from prune.modes import evaluating
 from prune.plan import Plan, from_json, to_json
 from prune.ranking import scores
 from prune.selection import by_budget, cut_of, lowest
@@ -253,7 +253,7 @@ def prove(
         PruneError: they disagree; it names the first layer that does.
     """
     groups = _groups(model, plan)
-    with _evaluating(model), _evaluating(smaller):
+    with evaluating(model), evaluating(smaller):
         return proof.prove_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
 
 
@@ -404,15 +404,3 @@ def _reasons(groups: Sequence[Group], run: Traced) -> str:
 
 def _shapes(model: nn.Module) -> tuple[tuple[str, Shape], ...]:
     return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode inside the `with` block."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.errors import PlanError
+from prune.modes import evaluating
 
 Loss = Callable[[object, object], Tensor]
 """(what the network returned, the batch's targets) -> a number."""
@@ -53,15 +54,12 @@ def gather(
     layers = {name: m for name, m in net.named_modules() if _counts(m)}
     gather_one = _GATHERERS[what]
     learning = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        return gather_one(net, layers, batches, loss)
+        with evaluating(net), torch.enable_grad():
+            return gather_one(net, layers, batches, loss)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter, learns in learning.items():
             parameter.requires_grad_(learns)
 

@@ -54,10 +54,12 @@ def test_box_taken_away_from_the_network_costs_recall(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_network_comes_back_in_its_mode(loader: Loader, training: bool) -> None:
+def test_network_and_its_parts_come_back_in_their_modes(loader: Loader, training: bool) -> None:
     net = squares.network().train(training)
+    frozen = next(net.children()).eval()
     score(net, loader, squares.NAMES, device=CPU)
     assert net.training is training
+    assert not frozen.training, "one that training keeps in eval mode"
 
 
 def test_loss_is_the_mean_over_pictures(loader: Loader) -> None:

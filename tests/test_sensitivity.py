@@ -22,10 +22,11 @@ from prune.data.spec import load
 from prune.errors import PlanError
 from prune.graph import Group
 from prune.models.darknet import Darknet, build
+from prune.modes import evaluating
 from prune.plan import Plan, from_json, removed
 from prune.proof import masked
 from prune.score.nms import detections
-from prune.score.score import evaluating, score
+from prune.score.score import score
 from prune.selection import cut_of
 from prune.sensitivity import effect, run
 from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened

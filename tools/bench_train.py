@@ -481,7 +481,8 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 
 def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
     """Score as the shortest correct loop does, the network as it was trained."""
-    from prune.score.score import collect, evaluating
+    from prune.modes import evaluating
+    from prune.score.score import collect
 
     with evaluating(net):
         found = collect(lambda images: net.decode(net(images)), pictures, len(names), device=device)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from prune.errors import InputError
 from prune.graph import Group
+from prune.modes import evaluating
 from prune.plan import Plan, removed
-from prune.recover.readers import Layer, Norm, axis, evaluating, move_output, paired, watching
+from prune.recover.readers import Layer, Norm, axis, move_output, paired, watching
 
 # Gauss-Hermite quadrature of a standard normal variable: (point, share).
 POINTS: dict[int, tuple[tuple[float, float], ...]] = {

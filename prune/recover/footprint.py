@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from prune.recover.readers import evaluating, watching
+from prune.modes import evaluating
+from prune.recover.readers import watching
 
 
 @dataclass

@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from prune.modes import evaluating
+
 Layer = nn.modules.conv._ConvNd | nn.Linear
 Norm = nn.modules.batchnorm._BatchNorm
 Kinds = type[nn.Module] | tuple[type[nn.Module], ...] | UnionType
@@ -114,19 +116,6 @@ def _before(name: str, watch: Watch) -> Callable[[nn.Module, tuple[Tensor, ...]]
 
 def _after(name: str, watch: Watch) -> Callable[[nn.Module, object, Tensor], None]:
     return lambda _, __, output: watch(name, output)
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Run a network as it predicts, without gradients, inside the `with` block."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def axis(layer: nn.Module) -> int:

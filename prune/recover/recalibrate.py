@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from prune.errors import InputError
+from prune.modes import evaluating
 from prune.recover.readers import Norm
 
 
@@ -30,19 +30,15 @@ def recalibrate(net: nn.Module, pictures: Iterable[Tensor]) -> None:
     if first is None:
         raise InputError("there are no pictures to recalibrate with")
     norms = [m for m in net.modules() if isinstance(m, Norm) and m.running_mean is not None]
-    modes = {module: module.training for module in net.modules()}
     momenta = [norm.momentum for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average
-    try:
-        with torch.no_grad():
+    with evaluating(net):
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average
+        try:
             for batch in chain([first], batches):
                 net(batch)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

@@ -17,11 +17,12 @@ from torch import Generator, Tensor, nn
 
 from prune.errors import InputError
 from prune.graph import Group
+from prune.modes import evaluating
 from prune.plan import Plan, Removed, removed
 from prune.recover.fit import Solved, Target, fit
 from prune.recover.footprint import footprint
 from prune.recover.patches import draw, made, unsuited
-from prune.recover.readers import Layer, Reader, evaluating, norm_mean, paired, readers, watching
+from prune.recover.readers import Layer, Reader, norm_mean, paired, readers, watching
 from prune.recover.walk import walking
 
 

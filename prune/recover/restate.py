@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prune.recover.readers import Norm, evaluating
+from prune.modes import evaluating
+from prune.recover.readers import Norm
 
 
 @dataclass

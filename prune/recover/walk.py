@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prune.recover.readers import Layer, evaluating, watching
+from prune.modes import evaluating
+from prune.recover.readers import Layer, watching
 
 
 class _Left(BaseException):

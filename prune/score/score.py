@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, zip_longest
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prune.data import labels
 from prune.data.frames import Frame
+from prune.modes import evaluating
 from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.fused import fused
@@ -117,7 +117,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     Raises:
         DataError: a picture or a label of the split cannot be read.
     """
-    with evaluating(net):
+    with evaluating(net), torch.inference_mode():
         see = partial(_maps_and_boxes, fused(net), precision=precision)
         look = _Look(see, confidence, iou, device)
         collected = _collect(look, loader, len(names), loss=loss)
@@ -153,18 +153,6 @@ def collect(
     look = _Look(lambda images: ((), detector(images)), confidence, iou, device)
     collected = _collect(look, loader, classes, shares=shares)
     return together(gather(collected)) if gather else collected
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, without gradients, for the length of the block."""
-    before = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        net.train(before)
 
 
 class _Seen(NamedTuple):

@@ -20,8 +20,8 @@ from prune.data import spec as data
 from prune.data.loader import Loader, score_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
+from prune.modes import evaluating
 from prune.pruning import Subject
-from prune.score.score import evaluating
 from prune.sensitivity import effect
 from prune.sensitivity.tally import METRICS, Tally
 
@@ -164,7 +164,7 @@ def measure(
     masks = [effect.mask(net, groups[task.group], task.channels) for task in tasks]
     wanted = frozenset[int]().union(*(mask.needs for mask in masks))
     tallies = [bench.tally() for _ in tasks]
-    with evaluating(net):
+    with evaluating(net), torch.inference_mode():
         for batch in bench.loader:
             images = batch.images.to(bench.device).float() / 255  # [N, 3, H, W]
             kept = effect.outputs(net, images, wanted)
