@@ -94,7 +94,7 @@ def _of(
     else:
         each = [_by_channel(slot, criterion.score(found, generator)) for slot, found in told]
         result = torch.stack(each).mean(dim=0)
-    return _finite(result, group.root)
+    return finite(result, group.root)
 
 
 READABLE = {
@@ -157,7 +157,12 @@ def _positive(value: Tensor) -> Tensor:
     return value.clamp(min=torch.finfo(value.dtype).tiny)
 
 
-def _finite(found: Tensor, layer: str) -> Tensor:
+def finite(found: Tensor, layer: str) -> Tensor:
+    """Check a layer's scores and bring them to the CPU.
+
+    Raises:
+        PlanError: its weights hold NaN or infinity.
+    """
     if not found.isfinite().all():
         raise PlanError(
             f"the weights of {layer} hold NaN or infinity; the training that made them failed"

@@ -20,7 +20,7 @@ from prune.errors import PlanError
 from prune.graph import Group
 from prune.limits import Limit, rounded
 from prune.plan import Cut, Plan
-from prune.ranking import filters
+from prune.ranking import filters, finite
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def one_after_another(
     for layer in layers:
         present = _present(free, gone, layer)
         weight = _present_inputs(net.get_submodule(layer), lost[layer])
-        ranks = _finite(CRITERIA[criterion].score(weight, generator), layer)  # [out]
+        ranks = finite(CRITERIA[criterion].score(weight, generator), layer)  # [out]
         leaving = _leaving(free, layer, present, ranks, amount=amount, round_to=round_to)
         for number, channel in leaving:
             gone[number].add(channel)
@@ -242,14 +242,6 @@ def _check(amount: float, round_to: int) -> None:
         raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.4")
     if round_to < 1:
         raise PlanError(f"round-to is {round_to}; it must be at least 1, e.g. 8")
-
-
-def _finite(scores: Tensor, layer: str) -> Tensor:
-    if not scores.isfinite().all():
-        raise PlanError(
-            f"the weights of {layer} hold NaN or infinity; the training that made them failed"
-        )
-    return scores
 
 
 def _present_inputs(layer: nn.Module, gone: set[int]) -> Tensor:
