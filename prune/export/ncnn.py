@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from prune.atomic import replacing
+from prune.bench.ncnn_text import MAGIC
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference, random_pictures
 from prune.export.facts import PREPROCESSING
@@ -26,7 +27,6 @@ from prune.export.fold import folded
 from prune.export.ncnn_layers import INPUT, Array, Op, translated
 from prune.models.darknet import Darknet
 
-MAGIC = 7767517  # the first line of every .param
 TOLERANCE = 1e-3  # relative; ncnn's fast convolutions differ by 1e-6 to 1e-4
 
 
@@ -109,7 +109,7 @@ def _description(net: Darknet, names: Sequence[str], imgsz: tuple[int, int]) -> 
 
 def _listed(ops: Sequence[Op]) -> str:
     blobs = sum(len(op.outputs) for op in ops)
-    return "\n".join([str(MAGIC), f"{len(ops)} {blobs}", *(op.line for op in ops)]) + "\n"
+    return "\n".join([MAGIC, f"{len(ops)} {blobs}", *(op.line for op in ops)]) + "\n"
 
 
 def _with_splits(ops: Sequence[Op]) -> list[Op]:
