@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prune.atomic import replacing
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, first_line
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
 
@@ -121,7 +121,7 @@ def write_archive(value: object, path: Path) -> None:
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # what torch's archive stumbled over
                 raise error.__context__ from error
-            raise CheckpointError(f"cannot write {path}: {_first_line(error)}") from error
+            raise CheckpointError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def load(path: Path) -> Checkpoint:
@@ -255,7 +255,7 @@ def _read(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_not_ours(path)) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _not_ours(path: Path) -> str:
@@ -364,7 +364,3 @@ def _plain(value: object, where: str) -> object:
 def _compact(tensor: Tensor) -> Tensor:
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.clone()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

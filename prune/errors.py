@@ -88,3 +88,8 @@ class ExportError(RunError):
 
 class TrainError(RunError):
     """Training that cannot go on."""
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of what another library's error says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ import squares
 import torch
 from torch.nn import functional
 
-from prune.errors import ExportError, InputError
+from prune.errors import ExportError, InputError, first_line
 from prune.export import exporters, mish
 from prune.export.check import difference
 from prune.export.exporters import EXPORTERS, Job
@@ -266,3 +266,8 @@ def test_not_a_number_is_infinitely_far() -> None:
     wanted = np.ones((1, 4, 2, 2), dtype=np.float32)
     assert difference(wanted * np.float32(np.nan), wanted).relative == float("inf")
     assert difference(wanted, wanted).relative == 0
+
+
+def test_an_error_without_words_is_told_by_its_kind() -> None:
+    told = [first_line(error) for error in (ValueError(), ValueError("\n"), ValueError("\na\nb"))]
+    assert told == ["ValueError", "ValueError", "a"]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prune.errors import ExportError
+from prune.errors import ExportError, first_line
 from prune.score.nms import detections
 
 TOLERANCE = 1e-4  # relative; float32 through a hundred layers differs by 1e-6 to 1e-5
@@ -168,7 +168,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its error classes derive from Exception and are not public
-        raise ExportError(f"ONNX Runtime cannot load the file: {_first_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
 
 
 def _run(session: onnxruntime.InferenceSession, images: Tensor, **numbers: float) -> list[Array]:
@@ -176,9 +176,5 @@ def _run(session: onnxruntime.InferenceSession, images: Tensor, **numbers: float
     try:
         found: list[Array] = session.run(None, {"images": images.numpy(), **given})
     except Exception as error:  # as above
-        raise ExportError(f"ONNX Runtime cannot run the file: {_first_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot run the file: {first_line(error)}") from error
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -10,7 +10,7 @@ import onnxslim
 from torch import Tensor, nn
 
 from prune.atomic import replacing
-from prune.errors import ExportError, InputError
+from prune.errors import ExportError, InputError, first_line
 from prune.export import nms
 from prune.export.check import (
     TOLERANCE,
@@ -235,7 +235,7 @@ def _written(job: Job, part: Path, *, exporter: str) -> onnx.ModelProto:
         others = " or ".join(name for name in EXPORTERS if name != exporter)
         raise ExportError(
             f"torch cannot write this network with opset {job.opset} by its {exporter} exporter "
-            f"({type(error).__name__}: {_first_line(error)}); try {others}, or opset {OPSET}"
+            f"({type(error).__name__}: {first_line(error)}); try {others}, or opset {OPSET}"
         ) from error
     if opset(model) != job.opset:
         raise ExportError(f"torch wrote opset {opset(model)} where {job.opset} was asked for")
@@ -250,7 +250,7 @@ def _save(model: onnx.ModelProto, part: Path, said: Mapping[str, str]) -> None:
     try:
         onnx.checker.check_model(str(part), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the file is no valid ONNX: {_first_line(error)}") from error
+        raise ExportError(f"the file is no valid ONNX: {first_line(error)}") from error
 
 
 def _proved(
@@ -284,7 +284,3 @@ def _suppress(model: onnx.ModelProto, part: Path, batches: Sequence[Tensor], *, 
             "the file's suppression cannot be compared: all boxes score the same, so that none "
             "is picked; train the network first, or export without --nms"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
