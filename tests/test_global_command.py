@@ -339,8 +339,9 @@ def test_a_folder_in_place_of_a_file_is_told_in_words(
         ([], "--macs"),
         (["--macs", "0.5", "--params", "0.5"], "--macs"),
         (["--macs", "0.5", "--depth", "some"], "'some' must be a number of blocks, or auto"),
+        (["--macs", "0.5", "--depth", "²"], "'²' must be a number of blocks, or auto"),
     ],
-    ids=["no budget", "two", "depth"],
+    ids=["no budget", "two", "depth", "no digit"],
 )
 def test_options_that_cannot_be_read_are_told(
     words: list[str], says: str, dense: Path, capsys: Capture

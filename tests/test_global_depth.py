@@ -95,7 +95,6 @@ def _only_block(told: dict[str, object]) -> list[int]:
 
 
 REFUSED = {
-    "--depth is '²'": ["--depth", "²"],
     "blocks is 9; the network has 1 to 3 to remove": ["--depth", "9"],
     "'module_list.*.none' names no layer": ["--depth", "1", "--exclude", "module_list.*.none"],
 }
