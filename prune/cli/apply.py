@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from prune.cli import cutting, options
-from prune.errors import InputError, PlanError
+from prune.errors import InputError, PlanError, unreadable
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json
@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         text = args.plan.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InputError(f"cannot read {args.plan}: {why}") from error
+        raise InputError(f"cannot read {args.plan}: {unreadable(error)}") from error
     plan = from_json(text)
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):
         raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from prune.train.run import Settings
     from prune.train.source import Source
 
-# How a run prunes as it goes, where --prune-to says that it does; the options' defaults.
-_NARROWING = ("prune_every", "prune_until", "prune_criterion")  # options of --prune-to
+# How a run prunes as it goes, where --prune-to says that it does.
+_NARROWING = ("prune_every", "prune_until", "prune_criterion")
 SCHEDULES = ("cosine", "linear", "multistep", "one-cycle", "plateau")  # as prune.train.schedule's
 
 

@@ -10,7 +10,7 @@ import yaml
 from loguru import logger
 
 from prune.data.pictures import SUFFIXES, is_picture
-from prune.errors import DataError, InputError
+from prune.errors import DataError, InputError, unreadable
 
 ONE_CLASS = "object"
 SPLITS = ("train", "val", "test")
@@ -225,8 +225,7 @@ def _listed(listing: Path, root: Path) -> Iterator[Path]:
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise DataError(f"cannot read {listing}: {why}") from error
+        raise DataError(f"cannot read {listing}: {unreadable(error)}") from error
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry:

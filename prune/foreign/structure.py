@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prune.errors import CfgError, CheckpointError
+from prune.errors import CfgError, CheckpointError, unreadable
 from prune.foreign.parameters import tensors
 from prune.foreign.standins import Instance, array
 from prune.models.sections import (
@@ -35,8 +35,7 @@ def read_cfg(path: Path) -> tuple[Section, ...]:
     try:
         return parse(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CfgError(f"cannot read {path}: {reason}") from error
+        raise CfgError(f"cannot read {path}: {unreadable(error)}") from error
 
 
 def from_definitions(

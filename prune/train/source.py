@@ -11,7 +11,7 @@ import torch
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.data.spec import few, reordered
-from prune.errors import CfgError, CheckpointError, InputError
+from prune.errors import CfgError, CheckpointError, InputError, unreadable
 from prune.models.darknet import Darknet, build, reactivated
 from prune.models.sections import expect_rgb, parse, with_classes, write
 from prune.train.imitation import expect_alike
@@ -226,5 +226,4 @@ def _text(cfg: Path) -> str:
     try:
         return cfg.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CfgError(f"cannot read {cfg}: {reason}") from error
+        raise CfgError(f"cannot read {cfg}: {unreadable(error)}") from error
