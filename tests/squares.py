@@ -7,6 +7,7 @@ Boxes are always the cell itself. Every score on aligned squares is therefore ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -102,10 +103,21 @@ SPLIT: tuple[list[Square], ...] = (
 )
 
 
-def data(folder: Path, *, height: int = 48) -> Path:
-    """Write the pictures of `SPLIT` as a data set's val split; return its data.yaml."""
-    for number, squares in enumerate(SPLIT):
-        image = picture(squares, height=height)
+def crowd(side: int = 20) -> list[Square]:
+    """Fill an image of side x side cells with red squares."""
+    return [(0, row, column) for row in range(side) for column in range(side)]
+
+
+def data(
+    folder: Path,
+    *,
+    height: int = 48,
+    width: int = SIZE,
+    split: Sequence[list[Square]] = SPLIT,
+) -> Path:
+    """Write the pictures of `split` as a data set's val split; return its data.yaml."""
+    for number, squares in enumerate(split):
+        image = picture(squares, height=height, width=width)
         path = folder / "images" / "val" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image)

@@ -45,8 +45,10 @@ def random_split(seed: int, pictures: int = 6) -> tuple[list[Boxes], list[Boxes]
     return truth, found
 
 
-def pycocotools_scores(truth: list[Boxes], found: list[Boxes]) -> tuple[float, float]:
-    """Return mAP and mAP@.5 by the reference tool."""
+def pycocotools_scores(
+    truth: list[Boxes], found: list[Boxes], *, limit: int = 100
+) -> tuple[float, float]:
+    """Return mAP and mAP@.5 by the reference tool, `limit` detections per image and class."""
     records = [
         {"image_id": i, "category_id": int(c), "bbox": [x, y, r - x, b - y]}
         | {"area": (r - x) * (b - y), "iscrowd": 0}
@@ -67,10 +69,11 @@ def pycocotools_scores(truth: list[Boxes], found: list[Boxes]) -> tuple[float, f
         }
         real.createIndex()
         run = COCOeval(real, real.loadRes(answers), "bbox")
+        run.params.maxDets = [1, 10, limit]
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    return float(run.stats[0]), float(run.stats[1])
+    precision = run.eval["precision"][..., 0, -1]  # [10 IoUs, 101 recalls, classes]
+    return float(precision[precision > -1].mean()), float(precision[0][precision[0] > -1].mean())
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,6 +108,40 @@ def test_more_than_a_hundred_count_as_coco_counts_them() -> None:
     scores = evaluate(truth, found, NAMES)
     assert (scores.map, scores.map50) == pytest.approx(pycocotools_scores(truth, found), abs=1e-6)
     assert 0 < scores.map < 1
+
+
+def grid(count: int, *, label: int = 0) -> Array:
+    """Boxes of one class side by side, [count, 5]: class, x1, y1, x2, y2."""
+    x, y = np.arange(count) % 20 * 30.0, np.arange(count) // 20 * 30.0
+    return np.stack([np.full(count, float(label)), x, y, x + 20, y + 20], axis=1)
+
+
+def test_as_many_count_as_the_fullest_image_has_of_a_class() -> None:
+    """An image of 200 cells, all found, and in another one detections beyond 200 are left out."""
+    truth: list[Boxes] = [grid(200), grid(1)]
+    found: list[Boxes] = [
+        np.concatenate([grid(count)[:, 1:], np.full((count, 1), 0.9), np.zeros((count, 1))], axis=1)
+        for count in (200, 250)
+    ]
+    found[1] = found[1][::-1]  # the one that is right comes last
+    scores = evaluate(truth, found, NAMES)
+    assert scores.counted == 200
+    assert (scores.map, scores.map50) == pytest.approx(
+        pycocotools_scores(truth, found, limit=200), abs=1e-6
+    )
+    assert evaluate(truth[:1], found[:1], NAMES).map == pytest.approx(1)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (0,)], ids=["100 of each class", "100 in all"])
+def test_hundred_of_a_class_are_scored_as_coco_scores_them(labels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    truth: list[Boxes] = [np.concatenate([grid(100, label=label) for label in labels])]
+    real = np.tile(truth[0], (2, 1))
+    moved = rng.normal(real[:, 1:], 3)
+    found: list[Boxes] = [np.concatenate([moved, rng.random((len(real), 1)), real[:, :1]], axis=1)]
+    scores = evaluate(truth, found, NAMES)
+    assert scores.counted == 100
+    assert (scores.map, scores.map50) == pytest.approx(pycocotools_scores(truth, found), abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,6 +10,7 @@ import squares
 from prune import checkpoint
 from prune.cli import main, val
 from prune.export.onnx import export
+from prune.score import metrics
 
 KEYS = {"map50", "map", "precision", "recall", "per_class", "images"}
 
@@ -70,6 +71,27 @@ def test_boxes_of_all_classes_are_those_of_a_single_class_network(
     assert (row["name"], row["instances"]) == ("object", sum(map(len, squares.SPLIT)))
     assert (row["map50"], row["map"]) == pytest.approx((1, 1))
     assert "note" not in err
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+def test_crowded_image_can_be_found_whole_and_that_is_noted_once(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    """400 boxes of a class in an image: COCO counts 100 of them, and NMS keeps 300 by default."""
+    metrics._report_limit.cache_clear()
+    yaml = squares.data(tmp_path / "crowd", height=160, width=160, split=[squares.crowd(20), []])
+    weights = tmp_path / f"crowd{suffix}"
+    if suffix == ".onnx":
+        export(squares.network(), weights, names=squares.NAMES, imgsz=(160, 160))
+    else:
+        squares.save(weights)
+    own = ["--weights", str(weights), "--data", str(yaml), "--img-size", "160", "--json"]
+    assert main([*words, *own]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["map"], document["recall"]) == pytest.approx((1, 1))
+    assert document["max_detections"] == 400
+    assert captured.err.count("has 400 boxes of one class") == 1
 
 
 def test_plots_lie_in_a_folder_of_their_own_each_time(words: list[str], tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-def logger() -> Logger:
-    """Return loguru's logger, set to short lines on stderr."""
+def logger(*, quiet: bool = False) -> Logger:
+    """Return loguru's logger, set to short lines on stderr, or to log nothing at all.
+
+    Of several processes that train together, all but the first one are quiet.
+    """
     from loguru import logger as log
 
     log.remove()
-    log.add(sys.stderr, format="{message}", level="INFO", colorize=False)
+    if not quiet:
+        log.add(sys.stderr, format="{message}", level="INFO", colorize=False)
     return log
 
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int | None:
     from prune.train import team as teams
 
     with teams.joined() as team:
-        say = console.logger().info if team.leads else _say_nothing
+        say = console.logger(quiet=not team.leads).info
         folder, where = team.all_make(partial(_settle, args, team, say))
         with device.repeatable(args.deterministic), device.vanishing_as_zero():
             return _run(args, folder, where, team, say)
@@ -116,10 +116,6 @@ def _run(
         )
         outcome.tell_of_sparsity(job, folder, say)
     return 0
-
-
-def _say_nothing(_: str) -> None:
-    """Take the place of a process's log, where the first one speaks for all."""
 
 
 def _new_folder(args: argparse.Namespace, job: Job) -> Path:

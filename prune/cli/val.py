@@ -88,6 +88,7 @@ def document(scores: Scores) -> dict[str, object]:
         "recall": scores.recall,
         "f1": scores.f1,
         "confidence": scores.confidence,
+        "max_detections": scores.counted,
         "per_class": [vars(row) for row in scores.per_class],
         "images": scores.images,
         "forward_ms": scores.forward_ms,

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
         paths: one a picture; of a mosaic, the first picture's.
         frames: one a picture when scoring, to map boxes back; empty when training.
         merged: as in `labels.read`, for those who read the pictures' label files when scoring.
+        fullest: boxes in the fullest image of the split when scoring; NMS must keep as many.
     """
 
     images: Tensor
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     paths: list[Path]
     frames: list[Frame]
     merged: int | None = None
+    fullest: int = 0
 
 
 class TrainKey(NamedTuple):
@@ -97,7 +99,7 @@ def scoring_batch(
             for (_, _, original), size in zip(loaded, sizes, strict=True)
         ],
     )
-    return batch._replace(merged=pictures.merged)
+    return batch._replace(merged=pictures.merged, fullest=pictures.fullest)
 
 
 def assemble(

@@ -34,7 +34,7 @@ class Cache:
 class Pictures:
     """One split, ready to load: paths, labels, and the length that longer sides are scaled to.
 
-    `merged` is as in `labels.read`.
+    `merged` is as in `labels.read`, `fullest` the number of boxes in the fullest image.
     """
 
     paths: tuple[Path, ...]
@@ -42,6 +42,7 @@ class Pictures:
     imgsz: int
     cache: Cache | None = None
     merged: int | None = None
+    fullest: int = 0
 
 
 def gather(
@@ -67,7 +68,7 @@ def gather(
         labels.read(labels.label_path(path), classes=classes, merged=merged) for path in paths
     )
     kept = fill_cache(paths, imgsz) if cache else None
-    return Pictures(tuple(paths), boxes, imgsz, kept, merged)
+    return Pictures(tuple(paths), boxes, imgsz, kept, merged, fullest=max(map(len, boxes)))
 
 
 def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:

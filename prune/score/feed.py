@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from prune.data import labels
 from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
 from prune.data.loader import check_sizes, score_loader
@@ -50,7 +51,13 @@ def split_batches(
     check_sizes(imgsz, batch_size, workers)
     if runner.shape:
         paths = spec.pictures(split)
-        batches = fitted(paths, runner.shape, batch_size, merged=spec.merged)
+        batches = fitted(
+            paths,
+            runner.shape,
+            batch_size,
+            merged=spec.merged,
+            fullest=_fullest(paths, spec),
+        )
         return batches, -(-len(paths) // batch_size)
     loader = score_loader(
         spec,
@@ -66,16 +73,30 @@ def split_batches(
 _NO_BOXES = np.zeros((0, 5), dtype=np.float32)
 
 
+def _fullest(paths: Sequence[Path], spec: DataSpec) -> int:
+    """Count the boxes of the fullest image."""
+    each = (
+        labels.read(labels.label_path(path), classes=len(spec.names), merged=spec.merged)
+        for path in paths
+    )
+    return max(map(len, each), default=0)
+
+
 def fitted(
-    paths: Sequence[Path], shape: Shape, batch_size: int, *, merged: int | None = None
+    paths: Sequence[Path],
+    shape: Shape,
+    batch_size: int,
+    *,
+    merged: int | None = None,
+    fullest: int = 0,
 ) -> Iterator[Batch]:
     """Load batches of one height and width, which need not be a square; without targets.
 
-    `merged` is as in `labels.read`.
+    `merged` and `fullest` are as in `Batch`.
     """
     for start in range(0, len(paths), batch_size):
         own = list(paths[start : start + batch_size])
         fitted = [fit(read_image(path), shape) for path in own]
         images = [(image, _NO_BOXES) for image, _ in fitted]
         batch = assemble(images, paths=own, frames=[frame for _, frame in fitted])
-        yield batch._replace(merged=merged)
+        yield batch._replace(merged=merged, fullest=fullest)

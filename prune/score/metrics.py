@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Boxes = NDArray[np.float32] | NDArray[np.float64]
 
 GRID = np.linspace(0, 1, 1001)  # confidences that curves are drawn over
-MOST = 100  # detections of a picture and class that are counted
+COCO_LIMIT = 100  # detections per image and class that COCO counts
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Scores:
     """A split's scores, in [0, 1]; means are over the classes that have instances.
 
     precision, recall and f1 are taken at `confidence`, where the mean F1 at IoU 0.5 is highest.
+    `counted` is the number of detections per image and class that mAP counts, see `limit_of`.
     """
 
     map50: float
@@ -49,6 +52,7 @@ class Scores:
     losses: tuple[float, ...] = ()
     forward_ms: float | None = None
     nms_ms: float | None = None
+    counted: int = COCO_LIMIT
 
     @property
     def instances(self) -> int:
@@ -94,6 +98,7 @@ def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str
         per_class=tuple(_class_score(name, *values) for name, *values in rows),
         images=len(truth),
         confidence=float(GRID[best]),
+        counted=limit_of(truth),
     )
 
 
@@ -113,7 +118,7 @@ def _class_score(
 
 
 def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int) -> Array:
-    """Interpolated precision by COCO's definition: all areas, MOST detections a picture and class.
+    """Interpolated precision by COCO's definition: all areas, `limit_of` detections per class.
 
     Returns:
         [10 IoU thresholds 0.5 to 0.95, 101 recalls 0 to 1, classes]; -1 for a class without truth.
@@ -124,16 +129,38 @@ def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int)
     labels = [{"id": i + 1, "name": str(i)} for i in range(classes)]
     if not pictures or not any(len(boxes) for boxes in truth):
         return np.full((10, 101, classes), -1.0)
+    limit = limit_of(truth)
+    if limit > COCO_LIMIT:
+        _report_limit(limit)
     annotations = _truth_records(truth)
     real = COCO(
         {"images": pictures, "categories": labels, "annotations": annotations},
         print_function=_silent,
     )
-    run = COCOeval_faster(real, real.loadRes(_found_records(found)), "bbox", print_function=_silent)
-    run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = [[0, 1e10]], ["all"], [MOST]
+    answers = real.loadRes(_found_records(found, limit))
+    run = COCOeval_faster(real, answers, "bbox", print_function=_silent)
+    run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = [[0, 1e10]], ["all"], [limit]
     run.evaluate()
     run.accumulate()
     return np.asarray(run.eval["precision"], dtype=np.float64)[:, :, :, 0, 0]
+
+
+def limit_of(truth: Sequence[Boxes]) -> int:
+    """Return how many detections per image and class count, given the truth of all images.
+
+    COCO counts 100. An image with more boxes of one class could then never be found completely, so
+    as many count as the fullest image has of a class.
+    """
+    labels = (np.asarray(boxes)[:, 0].astype(np.int64) for boxes in truth if len(boxes))
+    return max(COCO_LIMIT, 0, *(int(np.bincount(own).max()) for own in labels))
+
+
+@lru_cache(maxsize=64)  # a run scores one split again and again, and says this once
+def _report_limit(limit: int) -> None:
+    logger.warning(
+        f"note: an image has {limit} boxes of one class; COCO counts {COCO_LIMIT} detections per "
+        f"image and class, here {limit} count, so that all of them can be found"
+    )
 
 
 def _silent(*_: object) -> None:
@@ -150,25 +177,25 @@ def _truth_records(truth: Sequence[Boxes]) -> list[dict[str, object]]:
     return records
 
 
-def _found_records(found: Sequence[Boxes]) -> list[dict[str, object]]:
+def _found_records(found: Sequence[Boxes], limit: int) -> list[dict[str, object]]:
     return [
         {**_record(picture, label, (x1, y1, x2, y2)), "score": score}
         for picture, boxes in enumerate(found, start=1)
-        for x1, y1, x2, y2, score, label in _counted(boxes).tolist()
+        for x1, y1, x2, y2, score, label in _counted(boxes, limit).tolist()
     ]
 
 
-def _counted(boxes: Boxes) -> Array:
-    """Keep what COCO counts of a picture: the surest MOST of each class, [n, 6].
+def _counted(boxes: Boxes, limit: int) -> Array:
+    """Keep the detections of an image that count: the surest `limit` of each class, [n, 6].
 
-    It leaves the others out by itself, but only after a record was built of each.
+    COCO's tool leaves the others out by itself, but only after a record was built of each.
     """
     rows: Array = np.asarray(boxes, dtype=np.float64)
-    if len(rows) <= MOST:
+    if len(rows) <= limit:
         return rows
     order = np.argsort(-rows[:, 4], kind="stable")
     labels = rows[order, 5]
-    kept = [order[labels == label][:MOST] for label in np.unique(labels)]
+    kept = [order[labels == label][:limit] for label in np.unique(labels)]
     counted: Array = rows[np.sort(np.concatenate(kept))]
     return counted
 

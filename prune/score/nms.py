@@ -11,6 +11,7 @@ from prune.boxes import pairwise_iou, xywh_to_xyxy
 from prune.errors import InputError
 
 MAX_CANDIDATES = 30_000  # an untrained network passes tens of thousands; the rest cannot matter
+MAX_DETECTIONS = 300  # boxes per image, unless the caller says otherwise
 _AT_ONCE = 600  # boxes that join in one call of OpenCV; fewer and more take longer
 _BLOCK = 1024  # rows whose overlaps are held at once: 4 MB a matrix
 
@@ -20,7 +21,7 @@ def detections(
     *,
     confidence: float,
     iou: float,
-    max_detections: int = 300,
+    max_detections: int = MAX_DETECTIONS,
     multi_label: bool = True,
 ) -> list[Tensor]:
     """Pick the boxes of each picture.
@@ -31,7 +32,7 @@ def detections(
         decoded: [N, boxes, 5 + classes]: xywh in pixels, objectness, class probabilities.
         confidence: lowest objectness and lowest confidence kept, in [0, 1).
         iou: overlap above which the less confident of two boxes of a class goes, in [0, 1].
-        max_detections: most boxes a picture, by confidence.
+        max_detections: maximum number of boxes per image, the most confident ones.
         multi_label: give a box every class above the threshold (as scoring does), not the best one.
 
     Returns:

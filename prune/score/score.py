@@ -21,7 +21,7 @@ from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.fused import fused
 from prune.score.metrics import Boxes, Scores, evaluate
-from prune.score.nms import detections
+from prune.score.nms import MAX_DETECTIONS, detections
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
@@ -180,14 +180,16 @@ class _Look:
     iou: float
     device: torch.device
 
-    def __call__(self, images: Tensor) -> _Seen:
-        """See what is in pictures, uint8 [N, 3, H, W]."""
+    def __call__(self, images: Tensor, *, limit: int = MAX_DETECTIONS) -> _Seen:
+        """Detect on images, uint8 [N, 3, H, W], keeping at most `limit` boxes of each."""
         with torch.inference_mode():
             pictures = images.to(self.device, non_blocking=True).float() / 255
             started = _now(self.device)
             maps, decoded = self.see(pictures)
             between = _now(self.device)
-            found = detections(decoded, confidence=self.confidence, iou=self.iou)
+            found = detections(
+                decoded, confidence=self.confidence, iou=self.iou, max_detections=limit
+            )
             return _Seen(maps, found, between - started, _now(self.device) - between)
 
 
@@ -202,7 +204,8 @@ def _collect(
     collected, losses = Collected(), []
     with sharing(look.device, shares=shares) as share:
         for batch in loader:
-            parts: list[_Seen] = share(look, batch.images)
+            limit = max(MAX_DETECTIONS, batch.fullest)
+            parts: list[_Seen] = share(partial(look, limit=limit), batch.images)
             collected.forward_s += max(part.forward_s for part in parts)
             collected.nms_s += max(part.nms_s for part in parts)
             collected.add(chain.from_iterable(part.found for part in parts), batch, classes)

@@ -252,12 +252,18 @@ def _measured(
             tick(len(waiting[future]))
 
 
+def _start_worker() -> None:
+    """Start a worker that logs nothing: the main process has said it all."""
+    workers.start()
+    logger.remove()
+
+
 @contextmanager
 def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
     """Open worker processes; where the block is left by an error, they end at once."""
     others = set(multiprocessing.active_children())
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(size, mp_context=spawning, initializer=workers.start) as pool:
+    with ProcessPoolExecutor(size, mp_context=spawning, initializer=_start_worker) as pool:
         try:
             yield pool
         except BaseException as error:

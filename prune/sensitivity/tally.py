@@ -12,7 +12,7 @@ from prune.data.batch import Batch
 from prune.errors import RunError
 from prune.models.darknet import Darknet
 from prune.score.metrics import coco_precision, mean_precision
-from prune.score.nms import detections
+from prune.score.nms import MAX_DETECTIONS, detections
 from prune.score.score import Collected
 from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
@@ -39,7 +39,12 @@ class MapTally:
 
     def add(self, net: Darknet, maps: tuple[Tensor, ...], batch: Batch) -> None:
         """See Tally."""
-        boxes = detections(net.decode(maps), confidence=self.confidence, iou=self.iou)
+        boxes = detections(
+            net.decode(maps),
+            confidence=self.confidence,
+            iou=self.iou,
+            max_detections=max(MAX_DETECTIONS, batch.fullest),
+        )
         self.collected.add(boxes, batch, self.classes)
 
     def value(self) -> float:
