@@ -137,12 +137,20 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert all(broken.model[key].equal(value) for key, value in whole.model.items())
 
 
-def test_weights_average_and_momentum_lose_the_same_channels() -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "kept_per_weight"),
+    [("sgd", {"momentum_buffer"}), ("adamw", {"exp_avg", "exp_avg_sq"})],
+    ids=["sgd", "adamw"],
+)
+def test_weights_average_and_momentum_lose_the_same_channels(
+    optimizer: str, kept_per_weight: set[str]
+) -> None:
     torch.manual_seed(0)
+    recipe = {**hyp.SCRATCH, "optimizer": hyp.CHOICES["optimizer"].index(optimizer)}
     net = build(tiny.CFG.format(width=12))
     # Few updates would have an average of no more than the last.
     settings = Settings(epochs=20, imgsz=tiny.SIZE, batch_size=2, nominal_batch=2)
-    run = start(net, 3, settings=settings, hyp=hyp.SCRATCH, device=torch.device("cpu"))
+    run = start(net, 3, settings=settings, hyp=recipe, device=torch.device("cpu"))
     _step(run)
     _step(run)
     groups = trace(run.net, run.net.small_picture, protected=run.net.head_convolutions())
@@ -159,9 +167,12 @@ def test_weights_average_and_momentum_lose_the_same_channels() -> None:
     assert not averaged.equal(weight)
     assert after.net.get_parameter(name).equal(weight[kept])
     assert after.averaged.get_parameter(name).equal(averaged[kept])
-    momentum = run.optimizer.state[weight]
+    before = run.optimizer.state[weight]
     left = after.optimizer.state[after.net.get_parameter(name)]
-    assert left["momentum_buffer"].equal(momentum["momentum_buffer"][kept])
+    assert kept_per_weight <= before.keys() == left.keys()
+    for key in kept_per_weight:
+        assert left[key].equal(before[key][kept])
+    assert all(left[key].equal(before[key]) for key in before.keys() - kept_per_weight)
     assert after.ema.updates == run.ema.updates == 2
     _step(after)  # and it trains on
 

@@ -43,10 +43,21 @@ def test_a_run_older_than_a_hyper_parameter_goes_on_without_it(tmp_path: Path) -
     assert hyper_parameters(args) == {**hyp.FINETUNE, "close_norms": 0.0}
 
 
-def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
-    values = {**hyp.SCRATCH, "lr0": 1 / 3}
+def test_adamw_has_steps_of_its_own_where_the_file_names_none(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("optimizer: AdamW\nmomentum: 0.8\n")
+    adamw = hyp.load(path)
+    assert hyp.named("optimizer", adamw) == "adamw"
+    assert adamw == {**hyp.SCRATCH, **hyp.ADAMW, "optimizer": 1, "momentum": 0.8}
+
+
+@pytest.mark.parametrize("optimizer", hyp.CHOICES["optimizer"])
+def test_saved_file_reads_back_unchanged(tmp_path: Path, optimizer: str) -> None:
+    number = hyp.CHOICES["optimizer"].index(optimizer)
+    values = {**hyp.SCRATCH, "lr0": 1 / 3, "optimizer": number}
     hyp.save(values, tmp_path / "hyp.yaml")
     assert hyp.load(tmp_path / "hyp.yaml") == values
+    assert f"optimizer: {optimizer}\n" in (tmp_path / "hyp.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,7 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
         ("lr0: fast", "lr0 is 'fast'"),
         ("lr0: yes", "lr0 is True"),
         ("lr0: .nan", "lr0 is nan"),
+        ("optimizer: adam", "optimizer is 'adam'; it must be sgd or adamw"),
         ("lr0: 0", "lr0 is 0; it must be above 0"),
         ("momentum: 1.5", "momentum is 1.5; it must be 0 to 1"),
         ("degrees: -3", "degrees is -3; it must be 0 or more"),
@@ -63,7 +75,19 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path) -> None:
         ("lr0: [", "is not YAML"),
         ("0.01", "must hold lines"),
     ],
-    ids=["key", "word", "truth", "nan", "zero", "high", "negative", "clip", "syntax", "shape"],
+    ids=[
+        "key",
+        "word",
+        "truth",
+        "nan",
+        "choice",
+        "zero",
+        "high",
+        "negative",
+        "clip",
+        "syntax",
+        "shape",
+    ],
 )
 def test_unusable_file_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -53,9 +53,7 @@ def test_every_line_of_an_example_is_accepted(name: str) -> None:
     for line in importlib.import_module(f"prune.cli.{name}").EXAMPLE.splitlines():
         words = line.split("#")[0].split()
         assert words[0] == "prune" and words[1] in COMMANDS, line
-        parser = cli._parser(words[1], importlib.import_module(f"prune.cli.{words[1]}"))
-        _, unknown = parser.parse_known_args(words[2:])
-        assert not unknown, line
+        cli.read(words[1], words[2:])  # leaves with status 2 where a word is unknown
 
 
 def test_help_imports_nothing_heavy() -> None:

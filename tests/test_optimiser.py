@@ -6,7 +6,7 @@ from torch import nn
 
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
-from prune.train.hyp import SCRATCH
+from prune.train.hyp import ADAMW, CHOICES, SCRATCH
 from prune.train.optimiser import GROUPS, group, optimiser, tell
 from prune.train.schedule import Setting
 
@@ -65,3 +65,25 @@ def test_layers_with_a_factor_go_slower() -> None:
         assert rates[id(parameter)] == rate * factors.get(int(name.split(".")[1]), 1)
     decays = {g["weight_decay"] for g in optimizer.param_groups if g["kind"] == "weights"}
     assert decays == {0.0005}
+
+
+def test_adamw_takes_the_same_groups_rates_and_decay() -> None:
+    net, recipe = yolor(), {**SCRATCH, "optimizer": CHOICES["optimizer"].index("adamw")}
+    sgd, adamw = (optimiser(net, each, decay_share=0.75) for each in (SCRATCH, recipe))
+    for optimizer in (sgd, adamw):
+        tell(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
+    for key in ("params", "lr", "weight_decay", "kind", "factor", "l1"):
+        assert [g[key] for g in adamw.param_groups] == [g[key] for g in sgd.param_groups]
+    assert {g["betas"] for g in adamw.param_groups} == {(0.3, 0.999)}
+
+
+def test_adamw_steps_as_its_paper_says() -> None:
+    """The first step is the learning rate, whatever the gradient; decay is apart from it."""
+    layer = nn.Conv2d(1, 1, 1)
+    kernel = layer.weight.detach().clone()
+    recipe = {**SCRATCH, **ADAMW, "optimizer": CHOICES["optimizer"].index("adamw")}
+    optimizer = optimiser(layer, recipe, decay_share=1)
+    tell(optimizer, Setting(rate=0.01, bias_rate=0.01, momentum=0.9))
+    layer.weight.grad = torch.full_like(layer.weight, 1e3)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight, kernel * (1 - 0.01 * ADAMW["weight_decay"]) - 0.01)

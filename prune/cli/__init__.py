@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import NoReturn, Protocol, cast
+from collections.abc import Sequence
+from typing import cast
 
 from prune import __version__
+from prune.cli import habits, parser
+from prune.cli.parser import CommandModule, Options
 from prune.errors import PruneError
 
 COMMANDS: dict[str, str] = {
@@ -35,33 +35,6 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class _CommandModule(Protocol):
-    """What each file in this folder offers."""
-
-    EXAMPLE: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, args: argparse.Namespace) -> int | None: ...
-
-
-class Options(argparse.Namespace):
-    """A command's options; `typed` names those that the command line holds, and is none of them."""
-
-    __slots__ = ("typed",)
-    typed: frozenset[str]
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line, with a guess at what was meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and leave with status 2."""
-        hint = f" (see {self.prog} --help)"
-        sys.stderr.write(f"prune: {message}{hint}\n")
-        sys.exit(2)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
@@ -72,11 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prune {__version__}")
         return 0
     name, rest = words[0], words[1:]
+    if name == "help":  # prune help train, prune help data voc
+        return main([*rest, "--help"])
     if name not in COMMANDS:
-        sys.stderr.write(f"prune: unknown command {name!r}{_guess(name, COMMANDS)}\n")
+        meant = habits.COMMANDS.get(name) or habits.suggestion(name, COMMANDS)
+        hint = f"; did you mean {meant}?" if meant else "; prune --help lists them"
+        sys.stderr.write(f"prune: unknown command {name!r}{hint}\n")
         return 2
     settle()
-    return _guarded(_module(name), read(name, rest))
+    return _run(name, rest)
 
 
 def settle() -> None:
@@ -91,23 +68,22 @@ def settle() -> None:
 
 
 def read(name: str, words: Sequence[str]) -> Options:
-    """Read a command's options; where they cannot be read, say why in one line and exit with 2."""
-    parser = _parser(name, _module(name))
-    options, unknown = parser.parse_known_args(words, Options())
-    if unknown:
-        known = [option for action in _actions(parser) for option in action.option_strings]
-        parser.error(f"unknown argument {unknown[0]!r}{_guess(unknown[0], known)}")
-    options.typed = _typed(parser, words)
-    return options
+    """Read a command's options; where they cannot be read, say why in one line and exit with 2.
+
+    Raises:
+        InputError: the file of --config cannot be used.
+    """
+    return parser.read(name, COMMANDS[name], module(name), words)
 
 
-def _module(name: str) -> _CommandModule:
-    return cast(_CommandModule, importlib.import_module(f"prune.cli.{name}"))
+def module(name: str) -> CommandModule:
+    """Import the file of a command."""
+    return cast(CommandModule, importlib.import_module(f"prune.cli.{name}"))
 
 
-def _guarded(module: _CommandModule, args: argparse.Namespace) -> int:
+def _run(name: str, words: Sequence[str]) -> int:
     try:
-        return module.run(args) or 0
+        return module(name).run(read(name, words)) or 0
     except PruneError as error:
         sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
         return error.exit_code
@@ -117,25 +93,6 @@ def _guarded(module: _CommandModule, args: argparse.Namespace) -> int:
     except BrokenPipeError:  # the reader went away (`| head`): drop what is left, quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _parser(name: str, module: _CommandModule) -> Parser:
-    parser = Parser(
-        prog=f"prune {name}",
-        description=COMMANDS[name],
-        epilog=f"example:\n{module.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    return parser
-
-
-def _typed(parser: Parser, words: Sequence[str]) -> frozenset[str]:
-    """Name the options among words that this parser takes; it is of no other use afterwards."""
-    for action in _actions(parser):
-        action.default = argparse.SUPPRESS
-    return frozenset(vars(parser.parse_known_args(words)[0]))
 
 
 def _overview() -> str:
@@ -150,16 +107,3 @@ def _hyphens(word: str) -> str:
     """Let --img_size mean --img-size; values keep their underscores."""
     option, equals, value = word.partition("=")
     return option.replace("_", "-") + equals + value if word.startswith("--") else word
-
-
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    for action in parser._actions:
-        yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                yield from _actions(sub)
-
-
-def _guess(word: str, known: Sequence[str] | dict[str, str]) -> str:
-    close = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -7,8 +7,11 @@ from pathlib import Path
 from prune.atomic import write_text
 from prune.errors import InputError
 
+# Hyper-parameters that are names. Files hold the name, a run its place in this table.
+CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}
 # The published values for training from nothing; cfg/hyp/scratch.yaml says what each is.
 SCRATCH: Mapping[str, float] = {
+    "optimizer": 0,
     "lr0": 0.01,
     "lrf": 0.2,
     "momentum": 0.937,
@@ -55,6 +58,15 @@ FINETUNE: Mapping[str, float] = {
     "close_mosaic": 0.15,
     "close_norms": 0.3,
 }
+# AdamW's steps do not shrink with the gradients, and its weight decay is not a part of them
+# (Loshchilov and Hutter 2019, arXiv:1711.05101): a file that asks for it and leaves these out gets
+# them instead of SGD's.
+ADAMW: Mapping[str, float] = {
+    "lr0": 0.001,
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "warmup_bias_lr": 0.0,
+}
 _POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
 _UP_TO_ONE = (
     *("lrf", "momentum", "warmup_momentum", "label_smoothing", "hsv_h", "hsv_s", "hsv_v"),
@@ -79,14 +91,21 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
-    return {**base, **{key: _checked(key, value, path) for key, value in found.items()}}
+    own = {key: _checked(key, value, path) for key, value in found.items()}
+    return {**base, **(ADAMW if named("optimizer", own) == "adamw" else {}), **own}
+
+
+def named(key: str, hyp: Mapping[str, float]) -> str:
+    """Return the name that a hyper-parameter of CHOICES has; its first name where it is not set."""
+    return CHOICES[key][int(hyp.get(key, 0))]
 
 
 def save(hyp: Mapping[str, float], path: Path) -> None:
     """Write hyper-parameters so that `load` reads them back unchanged."""
     import yaml
 
-    write_text(path, yaml.safe_dump(dict(hyp), sort_keys=False))
+    own = {key: named(key, hyp) if key in CHOICES else value for key, value in hyp.items()}
+    write_text(path, yaml.safe_dump(own, sort_keys=False))
 
 
 def _checked(key: object, value: object, path: Path) -> float:
@@ -94,6 +113,11 @@ def _checked(key: object, value: object, path: Path) -> float:
         raise InputError(
             f"{path} has the unknown key {key!r}; the known ones: {', '.join(SCRATCH)}"
         )
+    if isinstance(key, str) and key in CHOICES:
+        names = CHOICES[key]
+        if str(value).lower() not in names:
+            raise InputError(f"{path}: {key} is {value!r}; it must be {' or '.join(names)}")
+        return names.index(str(value).lower())
     number = _number(value)
     if not math.isfinite(number):
         raise InputError(f"{path}: {key} is {value!r}; it must be a number")

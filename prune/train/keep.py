@@ -182,7 +182,8 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
     run.net.load_state_dict(parts["weights"])
     # Momentum is state; what the groups hold beside it is told anew, by this version's names.
     groups = run.optimizer.state_dict()["param_groups"]
-    run.optimizer.load_state_dict({**parts["sgd"], "param_groups": groups})
+    own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
+    run.optimizer.load_state_dict({**own, "param_groups": groups})
     if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
         run.scaler.load_state_dict(parts["scaler"])
     run.ema.updates = updates
@@ -257,7 +258,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position, origin: Origin) -> dict[
         "training_results": list(rows),
         "ema_updates": run.ema.updates,
         "optimizer": {
-            "sgd": run.optimizer.state_dict(),
+            "state": run.optimizer.state_dict(),
             "weights": run.net.state_dict(),
             "scaler": run.scaler.state_dict(),
         },

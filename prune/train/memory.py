@@ -16,7 +16,9 @@ from torch import Tensor
 from prune.errors import TrainError
 from prune.train import scales
 from prune.train.frozen import training_mode
+from prune.train.hyp import named
 from prune.train.loss import detection_loss
+from prune.train.optimiser import COPIES
 from prune.train.passes import looking
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 _SHARE = 0.9  # of the memory that is free; scoring and pictures that come in take the rest
 _GRAPHED_SHARE = 0.45  # a recording keeps its memory; a batch of another size needs its own
 _CPU_MOST = 64  # a larger batch is no faster there
-_KEPT = 5  # copies of the weights: they, gradient, momentum, average, and what a save gathers
+_KEPT = 4  # copies of the weights: they, gradient, average, and what a save gathers
 _SPARE = 1.5  # what a way back takes beside what was kept for it
 _SAID = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
@@ -103,7 +105,8 @@ def _counted(
         _kept(look, own, _pictures(count, settings, own.stride), hyp=hyp) for count in (1, 2)
     )
     weights = sum(value.nbytes for value in net.state_dict().values())
-    free = _SHARE * available() - _KEPT * weights - (2 * one - two)
+    kept = (_KEPT + COPIES[named("optimizer", hyp)]) * weights
+    free = _SHARE * available() - kept - (2 * one - two)
     return _power_of_two(free / (_SPARE * (two - one)), most=most, settings=settings, device="cpu")
 
 
@@ -119,11 +122,12 @@ def _tried(
     """Double the batch until a pass there and back does not fit, or takes more than its share."""
     look, own = _rehearsed(net, settings, teacher=teacher, device=device)
     share = _GRAPHED_SHARE if settings.graphed(device) else _SHARE
-    momentum_and_average = 2 * sum(value.nbytes for value in net.state_dict().values())
+    weights = sum(value.nbytes for value in net.state_dict().values())
+    averages = (1 + COPIES[named("optimizer", hyp)]) * weights
     size = 1
     fits = 0
     while size <= most and _takes(look, own, size, settings, hyp=hyp) <= (
-        share * _free(device) - momentum_and_average
+        share * _free(device) - averages
     ):
         fits, size = size, 2 * size
     return _power_of_two(fits, most=most, settings=settings, device=str(device))

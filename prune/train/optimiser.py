@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum over groups of parameters: by kind, and by their layer's factor."""
+"""SGD or AdamW over groups of parameters: by kind, and by their layer's factor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune.train.hyp import named
 from prune.train.schedule import Setting
 
 GROUPS = ("weights", "scales", "biases")
+_SECOND_BETA = 0.999
 
 
 def optimiser(
@@ -17,32 +19,46 @@ def optimiser(
     *,
     decay_share: float,
     factors: Mapping[int, float] | None = None,
-) -> torch.optim.SGD:
-    """Make the optimiser; only the kernels of convolutions and linears decay.
+) -> torch.optim.Optimizer:
+    """Make the optimizer; only the kernels of convolutions and linears decay.
 
     Args:
         net: the network to train.
-        hyp: `lr0`, `momentum`, `weight_decay`, `l1`.
+        hyp: `optimizer`, `lr0`, `momentum`, `weight_decay`, `l1`.
         decay_share: the batch an update sees as a share of the nominal batch; weight decay and L1
             penalty, which are meant for the nominal one, are scaled by it.
         factors: what the learning rates of some layers are multiplied by, by their indices.
     """
+    groups = [
+        {
+            "params": list(members.values()),
+            "weight_decay": hyp["weight_decay"] * decay_share if kind == "weights" else 0.0,
+            "l1": hyp["l1"] * decay_share if kind == "weights" else 0.0,
+            "kind": kind,
+            "factor": factor,
+        }
+        for (kind, factor), members in group(net, factors).items()
+    ]
+    return OPTIMIZERS[named("optimizer", hyp)](groups, hyp)
+
+
+def _sgd(groups: list[dict[str, Any]], hyp: Mapping[str, float]) -> torch.optim.Optimizer:
+    # fused: half the time of the loop over tensors on a CPU, a few launches on a GPU
     return torch.optim.SGD(
-        [
-            {
-                "params": list(members.values()),
-                "weight_decay": hyp["weight_decay"] * decay_share if kind == "weights" else 0.0,
-                "l1": hyp["l1"] * decay_share if kind == "weights" else 0.0,
-                "kind": kind,
-                "factor": factor,
-            }
-            for (kind, factor), members in group(net, factors).items()
-        ],
-        lr=hyp["lr0"],
-        momentum=hyp["momentum"],
-        nesterov=True,
-        fused=True,  # half the time of the loop over tensors on a CPU, a few launches on a GPU
+        groups, lr=hyp["lr0"], momentum=hyp["momentum"], nesterov=True, fused=True
     )
+
+
+def _adamw(groups: list[dict[str, Any]], hyp: Mapping[str, float]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        groups, lr=hyp["lr0"], betas=(hyp["momentum"], _SECOND_BETA), fused=True
+    )
+
+
+# Each takes the groups of parameters, as `group` sorts them, and the hyper-parameters.
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+# Copies of the weights that each keeps from update to update.
+COPIES = {"sgd": 1, "adamw": 2}
 
 
 def group(
@@ -66,7 +82,10 @@ def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
     for options in optimizer.param_groups:
         rate = setting.bias_rate if options["kind"] == "biases" else setting.rate
         options["lr"] = options["factor"] * rate
-        options["momentum"] = setting.momentum
+        if "betas" in options:
+            options["betas"] = (setting.momentum, _SECOND_BETA)
+        else:
+            options["momentum"] = setting.momentum
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -163,7 +163,7 @@ class Run:
 
     net: Darknet
     passes: Passes
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Average
     schedule: Schedule
@@ -266,7 +266,7 @@ def start(
     )
 
 
-def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.SGD:
+def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.Optimizer:
     share = settings.batch_size * settings.accumulate / settings.nominal_batch
     return optimiser(net, hyp, decay_share=share, factors=settings.lr_factors)
 
@@ -279,7 +279,8 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
         cut: returns a network without some channels; the one it is given stays as it is.
     """
     batches = run.schedule.total // run.settings.epochs
-    averaged, momenta = cut(run.averaged), dict(cut(_momenta(run)).named_parameters())
+    averaged = cut(run.averaged)
+    kept = {key: dict(cut(_kept(run, key)).named_parameters()) for key in _keys(run)}
     new = start(
         cut(run.net),
         batches,
@@ -293,19 +294,33 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     new.averaged.load_state_dict(averaged.state_dict())
     new.ema.updates = run.ema.updates
     new.scaler.load_state_dict(run.scaler.state_dict())
-    held = {parameter for group in new.optimizer.param_groups for parameter in group["params"]}
+    own = dict(run.net.named_parameters())
     for name, parameter in new.net.named_parameters():
-        if parameter in held:
-            new.optimizer.state[parameter]["momentum_buffer"] = momenta[name].detach().clone()
+        if state := run.optimizer.state.get(own[name]):
+            new.optimizer.state[parameter] = {
+                key: kept[key][name].detach().clone() if key in kept else copy.deepcopy(value)
+                for key, value in state.items()
+            }
     return new
 
 
-def _momenta(run: Run) -> Darknet:
-    """Return a network whose parameters are the momentum of the run's."""
+def _keys(run: Run) -> set[str]:
+    """Name what the optimizer keeps per weight: momentum, or AdamW's two averages."""
+    states = run.optimizer.state.items()
+    return {
+        key
+        for parameter, state in states
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    }
+
+
+def _kept(run: Run, key: str) -> Darknet:
+    """Return a network whose parameters are what the optimizer of the run keeps as `key`."""
     net = copy.deepcopy(run.net)
     for own, parameter in zip(net.parameters(), run.net.parameters(), strict=True):
-        momentum = run.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        own.data = torch.zeros_like(parameter) if momentum is None else momentum
+        value = run.optimizer.state.get(parameter, {}).get(key)
+        own.data = torch.zeros_like(parameter) if value is None else value
     return net
 
 
