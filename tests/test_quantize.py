@@ -29,7 +29,8 @@ from prune.quantize.run import Wish, quantize
 from prune.quantize.subject import Array, Subject, open_subject
 from prune.quantize.write import in_int8
 from prune.score.metrics import Scores
-from prune.train.source import activated, trained
+from prune.train.source import activated
+from prune.train.start import Start, begin
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_int8_is_near_float_with_every_activation(
     folder: Path, tmp_path: Path, activation: str, runtime: str
 ) -> None:
     float_file = tmp_path / "net.onnx"
-    source = trained(folder / "dense.pt", names=tiny.NAMES, cfg=None, pt=False)
+    source = begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES)
     export(activated(source, activation).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
     done = quantize(float_file, data_of(folder), Wish(images=8, runtime=runtime))
     assert 0 < done.moved.relative < 0.1
@@ -143,7 +144,7 @@ def test_int8_is_near_float_with_every_activation(
 
 
 def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> None:
-    source = activated(trained(folder / "dense.pt", names=tiny.NAMES, cfg=None, pt=False), "mish")
+    source = activated(begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES), "mish")
     export(source.net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
     nodes = quantize(tmp_path / "net.onnx", data_of(folder), Wish(images=8)).model.graph.node
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}

@@ -170,7 +170,7 @@ def test_a_run_ends_as_the_network_will_be_used(
         (("--lr-factor", "0-99:0.1"), "layers 0-99: there are layers 0 to 10; ranges go up"),
         (("--lr-factor", "0-4:0.1,4:0.5"), "layer 4 has two factors, 0.1 and 0.5"),
         (("--patience", "2", "--noval"), "patience goes by scores; it needs epochs that are"),
-        (("--partial",), "partial takes --weights into another network; give that as --cfg"),
+        (("--partial",), "--partial takes --weights into another network; give that as --cfg"),
         (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -241,48 +241,6 @@ def test_patience_counts_scores_not_epochs() -> None:
     ]
     assert progress.enough(rows, 1).startswith("stopped early: the fitness 0.3000 of epoch 3 ")
     assert progress.enough(rows, 2) == progress.enough(rows, 0) == progress.enough([], 1) == ""
-
-
-def test_weights_that_fit_are_taken_into_another_network(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wide = tiny.weights(tmp_path)
-    words = ("--partial", "--weights", wide, "--cfg", tiny.cfg(tmp_path, width=20))
-    assert train(*words, "--epochs", 1, "--freeze", "0-4") == 0
-    # Layers 0 and 1 fit (5 tensors each), and the two heads' biases; counted by hand. The layers of
-    # 20 channels are fresh: 2, 3 and 8 with 5 tensors each, and the heads' kernels.
-    note = f"12 of 29 tensors, 12% of the parameters come from {wide}; not fitting: module_list.2.C"
-    assert note in capsys.readouterr().err
-    before = checkpoint.load(wide)
-    after = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "last.pt")
-    taken = [n for n, value in after.model.items() if value.equal(before.model[n])]
-    assert {int(name.split(".")[1]) for name in taken if "batches" not in name} == {0, 1}
-    assert after.history[-1]["parent"] == checkpoint.digest(wide)
-
-
-def test_heads_for_other_classes_stay_fresh(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "data.yaml").write_text(
-        "train: images/train\nval: images/val\nnames: [red, blue, green]\n"
-    )
-    words = ("--partial", "--weights", tiny.weights(tmp_path), "--cfg", tiny.cfg(tmp_path))
-    assert train(*words, "--epochs", 1, "--freeze", "0-4,8") == 0
-    said = capsys.readouterr().err
-    assert "25 of 29 tensors" in said
-    assert said.splitlines()[0].count("module_list") == 4
-
-
-def test_weights_of_another_network_altogether_are_refused(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = tiny.CFG.format(width=12)
-    for old, new in {"=8\n": "=6\n", "=16\n": "=10\n", "=0,1,2": "=0,1", "=3,4,5": "=3,4"}.items():
-        text = text.replace(old, new)
-    (tmp_path / "other.cfg").write_text(text)
-    words = ("--partial", "--weights", tiny.weights(tmp_path), "--cfg", tmp_path / "other.cfg")
-    assert train(*words, "--epochs", 1) == 2
-    assert "they are other networks" in capsys.readouterr().err
 
 
 def test_deterministic_runs_agree_to_the_bit(

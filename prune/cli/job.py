@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prune.cli import recipe
+from prune.cli.options import as_typed
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,13 +176,24 @@ def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[s
 def _begun(args: argparse.Namespace, spec: DataSpec) -> Source:
     """Choose what a new run starts from."""
     from prune.train import source
+    from prune.train.start import Start, begin
 
-    if args.partial:
-        if args.weights is None or args.cfg is None:
-            raise InputError("partial takes --weights into another network; give that as --cfg")
-        return source.partial(args.weights, args.cfg, names=spec.names, seed=args.seed)
     if args.weights is not None:
-        return source.trained(args.weights, names=spec.names, cfg=args.cfg, pt=args.pt)
+        if args.partial and args.cfg is None:
+            raise InputError("--partial takes --weights into another network; give that as --cfg")
+        start = Start(
+            weights=args.weights,
+            cfg=args.cfg,
+            pt=args.pt,
+            partial=args.partial,
+            keep_classes=args.keep_classes,
+            teacher=args.teacher is not None,
+            seed=args.seed,
+        )
+        return begin(start, names=spec.names)
+    for option in ("partial", "keep_classes"):
+        if getattr(args, option):
+            raise InputError(f"{as_typed(option)} needs --weights, the checkpoint to start from")
     if args.cfg is not None:
         return source.fresh(args.cfg, names=spec.names, seed=args.seed)
     raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")

@@ -139,16 +139,29 @@ def _taken_up(args: argparse.Namespace, folder: Path) -> Path:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=options.path_or_none, metavar="FILE", help="checkpoint to start from"
+        "--weights",
+        type=options.path_or_none,
+        metavar="FILE",
+        help="weights to start from: a checkpoint, a public .pt, or Darknet .weights with --cfg; "
+        "with other classes in the data all else is taken over",
     )
     parser.add_argument(
-        "--cfg", type=options.path_or_none, metavar="CFG", help="network to train from nothing"
+        "--cfg",
+        type=options.path_or_none,
+        metavar="CFG",
+        help="network to train from scratch, or the cfg of --weights; of a checkpoint with other "
+        "layers all that fits is taken over",
     )
     parser.add_argument("--pt", action="store_true", help="the weights are pruned")
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="train the network of --cfg, with what fits in it of --weights",
+        help="train the network of --cfg with what fits of --weights, even if they are pruned",
+    )
+    parser.add_argument(
+        "--keep-classes",
+        action="store_true",
+        help="the data's class names are new names for the classes of --weights, in their order",
     )
     parser.add_argument(
         "--activation",

@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
-from prune.checkpoint import Checkpoint
 from prune.data.spec import few, reordered
-from prune.errors import CfgError, CheckpointError, InputError, unreadable
-from prune.models.darknet import Darknet, build, reactivated
-from prune.models.sections import expect_rgb, parse, with_classes, write
+from prune.errors import CheckpointError, InputError
+from prune.foreign.structure import read_cfg
+from prune.models.darknet import Darknet, reactivated
+from prune.models.sections import expect_rgb, with_classes
 from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
-_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -44,72 +43,9 @@ def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
         CfgError: no such file, or no network for RGB pictures in it.
     """
     torch.manual_seed(seed)
-    sections = with_classes(parse(_text(cfg), source=str(cfg)), len(names))
+    sections = with_classes(read_cfg(cfg), len(names))
     expect_rgb(sections)
     return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ)
-
-
-def trained(weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool) -> Source:
-    """Take a checkpoint's network, pruned or not.
-
-    Args:
-        weights: one of our checkpoints.
-        names: the data's classes.
-        cfg: a cfg the user named beside it; it decides nothing, a difference is noted.
-        pt: whether the user said that the weights are pruned; being wrong is noted.
-
-    Raises:
-        CheckpointError: not one of our checkpoints, or a broken one.
-        CfgError: the cfg cannot be read.
-        InputError: another number of classes than the data has, or the same in another order.
-    """
-    found = checkpoint.load(weights)
-    if len(found.names) != len(names):
-        raise InputError(
-            f"{weights} has {len(found.names)} classes ({few(found.names)}) and the data "
-            f"{len(names)} ({few(names)}); both must be the same, or train from --cfg"
-        )
-    _expect_order(weights, found.names, names)
-    return Source(
-        net=checkpoint.network(found),
-        imgsz=found.imgsz,
-        pruned=found.pruned,
-        history=found.history,
-        parent=checkpoint.digest(weights),
-        notes=tuple(_remarks(found, weights, names=names, cfg=cfg, pt=pt)),
-    )
-
-
-def partial(weights: Path, cfg: Path, *, names: Sequence[str], seed: int) -> Source:
-    """Build the cfg's network as `fresh` does, with all weights of a checkpoint that fit in it.
-
-    A tensor fits by its name and shape: heads for other classes stay fresh.
-
-    Raises:
-        CheckpointError: not one of our checkpoints, a broken one, or nothing in it fits.
-        CfgError: no such file, or no network for RGB pictures in it.
-    """
-    found = checkpoint.load(weights)
-    given, net = checkpoint.network(found).state_dict(), fresh(cfg, names=names, seed=seed).net
-    own = net.state_dict()
-    fitting = {n: given[n] for n in own if n in given and given[n].shape == own[n].shape}
-    # BatchNorm's counters fit anywhere and hold nothing learnt: they are not counted.
-    missing = [n for n in own if n not in fitting and not n.endswith(_COUNTER)]
-    filled = [n for n in fitting if not n.endswith(_COUNTER)]
-    if not filled:
-        raise CheckpointError(f"nothing of {weights} fits {cfg}; they are other networks")
-    net.load_state_dict(fitting, strict=False)
-    sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
-    share = sum(sizes.get(name, 0) for name in filled) / sum(sizes.values())
-    return Source(
-        net=net,
-        imgsz=found.imgsz,
-        parent=checkpoint.digest(weights),
-        notes=(
-            f"{len(filled)} of {len(filled) + len(missing)} tensors, {share:.0%} of the parameters "
-            f"come from {weights}" + (f"; not fitting: {few(missing)}" if missing else ""),
-        ),
-    )
 
 
 def activated(source: Source, activation: str) -> Source:
@@ -193,37 +129,3 @@ def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, 
         teacher=None if teacher is None else str(teacher),
     )
     return source, found.training
-
-
-def _remarks(
-    found: Checkpoint, weights: Path, *, names: Sequence[str], cfg: Path | None, pt: bool
-) -> list[str]:
-    remarks = []
-    if pt and not found.pruned:
-        remarks.append(f"--pt: {weights} is not pruned; it is trained all the same")
-    if found.pruned and not pt:
-        remarks.append(f"{weights} is pruned; its structure is kept, as with --pt")
-    if list(names) != found.names:
-        remarks.append(f"the classes are called {few(names)} from now on, not {few(found.names)}")
-    if cfg is not None and not _same_network(cfg, found):
-        remarks.append(f"{cfg} is another network than {weights} holds; the checkpoint's is kept")
-    return remarks
-
-
-def _same_network(cfg: Path, found: Checkpoint) -> bool:
-    """Tell whether a cfg, with the checkpoint's classes, describes the checkpoint's layers."""
-    sections = with_classes(parse(_text(cfg), source=str(cfg)), len(found.names))
-    return _layers(write(sections)) == _layers(found.cfg)
-
-
-def _layers(text: str) -> list[tuple[str, dict[str, str]]]:
-    """List the sections but [net], which says how to train and not what the network is."""
-    layers = parse(build(text).cfg_text())[1:]
-    return [(section.kind, dict(section.options)) for section in layers]
-
-
-def _text(cfg: Path) -> str:
-    try:
-        return cfg.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CfgError(f"cannot read {cfg}: {unreadable(error)}") from error
