@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -71,7 +72,7 @@ def record(folder: Path, options: Mapping[str, object]) -> None:
 
     plain = {key: _plain(value) for key, value in sorted(options.items())}
     run = {
-        "command": sys.argv,
+        "command": [without_password(word) for word in sys.argv],
         "options": plain,
         "versions": versions(),
         "machine": {"node": platform.node(), "system": platform.platform()},
@@ -100,4 +101,11 @@ def amend(folder: Path, **changed: object) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    if isinstance(value, (int, float, bool, type(None))):
+        return value
+    return without_password(str(value))
+
+
+def without_password(text: str) -> str:
+    """Leave user and password out of a URL; any other text stays as it is."""
+    return re.sub(r"^([a-zA-Z][\w+.-]*://)[^/@]*@", r"\1", text)

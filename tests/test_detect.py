@@ -1,6 +1,13 @@
 """The command detect, on a network that finds every square."""
 
+import itertools
 import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -11,6 +18,7 @@ import squares
 from prune import checkpoint
 from prune.cli import main
 from prune.data import labels
+from prune.data.pictures import Image
 from prune.errors import DataError
 from prune.export.onnx import export
 from prune.models.darknet import build
@@ -115,8 +123,8 @@ def test_video_goes_frame_by_frame(
     for column, document in enumerate(documents):
         assert boxes_of(document) == [(0, squares.corners((0, 2, column)))]
     written = tmp_path / "runs" / "exp" / "film.mp4"
-    assert len(list(sources.frames(written))) == 6
-    assert sources.frames_a_second(written) == 5
+    reel = sources.opened(sources.find(str(written))[0])
+    assert len(list(reel.images)) == 6 and reel.rate == 5
     assert (written.parent / "labels" / "film_000005.txt").is_file()
 
 
@@ -155,8 +163,13 @@ def test_broken_picture_does_not_stop_the_others(
     [
         (["--source", "nowhere"], "no such file or match: nowhere"),
         (["--source", "*.jpg"], "no such file or match: *.jpg"),
-        (["--source", "."], "no pictures or videos in ."),
-        (["--source", "net.txt"], "neither a picture nor a video"),
+        (["--source", "."], "no images or videos in ."),
+        (["--source", "net.pdf"], "neither an image nor a video"),
+        (["--source", "net.txt"], "1 of 1 lines name no image, video or stream"),
+        (["--source", "7"], "cannot open camera 7"),
+        (["--source", "rtsp://me:secret@127.0.0.1:9/x"], "cannot open rtsp://127.0.0.1:9/x"),
+        (["--source", "http://127.0.0.1:9/a.jpg"], "cannot open http://127.0.0.1:9/a.jpg"),
+        (["--source", "ftp://127.0.0.1/a.jpg"], "a URL begins with one of http://"),
         (["--source", "x" * 300], "File name too long"),
         (["--classes", "green"], "class 'green' is unknown"),
         (["--classes", ""], "--classes '' names no class"),
@@ -166,7 +179,7 @@ def test_broken_picture_does_not_stop_the_others(
         (["--weights", "grey.pt"], "[net] channels: is 1; pictures are RGB"),
     ],
     ids=[
-        *("path", "glob", "folder", "file", "length"),
+        *("path", "glob", "folder", "file", "list", "camera", "stream", "web", "scheme", "length"),
         *("class", "no class", "only commas", "confidence", "weights", "grey"),
     ],
 )
@@ -174,20 +187,173 @@ def test_wrong_input_is_one_line_and_nothing_written(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     change: list[str],
     message: str,
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "net.txt").write_text("no weights")
+    (tmp_path / "empty" / "net.pdf").write_text("no image")
     grey = build(squares.CFG.replace("channels=3", "channels=1"))
     taken = checkpoint.capture(grey, names=squares.NAMES, imgsz=squares.SIZE)
     checkpoint.save(taken, tmp_path / "empty" / "grey.pt")
     monkeypatch.chdir(tmp_path / "empty")
     assert main([*words, *change]) == 2
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert message in err and len(err.splitlines()) == 1
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_folder_without_images_of_its_own_is_searched(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What other programs keep under names with a dot is left out."""
+    for hidden in ("images/.trash/9.png", "images/val/._0.png"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"no image")
+    assert main([*words, "--source", str(tmp_path / "images"), "--nosave"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"6 boxes in {PICTURES} images"
+    assert f"itself has no images; {PICTURES} are in its sub-folders" in err
+
+
+def test_sub_folders_of_a_folder_with_images_are_left_out_with_a_note(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(tmp_path / "images" / "val" / "0.png", tmp_path / "images")
+    assert main([*words, "--source", str(tmp_path / "images"), "--nosave"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "2 boxes in 1 image"
+    assert f"{PICTURES} more in the sub-folders" in err and "/**/*" in err
+
+
+def test_list_names_sources_from_the_working_folder_or_beside_it(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    film(tmp_path / "film.mp4")
+    listing = tmp_path / "list.txt"
+    listing.write_text("\ufeff# mine\nimages/val/0.png\n\nval/1.png\nfilm.mp4\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "images")  # val/1.png is there, the others are beside the list
+    assert main([*words, "--source", str(listing)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "9 boxes in 2 images and 6 frames"
+    written = {path.name for path in (tmp_path / "runs" / "exp").iterdir()}
+    assert written >= {"0.png", "1.png", "film.mp4"}
+    listing.write_text("images/val/0.png\nimages/val/0.pgn\nlist.txt\n")
+    with pytest.raises(DataError, match=r"2 of 3 lines .* line 2: images/val/0\.pgn"):
+        sources.find(str(listing))
+
+
+def test_nothing_found_says_how_sure_the_surest_box_was(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A square half as bright: objectness and class are sigmoid(40 * 128 / 255 - 20) = 0.52."""
+    dim = tmp_path / "dim.png"
+    cv2.imwrite(str(dim), squares.picture([(0, 1, 1)]) // 255 * 128)
+    shy = [*words, "--source", str(dim), "--conf-thres", "0.5", "--nosave"]
+    assert main(shy) == 0
+    told = "0 boxes in 1 image; the highest confidence of any box was 0.27, and the threshold is 0"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(told)
+    assert main([*shy, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["boxes"] == [] and told in err
+
+
+def test_fewer_boxes_than_there_are_are_noted(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--max-det", "2", "--nosave"]) == 0
+    out, err = capsys.readouterr()
+    assert f"5 boxes in {PICTURES} images" in out
+    assert "an image has 2 boxes, the most that are kept; --max-det keeps more" in err
+
+
+def test_ctrl_c_ends_a_stream_and_keeps_its_video(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def endless() -> Iterator[Image]:
+        for number in itertools.count():
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield squares.picture([(0, 2, 1)])
+
+    monkeypatch.setitem(sources.OPENERS, "stream", lambda _: sources.Reel(endless(), rate=5))
+    source = ["--source", "rtsp://me:secret@camera.example:554/live", "--save-txt"]
+    assert main([*words, *source]) == 130
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "4 boxes in 4 frames"
+    folder = tmp_path / "runs" / "exp"
+    reel = sources.opened(sources.find(str(folder / "live.mp4"))[0])
+    assert len(list(reel.images)) == 4
+    assert len(list((folder / "labels").iterdir())) == 4
+    told = out + err + (folder / "run.json").read_text() + (folder / "opt.yaml").read_text()
+    assert "camera.example" in told and "secret" not in told
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Serve an image without a suffix behind a password, a page, and a stream of 3 images."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            jpeg = cv2.imencode(".jpg", squares.picture([(0, 2, 1)]))[1].tobytes()
+            page = ("text/html", b"<html></html>")
+            part = b"--next\r\nContent-Type: image/jpeg\r\n"
+            part += f"Content-Length: {len(jpeg)}\r\n\r\n".encode() + jpeg + b"\r\n"
+            stream = ("multipart/x-mixed-replace; boundary=next", 3 * part)
+            known = {"/snapshot": ("image/jpeg", jpeg), "/page": page, "/stream.mjpg": stream}
+            path = self.path.partition("?")[0]
+            allowed = self.headers["Authorization"] == "Basic bWU6c2VjcmV0" or path != "/snapshot"
+            self.send_response(401 if not allowed else 200 if path in known else 404)
+            kind, body = known.get(path, page)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("url", "last", "written"),
+    [
+        ("http://me:secret@{}/snapshot?size=1", "1 box in 1 image", "snapshot.jpg"),
+        ("http://{}/stream.mjpg", "3 boxes in 3 frames", "stream.mp4"),
+        ("http://{}/page", "is a web page", ""),
+        ("http://{}/snapshot", "401", ""),
+        ("http://{}/a.jpg", "404", ""),
+    ],
+    ids=["image", "stream", "page", "no password", "missing"],
+)
+def test_web_server_gives_images_and_streams(
+    words: list[str],
+    tmp_path: Path,
+    server: str,
+    capfd: pytest.CaptureFixture[str],
+    url: str,
+    last: str,
+    written: str,
+) -> None:
+    status = main([*words, "--source", url.format(server)])
+    out, err = capfd.readouterr()
+    assert status == (0 if written else 2)
+    if written:
+        assert out.splitlines()[-1] == last
+        assert (tmp_path / "runs" / "exp" / written).is_file()
+    else:
+        assert last in err and len(err.splitlines()) == 1
+        assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_glob_finds_pictures_in_subfolders(tmp_path: Path) -> None:

@@ -135,8 +135,9 @@ def test_as_many_count_as_the_fullest_image_has_of_a_class() -> None:
 @pytest.mark.parametrize("labels", [(0, 1), (0,)], ids=["100 of each class", "100 in all"])
 def test_hundred_of_a_class_are_scored_as_coco_scores_them(labels: tuple[int, ...]) -> None:
     rng = np.random.default_rng(5)
-    truth: list[Boxes] = [np.concatenate([grid(100, label=label) for label in labels])]
-    real = np.tile(truth[0], (2, 1))
+    boxes: Array = np.concatenate([grid(100, label=label) for label in labels])
+    truth: list[Boxes] = [boxes]
+    real: Array = np.tile(boxes, (2, 1))
     moved = rng.normal(real[:, 1:], 3)
     found: list[Boxes] = [np.concatenate([moved, rng.random((len(real), 1)), real[:, :1]], axis=1)]
     scores = evaluate(truth, found, NAMES)

@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "data": "make or check a data set: voc, coco, shapes, check",
     "train": "train a network, or fine-tune a pruned one (--pt)",
     "val": "score a checkpoint on a split: P, R, mAP",
-    "detect": "draw boxes on pictures, folders, videos",
+    "detect": "draw boxes on images, folders, videos, streams",
     "whole": "turn any public checkpoint into ours",
     "show": "layers, couplings and costs of a checkpoint",
     "diff": "two checkpoints, layer by layer",

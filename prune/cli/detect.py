@@ -1,31 +1,37 @@
-"""prune detect: boxes on pictures, folders, globs and videos."""
+"""prune detect: boxes on images, folders, globs, lists, videos, cameras and streams."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options
 
 if TYPE_CHECKING:
-    from prune.score.predict import Output, Search
+    from prune.score.predict import Found, Output, Search
     from prune.score.runtime import Runner
+    from prune.score.sources import Source
 
 EXAMPLE = """\
-  prune detect --source pictures/ --weights runs/train/exp/weights/best.pt
+  prune detect --source images/ --weights runs/train/exp/weights/best.pt
   prune detect --source film.mp4 --weights model.onnx --conf-thres 0.4 --save-txt
-  prune detect --source 'pictures/*.jpg' --weights best.pt --classes RBC --json --nosave"""
+  prune detect --source rtsp://192.168.0.7/stream --weights model.onnx
+  prune detect --source 'images/*.jpg' --weights best.pt --classes RBC --json --nosave"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "--source", required=True, metavar="PATH", help="picture, video, folder or quoted glob"
+        "--source",
+        required=True,
+        metavar="SOURCE",
+        help="image, video, folder, quoted glob, .txt list of these, camera number (0), or URL of "
+        "an image or stream (rtsp://, http://)",
     )
     options.weights(parser)
     options.image_size(parser)
@@ -33,10 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", nargs="+", metavar="C", help="only these classes: numbers or names"
     )
+    parser.add_argument(
+        "--max-det",
+        type=options.positive,
+        default=300,
+        metavar="N",
+        help="maximum number of boxes per image (default 300)",
+    )
     options.device(parser)
     parser.add_argument("--save-txt", action="store_true", help="write YOLO label files too")
     parser.add_argument("--save-conf", action="store_true", help="with confidences in them")
-    parser.add_argument("--nosave", action="store_true", help="write no pictures")
+    parser.add_argument("--nosave", action="store_true", help="write no images and no videos")
     parser.add_argument(
         "--pd", action="store_true", help="not needed any more: the checkpoint says it is pruned"
     )
@@ -45,48 +58,118 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect on every file; what cannot be read is named, the rest goes on, and 2 is returned."""
+    """Detect on every source; what cannot be read is named, the rest goes on, and 2 is returned."""
     from prune.cli import console
     from prune.score import sources
     from prune.score.runtime import open_weights
+    from prune.train.stop import listening
 
     log = console.logger()
     if args.pd:
         log.info("note: --pd is not needed; the checkpoint itself says what was pruned")
-    paths = sources.find(args.source)
+    found = sources.find(args.source)
     runner = open_weights(args.weights, device_name=args.device)
-    search = _search(args, runner)
-    with _run_folder(args, log.info) as folder:
+    search, tally = _search(args, runner), Tally(keeps=args.json)
+    with _run_folder(args, log.info) as folder, listening(log.info) as stopped:
         output = _output(args, folder)
-        stems = sources.stems(paths)
-        documents = [
-            _detect(runner, path, search, stem=stem, output=output, tell=not args.json)
-            for path, stem in zip(paths, stems, strict=True)
+        for source, stem in zip(found, sources.stems([s.file for s in found]), strict=True):
+            _detect(runner, source, search, stem=stem, output=output, tally=tally, stopped=stopped)
+            if stopped():
+                break
+    if args.json and tally.read:
+        console.print_json(tally.documents)
+    if tally.read:
+        say = log.info if args.json else print
+        say(tally.text(search.confidence))
+        for note in tally.notes(search.most):
+            log.info(note)
+    if stopped():
+        return 130
+    return 2 if tally.failed else 0
+
+
+@dataclass
+class Tally:
+    """What was found in all; with `keeps` each image's document, for --json."""
+
+    keeps: bool
+    documents: list[dict[str, object]] = field(default_factory=list)
+    images: int = 0
+    frames: int = 0
+    boxes: int = 0
+    surest: float = 0.0
+    fullest: int = 0
+    failed: int = 0
+
+    @property
+    def read(self) -> int:
+        """Count the images and frames that were looked at."""
+        return self.images + self.frames
+
+    def add(self, found: Found, names: Sequence[str]) -> None:
+        """Count an image or a frame."""
+        from prune.score.predict import describe
+
+        self.images += found.frame is None
+        self.frames += found.frame is not None
+        self.boxes += len(found.boxes)
+        self.surest = max(self.surest, found.surest)
+        self.fullest = max(self.fullest, len(found.boxes))
+        if self.keeps:
+            self.documents.append(describe(found, names))
+
+    def text(self, confidence: float) -> str:
+        """Say how many boxes there are; where there are none, how sure the surest one was."""
+        looked = [
+            _counted(number, noun)
+            for number, noun in ((self.images, "image"), (self.frames, "frame"))
+            if number
         ]
-    read = [document for document in documents if document is not None]
-    if args.json and read:
-        console.print_json(list(chain.from_iterable(read)))
-    return 0 if len(read) == len(paths) else 2
+        total = f"{_counted(self.boxes, 'box')} in {' and '.join(looked)}"
+        if self.boxes:
+            return total
+        return (
+            f"{total}; the highest confidence of any box was {self.surest:.2g}, and the threshold "
+            f"is {confidence:g}: lower --conf-thres, or train longer"
+        )
+
+    def notes(self, most: int) -> list[str]:
+        """Say that boxes may have been left out for want of room."""
+        if self.fullest < most:
+            return []
+        return [f"note: an image has {most} boxes, the most that are kept; --max-det keeps more"]
 
 
-def _detect(
-    runner: Runner, path: Path, search: Search, *, stem: str, output: Output, tell: bool
-) -> list[dict[str, object]] | None:
-    """Detect on one file and say what is there; None if it cannot be read."""
+def _counted(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("x") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _detect(  # what a run has, all by keyword
+    runner: Runner,
+    source: Source,
+    search: Search,
+    *,
+    stem: str,
+    output: Output,
+    tally: Tally,
+    stopped: Callable[[], bool],
+) -> None:
+    """Detect on one source and say what is there, or that it cannot be read."""
     from prune.errors import DataError
-    from prune.score.predict import describe, detect_file, summary
+    from prune.score.predict import detect_source, summary
 
-    documents = []
     try:
-        for found in detect_file(runner, path, search, stem=stem, output=output):
-            documents.append(describe(found, runner.names))
-            if tell:
+        for found in detect_source(
+            runner, source, search, stem=stem, output=output, stopped=stopped
+        ):
+            tally.add(found, runner.names)
+            if not tally.keeps:
                 frame = "" if found.frame is None else f" frame {found.frame}"
-                print(f"{path}{frame}: {summary(found, runner.names)}")
+                print(f"{source.name}{frame}: {summary(found, runner.names)}", flush=True)
     except DataError as error:
+        tally.failed += 1
         sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
-        return None
-    return documents
 
 
 def _search(args: argparse.Namespace, runner: Runner) -> Search:
@@ -97,6 +180,7 @@ def _search(args: argparse.Namespace, runner: Runner) -> Search:
         confidence=args.conf_thres,
         iou=args.iou_thres,
         classes=None if args.classes is None else _classes(args.classes, runner.names),
+        most=args.max_det,
     )
 
 

@@ -1,9 +1,9 @@
-"""Boxes on pictures: one picture through a detector, and what is told and written of it."""
+"""Boxes on images: one image through a detector, and what is printed and written of it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -11,26 +11,30 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from prune.atomic import replacing, write_text
-from prune.data.pictures import Image
+from prune.data.pictures import Image, is_picture
 from prune.errors import InputError
-from prune.score import plots, sources
+from prune.score import plots
 from prune.score.feed import letterboxed
 from prune.score.frames import to_original
 from prune.score.metrics import Boxes
-from prune.score.nms import detections
+from prune.score.nms import MAX_DETECTIONS, detections
 from prune.score.runtime import Runner
+from prune.score.sources import Reel, Source, opened
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for: size in pixels, thresholds, and the classes wanted (None: all)."""
+    """What to look for: size in pixels, thresholds, the classes (None: all), boxes per image."""
 
     imgsz: int
     confidence: float = 0.25
     iou: float = 0.45
     classes: Collection[int] | None = None
+    most: int = MAX_DETECTIONS
 
 
 @dataclass(frozen=True)
@@ -45,65 +49,94 @@ class Output:
 
 @dataclass(frozen=True)
 class Found:
-    """The boxes of one picture or one frame of a video.
+    """The boxes of one image or one frame of a video.
 
     Attributes:
-        path: the file.
-        frame: its number in the video, from 0; None for a picture.
+        name: the file, URL or camera.
+        frame: its number in the video or stream, from 0; None for an image.
         boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the surest first.
+        surest: the highest confidence of any box, those below the threshold included.
     """
 
-    path: Path
+    name: str
     frame: int | None
     boxes: Boxes
+    surest: float
 
 
-def predict(runner: Runner, image: Image, search: Search) -> Boxes:
-    """Detect on one picture, uint8 [h, w, 3] BGR -> float32 [n, 6] in its own pixels."""
+def predict(runner: Runner, image: Image, search: Search) -> tuple[Boxes, float]:
+    """Detect on one image, uint8 [h, w, 3] BGR.
+
+    Returns:
+        Boxes, float32 [n, 6], in pixels of the image; and the highest confidence of any box.
+    """
     batch, frame = letterboxed(image, runner, search.imgsz)
+    decoded = runner.detect(batch)
     (found,) = detections(
-        runner.detect(batch),
+        decoded,
         confidence=search.confidence,
         iou=search.iou,
+        max_detections=search.most,
         multi_label=False,
     )
     boxes = to_original(found, frame).cpu().numpy()
     if search.classes is not None:
         boxes = boxes[np.isin(boxes[:, 5], list(search.classes))]
-    return np.asarray(boxes)
+    return np.asarray(boxes), _surest(decoded[0], search.classes)
 
 
-def detect_file(
-    runner: Runner, path: Path, search: Search, *, stem: str, output: Output
+def _surest(decoded: Tensor, classes: Collection[int] | None) -> float:
+    """Return the highest confidence of an image's boxes, [boxes, 5 + classes]; 0 without any."""
+    scores, labels = (decoded[:, 5:] * decoded[:, 4:5]).nan_to_num(0).max(dim=1)
+    if classes is not None:
+        scores = scores[torch.isin(labels, torch.tensor(sorted(classes), device=labels.device))]
+    return float(scores.max()) if len(scores) else 0.0
+
+
+def detect_source(  # what a caller chooses, most by keyword
+    runner: Runner,
+    source: Source,
+    search: Search,
+    *,
+    stem: str,
+    output: Output,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Found]:
-    """Detect on a picture or on every frame of a video, writing as it goes.
+    """Detect on an image, or on every frame of a video or stream, writing as it goes.
 
-    A picture is written under `stem` with its own suffix, a video as .mp4; label files lie in
-    labels/, a video's one a frame.
+    An image is written under `stem` with its own suffix, a video as .mp4; label files lie in
+    labels/, one per frame of a video. `stopped` is asked after every frame.
 
     Raises:
-        DataError: the file cannot be read; nothing is written for it.
+        DataError: the source cannot be read; nothing is written for it.
         InputError: the output cannot be written.
     """
-    if not sources.is_video(path):
-        (image,) = sources.frames(path)
-        found = Found(path, None, predict(runner, image, search))
-        _write(found, image, runner.names, stem=stem, output=output)
+    reel = opened(source)
+    if reel.rate is None:
+        (image,) = reel.images
+        found = Found(source.name, None, *predict(runner, image, search))
+        _write(found, image, runner.names, target=_target(source, stem, output), output=output)
         yield found
         return
-    pictures = sources.frames(path)
-    first = next(pictures)  # raises before a file is made
-    with _film(path, first, stem=stem, output=output) as film:
-        for number, image in enumerate(chain((first,), pictures)):
-            found = Found(path, number, predict(runner, image, search))
+    first = next(reel.images)
+    with _film(reel, first, stem=stem, output=output) as film:
+        for number, image in enumerate(chain((first,), reel.images)):
+            found = Found(source.name, number, *predict(runner, image, search))
             _write_text(found, image, stem=f"{stem}_{number:06d}", output=output)
             if film is not None:
                 film.write(plots.draw(image, found.boxes, runner.names))
             yield found
+            if stopped():
+                return
+
+
+def _target(source: Source, stem: str, output: Output) -> Path:
+    suffix = source.file.suffix if is_picture(source.file) else ".jpg"  # a URL may have none
+    return output.folder / f"{stem}{suffix}"
 
 
 def describe(found: Found, names: Sequence[str]) -> dict[str, object]:
-    """Return what --json prints of a picture: {image, boxes: [{xyxy, class, name, confidence}]}."""
+    """Return what --json prints of an image: {image, boxes: [{xyxy, class, name, confidence}]}."""
     boxes = [
         {
             "xyxy": [round(value, 2) for value in xyxy],
@@ -114,7 +147,7 @@ def describe(found: Found, names: Sequence[str]) -> dict[str, object]:
         for *xyxy, confidence, label in found.boxes.tolist()
     ]
     frame = {} if found.frame is None else {"frame": found.frame}
-    return {"image": str(found.path), **frame, "boxes": boxes}
+    return {"image": found.name, **frame, "boxes": boxes}
 
 
 def summary(found: Found, names: Sequence[str]) -> str:
@@ -124,7 +157,7 @@ def summary(found: Found, names: Sequence[str]) -> str:
 
 
 def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:
-    """Write boxes [n, 6] as a YOLO label file: class, cx, cy, w, h as shares of the picture."""
+    """Write boxes [n, 6] as a YOLO label file: class, cx, cy, w, h as fractions of the image."""
     height, width = image.shape[:2]
     lines = []
     for x1, y1, x2, y2, confidence, label in boxes.tolist():
@@ -135,15 +168,16 @@ def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:
     return "".join(lines)
 
 
-def _write(found: Found, image: Image, names: Sequence[str], *, stem: str, output: Output) -> None:
+def _write(
+    found: Found, image: Image, names: Sequence[str], *, target: Path, output: Output
+) -> None:
     if output.pictures:
-        target = output.folder / f"{stem}{found.path.suffix}"
-        coded, data = cv2.imencode(found.path.suffix, plots.draw(image, found.boxes, names))
+        coded, data = cv2.imencode(target.suffix, plots.draw(image, found.boxes, names))
         if not coded:
             raise InputError(f"cannot write {target}: OpenCV has no encoder for it")
         with replacing(target) as part:
             part.write_bytes(data.tobytes())
-    _write_text(found, image, stem=stem, output=output)
+    _write_text(found, image, stem=target.stem, output=output)
 
 
 def _write_text(found: Found, image: Image, *, stem: str, output: Output) -> None:
@@ -154,7 +188,7 @@ def _write_text(found: Found, image: Image, *, stem: str, output: Output) -> Non
 
 @contextmanager
 def _film(
-    path: Path, first: Image, *, stem: str, output: Output
+    reel: Reel, first: Image, *, stem: str, output: Output
 ) -> Iterator[cv2.VideoWriter | None]:
     """Open the video to write, .mp4 of the first frame's size; None where none is asked for."""
     if not output.pictures:
@@ -164,7 +198,7 @@ def _film(
     size = (first.shape[1], first.shape[0])
     with replacing(target) as part:
         codec = cv2.VideoWriter.fourcc(*"mp4v")
-        film = cv2.VideoWriter(str(part), codec, sources.frames_a_second(path), size)
+        film = cv2.VideoWriter(str(part), codec, reel.rate or 30.0, size)
         if not film.isOpened():
             raise InputError(f"cannot write {target}: this OpenCV has no mp4 encoder")
         try:

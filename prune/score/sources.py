@@ -1,17 +1,27 @@
-"""What `detect` looks at: a file, a folder or a glob of pictures and videos."""
+"""What `detect` looks at: images, videos, folders, globs, lists of them, cameras, streams, URLs."""
 
+from __future__ import annotations
+
+import base64
 import glob
 import itertools
 import os
+import re
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
 import numpy as np
+from loguru import logger
 
-from prune.data.pictures import SUFFIXES, Image, is_picture, read_image
-from prune.errors import DataError
+from prune.data.pictures import SUFFIXES, Image, decode, is_picture, read_image
+from prune.errors import DataError, unreadable
+from prune.runs import without_password
 
 # FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -19,6 +29,158 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 )
+WEB, STREAMS = ("http", "https"), ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt")
+
+_TIMEOUT_S = 10  # without an answer, or between two frames of a stream
+_LARGEST = 256 << 20  # bytes of an image that a web server sends
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image, video, camera or stream.
+
+    Attributes:
+        where: a path, a URL, or a camera's number.
+        kind: how it is opened, a key of OPENERS.
+    """
+
+    where: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """What is printed of it: a URL without user and password."""
+        return without_password(self.where)
+
+    @property
+    def file(self) -> Path:
+        """A file name for what is written of it."""
+        if self.kind in ("image", "video"):
+            return Path(self.where)
+        if self.kind == "camera":
+            return Path("camera" + Path(self.where).name.removeprefix("video"))
+        url = urlsplit(self.where)
+        last = unquote(url.path).rstrip("/").rpartition("/")[2] or url.hostname or "stream"
+        return Path(re.sub(r"[^\w.-]+", "_", last))
+
+
+@dataclass(frozen=True)
+class Reel:
+    """An opened source: its images, uint8 [h, w, 3] BGR.
+
+    `rate` is the frames per second of a video or stream, None of a single image.
+    """
+
+    images: Iterator[Image]
+    rate: float | None = None
+
+
+def find(source: str) -> list[Source]:
+    """List what `source` names; files are sorted.
+
+    Args:
+        source: an image, a video, a folder (its sub-folders where it has no images of its own), a
+            glob (** for sub-folders), a .txt list of any of these, a camera's number or device,
+            or a URL.
+
+    Raises:
+        DataError: there is none, or what there is cannot be read.
+    """
+    if "://" in source:
+        return [_of_url(source)]
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        if (source.isdecimal() and not path.exists()) or path.is_char_device():
+            return [Source(source, "camera")]
+        if path.is_file():
+            return _in_list(path) if path.suffix.lower() == ".txt" else [_of_file(path)]
+        found = _known(map(Path, _matches(source)))
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror}") from error
+    if not found:
+        raise DataError(
+            f"no such file or match: {source}; a source is an image, a video, a folder, a quoted "
+            "glob, a .txt list, a camera's number (0), or a URL (rtsp://, http://)"
+        )
+    return found
+
+
+def _of_url(url: str) -> Source:
+    scheme = url.partition("://")[0].lower()
+    if scheme not in WEB + STREAMS:
+        raise DataError(
+            f"cannot read {without_password(url)}: a URL begins with one of "
+            + ", ".join(f"{known}://" for known in WEB + STREAMS)
+        )
+    return Source(url, "web" if scheme in WEB else "stream")
+
+
+def _of_file(path: Path) -> Source:
+    if is_picture(path):
+        return Source(str(path), "image")
+    if is_video(path):
+        return Source(str(path), "video")
+    raise DataError(f"{path} is neither an image nor a video ({_suffixes()}) nor a .txt list")
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    """List a folder's images and videos; those of its sub-folders where it has none itself."""
+    own = _known(folder.iterdir())
+    below = _known(path for path in folder.rglob("*") if path.parent != folder)
+    inside = [s for s in below if not _hidden(Path(s.where).relative_to(folder).parent)]
+    if not own + inside:
+        raise DataError(f"no images or videos in {folder} or its sub-folders ({_suffixes()})")
+    if own and inside:
+        pattern = folder / "**" / "*"
+        logger.info(
+            f"note: {len(inside)} more in the sub-folders of {folder} are left out; "
+            f"--source '{pattern}' takes them, too"
+        )
+    if not own:
+        logger.info(f"note: {folder} itself has no images; {len(inside)} are in its sub-folders")
+    return own or inside
+
+
+def _in_list(listing: Path) -> list[Source]:
+    """Read a list: a source per line; empty lines and those that begin with # are left out."""
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {listing}: {unreadable(error)}") from error
+    entries = {n: line.strip() for n, line in enumerate(lines, start=1)}
+    entries = {n: line for n, line in entries.items() if line and not line.startswith("#")}
+    found = {n: _listed(line, beside=listing.parent) for n, line in entries.items()}
+    missing = [n for n, sources in found.items() if not sources]
+    if missing or not found:
+        first = f"; the first is line {missing[0]}: {entries[missing[0]]}" if missing else ""
+        raise DataError(
+            f"{listing}: {len(missing)} of {len(entries)} lines name no image, video or stream, "
+            f"neither from the working folder nor beside the list{first}"
+        )
+    return list(itertools.chain.from_iterable(found.values()))
+
+
+def _listed(line: str, *, beside: Path) -> list[Source]:
+    for entry in (line, str(beside / line)):
+        if Path(entry).suffix.lower() == ".txt":
+            continue  # a list in a list might never end
+        try:
+            return find(entry)
+        except DataError:
+            continue
+    return []
+
+
+def _known(paths: Iterable[Path]) -> list[Source]:
+    """Keep images and videos, sorted; names that begin with a dot are other programs' own."""
+    files = (path for path in paths if is_picture(path) or is_video(path))
+    return [_of_file(path) for path in sorted(files) if path.name[0] != "." and not path.is_dir()]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def is_video(path: Path) -> bool:
@@ -26,35 +188,10 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find(source: str) -> list[Path]:
-    """List the pictures and videos that `source` names, sorted.
-
-    Args:
-        source: a file, a folder (not its subfolders), or a glob (** for subfolders).
-
-    Raises:
-        DataError: there is none, a file that is neither, or a folder that cannot be read.
-    """
-    path = Path(source)
-    try:
-        if path.is_file():
-            if not (is_picture(path) or is_video(path)):
-                raise DataError(f"{path} is neither a picture nor a video ({_suffixes()})")
-            return [path]
-        inside = path.iterdir() if path.is_dir() else map(Path, _matches(source))
-        found = sorted(file for file in inside if is_picture(file) or is_video(file))
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror}") from error
-    if not found:
-        missing = "no pictures or videos in" if path.is_dir() else "no such file or match:"
-        raise DataError(f"{missing} {source} ({_suffixes()})")
-    return found
-
-
 def stems(paths: Sequence[Path]) -> list[str]:
     """Name what is written for each path: its stem, made unique where several files share it.
 
-    Two pictures a.jpg and a.png, or x/1.jpg and y/1.jpg, would else overwrite each other.
+    Two images a.jpg and a.png, or x/1.jpg and y/1.jpg, would else overwrite each other.
     """
     count = Counter(path.stem for path in paths)
     names: dict[str, None] = {}  # in order
@@ -65,43 +202,109 @@ def stems(paths: Sequence[Path]) -> list[str]:
     return list(names)
 
 
-def frames(path: Path) -> Iterator[Image]:
-    """Yield the pictures of a file: one, or a video's; uint8 [h, w, 3] BGR.
+def opened(source: Source) -> Reel:
+    """Open a source.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: it cannot be opened or read.
     """
-    if is_picture(path):
-        yield read_image(path)
-        return
-    capture = _open_video(path)
+    return OPENERS[source.kind](source)
+
+
+def _image(source: Source) -> Reel:
+    return Reel(iter([read_image(Path(source.where))]))
+
+
+def _video(source: Source) -> Reel:
+    path = Path(source.where)
+    if not path.is_file() or not path.stat().st_size:
+        raise DataError(f"{path}: " + ("video file is empty" if path.is_file() else "no such file"))
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    return _reel(capture, f"{path}: cannot read video: not a video, or a codec that is not there")
+
+
+def _camera(source: Source) -> Reel:
+    # V4L2 takes a device's path as well
+    where = int(source.where) if source.where.isdecimal() else source.where
+    capture = cv2.VideoCapture(where)
+    return _reel(capture, f"cannot open camera {source.where}: there is none, or it is in use")
+
+
+def _stream(source: Source) -> Reel:
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    settings = [value for limit in limits for value in (limit, 1000 * _TIMEOUT_S)]
+    capture = cv2.VideoCapture(source.where, cv2.CAP_FFMPEG, settings)
+    return _reel(capture, f"cannot open {source.name}: nothing there that FFmpeg could read")
+
+
+def _web(source: Source) -> Reel:
+    """Read an image that a web server sends; anything else may be a stream."""
     try:
-        read, image = capture.read()
-        if not read:
-            raise DataError(f"{path}: cannot read video: no frame in it can be decoded")
+        with urllib.request.urlopen(_request(source.where), timeout=_TIMEOUT_S) as reply:
+            data = _image_in(reply, source)
+    except HTTPException:  # servers of streams that speak something like HTTP
+        return _stream(source)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot open {source.name}: {error}") from error
+    return _stream(source) if data is None else Reel(iter([decode(data, Path(source.name))]))
+
+
+def _request(where: str) -> urllib.request.Request:
+    """Ask for a URL; user and password in it, as cameras have them, go into the header."""
+    url: SplitResult = urlsplit(where)
+    asked = urllib.request.Request(without_password(where), headers={"User-Agent": "prune"})
+    if url.username is not None:
+        pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        asked.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    return asked
+
+
+def _image_in(reply: HTTPResponse, source: Source) -> bytes | None:
+    """Return an image's bytes; None if the server sends something else."""
+    kind = reply.headers.get_content_type()
+    if kind == "text/html":
+        raise DataError(f"{source.name} is a web page, neither an image nor a stream")
+    if kind.startswith("image/") or (is_picture(source.file) and not kind.startswith("multipart/")):
+        return reply.read(_LARGEST)
+    return None
+
+
+Opener = Callable[[Source], Reel]
+
+OPENERS: dict[str, Opener] = {
+    "image": _image,
+    "video": _video,
+    "camera": _camera,
+    "stream": _stream,
+    "web": _web,
+}
+
+
+def _reel(capture: cv2.VideoCapture, failure: str) -> Reel:
+    """Wrap a capture that was just opened.
+
+    Raises:
+        DataError: it could not be; the message is `failure`.
+    """
+    if not capture.isOpened():
+        capture.release()
+        raise DataError(failure)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    read, first = capture.read()
+    if not read:
+        capture.release()
+        raise DataError(f"{failure} (no frame in it can be decoded)")
+    return Reel(_frames(capture, first), rate if 0 < rate < 1000 else 30.0)
+
+
+def _frames(capture: cv2.VideoCapture, image: object) -> Iterator[Image]:
+    read = True
+    try:
         while read:
             yield np.asarray(image, dtype=np.uint8)
             read, image = capture.read()
     finally:
         capture.release()
-
-
-def frames_a_second(path: Path) -> float:
-    """Read a video's speed; 30 where the file does not say."""
-    capture = _open_video(path)
-    speed = capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return speed if 0 < speed < 1000 else 30.0
-
-
-def _open_video(path: Path) -> cv2.VideoCapture:
-    if not path.is_file() or not path.stat().st_size:
-        raise DataError(f"{path}: " + ("video file is empty" if path.is_file() else "no such file"))
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        capture.release()
-        raise DataError(f"{path}: cannot read video: not a video, or a codec that is not there")
-    return capture
 
 
 def _matches(pattern: str) -> list[str]:
