@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 HERE = Path(__file__).resolve().parent
+# Looked for in the system's folders of fonts, until one has all letters of the class names.
+FONTS = (
+    *("DejaVuSans.ttf", "arial.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"),
+    *("NotoSansCJK-Regular.ttc", "msyh.ttc", "simhei.ttf", "msgothic.ttc", "malgun.ttf"),
+    *("NotoSansThai-Regular.ttf", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf"),
+)
 
 
 def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -58,6 +64,20 @@ def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, 
     return kept
 
 
+def lettering(name: str, label: int) -> tuple[str, Any]:
+    """Return what is drawn for a class, and the font: its number, where no font has its letters."""
+    for file in () if name.isascii() else FONTS:
+        try:
+            font = ImageFont.truetype(file, 14)
+        except OSError:
+            continue
+        # a font draws the same sign for every letter that it lacks, and U+10FFFF is none
+        lacking = bytes(font.getmask("\U0010ffff"))
+        if all(bytes(font.getmask(letter)) != lacking for letter in name):
+            return name, font
+    return (name if name.isascii() else str(label)), ImageFont.load_default()
+
+
 def main() -> None:
     """Detect on one picture, print its boxes, draw them if wished."""
     how = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
@@ -84,7 +104,8 @@ def main() -> None:
         found = {"xyxy": xyxy, "class": label, "name": names[label]}
         print(json.dumps({**found, "confidence": round(confidence, 5)}))
         draw.rectangle(xyxy, outline="red", width=2)
-        draw.text((xyxy[0] + 3, xyxy[1] + 2), f"{names[label]} {confidence:.2f}", fill="red")
+        text, font = lettering(names[label], label)
+        draw.text((xyxy[0] + 3, xyxy[1] + 2), f"{text} {confidence:.2f}", fill="red", font=font)
     if args.out:
         picture.save(args.out)
 

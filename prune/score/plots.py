@@ -1,19 +1,24 @@
-"""Pictures of a score: boxes, precision-recall and F1 curves, the confusion matrix."""
+"""Images of a score: boxes, precision-recall and F1 curves, the confusion matrix."""
 
 from __future__ import annotations
 
 import colorsys
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import ImageDraw
 
+from prune import fonts
 from prune.atomic import replacing
 from prune.data.pictures import Image
+from prune.fonts import Label
 from prune.score import metrics
 from prune.score.metrics import GRID, Array, Boxes, Curves
 
@@ -47,24 +52,29 @@ def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
     for x1, y1, x2, y2, _, label in rows:
         low, high = (round(x1), round(y1)), (round(x2), round(y2))
         cv2.rectangle(drawn, low, high, colour(int(label)), thick, cv2.LINE_AA)
+    labels = fonts.labels(tuple(names))
     for x1, y1, _, _, confidence, label in rows:  # after all boxes: no line crosses a text
-        text = f"{names[int(label)]} {confidence:.2f}"
-        _tag(drawn, text, (round(x1), round(y1)), colour(int(label)))
+        shown = labels[int(label)]
+        shown = replace(shown, text=f"{shown.text} {confidence:.2f}")
+        _tag(drawn, shown, (round(x1), round(y1)), colour(int(label)))
     return drawn
 
 
-def _tag(image: Image, text: str, corner: tuple[int, int], background: Colour) -> None:
-    """Write into `image`: text above a box's corner, or inside the box at the picture's edge."""
-    scale = max(sum(image.shape[:2]) / 2400, 0.35)
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    tall = height + below + 2
+def _tag(image: Image, label: Label, corner: tuple[int, int], background: Colour) -> None:
+    """Write into `image`: text above a box's corner, or inside the box at the image's edge."""
+    font = fonts.truetype(label.font, max(round(sum(image.shape[:2]) / 85), 10))
+    above, below = font.getmetrics()
+    width, tall = ceil(font.getlength(label.text)) + 2, above + below
     x = max(min(corner[0], image.shape[1] - width), 0)
-    y = corner[1] - tall if corner[1] >= tall else corner[1]
-    cv2.rectangle(image, (x, y), (x + width, y + tall), background, cv2.FILLED)
+    y = max(corner[1] - tall if corner[1] >= tall else corner[1], 0)
     bright = sum(weight * part for weight, part in zip((0.11, 0.59, 0.3), background, strict=True))
     ink = (0, 0, 0) if bright > 140 else (255, 255, 255)
-    place = (x, y + height + 1)
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+    letters = PIL.Image.new("L", (width, tall))
+    ImageDraw.Draw(letters).text((1, 0), label.text, fill=255, font=font)
+    alpha = np.asarray(letters, dtype=np.float32)[..., None] / 255  # [tall, width, 1]
+    tag = (1 - alpha) * np.array(background) + alpha * np.array(ink)
+    place = image[y : y + tall, x : x + width]  # a view, cut off at the image's edge
+    place[:] = tag[: place.shape[0], : place.shape[1]].round().astype(np.uint8)
 
 
 def score_pictures(
@@ -85,27 +95,29 @@ def precision_recall(precision: Array, names: Sequence[str], target: Path) -> No
         names: the classes.
         target: the PNG to write.
     """
-    figure, axes = _axes("recall", "precision", "Precision and recall at IoU 0.5")
-    recall = np.linspace(0, 1, len(precision))
-    present = np.flatnonzero(precision[0] >= 0)
-    curves = precision[:, present].T  # [present classes, 101]
-    labels = [f"{names[i]} {precision[:, i].mean():.3f}" for i in present.tolist()]
-    mean = curves.mean(axis=0) if len(present) else np.zeros(len(precision))
-    _classes(axes, recall, curves, labels=labels, numbers=present)
-    _mean(axes, recall, mean, label=f"mean {mean.mean():.3f}")
-    _save(figure, target)
+    with fonts.plotting(names) as shown:
+        figure, axes = _axes("recall", "precision", "Precision and recall at IoU 0.5")
+        recall = np.linspace(0, 1, len(precision))
+        present = np.flatnonzero(precision[0] >= 0)
+        curves = precision[:, present].T  # [present classes, 101]
+        labels = [f"{shown[i]} {precision[:, i].mean():.3f}" for i in present.tolist()]
+        mean = curves.mean(axis=0) if len(present) else np.zeros(len(precision))
+        _classes(axes, recall, curves, labels=labels, numbers=present)
+        _mean(axes, recall, mean, label=f"mean {mean.mean():.3f}")
+        _save(figure, target)
 
 
 def f1_confidence(curves: Curves, names: Sequence[str], target: Path) -> None:
     """Plot F1 over the confidence threshold at IoU 0.5, and mark where the mean is highest."""
-    figure, axes = _axes("confidence threshold", "F1", "F1 at IoU 0.5")
-    present = np.flatnonzero(curves.instances)
-    mean, best = curves.mean(curves.f1), curves.best()
-    axes.axvline(GRID[best], color="0.6", linestyle=":")
-    labels = [names[i] for i in present.tolist()]
-    _classes(axes, GRID, curves.f1[present], labels=labels, numbers=present)
-    _mean(axes, GRID, mean, label=f"mean, best {mean[best]:.3f} at {GRID[best]:.3f}")
-    _save(figure, target)
+    with fonts.plotting(names) as shown:
+        figure, axes = _axes("confidence threshold", "F1", "F1 at IoU 0.5")
+        present = np.flatnonzero(curves.instances)
+        mean, best = curves.mean(curves.f1), curves.best()
+        axes.axvline(GRID[best], color="0.6", linestyle=":")
+        labels = [shown[i] for i in present.tolist()]
+        _classes(axes, GRID, curves.f1[present], labels=labels, numbers=present)
+        _mean(axes, GRID, mean, label=f"mean, best {mean[best]:.3f} at {GRID[best]:.3f}")
+        _save(figure, target)
 
 
 def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], target: Path) -> None:
@@ -118,20 +130,21 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], target: Pa
     """
     from matplotlib.figure import Figure
 
-    shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
-    side = min(4 + 0.45 * len(counts), 24)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
-    figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=axes, fraction=0.046)
-    labels = [*names, "background"]
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="true", ylabel="predicted", title="Confusion (shares of the true class)")
-    if len(labels) <= _CELLS:
-        for (row, column), count in np.ndenumerate(counts):
-            ink = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
-    _save(figure, target)
+    with fonts.plotting(names) as shown:
+        shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+        side = min(4 + 0.45 * len(counts), 24)
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.add_subplot()
+        figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=axes, fraction=0.046)
+        labels = [*shown, "background"]
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel="true", ylabel="predicted", title="Confusion (shares of the true class)")
+        if len(labels) <= _CELLS:
+            for (row, column), count in np.ndenumerate(counts):
+                ink = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+        _save(figure, target)
 
 
 def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
@@ -160,7 +173,5 @@ def _mean(axes: Axes, x: Array, values: Array, *, label: str) -> None:
 
 
 def _save(figure: Figure, target: Path) -> None:
-    with warnings.catch_warnings(), replacing(target) as part:
-        # a class name the font has no letters for is drawn as boxes; the curve is still right
-        warnings.filterwarnings("ignore", message="Glyph")
+    with replacing(target) as part:
         figure.savefig(part, dpi=120)
