@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prune.errors import CfgError
 
 from . import splice
+from .layout import layout
 from .sections import Section, references
 
 
@@ -42,12 +43,13 @@ class Residual:
 def residuals(sections: Sequence[Section]) -> tuple[Residual, ...]:
     """Find the blocks that can be taken out whole, in cfg order; one may lie inside another.
 
-    Their shortcut adds two layers with no weights and no activation, and what is computed between
-    reads the block's input alone and is read inside the block alone.
+    Their shortcut adds two layers of one width with no weights and no activation, and what is
+    computed between reads the block's input alone and is read inside the block alone.
 
     Raises:
-        CfgError: a reference to a layer that is not before its own.
+        CfgError: the sections describe no network.
     """
+    widths = [layer.out_channels for layer in layout(sections)]
     inputs = [references(sections, index) for index in range(len(sections) - 1)]
     readers: dict[int, set[int]] = defaultdict(set)
     for index, read in enumerate(inputs):
@@ -56,7 +58,9 @@ def residuals(sections: Sequence[Section]) -> tuple[Residual, ...]:
     candidates = (
         Residual(read[1], index)
         for index, read in enumerate(inputs)
-        if len(read) == 2 and _adds_plainly(sections[index + 1])
+        if len(read) == 2
+        and _adds_plainly(sections[index + 1])
+        and widths[read[0]] == widths[read[1]]
     )
     return tuple(block for block in candidates if _is_closed(block, inputs, readers))
 

@@ -1,4 +1,4 @@
-"""Raw maps -> boxes: what a [yolo] section means."""
+"""Raw maps -> boxes: what a [yolo] or [region] section means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Yolo(nn.Module):
         classes: number of classes.
         scale_x_y: how far a centre may leave its cell; 1.0 not at all, 2.0 by half a cell.
         new_coords: True for wh = (2p)^2 anchor (the PyTorch decoding), False for
-            wh = exp(t) anchor (YOLOv3/v4).
+            wh = exp(t) anchor (YOLOv2 to v4).
+        softmax: True where the classes exclude one another and their probabilities sum to 1
+            ([region], YOLOv2); False where each has a probability of its own.
     """
 
     anchors: Tensor
@@ -31,6 +33,7 @@ class Yolo(nn.Module):
         classes: int,
         scale_x_y: float = 1.0,
         new_coords: bool = False,
+        softmax: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("anchors", anchors, persistent=False)
@@ -38,6 +41,7 @@ class Yolo(nn.Module):
         self.classes = classes
         self.scale_x_y = scale_x_y
         self.new_coords = new_coords
+        self.softmax = softmax
 
     @cached_property
     def sizes(self) -> list[list[float]]:
@@ -73,6 +77,10 @@ class Yolo(nn.Module):
             return centre, (raw[..., 2:4].sigmoid() * 2) ** 2 * anchors
         return centre, raw[..., 2:4].exp() * anchors
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn class logits into probabilities, [..., classes]."""
+        return logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
+
     def decode(self, x: Tensor) -> Tensor:
         """Turn a map into boxes.
 
@@ -86,7 +94,11 @@ class Yolo(nn.Module):
         raw = self.split(x)  # [N, A, ny, nx, no]
         offset, size = self.box(raw[..., :4], self.anchors[:, None, None])
         centre = (offset + self._cells(raw)) * self.stride
-        return torch.cat((centre, size, raw[..., 4:].sigmoid()), dim=-1).flatten(1, 3)
+        if self.softmax:
+            sure = (raw[..., 4:5].sigmoid(), self.probabilities(raw[..., 5:]))
+        else:
+            sure = (raw[..., 4:].sigmoid(),)  # one operation for both
+        return torch.cat((centre, size, *sure), dim=-1).flatten(1, 3)
 
     def _cells(self, raw: Tensor) -> Tensor:
         """Number the cells, [N, A, ny, nx, no] -> x and y of each, [ny, nx, 2].

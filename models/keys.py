@@ -12,6 +12,10 @@ from collections.abc import Callable
 Reader = Callable[[str], object]
 
 
+class UnsupportedError(ValueError):
+    """A value that no network here can have; its text says what is allowed, "" for a switch."""
+
+
 def anything(text: str) -> str:
     """Take a value that only Darknet's own training reads."""
     return text
@@ -73,10 +77,24 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in words:
-            raise ValueError("one of " + ", ".join(words))
+            raise UnsupportedError("one of " + ", ".join(words))
         return text
 
     return read
+
+
+def off(text: str) -> int:
+    """Read the switch of a feature that no network here can have.
+
+    Switched off it changes nothing, and the layer is an ordinary one.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 1
+    if value:
+        raise UnsupportedError
+    return 0
 
 
 flag = count = at_least(0)
@@ -84,6 +102,7 @@ positive = at_least(1)
 activation = one_of(
     "linear", "leaky", "relu", "relu6", "mish", "silu", "swish", "hardswish", "logistic"
 )
+reorg_order = one_of("yolor", "darknet")
 weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
 weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
 
@@ -102,7 +121,7 @@ NET_TRAINING = """
     workspace_size_limit_MB
 """
 YOLO_TRAINING = """
-    beta_nms cls_normalizer counters_per_class delta_normalizer dets_for_show dets_for_track
+    beta1 beta_nms cls_normalizer counters_per_class delta_normalizer dets_for_show dets_for_track
     embedding_layer focal_loss ignore_thresh iou_loss iou_normalizer iou_thresh iou_thresh_kind
     jitter label_smooth_eps map max max_delta nms_kind obj_normalizer objectness_smooth random
     resize show_details sim_thresh stopbackward thresh track_ciou_norm track_history_size
@@ -112,11 +131,24 @@ LAYER_TRAINING = """
     burnin_update dontload dontloadscales learning_rate_scale onlyforward stopbackward
     train_only_bn
 """
+REGION_TRAINING = """
+    absolute bias_match class_scale coord_scale focal_loss jitter label_smooth_eps map max
+    noobject_scale object_scale random rescore thresh
+"""
 DROPOUT_TRAINING = "dropblock dropblock_size_abs dropblock_size_rel"
+# Switches of Darknet that change what a layer computes, and that no layer here has.
+CONVOLUTION_SWITCHES = """
+    antialiasing assisted_excitation bin_output cbn coordconv deform flipped rotate reverse
+    share_index stretch stretch_sway sway use_bin_output xnor
+"""
 
 
 def _ignored(keys: str) -> dict[str, Reader]:
     return dict.fromkeys(keys.split(), anything)
+
+
+def _off(keys: str) -> dict[str, Reader]:
+    return dict.fromkeys(keys.split(), off)
 
 
 _LAYER = _ignored(LAYER_TRAINING)
@@ -138,21 +170,33 @@ KEYS: dict[str, dict[str, Reader]] = {
         "pad": flag,
         "padding": count,
         "groups": positive,
+        "dilation": positive,
         "activation": activation,
+        **_off(CONVOLUTION_SWITCHES),
         **_LAYER,
     },
-    "maxpool": {"size": positive, **_STRIDE, "padding": count, **_LAYER},
+    "maxpool": {
+        "size": positive,
+        **_STRIDE,
+        "padding": count,
+        **_off("antialiasing maxpool_depth"),
+        "out_channels": anything,  # of maxpool_depth alone
+        **_LAYER,
+    },
     "upsample": {"stride": positive, **_LAYER},
     "route": {"layers": integers, "groups": positive, "group_id": count, **_LAYER},
     "shortcut": {
         **_JOIN,
         "weights_type": weights_type,
         "weights_normalization": weights_normalization,
+        **_off("assisted_excitation"),
         **_LAYER,
     },
-    "scale_channels": {**_JOIN, "scale_wh": one_of("0"), **_LAYER},
+    "scale_channels": {**_JOIN, **_off("scale_wh"), **_LAYER},
+    "sam": {**_JOIN, **_LAYER},
     "avgpool": _LAYER,
-    "reorg": {"stride": positive, **_LAYER},
+    "reorg": {"stride": positive, "order": reorg_order, **_off("reverse"), **_LAYER},
+    "reorg3d": {"stride": positive, **_off("reverse"), **_LAYER},
     "implicit_add": {"filters": positive, "atoms": one_of("1"), **_LAYER},
     "implicit_mul": {"filters": positive, "atoms": one_of("1"), **_LAYER},
     "shift_channels": {**_JOIN, **_LAYER},
@@ -167,6 +211,24 @@ KEYS: dict[str, dict[str, Reader]] = {
         "new_coords": flag,
         **_ignored(YOLO_TRAINING),
     },
+    "region": {
+        "anchors": numbers,
+        "classes": positive,
+        "num": positive,
+        "coords": one_of("4"),
+        "softmax": one_of("1"),
+        **_off("background classfix tree"),
+        **_ignored(REGION_TRAINING),
+    },
 }
+HEADS = ("yolo", "region")
 
-ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "avg": "avgpool"}
+# Other names of a section -> the section, and the options that the name implies.
+ALIASES: dict[str, tuple[str, dict[str, str]]] = {
+    "network": ("net", {}),
+    "conv": ("convolutional", {}),
+    "max": ("maxpool", {}),
+    "avg": ("avgpool", {}),
+    # The public PyTorch code's: the first half of the channels of every layer that it names.
+    "route_lhalf": ("route", {"groups": "2", "group_id": "0"}),
+}

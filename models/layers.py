@@ -16,12 +16,13 @@ from .keys import (
     number,
     numbers,
     positive,
+    reorg_order,
     weights_normalization,
     weights_type,
 )
 from .layout import LayerInfo
 from .sections import Section, anchor_mask, option, with_options
-from .windows import step, window
+from .windows import dilation, step, window
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
@@ -94,8 +95,23 @@ class Route(nn.Module):
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
 
+def add_leading(x: Tensor, other: Tensor) -> Tensor:
+    """Add the first channels that both maps have; `x`, [N, C, H, W], keeps its width.
+
+    Darknet's rule for a shortcut between layers of unequal widths.
+    """
+    width, room = other.shape[1], x.shape[1]
+    if width == room:
+        return x + other
+    if width > room:
+        return x + other[:, :room]
+    return torch.cat((x[:, :width] + other, x[:, width:]), dim=1)
+
+
 class Shortcut(nn.Module):
-    """Sum of layers of one shape."""
+    """Sum of layers; of unequal widths the first channels of both, see `add_leading`."""
+
+    slices_follow_widths = True  # a cut moves where the shared channels end: see prune.record
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -104,7 +120,7 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Add [N, C, H, W] up."""
         for other in others:
-            x = x + other
+            x = add_leading(x, other)
         out: Tensor = self.activation(x)
         return out
 
@@ -152,6 +168,8 @@ class WeightedShortcut(nn.Module):
         w: the weights, the layer before first: [n], or [n, C] per channel.
     """
 
+    slices_follow_widths = True  # as in Shortcut
+
     def __init__(
         self, shape: tuple[int, ...], *, normalization: str, activation: nn.Module
     ) -> None:
@@ -167,7 +185,7 @@ class WeightedShortcut(nn.Module):
         weights = weights.reshape(weights.shape[0], -1, 1, 1)  # [n, 1 or C, 1, 1]
         total = tensors[0] * weights[0]
         for index, x in enumerate(tensors[1:], start=1):
-            total = total + x * weights[index]
+            total = add_leading(total, x * weights[index])
         out: Tensor = self.activation(total)
         return out
 
@@ -185,6 +203,19 @@ class ScaleChannels(nn.Module):
         return out
 
 
+class Sam(nn.Module):
+    """Spatial attention's last step: the layer before, a map of factors, times an earlier map."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, factors: Tensor, x: Tensor) -> Tensor:
+        """Multiply two maps, [N, C, H, W]."""
+        out: Tensor = self.activation(x * factors)
+        return out
+
+
 class Reorg(nn.Module):
     """Space to channels, YOLOR's order of phases: down first, then across."""
 
@@ -197,6 +228,41 @@ class Reorg(nn.Module):
         s = self.stride
         phases = [x[..., row::s, column::s] for column in range(s) for row in range(s)]
         return torch.cat(phases, dim=1)
+
+
+class Reorg3d(nn.Module):
+    """Space to channels in the order of Darknet's [reorg3d]: across first, then down."""
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, C s s, H/s, W/s]."""
+        s = self.stride
+        phases = [x[..., row::s, column::s] for row in range(s) for column in range(s)]
+        return torch.cat(phases, dim=1)
+
+
+class DarknetReorg(nn.Module):
+    """Space to channels as Darknet's [reorg] (and OpenCV's) does it.
+
+    It reads the map's memory as if that were s s times as large with as many fewer channels, sorts
+    that by phases, and calls the result C s s small channels. Where H is no multiple of s s, cells
+    of two channels meet in one.
+    """
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.phases = Reorg3d(stride)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, C s s, H/s, W/s]; s s divides C."""
+        s = self.stride
+        batch, channels, rows, columns = x.shape
+        large = x.reshape(batch, channels // s**2, rows * s, columns * s)
+        return self.phases(large).reshape(batch, channels * s**2, rows // s, columns // s)
 
 
 class Implicit(nn.Module):
@@ -255,6 +321,7 @@ def _convolutional(section: Section, info: LayerInfo) -> nn.Module:
         size,
         stride=step(section),
         padding=padding // 2,
+        dilation=dilation(section),
         groups=option(section, "groups", positive, 1),
         bias=not normalize,
     )
@@ -287,6 +354,24 @@ def _shortcut(section: Section, info: LayerInfo) -> nn.Module:
     )
 
 
+def _reorg(section: Section, _: LayerInfo) -> nn.Module:
+    made = REORGS[option(section, "order", reorg_order, "yolor")]
+    return made(option(section, "stride", positive, 2))
+
+
+REORGS: dict[str, Callable[[int], nn.Module]] = {"yolor": Reorg, "darknet": DarknetReorg}
+
+
+def _region(section: Section, info: LayerInfo) -> nn.Module:
+    pairs = torch.tensor(option(section, "anchors", numbers)).view(-1, 2)
+    return Yolo(
+        pairs * info.stride,  # written in cells
+        stride=info.stride,
+        classes=option(section, "classes", positive, 20),
+        softmax=True,
+    )
+
+
 def _yolo(section: Section, info: LayerInfo) -> nn.Module:
     pairs = torch.tensor(option(section, "anchors", numbers)).view(-1, 2)
     return Yolo(
@@ -306,13 +391,16 @@ LAYERS: dict[str, Build] = {
     "shortcut": _shortcut,
     "scale_channels": lambda section, _: ScaleChannels(_activation(section)),
     "avgpool": lambda *_: nn.AdaptiveAvgPool2d(1),
-    "reorg": lambda section, _: Reorg(option(section, "stride", positive, 2)),
+    "sam": lambda section, _: Sam(_activation(section)),
+    "reorg": _reorg,
+    "reorg3d": lambda section, _: Reorg3d(option(section, "stride", positive, 2)),
     "implicit_add": lambda _, info: Implicit(info.out_channels, mean=0.0),
     "implicit_mul": lambda _, info: Implicit(info.out_channels, mean=1.0),
     "shift_channels": lambda section, _: ShiftChannels(_activation(section)),
     "control_channels": lambda section, _: ControlChannels(_activation(section)),
     "dropout": lambda section, _: nn.Dropout(option(section, "probability", number, 0.5)),
     "yolo": _yolo,
+    "region": _region,
 }
 
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from prune.errors import CfgError
 
-from .keys import KEYS, LARGEST, activation, count, flag, numbers, positive
+from .keys import (
+    HEADS,
+    KEYS,
+    LARGEST,
+    activation,
+    count,
+    flag,
+    numbers,
+    one_of,
+    positive,
+    reorg_order,
+    weights_type,
+)
 from .sections import Section, anchor_mask, fault, heads, option, references
 from .windows import Strides, check_grid, step, window
 
@@ -48,15 +60,17 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
         CfgError: a reference to a layer that is not there, or layers whose shapes do not fit.
     """
     if not heads(sections):
-        raise fault(sections[0], "", "no [yolo] follows; a detector has at least one head")
+        problem = "no [yolo] or [region] follows; a detector has at least one head"
+        raise fault(sections[0], "", problem)
     channels = option(sections[0], "channels", positive, 3)
     done = {-1: LayerInfo(-1, "net", (), channels, channels, (1, 1))}
     for index, section in enumerate(sections[1:]):
         inputs = references(sections, index)
         sources = tuple(done[i] for i in inputs)
         for source in sources:
-            if source.kind == "yolo":
-                raise fault(section, "", f"layer {index} reads layer {source.index}, a [yolo] head")
+            if source.kind in HEADS:
+                problem = f"layer {index} reads layer {source.index}, a [{source.kind}] head"
+                raise fault(section, "", problem)
         width, strides = RULES[section.kind](section, sources)
         if width > LARGEST:
             raise fault(section, "", f"gives {width:,} channels; at most {LARGEST:,} are allowed")
@@ -73,7 +87,7 @@ def _check_windows(sections: Sequence[Section], layers: Sequence[LayerInfo]) -> 
     """Check the windows that a head, or a layer with several inputs, looks through."""
     gridded: set[int] = set()
     for layer in reversed(layers):
-        counts = layer.kind in ("yolo", "reorg") or len(layer.inputs) > 1
+        counts = layer.kind in (*HEADS, "reorg", "reorg3d") or len(layer.inputs) > 1
         if counts or (layer.index in gridded and layer.kind != "avgpool"):
             gridded.update(layer.inputs)
     for layer in layers:
@@ -139,10 +153,35 @@ def _route(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides
 
 
 def _shortcut(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    """Add layers up; of unequal widths the first channels of both, as Darknet does.
+
+    The width is that of the layer before. Of maps of unequal sizes the versions of Darknet add
+    different cells.
+    """
+    first = sources[0]
     for source in sources[1:]:
-        if (source.out_channels, source.strides) != (sources[0].out_channels, sources[0].strides):
-            raise _unequal(section, "from", sources[0], source)
-    return sources[0].out_channels, sources[0].strides
+        if source.strides != first.strides:
+            problem = f"{_shape(first)} do not fit {_shape(source)}; what is added must have"
+            raise fault(section, "from", f"{problem} equal height and width")
+        if source.out_channels != first.out_channels and _weighs_channels(section):
+            widths = f"{first.out_channels} and {source.out_channels} channels"
+            problem = f"is per_channel, and the layers have {widths}; both must be equal"
+            raise fault(section, "weights_type", problem)
+    return first.out_channels, first.strides
+
+
+def _weighs_channels(section: Section) -> bool:
+    return option(section, "weights_type", weights_type, "none") == "per_channel"
+
+
+def _product(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    """Multiply two maps of one shape."""
+    if len(sources) != 2:
+        raise fault(section, "from", f"names {len(sources) - 1} layers; it must name one")
+    first, second = sources
+    if (first.out_channels, first.strides) != (second.out_channels, second.strides):
+        raise _unequal(section, "from", first, second)
+    return first.out_channels, first.strides
 
 
 def _broadcast(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
@@ -168,7 +207,12 @@ def _average(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
 def _reorg(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
     factor = option(section, "stride", positive, 2)
     down, across = _cells(section, sources[0])
-    return sources[0].out_channels * factor * factor, (down * factor, across * factor)
+    width = sources[0].out_channels
+    if option(section, "order", reorg_order, "yolor") == "darknet" and width % factor**2:
+        problem = f"is {factor}, whose square does not divide {_shape(sources[0])}"
+        remedy = "write order=yolor if the public PyTorch code's order is meant"
+        raise fault(section, "stride", f"{problem}; {remedy}")
+    return width * factor * factor, (down * factor, across * factor)
 
 
 def _implicit(section: Section, _: Sequence[LayerInfo]) -> tuple[int, Strides]:
@@ -177,6 +221,11 @@ def _implicit(section: Section, _: Sequence[LayerInfo]) -> tuple[int, Strides]:
 
 def _same(_: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
     return sources[0].out_channels, sources[0].strides
+
+
+def _region(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
+    option(section, "softmax", one_of("1"))  # without it, versions of Darknet differ
+    return _yolo(section, sources)
 
 
 def _yolo(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
@@ -208,14 +257,17 @@ RULES: Mapping[str, Rule] = {
     "route": _route,
     "shortcut": _shortcut,
     "scale_channels": _scale_channels,
+    "sam": _product,
     "avgpool": _average,
     "reorg": _reorg,
+    "reorg3d": _reorg,
     "implicit_add": _implicit,
     "implicit_mul": _implicit,
     "shift_channels": _broadcast,
     "control_channels": _broadcast,
     "dropout": _same,
     "yolo": _yolo,
+    "region": _region,
 }
 
 
@@ -236,7 +288,7 @@ def decoded_layers(sections: Sequence[Section]) -> frozenset[int]:
     )
     for index, section in enumerate(sections[1:]):
         shared = found.intersection(references(sections, index))
-        if shared and section.kind != "yolo":
+        if shared and section.kind not in HEADS:
             raise fault(section, "", f"reads layer {min(shared)}, whose output belongs to a head")
     return found
 

@@ -12,7 +12,17 @@ from typing import TypeVar
 
 from prune.errors import CfgError
 
-from .keys import ALIASES, KEYS, anything, integers, numbers, positive
+from .keys import (
+    ALIASES,
+    HEADS,
+    KEYS,
+    UnsupportedError,
+    anything,
+    integers,
+    numbers,
+    off,
+    positive,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +37,8 @@ class Section:
         line: where its header stands, counted from 1; 0 for a section that was never text.
         comments: remarks above or inside it, without the leading `#`; written back above it.
         source: the file it was read from, for messages.
+        repeated: its keys that stand there a second time, with their lines.
+        unread: its keys that mean nothing, with their lines.
     """
 
     kind: str
@@ -34,6 +46,8 @@ class Section:
     line: int = field(default=0, compare=False)
     comments: tuple[str, ...] = ()
     source: str = field(default="cfg", compare=False)
+    repeated: tuple[str, ...] = field(default=(), compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 def fault(section: Section, key: str, problem: str) -> CfgError:
@@ -64,32 +78,88 @@ START = "a cfg starts with [net]"
 def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
     """Read cfg text.
 
+    A key that only steers training may stand twice in a section: the first counts, as in Darknet.
+    See `remarks`.
+
     Args:
         text: the file's content; `#` and `;` start comments.
         source: the file's name, for messages.
 
     Raises:
-        CfgError: an unknown section or key, a key given twice with two values, a value of the
-            wrong kind, or text that does not start with [net]; the message names source, line
-            and key.
+        CfgError: sections, keys or values that no network here can have, all named at once; a key
+            given twice with two meanings, a value of the wrong kind, or text that does not start
+            with [net]; the message names source, line and key.
     """
     sections: list[Section] = []
+    missing: list[_Missing] = []
     waiting: tuple[str, ...] = ()  # comments of the next header, or of this section's next key
     for line, raw in enumerate(text.lstrip("\ufeff").splitlines(), start=1):
         code, comments = _without_comment(raw)
         waiting += comments
         if code.startswith("["):
             sections.append(_header(code, line, source=source, comments=waiting))
+            missing += _unknown_section(sections[-1])
         elif code and not sections:
             raise CfgError(f"{source}, line {line}: {code!r} before any section; {START}")
         elif code:
-            sections[-1] = _with_line(sections[-1], code, line, comments=waiting)
+            sections[-1], lacking = _with_line(sections[-1], code, line, comments=waiting)
+            missing += lacking
         waiting = () if code else waiting
     if not sections:
         raise CfgError(f"{source} holds no sections; {START}")
+    if missing:
+        raise _unsupported(missing, source)
     sections[-1] = replace(sections[-1], comments=sections[-1].comments + waiting)
     _check_order(sections)
     return tuple(sections)
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Something that no network here can have.
+
+    Attributes:
+        what: a section, one of its keys, or a value.
+        line: where it stands.
+        allowed: what can be there; "" for a switch, which can be off.
+    """
+
+    what: str
+    line: int
+    allowed: str
+
+
+_LINES_SHOWN = 4
+
+
+def _unsupported(missing: Sequence[_Missing], source: str) -> CfgError:
+    """Name everything that is missing at once, each with its lines."""
+    lines: dict[str, list[int]] = {}
+    for each in missing:
+        lines.setdefault(each.what, []).append(each.line)
+    named = ", ".join(f"{what} ({_at(places)})" for what, places in lines.items())
+    allowed = dict.fromkeys(each.allowed for each in missing if each.allowed)
+    return CfgError("; ".join((f"{source} needs what is not supported: {named}", *allowed)))
+
+
+def _at(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:_LINES_SHOWN]))
+    more = f" and {len(lines) - _LINES_SHOWN} more" if len(lines) > _LINES_SHOWN else ""
+    return f"{'line' if len(lines) == 1 else 'lines'} {shown}{more}"
+
+
+def remarks(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Say what of a cfg was left out, one sentence for each reason; nothing for most cfgs."""
+    repeated = [key for section in sections for key in section.repeated]
+    unread = [key for section in sections for key in section.unread]
+    return tuple(
+        f"{reason}: {', '.join(keys)}"
+        for reason, keys in (
+            ("keys are given twice, and the first counts, as in Darknet", repeated),
+            ("keys are not read, neither here nor by Darknet", unread),
+        )
+        if keys
+    )
 
 
 def _without_comment(raw: str) -> tuple[str, tuple[str, ...]]:
@@ -102,31 +172,63 @@ def _without_comment(raw: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _header(code: str, line: int, *, source: str, comments: tuple[str, ...]) -> Section:
-    kind = code[1:-1].strip() if code.endswith("]") else ""
-    kind = ALIASES.get(kind, kind)
-    if kind not in KEYS:
-        known = ", ".join(KEYS)
-        raise CfgError(f"{source}, line {line}: unknown section {code}; known are {known}")
-    return Section(kind, {}, line, comments, source)
+    if not code.endswith("]"):
+        raise CfgError(f"{source}, line {line}: {code!r} is no section; write e.g. [net]")
+    kind = code[1:-1].strip()
+    kind, implied = ALIASES.get(kind, (kind, {}))
+    return Section(kind, implied, line, comments, source)
 
 
-def _with_line(section: Section, code: str, line: int, *, comments: tuple[str, ...]) -> Section:
-    """Add the key=value of one line to a section."""
+def _unknown_section(section: Section) -> list[_Missing]:
+    if section.kind in KEYS:
+        return []
+    known = ", ".join(f"[{kind}]" for kind in KEYS)
+    return [_Missing(f"[{section.kind}]", section.line, f"supported sections are {known}")]
+
+
+def _with_line(
+    section: Section, code: str, line: int, *, comments: tuple[str, ...]
+) -> tuple[Section, list[_Missing]]:
+    """Add the key=value of one line to a section; say what of it is not supported."""
     here = replace(section, line=line)
     key, sign, value = (part.strip() for part in code.partition("="))
     if not sign:
         raise fault(here, "", f"{code!r} is not key=value")
+    if section.kind not in KEYS:  # refused as a whole, once everything is read
+        return section, []
     if key not in KEYS[section.kind]:
-        known = ", ".join(key for key, read in KEYS[section.kind].items() if read is not anything)
-        raise fault(here, key, f"unknown key; this section has {known or 'none'}")
+        return _with_unknown(section, key, line)
+    read, place = KEYS[section.kind][key], f"[{section.kind}] {key}"
     if section.options.get(key, value) != value:
+        # Darknet takes the first and other readers the last: no matter where no layer changes.
+        if read is anything or section.kind == "net":
+            return replace(section, repeated=(*section.repeated, f"{place} (line {line})")), []
         raise fault(here, key, f"is {value} here and {section.options[key]} above; keep one")
-    option(replace(here, options={key: value}), key, KEYS[section.kind][key])
-    return replace(
+    found = replace(
         section,
         options={**section.options, key: value},
         comments=section.comments + comments,
     )
+    try:
+        read(value)
+    except UnsupportedError as error:
+        if not str(error):
+            return found, [_Missing(place, line, "")]
+        return found, [_Missing(f"{place}={value}", line, f"{place} must be {error}")]
+    except ValueError as error:
+        raise fault(here, key, f"is {value!r}; it must be {error}") from None
+    return found, []
+
+
+def _with_unknown(section: Section, key: str, line: int) -> tuple[Section, list[_Missing]]:
+    """Pass over a key of [net], which describes no layer; refuse that of a layer."""
+    place = f"[{section.kind}] {key}"
+    if section.kind == "net":
+        return replace(section, unread=(*section.unread, f"{place} (line {line})")), []
+    known = ", ".join(
+        key for key, read in KEYS[section.kind].items() if read not in (anything, off)
+    )
+    return section, [_Missing(place, line, f"[{section.kind}] has {known or 'no keys'}")]
 
 
 def _check_order(sections: Sequence[Section]) -> None:
@@ -178,7 +280,7 @@ def references(sections: Sequence[Section], index: int) -> tuple[int, ...]:
         return ()
     if kind == "route":
         return _resolve(section, "layers", index)
-    if kind in ("shortcut", "scale_channels", "shift_channels", "control_channels"):
+    if kind in ("shortcut", "sam", "scale_channels", "shift_channels", "control_channels"):
         return (index - 1, *_resolve(section, "from", index))
     return (index - 1,)
 
@@ -196,7 +298,7 @@ def _resolve(section: Section, key: str, index: int) -> tuple[int, ...]:
 
 
 def head_path(sections: Sequence[Section], index: int) -> tuple[int, ...]:
-    """List the layers between a [yolo] layer and its convolution, from the head back to it.
+    """List the layers between a head and its convolution, from the head back to it.
 
     The convolution comes last; what its output is multiplied with or shifted by is on the way.
 
@@ -224,7 +326,7 @@ def _is_one_layer(route: Section) -> bool:
     return not several and option(route, "groups", positive, 1) == 1
 
 
-_PASSING = ("yolo", "route", "shift_channels", "control_channels", "dropout")
+_PASSING = (*HEADS, "route", "shift_channels", "control_channels", "dropout")
 
 
 def expect_rgb(sections: Sequence[Section]) -> None:
@@ -239,12 +341,12 @@ def expect_rgb(sections: Sequence[Section]) -> None:
 
 
 def heads(sections: Sequence[Section]) -> tuple[int, ...]:
-    """List the indexes of the [yolo] layers."""
-    return tuple(i for i, section in enumerate(sections[1:]) if section.kind == "yolo")
+    """List the indexes of the detection heads, [yolo] or [region]."""
+    return tuple(i for i, section in enumerate(sections[1:]) if section.kind in HEADS)
 
 
 def anchor_mask(section: Section) -> tuple[int, ...]:
-    """Name the anchors a [yolo] section uses; all of them without mask=."""
+    """Name the anchors that a head uses; all of them without mask=."""
     pairs = len(option(section, "anchors", numbers)) // 2
     return option(section, "mask", integers, tuple(range(pairs)))
 
@@ -305,7 +407,17 @@ def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, 
     """
     if decoding not in DECODINGS:
         raise CfgError(f"decoding is {decoding!r}; it must be one of {', '.join(DECODINGS)}")
-    return DECODINGS[decoding](sections)
+    return with_reorg_order(DECODINGS[decoding](sections), REORG_ORDERS[decoding])
+
+
+def with_reorg_order(sections: Sequence[Section], order: str) -> tuple[Section, ...]:
+    """Copy a cfg with the order of phases spelled out in every [reorg] that does not say it."""
+    return tuple(
+        with_options(section, order=section.options.get("order", order))
+        if section.kind == "reorg"
+        else section
+        for section in sections
+    )
 
 
 def _torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -316,6 +428,9 @@ def _torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
         for section in sections
     ]
     for head in heads(sections):
+        if sections[head + 1].kind != "yolo":
+            problem = "stands in Darknet's cfgs; read it beside .weights, not beside a .pt"
+            raise fault(sections[head + 1], "", problem)
         changed[head + 1] = with_options(changed[head + 1], new_coords=1, scale_x_y="2.0")
         before = changed[head]
         written = before.options.get("activation", "linear")
@@ -342,3 +457,5 @@ DECODINGS: dict[str, Callable[[Sequence[Section]], tuple[Section, ...]]] = {
     "torch": _torch_decoding,
     "darknet": _darknet_decoding,
 }
+# Whose [reorg] a cfg means, as `with_decoding` names the two worlds.
+REORG_ORDERS = {"torch": "yolor", "darknet": "darknet"}

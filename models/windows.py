@@ -26,8 +26,19 @@ def window(section: Section) -> tuple[int, int]:
         size = option(section, "size", positive, option(section, "stride", positive, 1))
         return size, option(section, "padding", count, size - 1)
     size = option(section, "size", positive, 1)
-    centred = option(section, "pad", flag, 0)
-    return size, 2 * (size // 2 if centred else option(section, "padding", count, 0))
+    edge = size // 2 if option(section, "pad", flag, 0) else option(section, "padding", count, 0)
+    return size, 2 * edge * dilation(section)
+
+
+def dilation(section: Section) -> int:
+    """Read how far apart the cells of a kernel are; Darknet spreads its padding as well."""
+    return option(section, "dilation", positive, 1)
+
+
+def reach(section: Section) -> int:
+    """Count the cells that a window spans."""
+    size, _ = window(section)
+    return (size - 1) * (dilation(section) if section.kind == "convolutional" else 1) + 1
 
 
 def check_grid(section: Section, *, one_cell: bool) -> None:
@@ -36,7 +47,7 @@ def check_grid(section: Section, *, one_cell: bool) -> None:
     Raises:
         CfgError: it does not; the message says what to write.
     """
-    size, padding = window(section)
+    size, padding = reach(section), window(section)[1]
     stride = min(step(section))  # the stricter of the two
     low, end = (size - 1, size - 1 + stride) if one_cell else (size - stride, size)
     if low <= padding < end:

@@ -93,6 +93,17 @@ def splits(node: Node, axis: int) -> bool:
     return named and axis in _given(node.source, node.shape)
 
 
+def slices(node: Node, axis: int) -> bool:
+    """Say whether a node takes some places of an axis that lie side by side."""
+    named = not node.kind and node.does == "Slice"
+    return named and axis in _given(node.source, node.shape)
+
+
+def first_place(node: Node) -> int:
+    """Return where a slice begins."""
+    return _signed(node.source._saved_start)
+
+
 def parts(node: Node, axis: int) -> list[int]:
     """Return the widths of all results of an operation along an axis."""
     return [metadata.shape[axis] for metadata in node.source._input_metadata]

@@ -62,6 +62,7 @@ class Record:
         kept: name of a module -> the tensors it returned.
         order: module -> when it first ran.
         chunks: functions of torch.chunk, which splits evenly at any width.
+        leading: slices whose ends are where channels of another layer end, and move with them.
         constants: (function, shape of a tensor nobody learns that went into it).
         escaped: what was read behind autograd's back and used again.
         labels: function -> class of the torch.nn module that it is a part of.
@@ -75,6 +76,7 @@ class Record:
     kept: dict[str, list[Edge]] = field(default_factory=dict)
     order: dict[nn.Module, int] = field(default_factory=dict)
     chunks: set[Function] = field(default_factory=set)
+    leading: set[Function] = field(default_factory=set)
     constants: list[tuple[Function, Shape]] = field(default_factory=list)
     escaped: set[Source] = field(default_factory=set)
     labels: dict[Function, str] = field(default_factory=dict)
@@ -176,7 +178,11 @@ def _hooks(found: Record, keep: Collection[str]) -> Iterator[None]:
                 made = [each for each in map(edge, tensors_in(output)) if each]
                 found.kept.setdefault(wanted[module], []).extend(made)
             result = edge(output) if isinstance(output, Tensor) else None
-            if result is None or module._modules:
+            if result is None:
+                return
+            if getattr(type(module), "slices_follow_widths", False):
+                found.leading.update(_between(result.source, args))
+            if module._modules:
                 return
             if kind(module) and module not in found.odd:
                 _remember(found, module, args, result)
@@ -205,13 +211,19 @@ def _remember(found: Record, module: nn.Module, args: tuple[object, ...], result
 
 def _label(labels: dict[Function, str], last: Function, args: tuple[object, ...], to: str) -> None:
     """Name every function between a module's arguments and its result."""
-    seen = {each.source for each in map(edge, _tensors(args)) if each}
     labels.setdefault(last, to)
+    for function in _between(last, args):
+        labels.setdefault(function, to)
+
+
+def _between(last: Function, args: tuple[object, ...]) -> Iterator[Function]:
+    """Yield the functions between a module's arguments and its result."""
+    seen = {each.source for each in map(edge, _tensors(args)) if each}
     waiting = [] if last in seen else [last]  # in place, the argument is the result
     while waiting:
         function = waiting.pop()
         if function not in seen and hasattr(function, "next_functions"):
-            labels.setdefault(function, to)
+            yield function
             waiting += [f for f, _ in function.next_functions if f]
         seen.add(function)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prune import axes
-from prune.axes import aligned, carried, joins, parts, splits
+from prune.axes import aligned, carried, first_place, joins, parts, slices, splits
 from prune.nodes import LAYERS, MAKERS, TWO_SIDED, Node, behind, nodes_of
 from prune.record import Edge, Record, kind, recorded, shared_weights
 from prune.shapes import Inputs
@@ -142,7 +142,7 @@ class _Reader:
                     lost.append(source)
                     continue
                 placed.append((source, edge))
-                even = node.source in self.run.chunks
+                even = node.source in self.run.chunks or node.source in self.run.leading
                 answers.add(axes.after(node, edge, axis, even=even))
         found = sorted(answer for answer in answers if isinstance(answer, int))
         reasons = [answer for answer in answers if isinstance(answer, str)]
@@ -245,6 +245,11 @@ class _Reader:
         low, width = 0, edge.shape[axis]
         if not source.kind and splits(source, axis):
             low = sum(parts(source, axis)[: edge.number])
+        if not reader.kind and slices(reader, axis) and reader.shape[axis] < width:
+            here = low + first_place(reader)
+            pairs = _pairs(here, reader.shape[axis], 0, 1)
+            self.out.joints.append(Joint(first, second, pairs))
+            return
         step, joined = 1, False
         if not reader.kind:
             step = axes.stride(reader, edge, axis, self.axis[reader])

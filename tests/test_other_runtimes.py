@@ -30,6 +30,7 @@ NAMES = ("cat", "dog")
 REST = """[net]
 channels=3
 [reorg]
+order=yolor
 stride=2
 [convolutional]
 filters=8

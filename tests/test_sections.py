@@ -11,7 +11,7 @@ from reference import CFG, GOLDEN
 
 from prune.errors import CfgError
 from prune.models.darknet import build
-from prune.models.keys import KEYS, anything, integers, number, numbers
+from prune.models.keys import KEYS, anything, integers, number, numbers, off
 from prune.models.layout import layout
 from prune.models.sections import (
     Section,
@@ -85,7 +85,9 @@ WORDS = {
     "activation": st.sampled_from(["linear", "leaky", "mish", "logistic"]),
     "weights_type": st.sampled_from(["none", "per_feature", "per_channel"]),
     "weights_normalization": st.sampled_from(["none", "relu", "softmax", "sigmoid"]),
-    "scale_wh": st.just("0"),
+    "coords": st.just("4"),
+    "softmax": st.just("1"),
+    "order": st.sampled_from(["yolor", "darknet"]),
     "atoms": st.just("1"),
 }
 READ: dict[object, st.SearchStrategy[str]] = {
@@ -93,6 +95,7 @@ READ: dict[object, st.SearchStrategy[str]] = {
     integers: LISTS,
     numbers: LISTS,
     number: st.floats(-9, 9).map(str),
+    off: st.just("0"),
 }
 WHOLE = st.integers(1, 4096).map(str)
 
@@ -122,7 +125,7 @@ REFUSED = {
     "bad list": ("[net]\n[route]\nlayers=-1;-2", ["line 3", "layers", "-1,-4"]),
     "bad number": ("[net]\n[yolo]\nscale_x_y=nan", ["line 3", "scale_x_y", "a number"]),
     "bad word": ("[net]\n[shortcut]\nactivation=gelu", ["line 3", "activation", "leaky, relu"]),
-    "two values": ("[net]\nwidth=2\nwidth=3", ["line 3", "width", "2 above"]),
+    "two values": ("[net]\n[conv]\nsize=1\nsize=3", ["line 4", "size", "1 above"]),
     "no equals sign": ("[net]\nwidth 3", ["line 2", "'width 3'"]),
     "broken header": ("[net\n", ["line 1", "[net"]),
     "no net": ("[route]\nlayers=1", ["line 1", "[net]"]),
@@ -158,13 +161,25 @@ MISFITS = {
     "no head": (f"{CONV}12", ["line 1", "[yolo]"]),
     "behind the picture": (f"[route]\nlayers=-1\n{HEAD}", ["line 2", "layers", "-1", "layer 0"]),
     "ahead": (f"{CONV}4\n[shortcut]\nfrom=1\n{HEAD}", ["line 5", "from", "0 to 0"]),
-    "sum of widths": (
-        f"{CONV}4\n{CONV}8\n[shortcut]\nfrom=-2\n{HEAD}",
-        ["line 8", "from", "8 channels", "4 channels", "layer 0"],
+    "weighted sum of widths": (
+        f"{CONV}4\n{CONV}8\n[shortcut]\nfrom=-2\nweights_type=per_channel\n{HEAD}",
+        ["line 8", "weights_type", "8 and 4 channels"],
+    ),
+    "product of widths": (
+        f"{CONV}4\n{CONV}8\n[sam]\nfrom=-2\n{HEAD}",
+        ["line 8", "[sam] from", "8 channels", "4 channels", "layer 0"],
+    ),
+    "a quarter of few channels": (
+        f"{CONV}6\n[reorg]\norder=darknet\n{HEAD}",
+        ["line 5", "stride", "6 channels"],
+    ),
+    "no softmax": (
+        HEAD.replace("[yolo]", "[region]"),
+        ["[region] softmax", "missing"],
     ),
     "sum of strides": (
         f"{CONV}4\n{CONV}4\nstride=2\n[shortcut]\nfrom=-2\n{HEAD}",
-        ["[shortcut]", "stride 2", "stride 1"],
+        ["[shortcut]", "stride 2", "stride 1", "equal height and width"],
     ),
     "route of strides": (
         f"{CONV}4\n{CONV}4\nstride=2\n[route]\nlayers=0,1\n{HEAD}",

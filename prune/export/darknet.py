@@ -26,16 +26,17 @@ _YOLOR_KEYS = frozenset(
         "weights_type",
     )
 )
-_YOLOR_KINDS = frozenset(KEYS) - {"avgpool", "dropout"}
+_YOLOR_KINDS = frozenset(KEYS) - {"avgpool", "dropout", "region", "reorg3d", "sam"}
 _YOLOR_ACTIVATIONS = frozenset({"linear", "leaky", "mish", "silu", "swish", "logistic"})
 # Keys that say nothing there, for what they say here is the rule there; `_check_yolor` has looked.
-_YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "scale_wh"})
+_YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "order", "scale_wh"})
 # What that code computes otherwise without a word: a kind, which of its sections, what it does.
 _YOLOR_OTHERWISE: tuple[tuple[str, Callable[[Section], bool], str], ...] = (
     ("maxpool", lambda s: _is_even(s), "pads a [maxpool] of even size at stride 1 otherwise"),
     ("maxpool", lambda s: len(set(step(s))) > 1, "has one stride for both ways of a [maxpool]"),
     ("route", lambda s: option(s, "groups", positive, 1) > 1, "ignores the groups of a [route]"),
     ("reorg", lambda s: option(s, "stride", positive, 2) != 2, "takes 2 for a [reorg]'s stride"),
+    ("reorg", lambda s: s.options.get("order") == "darknet", "has another order in a [reorg]"),
 )
 # It does not follow strides through the cfg: heads have these, in cfg order.
 _YOLOR_STRIDES = (8, 16, 32, 64, 128)

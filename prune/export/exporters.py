@@ -106,4 +106,6 @@ _NOISE = (
     r"The feature will be removed\. Please remove usage of this function",
     r"Constant folding - Only steps=1 can be constant folded",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # A sum asks which layer is wider, which does not depend on the image.
+    r"Converting a tensor to a Python boolean might cause the trace to be incorrect",
 )

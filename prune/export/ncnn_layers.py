@@ -55,6 +55,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.ops = [Op("Input", INPUT, (), (INPUT,))]
+        self.widths: dict[str, int] = {}  # channels of the blobs that layers give
 
     def add(
         self,
@@ -84,12 +85,24 @@ class Writer:
 
 
 def translated(net: Darknet) -> list[Op]:
-    """Turn each layer into ncnn's, heads into outputs; layers that no head needs stay in."""
+    """Turn each layer into ncnn's, heads into outputs; layers that no head needs stay in.
+
+    Raises:
+        InputError: ncnn has not an activation or a layer of the network.
+    """
     writer, sections = Writer(), net.sections
     blobs = {-1: INPUT}
+    widths = [layer.out_channels for layer in net.layers]
+    writer.widths[INPUT] = 3
     for index, module in enumerate(net.module_list):
         sources = [blobs[layer] for layer in references(sections, index)]
+        if type(module) not in LAYERS:
+            kind = sections[index + 1].kind
+            raise InputError(
+                f"ncnn files cannot have the [{kind}] of layer {index} in Darknet's order; use ONNX"
+            )
         blobs[index] = LAYERS[type(module)](writer, module, sources)
+        writer.widths[blobs[index]] = widths[index]
     outputs = [
         Op("Noop", f"head{number}", (blobs[layer],), (f"head{number}",))
         for number, layer in enumerate(net.map_layers)
@@ -129,6 +142,8 @@ def _convolution(writer: Writer, module: nn.Module, sources: Sequence[str]) -> s
         14: own.padding[0],
         5: 1,  # a bias follows
         6: own.weight.numel(),
+        2: own.dilation[1],
+        12: own.dilation[0],
     }
     if own.groups > 1:
         options[7] = own.groups
@@ -184,14 +199,31 @@ def _share(writer: Writer, source: str, module: layers.Route) -> str:
 
 def _shortcut(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
     assert isinstance(module, layers.Shortcut)
-    return writer.activated(_sum(writer, sources), module.activation)
+    widths = [writer.widths[source] for source in sources]
+    return writer.activated(_sum(writer, sources, widths), module.activation)
 
 
-def _sum(writer: Writer, sources: Sequence[str]) -> str:
-    total = sources[0]
-    for source in sources[1:]:
+def _sum(writer: Writer, sources: Sequence[str], widths: Sequence[int]) -> str:
+    """Add blobs up, of unequal widths the first channels as in `layers.add_leading`."""
+    total, room = sources[0], widths[0]
+    for source, width in zip(sources[1:], widths[1:], strict=True):
+        if width > room:
+            source, _ = _split(writer, source, room)
+        rest = ""
+        if width < room:
+            total, rest = _split(writer, total, width)
         total = writer.add("BinaryOp", total, source, options={0: ADD})
+        if rest:
+            total = writer.add("Concat", total, rest, options={0: 0})
     return total
+
+
+def _split(writer: Writer, source: str, first: int) -> tuple[str, str]:
+    """Part a map after its first channels."""
+    name = f"slice{len(writer.ops)}"
+    parts = (f"{name}_first", f"{name}_rest")
+    writer.ops.append(Op("Slice", name, (source,), parts, {0: (first, -233), 1: 0}))
+    return parts
 
 
 def _weighted(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
@@ -201,7 +233,8 @@ def _weighted(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
         _times(writer, source, share.reshape(-1))
         for source, share in zip(sources, shares, strict=True)
     ]
-    return writer.activated(_sum(writer, scaled), module.activation)
+    widths = [writer.widths[source] for source in sources]
+    return writer.activated(_sum(writer, scaled, widths), module.activation)
 
 
 def _times(writer: Writer, source: str, values: Tensor) -> str:
@@ -217,6 +250,11 @@ def _reorg(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
     turned = writer.add("Permute", sources[0], options={0: 1})
     phases = writer.add("Reorg", turned, options={0: module.stride, 1: 1})
     return writer.add("Permute", phases, options={0: 1})
+
+
+def _reorg3d(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
+    assert isinstance(module, layers.Reorg3d)
+    return writer.add("Reorg", sources[0], options={0: module.stride, 1: 1})
 
 
 def _implicit(writer: Writer, module: nn.Module, _: Sequence[str]) -> str:
@@ -252,7 +290,9 @@ LAYERS: dict[type[nn.Module], Layer] = {
     layers.Shortcut: _shortcut,
     layers.WeightedShortcut: _weighted,
     layers.ScaleChannels: _broadcast(MULTIPLY),
+    layers.Sam: _broadcast(MULTIPLY),
     layers.Reorg: _reorg,
+    layers.Reorg3d: _reorg3d,
     layers.Implicit: _implicit,
     layers.ShiftChannels: _broadcast(ADD),
     layers.ControlChannels: _broadcast(MULTIPLY),

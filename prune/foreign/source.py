@@ -10,7 +10,7 @@ from prune.errors import CheckpointError
 from prune.foreign.contents import contents
 from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
 from prune.foreign.weights import read_weights
-from prune.models.sections import Section, with_decoding
+from prune.models.sections import Section, remarks, with_decoding
 
 CFG_FOLDER = Path("cfg")  # where cfgs are looked for when none is named
 
@@ -56,7 +56,7 @@ def from_document(document: object, *, cfg: Path | None, imgsz: int | None) -> S
         matching = match(found.weights, CFG_FOLDER)
         sections, origin = read_cfg(matching), f"{matching}, whose layers match"
     fitted = with_decoding(with_widths(sections, found.weights), "torch")
-    notes = [f"structure from {origin}"]
+    notes = [f"structure from {origin}", *remarks(sections)]
     if changed := _different_widths(sections, fitted):
         notes.append(f"widths from the weights: {changed} layers differ from the cfg")
     return Source(fitted, found.weights, found.found, tuple(notes), found.names)
@@ -78,7 +78,7 @@ def from_darknet(path: Path, *, cfg: Path | None) -> Source:
             "a Darknet file holds numbers only; name the network's cfg with --cfg"
         )
     sections = with_decoding(read_cfg(cfg), "darknet")
-    notes = (f"structure from {cfg}",)
+    notes = (f"structure from {cfg}", *remarks(sections))
     return Source(sections, read_weights(path, sections), "Darknet weights", notes)
 
 
