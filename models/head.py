@@ -77,10 +77,6 @@ class Yolo(nn.Module):
             return centre, (raw[..., 2:4].sigmoid() * 2) ** 2 * anchors
         return centre, raw[..., 2:4].exp() * anchors
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Turn class logits into probabilities, [..., classes]."""
-        return logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
-
     def decode(self, x: Tensor) -> Tensor:
         """Turn a map into boxes.
 
@@ -94,11 +90,10 @@ class Yolo(nn.Module):
         raw = self.split(x)  # [N, A, ny, nx, no]
         offset, size = self.box(raw[..., :4], self.anchors[:, None, None])
         centre = (offset + self._cells(raw)) * self.stride
+        sure = raw[..., 4:].sigmoid()
         if self.softmax:
-            sure = (raw[..., 4:5].sigmoid(), self.probabilities(raw[..., 5:]))
-        else:
-            sure = (raw[..., 4:].sigmoid(),)  # one operation for both
-        return torch.cat((centre, size, *sure), dim=-1).flatten(1, 3)
+            sure = torch.cat((sure[..., :1], raw[..., 5:].softmax(dim=-1)), dim=-1)
+        return torch.cat((centre, size, sure), dim=-1).flatten(1, 3)
 
     def _cells(self, raw: Tensor) -> Tensor:
         """Number the cells, [N, A, ny, nx, no] -> x and y of each, [ny, nx, 2].

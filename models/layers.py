@@ -262,7 +262,8 @@ class DarknetReorg(nn.Module):
         s = self.stride
         batch, channels, rows, columns = x.shape
         large = x.reshape(batch, channels // s**2, rows * s, columns * s)
-        return self.phases(large).reshape(batch, channels * s**2, rows // s, columns // s)
+        out: Tensor = self.phases(large)
+        return out.reshape(batch, channels * s**2, rows // s, columns // s)
 
 
 class Implicit(nn.Module):

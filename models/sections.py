@@ -410,6 +410,12 @@ def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, 
     return with_reorg_order(DECODINGS[decoding](sections), REORG_ORDERS[decoding])
 
 
+def with_own_reorg(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Copy a cfg that no weights came with: beside a [region] head, [reorg] is Darknet's."""
+    old = any(section.kind == "region" for section in sections)
+    return with_reorg_order(sections, REORG_ORDERS["darknet" if old else "torch"])
+
+
 def with_reorg_order(sections: Sequence[Section], order: str) -> tuple[Section, ...]:
     """Copy a cfg with the order of phases spelled out in every [reorg] that does not say it."""
     return tuple(

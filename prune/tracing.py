@@ -247,8 +247,8 @@ class _Reader:
             low = sum(parts(source, axis)[: edge.number])
         if not reader.kind and slices(reader, axis) and reader.shape[axis] < width:
             here = low + first_place(reader)
-            pairs = _pairs(here, reader.shape[axis], 0, 1)
-            self.out.joints.append(Joint(first, second, pairs))
+            taken = _pairs(here, reader.shape[axis], 0, 1)
+            self.out.joints.append(Joint(first, second, taken))
             return
         step, joined = 1, False
         if not reader.kind:

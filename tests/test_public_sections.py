@@ -93,8 +93,7 @@ def by_opencv(cfg: Path, weights: Path, layer: int) -> NDArray[np.float32]:
     """Compute the map of a convolution, [1, C, ny, nx], by another reader of the two files."""
     there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     there.setInput(picture().numpy())
-    found: NDArray[np.float32] = there.forward(f"conv_{layer}")
-    return found
+    return np.asarray(there.forward(f"conv_{layer}"), dtype=np.float32)
 
 
 def agrees(net: Darknet, folder: Path) -> bool:

@@ -13,7 +13,7 @@ from prune.data.spec import few, reordered
 from prune.errors import CheckpointError, InputError
 from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet, reactivated
-from prune.models.sections import expect_rgb, with_classes
+from prune.models.sections import expect_rgb, remarks, with_classes, with_own_reorg
 from prune.train.imitation import expect_alike
 
 FRESH_IMGSZ = 640
@@ -43,9 +43,10 @@ def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
         CfgError: no such file, or no network for RGB pictures in it.
     """
     torch.manual_seed(seed)
-    sections = with_classes(read_cfg(cfg), len(names))
+    read = read_cfg(cfg)
+    sections = with_classes(with_own_reorg(read), len(names))
     expect_rgb(sections)
-    return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ)
+    return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ, notes=remarks(read))
 
 
 def activated(source: Source, activation: str) -> Source:
