@@ -97,7 +97,7 @@ def test_a_config_file_holds_lists_and_leaves_the_words_of_a_command_first(tmp_p
     assert read("train", [f"--config={path}", "--data", "d"]).freeze == ["0-9", "12"]
     path.write_text("out: x.yaml\n")
     options = read("data", ["voc", "mine", "--config", str(path)])
-    assert (options.folder, options.out) == (Path("mine"), Path("x.yaml"))
+    assert (options.folders, options.out) == ([Path("mine")], Path("x.yaml"))
 
 
 @pytest.mark.parametrize(

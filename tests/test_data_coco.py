@@ -71,7 +71,8 @@ def test_crowds_are_left_out_and_counted(
     assert convert(tmp_path, one(tmp_path, box(0, 0, 10, 15), crowd, crowd), "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert [(p["kind"], p["detail"]) for p in document["problems"]] == [
-        ("crowd boxes left out", "cat, 2"),
+        ("crowd box left out", "cat at (0, 0, 9, 9), annotation 101"),
+        ("crowd box left out", "cat at (0, 0, 9, 9), annotation 102"),
         ("class without boxes", "dog"),
     ]
     assert read(tmp_path, "train/a") == [[0, 0.125, 0.25, 0.25, 0.5]]
@@ -90,8 +91,8 @@ def test_pictures_elsewhere_are_found_when_told(
 ) -> None:
     path = coco(tmp_path / "x/y/train.json", ["a.png"], [box(0, 0, 9, 9)], CATEGORIES)
     picture(tmp_path / "far" / "a.png")
-    assert "give the pictures' folder as --images" in refused(tmp_path, capsys, path)
-    assert "no picture found" in refused(tmp_path, capsys, path, "--images", tmp_path / "x")
+    assert "give the images' folder as --images" in refused(tmp_path, capsys, path)
+    assert "no image found" in refused(tmp_path, capsys, path, "--images", tmp_path / "x")
     assert convert(tmp_path, path, "--images", tmp_path / "far") == 0
 
 
@@ -124,11 +125,14 @@ def test_same_name_in_two_folders_stays_two_pictures(tmp_path: Path) -> None:
     assert names == ["a_x.png", "b_x.png"]
 
 
-def test_same_name_in_two_files_of_a_split_is_refused(
+def test_one_image_in_two_files_of_a_split_is_joined(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (one(tmp_path, name=f"train_{x}") for x in "ab")
-    assert "two pictures of train are called a" in refused(tmp_path, capsys, first, second)
+    first = one(tmp_path, box(0, 0, 9, 9), name="train_a")
+    second = one(tmp_path, box(0, 0, 9, 9), box(1, 1, 5, 5), name="train_b")
+    assert convert(tmp_path, first, second) == 0
+    assert "note: 1 image is listed twice; the boxes are joined" in capsys.readouterr().err
+    assert len(read(tmp_path, "train/a")) == 2
 
 
 def test_categories_of_one_name_become_one_class(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_odd_annotations_are_told_and_left_out(
     assert convert(tmp_path, path, "--json", "--names", "cat") == 0
     told = [(p["kind"], p["detail"]) for p in json.loads(capsys.readouterr().out)["problems"]]
     assert told == [
-        ("annotation of an unknown picture", "annotation 100: image_id 99"),
+        ("annotation of an unknown image", "annotation 100: image_id 99"),
         ("annotation of an unknown category", "annotation 101: category_id []"),
         ("degenerate box", "cat at (5, 5, 5, 14), annotation 102"),
         ("box reaches out of the picture", "cat at (30, 0, 50, 9), annotation 103"),
@@ -169,24 +173,27 @@ def test_odd_annotations_are_told_and_left_out(
 @pytest.mark.parametrize(
     "bbox", [None, [], [1, 2, 3], "1 2 3 4", [1, 2, 3, "4"], [0, 0, float("nan"), 1], [10**400] * 4]
 )
-def test_box_that_is_no_four_numbers_stops_it_unless_skipped(
+def test_box_that_is_not_four_numbers_is_left_out_and_stops_it_if_strict(
     tmp_path: Path, bbox: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = one(tmp_path, box(0, 0, 9, 9), box(0, 0, 9, 9) | {"bbox": bbox})
-    assert "broken annotation: annotation 101: bbox is" in refused(tmp_path, capsys, path)
-    assert convert(tmp_path, path, "--skip-broken") == 0
+    said = refused(tmp_path, capsys, path, "--strict")
+    assert "broken annotation: annotation 101: bbox is" in said
+    assert convert(tmp_path, path) == 0
+    assert "note: 1 box is broken and left out" in capsys.readouterr().err
     assert len(read(tmp_path, "train/a")) == 1
 
 
-def test_broken_picture_stops_it_unless_skipped(
+def test_broken_image_is_left_out_and_stops_it_if_strict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = one(tmp_path)
     picture(tmp_path / "coco/val/b.png")
     val = coco(tmp_path / "coco/annotations/val.json", ["b.png"], [box(0, 0, 9, 9)], CATEGORIES)
     (tmp_path / "coco/train/a.png").write_bytes(b"no picture")
-    assert "train/a.png: broken picture" in refused(tmp_path, capsys, path, val)
-    assert convert(tmp_path, path, val, "--skip-broken") == 0
+    assert "train/a.png: broken image" in refused(tmp_path, capsys, path, val, "--strict")
+    assert convert(tmp_path, path, val) == 0
+    assert "note: 1 image is broken and left out" in capsys.readouterr().err
     assert list(spec.load(tmp_path / "out/d.yaml").splits) == ["val"]
 
 
@@ -196,8 +203,8 @@ def test_broken_picture_stops_it_unless_skipped(
         (None, "cannot read"),
         ("", "train.json:1: broken JSON"),
         ('{"images":\n [}', "train.json:2: broken JSON"),
-        ("[" * 100_000, "is no COCO file"),
-        ("[]", "is no COCO file: it holds a list"),
+        ("[" * 100_000, "is not a COCO file"),
+        ("[]", "is not a COCO file: it contains a list"),
         ("{}", "has no list of categories"),
         ('{"categories": [], "images": 3, "annotations": []}', "has no list of images"),
         ('{"categories": [], "images": [{"id": 1}], "annotations": []}', "has no file_name"),
@@ -221,7 +228,7 @@ def test_files_that_disagree_are_refused(
     picture(tmp_path / "a.png")
     train = coco(tmp_path / "train.json", ["a.png"], [box(0, 0, 9, 9)], {3: "cat"})
     val = coco(tmp_path / "val.json", ["a.png"], [box(0, 0, 9, 9)], {3: "dog"})
-    assert "category 3 is 'dog' here, 'cat' before" in refused(tmp_path, capsys, train, val)
+    assert "category 3 is 'dog' here, 'cat' in" in refused(tmp_path, capsys, train, val)
     other = coco(tmp_path / "more.json", ["a.png"], [box(0, 0, 9, 9)], {3: "cat"})
     folder = tmp_path / "plain"  # pytest's own folder is named after this test
     folder.mkdir()
@@ -235,6 +242,4 @@ def test_files_that_disagree_are_refused(
 def test_nothing_to_learn_from_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no picture with a usable box" in refused(
-        tmp_path, capsys, one(tmp_path, box(5, 5, 0, 0))
-    )
+    assert "no image with a usable box" in refused(tmp_path, capsys, one(tmp_path, box(5, 5, 0, 0)))

@@ -215,7 +215,7 @@ def test_lists_of_other_pictures_are_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convert(voc(tmp_path / "voc", {"a": ONE}, train="x\n", val="y\n")) == 2
-    assert "ImageSets/Main name no picture of" in capsys.readouterr().err
+    assert "ImageSets/Main name no image of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -245,16 +245,16 @@ def test_everything_odd_is_told_with_file_and_line(
     assert convert(source, "--json") == 0
     told = json.loads(capsys.readouterr().out)["problems"]
     assert [(p["kind"], Path(p["file"]).name, p["line"]) for p in told] == [
+        ("image missing", "lost.xml", None),
+        ("image without XML", "lone.png", None),
+        ("listed without image or XML", "train.txt", 3),
+        ("in no split list", "d.xml", None),
         ("degenerate box", "a.xml", 3),
         ("box reaches out of the picture", "a.xml", 4),
         ("box outside the picture", "a.xml", 5),
         ("duplicate box", "a.xml", 7),
-        ("picture size missing", "b.xml", None),
-        ("picture size differs", "c.xml", None),
-        ("picture missing", "lost.xml", None),
-        ("listed without picture or XML", "train.txt", 3),
-        ("in no split list", "Main", None),
-        ("picture without XML", "lone.png", None),
+        ("image size differs", "c.xml", None),
+        ("image size missing", "b.xml", None),
     ]
     assert not any(p["fatal"] for p in told)
     np.testing.assert_allclose(
@@ -267,8 +267,8 @@ def test_everything_odd_is_told_with_file_and_line(
 
 @pytest.mark.parametrize(
     ("claimed", "size"),
-    [((80, 60), (80, 60)), ((30, 40), SIZE), ((50, 30), SIZE)],
-    ids=["resized", "turned", "wrong"],
+    [((80, 60), (80, 60)), ((50, 30), SIZE)],
+    ids=["resized", "wrong"],
 )
 def test_boxes_fit_the_size_claimed_only_when_the_picture_was_resized(
     tmp_path: Path, claimed: tuple[int, int], size: tuple[int, int]
@@ -294,50 +294,62 @@ BOMB = (
         (BOMB, "a.xml: broken XML: refused as unsafe: EntitiesForbidden"),
         ("<html>\n</html>", "a.xml:1: broken XML: the root is <html>"),
         (xml([("cat", (1, 1, 2, 2))]).replace("<xmax>2", "<xmax>two"), "a.xml:3: broken XML"),
-        (xml([("cat", (1, 1, 2, 2))]).replace("<xmax>2", "<xmax>nan"), "'nan', no number"),
+        (xml([("cat", (1, 1, 2, 2))]).replace("<xmax>2", "<xmax>nan"), "'nan', not a number"),
         (xml([("cat", (1, 1, 2, 2))]).replace("bndbox", "polygon"), "cat has no <bndbox>"),
         (xml([("cat", (1, 1, 2, 2))]).replace("xmin", "left"), "<bndbox> has no <xmin>"),
         (xml([(" ", (1, 1, 2, 2))]), "an object has no <name>"),
     ],
 )
-def test_broken_xml_stops_it_unless_skipped(
+def test_broken_xml_is_left_out_with_its_image_and_stops_it_if_strict(
     tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = voc(tmp_path / "voc", {"a": text, "b": ONE, "c": ONE}, train="b\n", val="c\n")
-    assert said in refused(source, capsys)
-    assert convert(source, "--skip-broken", "--json") == 0
-    (problem, *_) = json.loads(capsys.readouterr().out)["problems"]
-    assert (problem["kind"], problem["fatal"]) == ("broken XML", True)
+    source = voc(tmp_path / "voc", {"a": text, "b": ONE, "c": ONE}, train="a\nb\n", val="c\n")
+    assert said in refused(source, capsys, "--strict")
+    assert convert(source, "--json") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("note: 1 XML file is broken; the image is left out; --strict stops")
+    assert [(p["kind"], p["fatal"]) for p in json.loads(out)["problems"]] == [("broken XML", False)]
+    assert not (tmp_path / "out/d/images/train/a.png").exists()
 
 
-def test_broken_picture_stops_it_unless_skipped(
+def test_broken_images_are_left_out_counted_and_stop_it_if_strict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = three(tmp_path / "voc")
     whole = (source / "JPEGImages/c.png").read_bytes()
     (source / "JPEGImages/c.png").write_bytes(whole[:500])
-    assert "JPEGImages/c.png: broken picture: picture is truncated" in refused(source, capsys)
-    assert convert(source, "--skip-broken") == 0
-    assert "broken picture" in capsys.readouterr().out
-    assert list(spec.load(tmp_path / "out/d.yaml").splits) == ["train", "val"]
+    (source / "JPEGImages/b.png").write_bytes(b"")
+    said = refused(source, capsys, "--strict")
+    assert "JPEGImages/b.png: broken image: " in said
+    assert "(and 1 more; without --strict such files are left out)" in said
+    for words in ([], ["--skip-broken"]):
+        assert convert(source, "--split", "1,0,0", *words) == 0
+        out, err = capsys.readouterr()
+        assert "note: 2 images are broken and left out; --strict stops instead (e.g. b.png" in err
+        assert "c.png: broken image" in out
+        assert "stops training" not in out
+        assert [p.stem for p in spec.load(tmp_path / "out/d.yaml").pictures("train")] == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("gone", "said"),
     [
-        ({"Annotations": "gone"}, "no XML files in"),
-        ({"JPEGImages": "gone"}, "no pictures in"),
-        ({"Annotations": "gone", "JPEGImages": "lost"}, "no pictures in"),
-        ({"": "../elsewhere"}, "is no folder"),
+        (
+            "Annotations",
+            "no XML files in it or below; name the folders: --annotations DIR --images",
+        ),
+        (
+            "JPEGImages",
+            "no images in it or below; name the folders: --annotations DIR --images DIR",
+        ),
+        ("", "is not a folder"),
     ],
-    ids=["no-xml", "no-pictures", "empty", "missing"],
 )
 def test_folder_with_nothing_to_convert_is_refused(
-    tmp_path: Path, spoil: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, gone: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = three(tmp_path / "voc")
-    for old, new in spoil.items():
-        (source / old).rename(source / new)
+    (source / gone).rename(tmp_path / "elsewhere")
     assert said in refused(source, capsys)
 
 
@@ -345,7 +357,7 @@ def test_data_without_a_single_box_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = voc(tmp_path / "voc", {"a": xml([("cat", (3, 3, 3, 3))]), "b": xml([])})
-    assert "no picture with a usable box; first problem:" in refused(source, capsys)
+    assert "no image with a usable box; first problem:" in refused(source, capsys)
 
 
 def test_names_that_no_box_has_are_told_beside_those_that_boxes_have(
@@ -369,7 +381,7 @@ def test_too_few_pictures_for_the_shares_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = voc(tmp_path / "voc", {"a": ONE, "b": ONE})
-    assert "2 pictures are too few" in refused(source, capsys, "--split", "0.8,0.1,0.1")
+    assert "2 images are too few" in refused(source, capsys, "--split", "0.8,0.1,0.1")
 
 
 @pytest.mark.parametrize("out", ["voc/data.yaml", "voc/Annotations/d.yaml", "out/d", "voc"])

@@ -13,16 +13,17 @@ from prune.cli import options
 from prune.cli.console import logger, print_json, print_table
 
 if TYPE_CHECKING:
-    from prune.data.annotation import Converted
     from prune.data.check import Count
+    from prune.data.convert import Converted, Options
     from prune.data.problem import Problem
 
 EXAMPLES = {
     "voc": "  prune data voc VOCdevkit/VOC2007 --out data/voc.yaml",
-    "coco": "  prune data coco instances_train.json instances_val.json --out data/mine.yaml",
+    "coco": "  prune data coco train=a.json val=b.json --images mine/images --out data/mine.yaml",
     "shapes": "  prune data shapes --out data/shapes.yaml",
     "check": "  prune data check data/mine.yaml",
 }
+_MOST = 10  # problems of one kind that are written out
 EXAMPLE = "\n".join(EXAMPLES.values())
 
 
@@ -50,17 +51,64 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _add_voc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="holds Annotations, JPEGImages")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help="folder with XML files and images, at any depth; train, val (or valid) and test "
+        "folders become the splits",
+    )
+    for kind, what in (("annotations", "XML files"), ("images", "images")):
+        parser.add_argument(
+            f"--{kind}",
+            type=Path,
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="DIR",
+            help=f"folder of the {what}, where they are not found; may be given several times",
+        )
     _add_out(parser)
-    _add_conversion(parser, "ImageSets/Main, or 0.8,0.1,0.1")
-    parser.add_argument("--skip-difficult", action="store_true", help="leave out difficult boxes")
+    _add_conversion(parser, "as ImageSets/Main or the folders say, else 0.8,0.1,0.1")
+    _add_marked(parser, "difficult", keep=True)
 
 
 def _add_coco(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", metavar="JSON", help="instances files")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the pictures' folder")
+    parser.add_argument(
+        "files",
+        type=_coco_source,
+        nargs="+",
+        metavar="[SPLIT=]JSON",
+        help="COCO instances file, e.g. train=a.json val=b.json where the names do not say the "
+        "split; or a folder that holds such files",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="the images' folder; may be given several times",
+    )
     _add_out(parser)
-    _add_conversion(parser, "the file's name says it, or 0.8,0.1,0.1")
+    _add_conversion(parser, "as the files' names say, else 0.8,0.1,0.1")
+    _add_marked(parser, "crowds", keep=False)
+
+
+def _add_marked(parser: argparse.ArgumentParser, what: str, *, keep: bool) -> None:
+    """Add the pair of options that decides about boxes of a mark."""
+    group = parser.add_mutually_exclusive_group()
+    for verb, keeps in (("keep", True), ("skip", False)):
+        group.add_argument(
+            f"--{verb}-{what}",
+            dest="keep_marked",
+            action="store_const",
+            const=keeps,
+            default=keep,
+            help=f"{'keep' if keeps else 'leave out'} boxes marked as {what.rstrip('s')}"
+            + (" (default)" if keeps == keep else ""),
+        )
 
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
@@ -106,26 +154,32 @@ def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
     )
     options.seed(parser, of="of the split")
     parser.add_argument(
-        "--copy", action="store_true", help="copy the pictures (default: relative links)"
+        "--copy", action="store_true", help="copy the images (default: relative links)"
     )
-    parser.add_argument(
-        "--skip-broken", action="store_true", help="leave broken files out instead of stopping"
+    broken = parser.add_mutually_exclusive_group()
+    broken.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at broken or missing files (default: leave them out and report them)",
     )
+    broken.add_argument("--skip-broken", action="store_true", help="leave them out (default)")
 
 
 def _voc(args: argparse.Namespace) -> None:
     from prune.data import voc
     from prune.errors import InputError
 
-    if args.folder.resolve() in args.out.resolve().parents:
-        raise InputError(f"--out {args.out} lies in {args.folder}; nothing is written there")
+    given = [*args.folders, *args.annotations, *args.images]
+    if not given:
+        raise InputError(
+            "prune data voc needs a folder, e.g. prune data voc mine --out data/mine.yaml, or "
+            "--annotations DIR --images DIR"
+        )
+    for folder in given:
+        if folder.resolve() in args.out.resolve().parents:
+            raise InputError(f"--out {args.out} lies in {folder}; nothing is written there")
     converted = voc.read(
-        args.folder,
-        names=args.names,
-        shares=args.split,
-        seed=args.seed,
-        skip_difficult=args.skip_difficult,
-        skip_broken=args.skip_broken,
+        args.folders, _chosen(args), annotations=args.annotations, images=args.images
     )
     _write(args, converted)
 
@@ -133,19 +187,19 @@ def _voc(args: argparse.Namespace) -> None:
 def _coco(args: argparse.Namespace) -> None:
     from prune.data import coco
 
-    converted = coco.read(
-        args.files,
-        images=args.images,
-        names=args.names,
-        shares=args.split,
-        seed=args.seed,
-        skip_broken=args.skip_broken,
-    )
-    _write(args, converted)
+    sources = [coco.Source(path, split) for split, path in args.files]
+    _write(args, coco.read(sources, _chosen(args), images=args.images))
+
+
+def _chosen(args: argparse.Namespace) -> Options:
+    from prune.data.convert import Options
+
+    return Options(args.names, args.split, args.seed, args.keep_marked, args.strict)
 
 
 def _write(args: argparse.Namespace, converted: Converted) -> None:
     from prune.data import yolo
+    from prune.data.notes import notes
 
     yolo.write(
         args.out,
@@ -154,6 +208,14 @@ def _write(args: argparse.Namespace, converted: Converted) -> None:
         made_by=f"prune data {args.kind}",
         copy=args.copy,
     )
+    log = logger()
+    for note in notes(converted.problems):
+        log.info(note)
+    if "val" not in converted.splits and not args.split:
+        log.info(
+            "note: there is no val split, which prune train needs; "
+            "--split 0.8,0.1,0.1 divides all images"
+        )
     _print_written(args, converted.problems)
 
 
@@ -185,9 +247,27 @@ def _print_written(args: argparse.Namespace, problems: Sequence[Problem]) -> Non
     """Print what was written by reading it back, which shows that it can be read."""
     from prune.data.check import count
 
-    _print(args.out, count(args.out), problems, as_json=args.json)
-    if not args.json:
-        print(f"wrote {args.out}")
+    counts = count(args.out)
+    if args.json:
+        print_json(_document(args.out, counts, problems))
+        return
+    print_table(["", *counts], _rows(counts))
+    if problems:
+        print()
+        print("\n".join(_first_of_each(problems)))
+    print(f"wrote {args.out}")
+
+
+def _first_of_each(problems: Sequence[Problem]) -> list[str]:
+    """Write out the first ten problems of each kind, and how many more there are."""
+    kinds = dict.fromkeys(problem.kind for problem in problems)
+    lines = []
+    for kind in kinds:
+        found = [problem for problem in problems if problem.kind == kind]
+        lines += [str(problem) for problem in found[:_MOST]]
+        if len(found) > _MOST:
+            lines.append(f"and {len(found) - _MOST} more: {kind} (--json lists all)")
+    return lines
 
 
 def _print(
@@ -247,6 +327,20 @@ def _document(
             for problem in problems
         ],
     }
+
+
+def _coco_source(text: str) -> tuple[str | None, Path]:
+    """Read FILE or SPLIT=FILE; what stands before = is no split where such a file exists."""
+    from prune.data.split import WORDS
+
+    word, sign, rest = text.partition("=")
+    if not sign or Path(text).exists() or "/" in word:
+        return None, Path(text)
+    if word.lower() not in WORDS or not rest:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a file, or train=, val= or test= and a file, e.g. train=a.json"
+        )
+    return WORDS[word.lower()], Path(rest)
 
 
 def _names(text: str) -> tuple[str, ...]:

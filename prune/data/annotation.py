@@ -1,32 +1,48 @@
-"""A picture's boxes as an annotation tool saved them, and how they become labels."""
+"""An image's boxes as an annotation tool saved them, and how they become labels."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from prune.data.pictures import read_image
+from prune.data.folders import is_file
+from prune.data.orientation import Corners, Size, orientation, swaps, turn
+from prune.data.pictures import decode, is_picture, read_bytes
 from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, OUTSIDE, Problem
 from prune.data.yolo import Sample
 from prune.errors import DataError
 
-BORDER_PX = 1.0  # tools disagree by a pixel on where a picture ends; less than that is not reported
+BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
+
+# What may be wrong with an image or with the size that its annotation gives.
+BROKEN_IMAGE = "broken image"
+MISSING_IMAGE = "image missing"
+UNREADABLE = "not an image that prune reads"
+NO_SIZE = "image size missing"
+RESIZED = "image resized after it was annotated"
+WRONG_SIZE = "image size differs"
+SWAPPED = "width and height swapped"
+TURNED = "boxes turned with their image"
+AS_STORED = "boxes taken as drawn before the EXIF entry"
+AS_DISPLAYED = "boxes taken as drawn after the EXIF entry"
 
 
 @dataclass(frozen=True)
 class Box:
-    """A named box; corners left, top, right, bottom in pixels from the picture's own corner."""
+    """A named box; corners left, top, right, bottom in pixels from the image's own corner."""
 
     name: str
-    corners: tuple[float, float, float, float]
+    corners: Corners
     line: int | None = None
     label: str = ""  # how its file calls it, where there are no lines to point at
+    mark: str = ""  # "difficult" or "crowd" where its file says that it is one
 
     def __str__(self) -> str:
         """Write the name and the corners, for messages."""
@@ -36,125 +52,156 @@ class Box:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A picture, the name it gets in the data set, and the boxes some file gives it."""
+    """An image, the name it gets in the data set, and the boxes some file gives it."""
 
     path: Path  # the file that holds the boxes
     image: Path
     file: str
     boxes: tuple[Box, ...]
-    size: tuple[int, int] | None = None  # width and height in pixels that the file claims
+    size: Size | None = None  # width and height in pixels that the file claims
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A data set read from another format, ready to be written, and what was wrong with it."""
+class _Look(NamedTuple):
+    """What an image file turned out to be: its size as displayed, and how EXIF turned it."""
 
-    names: tuple[str, ...]
-    splits: Mapping[str, tuple[Sample, ...]]
-    problems: tuple[Problem, ...]
+    size: Size
+    turned: int
 
 
-def refuse_broken(problems: Iterable[Problem]) -> None:
-    """Stop at broken files.
+class _Frame(NamedTuple):
+    """In which image the boxes were drawn: its size, and the EXIF entry that came after."""
 
-    Raises:
-        DataError: a problem is fatal; the message is the first one's.
-    """
-    fatal = [problem for problem in problems if problem.fatal]
-    if fatal:
-        more = f"and {len(fatal) - 1} more; " if len(fatal) > 1 else ""
-        raise DataError(f"{fatal[0]} ({more}--skip-broken leaves such files out)")
-
-
-def require_boxes(
-    splits: Mapping[str, Iterable[Sample]], problems: Sequence[Problem], path: Path
-) -> None:
-    """Refuse a data set that has nothing to learn from.
-
-    Raises:
-        DataError: there is no box; the message tells of the first problem.
-    """
-    if not any(len(sample.boxes) for samples in splits.values() for sample in samples):
-        why = f"; first problem: {problems[0]}" if problems else ""
-        raise DataError(f"{path}: no picture with a usable box{why}")
-
-
-def class_names(
-    annotations: Iterable[Annotation], wanted: Sequence[str], path: Path
-) -> tuple[tuple[str, ...], list[Problem]]:
-    """Choose the classes: those wanted, in that order, or all that are found, by alphabet.
-
-    The alphabet, because it does not change when pictures are added or dealt out differently.
-
-    Returns:
-        The names; a remark for each class left out and for each one wanted that has no box.
-
-    Raises:
-        DataError: there are boxes, and none of a class that is wanted.
-    """
-    found = Counter(box.name for annotation in annotations for box in annotation.boxes)
-    if not wanted:
-        return tuple(sorted(found)), []
-    if found and found.keys().isdisjoint(wanted):
-        raise DataError(
-            f"{path}: no box is of {', '.join(wanted)}; the boxes are of {', '.join(sorted(found))}"
-        )
-    left_out = [
-        Problem("class left out", path, None, f"{name}, {count} boxes")
-        for name, count in sorted(found.items())
-        if name not in wanted
-    ]
-    absent = [
-        Problem("class without boxes", path, None, name) for name in wanted if not found[name]
-    ]
-    return tuple(wanted), left_out + absent
+    size: Size
+    turned: int = 1
+    kind: str = ""  # what to report about it
+    detail: str = ""
 
 
 def to_samples(
     annotations: Sequence[Annotation], names: Sequence[str]
-) -> tuple[tuple[Sample, ...], list[Problem]]:
-    """Read every picture and turn the boxes into labels.
+) -> tuple[list[Sample | None], list[Problem]]:
+    """Read every image and turn the boxes into labels.
 
     Args:
-        annotations: pictures and their boxes; boxes of classes not in `names` are left out.
+        annotations: images and their boxes; boxes of classes not in `names` are left out.
         names: the classes.
 
     Returns:
-        The samples in the same order, without those that have no usable picture; every problem,
-        fatal where a picture is broken.
+        A sample for each annotation, None where there is no usable image; every problem.
     """
     numbers = {name: i for i, name in enumerate(names)}
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(partial(_to_sample, numbers=numbers), annotations))
-    samples = tuple(sample for sample, _ in results if sample is not None)
-    return samples, [problem for _, problems in results for problem in problems]
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about a damaged EXIF entry
+        looks = list(pool.map(_look, annotations))
+    stored = _were_drawn_as_stored(annotations, looks)
+    samples: list[Sample | None] = []
+    problems: list[Problem] = []
+    for annotation, look in zip(annotations, looks, strict=True):
+        sample, found = _to_sample(annotation, look, numbers=numbers, as_stored=stored)
+        samples.append(sample)
+        problems += found
+    return samples, problems
+
+
+def _look(annotation: Annotation) -> _Look | Problem:
+    """Read an image; what cannot be used is a problem."""
+    report = partial(Problem, path=annotation.path)
+    if not is_file(annotation.image):
+        return report(MISSING_IMAGE, detail=str(annotation.image))
+    if not is_picture(annotation.image):
+        return report(UNREADABLE, detail=annotation.image.name)
+    try:
+        data = read_bytes(annotation.image)
+        image = decode(data, annotation.image)
+    except DataError as error:
+        detail = str(error).removeprefix(f"{annotation.image}: ")
+        return Problem(BROKEN_IMAGE, annotation.image, None, detail)
+    height, width = image.shape[:2]
+    return _Look((width, height), orientation(data, image))
+
+
+def _were_drawn_as_stored(
+    annotations: Sequence[Annotation], looks: Sequence[_Look | Problem]
+) -> bool:
+    """Tell whether the tool that drew the boxes ignored EXIF, by the images whose size shows it."""
+    votes = [
+        annotation.size == look.size[::-1]
+        for annotation, look in zip(annotations, looks, strict=True)
+        if isinstance(look, _Look)
+        and swaps(look.turned)
+        and look.size[0] != look.size[1]
+        and annotation.size in (look.size, look.size[::-1])
+    ]
+    return sum(votes) * 2 > len(votes)
 
 
 def _to_sample(
-    annotation: Annotation, *, numbers: Mapping[str, int]
+    annotation: Annotation,
+    look: _Look | Problem,
+    *,
+    numbers: Mapping[str, int],
+    as_stored: bool,
 ) -> tuple[Sample | None, list[Problem]]:
-    if not annotation.image.is_file():
-        return None, [Problem("picture missing", annotation.path, None, str(annotation.image))]
-    try:
-        height, width = read_image(annotation.image).shape[:2]
-    except DataError as error:
-        detail = str(error).removeprefix(f"{annotation.image}: ")
-        return None, [Problem("broken picture", annotation.image, None, detail, fatal=True)]
-    size, remarks = _size(annotation, (width, height))
-    boxes, problems = _labels(annotation, numbers, size)
+    if isinstance(look, Problem):
+        return None, [look]
+    frame = _frame(annotation.size, look, as_stored=as_stored)
+    remarks = (
+        [Problem(frame.kind, annotation.path, None, f"{annotation.image.name}, {frame.detail}")]
+        if frame.kind
+        else []
+    )
+    if frame.kind == SWAPPED:
+        return None, remarks
+    boxes, problems = _labels(annotation, numbers, frame)
     return Sample(annotation.file, annotation.image, boxes), [*remarks, *problems]
 
 
+def _frame(claimed: Size | None, look: _Look, *, as_stored: bool) -> _Frame:
+    """Decide in which image the boxes were drawn, by the size that their file claims.
+
+    When only the scale differs the image was resized after it was annotated, and the boxes fit the
+    size claimed. A size that is the stored image's, where EXIF turns it by a quarter, means that
+    the boxes must be turned too. Where the size cannot show it (half turns, mirrors, squares, no
+    size), the data set's other images decide. A swapped size without such an entry means that the
+    image was turned afterwards, and nobody knows which way. Any other claim is a wrong entry.
+    """
+    width, height = look.size
+    here = f"{width}x{height}"
+    shows = swaps(look.turned) and width != height
+    stored = look.size[::-1] if swaps(look.turned) else look.size
+    if look.turned != 1 and (claimed is None or (not shows and _same_shape(claimed, look.size))):
+        turned, kind = (look.turned, AS_STORED) if as_stored else (1, AS_DISPLAYED)
+        size = claimed or (stored if as_stored else look.size)
+        return _Frame(size, turned, kind, f"entry {look.turned}")
+    if claimed == look.size:
+        return _Frame(look.size)
+    if claimed is None:
+        return _Frame(look.size, 1, NO_SIZE, f"taken as {here}")
+    detail = f"{claimed[0]}x{claimed[1]} where the image has {here}"
+    if _same_shape(claimed, look.size):
+        return _Frame(claimed, 1, RESIZED, detail)
+    if _same_shape(claimed, look.size[::-1]):
+        if shows:
+            return _Frame(claimed, look.turned, TURNED, f"{detail}, EXIF entry {look.turned}")
+        return _Frame(look.size, 1, SWAPPED, detail)
+    return _Frame(look.size, 1, WRONG_SIZE, f"{detail}; the image's is used")
+
+
+def _same_shape(first: Size, second: Size) -> bool:
+    """Tell whether two sizes differ in scale alone, but for a rounded pixel."""
+    return abs(first[0] * second[1] - first[1] * second[0]) <= max(second)
+
+
 def _labels(
-    annotation: Annotation, numbers: Mapping[str, int], size: tuple[int, int]
+    annotation: Annotation, numbers: Mapping[str, int], frame: _Frame
 ) -> tuple[npt.NDArray[np.float32], list[Problem]]:
-    """Turn boxes in pixels of a picture of `size` into label rows, float32 [n, 5]."""
+    """Turn boxes in pixels of the frame into label rows, float32 [n, 5]."""
     rows: dict[tuple[float, ...], None] = {}  # a dict keeps the order and finds duplicates
     problems: list[Problem] = []
     for box in annotation.boxes:
         if box.name not in numbers:
             continue
-        corners, kind = _clip(box.corners, size)
+        corners, kind = _clip(box.corners, frame.size)
         row = (numbers[box.name], *corners)
         if row in rows:
             kind = DUPLICATE
@@ -162,13 +209,16 @@ def _labels(
             problems.append(Problem(kind, annotation.path, box.line, str(box)))
         if kind in ("", CLIPPED):
             rows[row] = None
-    return _fractions(np.array(list(rows), dtype=np.float64).reshape(-1, 5), size), problems
+    turned = [
+        (number, *turn((left, top, right, bottom), frame.size, frame.turned))
+        for number, left, top, right, bottom in rows
+    ]
+    size = frame.size[::-1] if swaps(frame.turned) else frame.size
+    return _fractions(np.array(turned, dtype=np.float64).reshape(-1, 5), size), problems
 
 
-def _clip(
-    corners: tuple[float, float, float, float], size: tuple[int, int]
-) -> tuple[tuple[float, float, float, float], str]:
-    """Cut a box off at the picture's border; name what is wrong with it, if anything."""
+def _clip(corners: Corners, size: Size) -> tuple[Corners, str]:
+    """Cut a box off at the image's border; name what is wrong with it, if anything."""
     left, top, right, bottom = corners
     width, height = size
     if right <= left or bottom <= top:
@@ -180,29 +230,8 @@ def _clip(
     return clipped, CLIPPED if over > BORDER_PX else ""
 
 
-def _fractions(boxes: npt.NDArray[np.float64], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _fractions(boxes: npt.NDArray[np.float64], size: Size) -> npt.NDArray[np.float32]:
     """Turn class and corners in pixels, [n, 5], into class, cx, cy, w, h in fractions, [n, 5]."""
     low, high = boxes[:, 1:3], boxes[:, 3:5]
     parts = (boxes[:, :1], (low + high) / 2 / size, (high - low) / size)
     return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def _size(annotation: Annotation, actual: tuple[int, int]) -> tuple[tuple[int, int], list[Problem]]:
-    """Decide in which picture size the boxes are meant; remark when the file claims another.
-
-    When only the scale differs the picture was resized after it was annotated, and the boxes fit
-    the size claimed; any other claim is a wrong entry, and the boxes fit the picture.
-    """
-    claimed = annotation.size
-    if claimed == actual:
-        return actual, []
-    if claimed is None:
-        return actual, [Problem("picture size missing", annotation.path)]
-    (width, height), (real_width, real_height) = claimed, actual
-    resized = abs(width * real_height - height * real_width) <= max(actual)
-    meant = "taken as resized" if resized else "the picture's is used"
-    if not resized and claimed == (real_height, real_width):
-        meant = "was it turned by its EXIF entry after it was annotated?"
-    detail = f"{width}x{height}, but the picture is {real_width}x{real_height}; {meant}"
-    problem = Problem("picture size differs", annotation.path, None, detail)
-    return (claimed if resized else actual), [problem]

@@ -1,152 +1,262 @@
 """Read COCO annotation files: JSON with images, categories, and boxes as x, y, w, h in pixels."""
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from prune.data.annotation import (
-    Annotation,
-    Box,
-    Converted,
-    class_names,
-    refuse_broken,
-    require_boxes,
-    to_samples,
-)
-from prune.data.cocojson import Entry, entries, identity, load, number, text
+from prune.data.annotation import Annotation, Box
+from prune.data.cocofiles import locate, plain
+from prune.data.cocojson import Entry, entries, identity, load, number, own_id, text
+from prune.data.convert import ANY, BROKEN_BOX, LISTED_TWICE, Converted, Options, convert
+from prune.data.folders import files_below
+from prune.data.orientation import Corners, Size
 from prune.data.problem import Problem
-from prune.data.spec import SPLITS
-from prune.data.split import SHARES, deal
+from prune.data.split import split_in
 from prune.errors import DataError
 
-# Words in a file's or folder's name that say which split it is.
-_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "minival": "val",
-    "test": "test",
-    "testing": "test",
-}
+UNKNOWN_IMAGE = "annotation of an unknown image"
+UNKNOWN_CATEGORY = "annotation of an unknown category"
+FROM_OUTLINE = "box taken around an outline"
+RENUMBERED = "categories matched by name"
+GROUP = "category of categories left out"
+
+_EXAMPLE = "train=a.json val=b.json"
+
+_Id = int | str
+_Categories = dict[_Id, str]
 
 
-def read(
-    paths: Sequence[Path],
-    *,
-    images: Path | None = None,
-    names: Sequence[str] = (),
-    shares: Sequence[float] | None = None,
-    seed: int = 0,
-    skip_broken: bool = False,
-) -> Converted:
-    """Read annotation files and every picture they name.
+@dataclass(frozen=True)
+class Source:
+    """A COCO file and the split that a person says it is, if any."""
 
-    A file whose name, or whose folder's name, says train, val or test becomes that split; a single
-    file that says nothing is dealt out. Categories become classes 0, 1, ... in the order of their
-    ids. Crowd boxes are left out and counted.
+    path: Path
+    split: str | None = None
+
+
+def read(sources: Sequence[Source], options: Options, *, images: Sequence[Path] = ()) -> Converted:
+    """Read annotation files and every image they name.
+
+    A file becomes the split that a person says, or that its name or its folder's name says; a
+    single file that says nothing is dealt out. Categories become classes 0, 1, ... in the order of
+    their ids.
 
     Args:
-        paths: the JSON files.
-        images: the pictures' folder; None looks in the usual places around each file.
-        names: the classes in the order wanted; others are left out. Empty: all categories.
-        shares: parts of train, val and test for a single file; None follows the file's name.
-        seed: of that split.
-        skip_broken: leave out boxes that are no numbers and pictures that cannot be decoded
-            instead of stopping.
+        sources: the JSON files, or folders in which every COCO file counts.
+        options: what a person chose.
+        images: the images' folders; empty looks in the usual places around each file.
 
     Raises:
-        DataError: a file is missing, broken or no COCO file; files disagree; no picture is usable;
-            something in it is broken (without `skip_broken`).
+        DataError: a file is missing, broken or not a COCO file; files disagree; two images have one
+            id; no image is usable; something is broken and `options.strict` is set.
     """
-    documents = {path: load(path) for path in paths}
-    categories = _categories(documents)
-    parsed = {path: _parse(path, documents[path], categories, images) for path in documents}
-    problems = [problem for _, found in parsed.values() for problem in found]
-    if not skip_broken:
-        refuse_broken(problems)  # before every picture is decoded
-    annotations = {path: found for path, (found, _) in parsed.items()}
-    everything = [annotation for found in annotations.values() for annotation in found]
-    wanted = names or tuple(dict.fromkeys(categories.values()))
-    classes, remarks = class_names(everything, wanted, paths[0])
-    samples = {}
-    for split, dealt in _splits(annotations, shares, seed).items():
-        samples[split], more = to_samples(dealt, classes)
-        problems += more
-    if not skip_broken:
-        refuse_broken(problems)
-    require_boxes(samples, problems, paths[0])
-    return Converted(classes, samples, (*problems, *remarks))
+    sources = [file for source in sources for file in _files(source)]
+    splits = _splits(sources, dealt=options.shares is not None)
+    documents = {source.path: load(source.path) for source in sources}
+    problems: list[Problem] = []
+    categories = _categories(documents, problems)
+    groups: dict[str, list[Annotation]] = defaultdict(list)
+    for path, document in documents.items():
+        found, remarks = _parse(path, document, categories[path], images)
+        groups[splits[path]] += found
+        problems += remarks
+    first = sources[0].path
+    classes = _classes(documents, categories, options.names, problems)
+    return convert(groups, problems, options, classes=classes, source=first, key=str)
 
 
-def _categories(documents: Mapping[Path, Entry]) -> dict[Hashable, str]:
-    """Merge the files' categories, in the order of their ids.
+def _files(source: Source) -> list[Source]:
+    """Return the file, or every COCO file in the folder.
 
     Raises:
-        DataError: an id has two names.
+        DataError: the folder has none.
     """
-    merged: dict[Hashable, str] = {}
+    if not source.path.is_dir():
+        return [source]
+    found = [path for path in files_below(source.path) if path.suffix.lower() == ".json"]
+    named = [path for path in found if path.name.startswith(("instances_", "_annotations.coco"))]
+    if not named:
+        named = [path for path in found if _is_coco(path)]
+    if not named:
+        raise DataError(f"{source.path}: no COCO file in it; give the files, e.g. {_EXAMPLE}")
+    return [Source(path, source.split) for path in named]
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        return {"images", "annotations", "categories"} <= load(path).keys()
+    except DataError:
+        return False
+
+
+def _splits(sources: Sequence[Source], *, dealt: bool) -> dict[Path, str]:
+    """Assign a split to each file; ANY where the images are dealt out.
+
+    Raises:
+        DataError: a file is given twice; one of several does not say its split.
+    """
+    twice = [path for path, n in Counter(source.path for source in sources).items() if n > 1]
+    if twice:
+        raise DataError(f"{twice[0]} is given twice; give each file once, e.g. {_EXAMPLE}")
+    said = {source.path: source.split or _hint(source.path) for source in sources}
+    silent = [path for path, split in said.items() if split is None]
+    if dealt or (silent and len(said) == 1):
+        return dict.fromkeys(said, ANY)
+    if silent:
+        raise DataError(
+            f"{silent[0]}: the name does not say its split, as instances_train.json does"
+            f"; write it in front, e.g. {_EXAMPLE}"
+        )
+    return {path: split for path, split in said.items() if split}
+
+
+def _hint(path: Path) -> str | None:
+    """Read the split from the file's name or else its folder's."""
+    return split_in(path.stem) or split_in(path.resolve().parent.name)
+
+
+def _categories(
+    documents: Mapping[Path, Entry], problems: list[Problem]
+) -> dict[Path, _Categories]:
+    """Read each file's categories.
+
+    Files that number the same names differently are fine: a box is of its own file's category.
+
+    Raises:
+        DataError: an id has two names, and the files do not have the same names.
+    """
+    read: dict[Path, _Categories] = {path: {} for path in documents}
     for path, document in documents.items():
         for entry in entries(document, "categories", path):
-            key, name = identity(entry, "id", path), text(entry, "name", path)
-            if merged.setdefault(key, name) != name:
-                raise DataError(f"{path}: category {key} is {name!r} here, {merged[key]!r} before")
-    return {key: merged[key] for key in sorted(merged, key=lambda key: (len(str(key)), str(key)))}
+            key, name = own_id(entry, path), text(entry, "name", path)
+            if read[path].setdefault(key, name) != name:
+                raise DataError(f"{path}: category {key} is {name!r} and {read[path][key]!r}")
+    first, *others = read.items()
+    for path, categories in others:
+        differ = [
+            key for key in categories if first[1].get(key, categories[key]) != categories[key]
+        ]
+        if differ and set(categories.values()) == set(first[1].values()):
+            problems.append(Problem(RENUMBERED, path, None, f"{first[0]} numbers them differently"))
+        elif differ:
+            raise DataError(
+                f"{path}: category {differ[0]} is {categories[differ[0]]!r} here, "
+                f"{first[1][differ[0]]!r} in {first[0]}"
+            )
+    return read
+
+
+def _classes(
+    documents: Mapping[Path, Entry],
+    categories: Mapping[Path, _Categories],
+    wanted: Sequence[str],
+    problems: list[Problem],
+) -> tuple[str, ...]:
+    """List the categories' names in the order of the first file's ids, without Roboflow's group.
+
+    Roboflow puts a category with id 0 in front that no box has; the others have it as their
+    supercategory.
+    """
+    path, first = next(iter(documents.items()))
+    merged: _Categories = {}
+    for found in categories.values():
+        known = set(merged.values())
+        merged |= {key: name for key, name in found.items() if name not in known}
+    parents = {
+        entry.get("supercategory")
+        for entry in entries(first, "categories", path)
+        if identity(entry.get("id")) != 0
+    }
+    used = {
+        categories[place].get(key)
+        for place, document in documents.items()
+        for entry in entries(document, "annotations", place)
+        if (key := identity(entry.get("category_id"))) is not None
+    }
+    group = categories[path].get(0)
+    if group is not None and group in parents and group not in used and group not in wanted:
+        problems.append(Problem(GROUP, path, None, f"{group}, id 0, which no box has"))
+        merged = {key: name for key, name in merged.items() if name != group}
+    ordered = sorted(merged, key=lambda key: (len(str(key)), str(key)))
+    return tuple(dict.fromkeys(merged[key] for key in ordered))
 
 
 def _parse(
-    path: Path, document: Entry, categories: Mapping[Hashable, str], images: Path | None
+    path: Path, document: Entry, categories: _Categories, images: Sequence[Path]
 ) -> tuple[list[Annotation], list[Problem]]:
-    """Turn a file's content into annotations, one a picture."""
-    pictures = {identity(entry, "id", path): entry for entry in entries(document, "images", path)}
-    files = {key: text(entry, "file_name", path) for key, entry in pictures.items()}
-    boxes, problems = _boxes(path, document, files, categories)
-    root = _root(path, list(files.values()), images)
-    short = _names(files)
+    """Turn a file's content into annotations, one per image."""
+    problems: list[Problem] = []
+    pictures = _images(document, path, problems)
+    boxes = _boxes(path, document, pictures, categories, problems)
+    keys = sorted(pictures, key=lambda key: text(pictures[key], "file_name", path))
+    names = [text(pictures[key], "file_name", path) for key in keys]
+    if not names:
+        raise DataError(f"{path}: images: is empty")
+    found, remarks = locate(path, names, images)
     annotations = [
-        Annotation(path, root / files[key], short[key], tuple(boxes[key]), _size(pictures[key]))
-        for key in sorted(files, key=lambda key: files[key])
+        Annotation(
+            path, image, plain(name).rpartition("/")[2], tuple(boxes[key]), _size(pictures[key])
+        )
+        for key, name, image in zip(keys, names, found, strict=True)
+        if image is not None
     ]
-    return annotations, problems
+    return annotations, [*problems, *remarks]
+
+
+def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, Entry]:
+    """Read the images by their ids.
+
+    Raises:
+        DataError: two images have one id.
+    """
+    found: dict[_Id, Entry] = {}
+    for entry in entries(document, "images", path):
+        key, name = own_id(entry, path), text(entry, "file_name", path)
+        if key not in found:
+            found[key] = entry
+            continue
+        problems.append(Problem(LISTED_TWICE, path, None, name))
+        other = text(found[key], "file_name", path)
+        if other != name:
+            raise DataError(
+                f"{path}: two images have id {key}: {other} and {name}; their boxes cannot be told "
+                f"apart, so the images must be numbered anew before they are joined in one file"
+            )
+    return found
 
 
 def _boxes(
     path: Path,
     document: Entry,
-    files: Mapping[Hashable, str],
-    categories: Mapping[Hashable, str],
-) -> tuple[dict[Hashable, list[Box]], list[Problem]]:
-    """Collect the boxes of each picture; what cannot be used is a problem, a crowd is counted."""
-    boxes: dict[Hashable, list[Box]] = defaultdict(list)
-    problems: list[Problem] = []
-    crowds: Counter[str] = Counter()
+    images: Mapping[_Id, Entry],
+    categories: _Categories,
+    problems: list[Problem],
+) -> dict[_Id, list[Box]]:
+    """Collect the boxes of each image; what cannot be used is a problem."""
+    boxes: dict[_Id, list[Box]] = defaultdict(list)
     for entry in entries(document, "annotations", path):
         label = f"annotation {entry.get('id', '?')}"
-        picture, category = entry.get("image_id"), entry.get("category_id")
-        if not isinstance(picture, int | str) or picture not in files:
-            detail = f"{label}: image_id {picture!r}"
-            problems.append(Problem("annotation of an unknown picture", path, None, detail))
-        elif not isinstance(category, int | str) or category not in categories:
-            detail = f"{label}: category_id {category!r}"
-            problems.append(Problem("annotation of an unknown category", path, None, detail))
-        elif entry.get("iscrowd"):
-            crowds[categories[category]] += 1
-        elif (corners := _corners(entry)) is None:
+        image, category = identity(entry.get("image_id")), identity(entry.get("category_id"))
+        corners, around = _corners(entry), _around(entry)
+        if image is None or image not in images:
+            detail = f"{label}: image_id {entry.get('image_id')!r}"
+            problems.append(Problem(UNKNOWN_IMAGE, path, None, detail))
+        elif category is None or category not in categories:
+            detail = f"{label}: category_id {entry.get('category_id')!r}"
+            problems.append(Problem(UNKNOWN_CATEGORY, path, None, detail))
+        elif corners is None and around is None:
             detail = f"{label}: bbox is {entry.get('bbox')!r}, not 4 numbers"
-            problems.append(Problem("broken annotation", path, None, detail, fatal=True))
-        else:
-            boxes[picture].append(Box(categories[category], corners, None, label))
-    problems += [
-        Problem("crowd boxes left out", path, None, f"{name}, {count}")
-        for name, count in sorted(crowds.items())
-    ]
-    return boxes, problems
+            problems.append(Problem(BROKEN_BOX, path, None, detail))
+        elif placed := corners or around:
+            if corners is None:
+                problems.append(Problem(FROM_OUTLINE, path, None, label))
+            mark = "crowd" if entry.get("iscrowd") else ""
+            boxes[image].append(Box(categories[category], placed, None, label, mark))
+    return boxes
 
 
-def _corners(entry: Entry) -> tuple[float, float, float, float] | None:
+def _corners(entry: Entry) -> Corners | None:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         return None
@@ -156,77 +266,19 @@ def _corners(entry: Entry) -> tuple[float, float, float, float] | None:
     return x, y, x + w, y + h
 
 
-def _size(entry: Entry) -> tuple[int, int] | None:
+def _around(entry: Entry) -> Corners | None:
+    """Return the box around the polygons of an annotation without a box, None without polygons."""
+    polygons = entry.get("segmentation")
+    if entry.get("bbox") or not isinstance(polygons, list):
+        return None
+    values = [number(v) for polygon in polygons if isinstance(polygon, list) for v in polygon]
+    points = [value for value in values if value is not None]
+    if len(points) < 6 or len(points) % 2 or len(points) < len(values):
+        return None
+    xs, ys = points[::2], points[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _size(entry: Entry) -> Size | None:
     width, height = number(entry.get("width")), number(entry.get("height"))
     return (int(width), int(height)) if width and height else None
-
-
-def _names(files: Mapping[Hashable, str]) -> dict[Hashable, str]:
-    """Choose each picture's file name: its own, or with its folders where that is not unique."""
-    paths = {key: PurePosixPath(name.replace("\\", "/")) for key, name in files.items()}
-    if len({path.stem for path in paths.values()}) == len(paths):
-        return {key: path.name for key, path in paths.items()}
-    return {
-        key: "_".join(part for part in path.parts if part not in ("/", ".."))
-        for key, path in paths.items()
-    }
-
-
-def _root(path: Path, files: Sequence[str], images: Path | None) -> Path:
-    """Find the folder that the file names are relative to.
-
-    Raises:
-        DataError: none of the usual folders has one of the first pictures.
-    """
-    around = (
-        path.parent,
-        path.parent / "images",
-        path.parent.parent,
-        path.parent.parent / "images",
-    )
-    below = (".", path.stem.removeprefix("instances_"), _hint(path) or ".")
-    places = [base / name for base in ((images,) if images else around) for name in below]
-    for place in places:
-        if any((place / name).is_file() for name in islice(files, 100)):
-            return place
-    if not files:
-        raise DataError(f"{path}: images: is empty")
-    raise DataError(
-        f"{path}: no picture found, e.g. {files[0]} in {images or path.parent}"
-        f"; give the pictures' folder as --images DIR"
-    )
-
-
-def _splits(
-    annotations: Mapping[Path, Sequence[Annotation]], shares: Sequence[float] | None, seed: int
-) -> dict[str, list[Annotation]]:
-    """Assign each file to the split its name says; deal a single one out where it says none.
-
-    Raises:
-        DataError: one of several files does not say its split.
-    """
-    hints = {path: _hint(path) for path in annotations}
-    if len(annotations) == 1 and (shares is not None or None in hints.values()):
-        (only,) = annotations.values()
-        by_file = {annotation.file: annotation for annotation in only}
-        dealt = deal(by_file, shares=shares or SHARES, seed=seed)
-        return {split: [by_file[file] for file in files] for split, files in dealt.items() if files}
-    for path, hint in hints.items():
-        if hint is None:
-            raise DataError(
-                f"{path}: the name does not say its split, as instances_train.json does"
-            )
-    return {
-        split: [a for path, found in annotations.items() if hints[path] == split for a in found]
-        for split in SPLITS
-        if split in hints.values()
-    }
-
-
-def _hint(path: Path) -> str | None:
-    """Read the split from the file's name or else its folder's; one that says two says none."""
-    for name in (path.stem, path.resolve().parent.name):
-        words = {_WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in _WORDS}
-        if len(words) == 1:
-            return words.pop()
-    return None

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from prune.errors import DataError
@@ -14,7 +15,7 @@ def load(path: Path) -> Entry:
     """Read the file's outermost object.
 
     Raises:
-        DataError: the file is missing, no JSON, or holds something else.
+        DataError: the file is missing, not JSON, or contains something else.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -22,10 +23,10 @@ def load(path: Path) -> Entry:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is no COCO file: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, an endless number, too deep
+        raise DataError(f"{path} is not a COCO file: {error}") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path} is no COCO file: it holds a {type(document).__name__}")
+        raise DataError(f"{path} is not a COCO file: it contains a {type(document).__name__}")
     return document
 
 
@@ -37,20 +38,34 @@ def entries(document: Entry, key: str, path: Path) -> list[Entry]:
     """
     found = document.get(key)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DataError(f"{path} is no COCO instances file: it has no list of {key}")
+        raise DataError(f"{path} is not a COCO instances file: it has no list of {key}")
     return found
 
 
-def identity(entry: Entry, key: str, path: Path) -> Hashable:
-    """Take an id, a number or a text.
+def identity(value: object) -> int | str | None:
+    """Return an id as a whole number where it is one, else as text; None is no id.
+
+    Tools write the same id as 7, 7.0 (pandas) and "7" (VIA).
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value == int(value) else None
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}(\.0*)?", value.strip()):
+        return int(value.partition(".")[0])
+    return value if isinstance(value, int) else value.strip() or None
+
+
+def own_id(entry: Entry, path: Path) -> int | str:
+    """Take an entry's id.
 
     Raises:
-        DataError: it is missing or something else.
+        DataError: it is missing or something else than a number or a text.
     """
-    value = entry.get(key)
-    if not isinstance(value, int | str):
-        raise DataError(f"{path}: an entry's {key} is {value!r}: {str(dict(entry))[:80]}")
-    return value
+    found = identity(entry.get("id"))
+    if found is None:
+        raise DataError(f"{path}: an entry's id is {entry.get('id')!r}: {str(dict(entry))[:80]}")
+    return found
 
 
 def text(entry: Entry, key: str, path: Path) -> str:

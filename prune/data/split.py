@@ -1,6 +1,7 @@
-"""Deal pictures out to train, val and test, the same way for the same seed."""
+"""Deal images out to train, val and test, the same way for the same seed."""
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 
 from prune.data.spec import SPLITS
@@ -8,15 +9,27 @@ from prune.errors import DataError
 
 SHARES = (0.8, 0.1, 0.1)
 
+# Words in a file's or folder's name that say which split it is.
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "minival": "val",
+    "test": "test",
+    "testing": "test",
+}
+
 
 def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[str, list[str]]:
     """Deal names out to the splits; a split with a share of 0 gets none.
 
     The order is that of a hash of seed and name: it depends neither on the order given nor on a
-    library's random numbers, and a few new pictures leave most of the others where they were.
+    library's random numbers, and a few new images leave most of the others where they were.
 
     Args:
-        stems: the pictures' names.
+        stems: the images' names.
         shares: parts of train, val and test; they are divided by their sum.
         seed: another seed deals differently.
 
@@ -31,13 +44,32 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not dealt[name]:
             raise DataError(
-                f"{len(order)} pictures are too few: a share of {share} leaves none for {name}"
-                f"; give other shares, e.g. --split 0.5,0.5,0"
+                f"{len(order)} images are too few: a fraction of {share} leaves none for {name}"
+                f"; give other fractions, e.g. --split 0.5,0.5,0"
             )
     return dealt
 
 
+def split_in(name: str) -> str | None:
+    """Read the split from a name's words; a name that says two says none."""
+    words = {WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in WORDS}
+    return words.pop() if len(words) == 1 else None
+
+
+def usual_shares(count: int, *, test: bool = True) -> tuple[float, float, float]:
+    """Return the fractions of train, val and test where nobody gave any.
+
+    Of so few images that a split would get none, val gets one, and test if there are five.
+    """
+    shares = (*SHARES[:2], SHARES[2] if test else 0.0)
+    dealt = ranges(count, shares)
+    if all(dealt[name] for name, share in zip(SPLITS, shares, strict=True) if share):
+        return shares
+    val, rest = int(count > 1), int(test and count > 4)
+    return count - val - rest, val, rest
+
+
 def ranges(count: int, shares: Sequence[float]) -> dict[str, range]:
-    """Divide so many pictures in a row among train, val and test; `shares` as in `deal`."""
+    """Divide so many images in a row among train, val and test; `shares` as in `deal`."""
     edges = [round(count * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
     return dict(zip(SPLITS, map(range, [0, *edges], edges), strict=False))

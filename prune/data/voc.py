@@ -1,133 +1,151 @@
-"""Read a Pascal VOC folder: an XML file a picture, split lists where there are any.
+"""Read a Pascal VOC data set: one XML file per image, split lists or folders where there are any.
 
 VOC counts pixels from 1 and a box includes its last pixel, so (1, 1, width, height) covers the
-whole picture. From the picture's corner this is (xmin - 1, ymin - 1, xmax, ymax), as Detectron2
-reads it too.
+whole image. From the image's corner this is (xmin - 1, ymin - 1, xmax, ymax), as Detectron2 reads
+it too.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
-from prune.data.annotation import (
-    Annotation,
-    Converted,
-    class_names,
-    refuse_broken,
-    require_boxes,
-    to_samples,
-)
+from prune.data.annotation import MISSING_IMAGE, UNREADABLE, Annotation
+from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, convert
 from prune.data.pictures import is_picture
 from prune.data.problem import Problem
 from prune.data.spec import SPLITS
-from prune.data.split import SHARES, deal
-from prune.data.vocxml import parse
+from prune.data.vocfolders import LISTS, File, Source, find, image_of
+from prune.data.vocxml import Document, parse
 from prune.errors import DataError
 
-# Where tools put things; the first folder that holds any counts. "." is the folder itself.
-_ANNOTATIONS = ("Annotations", "annotations", ".")
-_PICTURES = ("JPEGImages", "images", "Images", ".")
-_LISTS = (*SPLITS, "trainval")
-_MARK = re.compile(r"\s+(-1|0|1)$")  # in a class's list: whether the picture shows it
+NO_XML = "image without XML"
+NOT_LISTED = "in no split list"
+NO_SPLIT = "in no split folder"
+NO_VAL = "train divided into train and val"
+UNKNOWN_ENTRY = "listed without image or XML"
+
+_MARK = re.compile(r"\s+(-1|0|1)$")  # in a class's list: whether the image shows it
+
+_Pairs = dict[File, tuple[Annotation, str | None]]  # XML file -> its annotation and folder's split
 
 
 def read(
-    folder: Path,
+    folders: Sequence[Path],
+    options: Options,
     *,
-    names: Sequence[str] = (),
-    shares: Sequence[float] | None = None,
-    seed: int = 0,
-    skip_difficult: bool = False,
-    skip_broken: bool = False,
+    annotations: Sequence[Path] = (),
+    images: Sequence[Path] = (),
 ) -> Converted:
-    """Read a VOC folder and every picture in it.
+    """Read VOC folders and every image in them.
 
     Args:
-        folder: holds Annotations, JPEGImages (or images) and perhaps ImageSets/Main.
-        names: the classes in the order wanted; others are left out. Empty: all, by alphabet.
-        shares: parts of train, val and test; None follows ImageSets/Main where it has lists.
-        seed: of the split, where one is drawn.
-        skip_difficult: leave out boxes marked difficult.
-        skip_broken: leave out broken XML files and pictures instead of stopping.
+        folders: where the XML files and images lie.
+        options: what a person chose.
+        annotations: the only folders to look for XML files in, if any.
+        images: the only folders to look for images in, if any.
 
     Raises:
-        DataError: no folder, no XML, no picture, or something broken (without `skip_broken`).
+        DataError: there is no folder, no XML file, no image, or no usable box; something is broken
+            and `options.strict` is set.
     """
-    pictures = _pictures(folder)
-    parsed = [parse(path, pictures, skip_difficult=skip_difficult) for path in _xml_files(folder)]
-    annotations = [result for result in parsed if isinstance(result, Annotation)]
-    problems = [result for result in parsed if isinstance(result, Problem)]
-    if not skip_broken:
-        refuse_broken(problems)  # before every picture is decoded
-    classes, remarks = class_names(annotations, names, folder)
-    samples, more = to_samples(annotations, classes)
-    if not skip_broken:
-        refuse_broken(more)
-    require_boxes({"all": samples}, [*problems, *more], folder)
-    stems = {Path(sample.file).stem: sample for sample in samples}
-    dealt, unlisted = _splits(folder, list(stems), shares, seed)
-    lone = _without_xml(pictures, annotations, problems)
-    return Converted(
-        names=classes,
-        splits={name: tuple(stems[stem] for stem in dealt[name]) for name in dealt},
-        problems=(*problems, *remarks, *more, *unlisted, *lone),
+    problems: list[Problem] = []
+    groups: dict[str, list[Annotation]] = defaultdict(list)
+    for source in find(folders, annotations=annotations, images=images):
+        pairs = _paired(source, problems)
+        lists = {} if options.shares else _lists(source.root)
+        grouped = (
+            _by_lists(pairs, lists, source.root, problems)
+            if lists
+            else _by_folders(pairs, source.root, problems)
+        )
+        for name, group in grouped.items():
+            groups[name] += group
+    first = (*folders, *annotations, *images)[0]
+    return convert(
+        groups, problems, options, classes=(), source=first, key=lambda file: Path(file).stem
     )
 
 
-def _xml_files(folder: Path) -> list[Path]:
-    for name in _ANNOTATIONS:
-        files = sorted((folder / name).glob("*.xml"))
-        if files:
-            return files
-    raise DataError(f"no XML files in {folder / _ANNOTATIONS[0]} or {folder}")
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    """List the picture files, each under its name and under its stem."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give one that holds Annotations and JPEGImages")
-    for name in _PICTURES:
-        found = sorted(path for path in (folder / name).glob("*") if is_picture(path))
-        if found:
-            return {path.stem: path for path in found} | {path.name: path for path in found}
-    raise DataError(f"no pictures in {folder / _PICTURES[0]}, {folder / _PICTURES[1]} or {folder}")
-
-
-def _splits(
-    folder: Path, stems: Sequence[str], shares: Sequence[float] | None, seed: int
-) -> tuple[dict[str, list[str]], list[Problem]]:
-    """Take the splits from ImageSets/Main, or draw what is not there.
-
-    VOC's trainval is drawn from when it has no train and val of its own. Pictures that no list
-    names, and names without a picture, are remarks.
-    """
-    place = folder / "ImageSets" / "Main"
-    paths = {name: place / f"{name}.txt" for name in _LISTS}
-    lists = {name: _listed(path) for name, path in paths.items() if path.is_file()}
-    if shares is not None or not ({"train", "val"} <= lists.keys() or "trainval" in lists):
-        return deal(stems, shares=shares or SHARES, seed=seed), []
-    if {"train", "val"} <= lists.keys():
-        lists.pop("trainval", None)
-    known = set(stems)
-    lists = {
-        name: {_stem(entry, known): line for entry, line in listed.items()}
-        for name, listed in lists.items()
-    }
-    problems = [
-        Problem("listed without picture or XML", paths[name], line, stem)
-        for name, listed in lists.items()
-        for stem, line in listed.items()
-        if stem not in known
+def _paired(source: Source, problems: list[Problem]) -> _Pairs:
+    """Read the XML files and find the image of each."""
+    documents: dict[File, Document] = {}
+    for xml in source.annotations:
+        document = parse(xml.path)
+        if isinstance(document, Problem):
+            problems.append(document)
+        else:
+            documents[xml] = document
+    found = {xml: image_of(xml, document.named, source) for xml, document in documents.items()}
+    taken = {image.path for images in found.values() for image in images}
+    for xml in [xml for xml, images in found.items() if not images]:
+        others = image_of(xml, documents[xml].named, source, by_name=True)
+        found[xml] = [image for image in others if image.path not in taken]
+    pairs: _Pairs = {}
+    for xml, images in found.items():
+        if len(images) == 1:
+            pairs[xml] = _pair(xml, images[0], documents[xml])
+        else:
+            problems.append(_without_image(xml, images, documents[xml]))
+    used = {image.path for images in found.values() for image in images}
+    spoiled = {problem.path.stem for problem in problems}
+    problems += [
+        Problem(NO_XML if is_picture(image.path) else UNREADABLE, image.path, None, image.path.name)
+        for image in source.images
+        if image.path not in used and image.path.stem not in spoiled
     ]
-    chosen = {name: [stem for stem in listed if stem in known] for name, listed in lists.items()}
-    if not any(chosen.values()):
-        raise DataError(f"the lists in {place} name no picture of {folder}: give --split")
-    if "trainval" in chosen:
-        halves = deal(chosen["trainval"], shares=(*SHARES[:2], 0), seed=seed)
-        chosen |= {name: halves[name] for name in ("train", "val")}
-    missing = known.difference(*chosen.values())
-    problems += [Problem("in no split list", place, None, stem) for stem in sorted(missing)]
-    return {name: chosen[name] for name in SPLITS if chosen.get(name)}, problems
+    return pairs
+
+
+def _pair(xml: File, image: File, document: Document) -> tuple[Annotation, str | None]:
+    named_alike = xml.path.stem == image.path.name  # a.jpg.xml
+    file = image.path.name if named_alike else xml.path.stem + image.path.suffix
+    annotation = Annotation(xml.path, image.path, file, document.boxes, document.size)
+    return annotation, xml.split or image.split
+
+
+def _without_image(xml: File, images: Sequence[File], document: Document) -> Problem:
+    if images:
+        return Problem(AMBIGUOUS, xml.path, None, " and ".join(str(one.path) for one in images[:2]))
+    return Problem(MISSING_IMAGE, xml.path, None, document.named or f"{xml.path.stem}.*")
+
+
+def _by_folders(
+    pairs: _Pairs, root: Path, problems: list[Problem]
+) -> Mapping[str, list[Annotation]]:
+    """Group by the folders called train, val (or valid) and test, if there are such folders.
+
+    What lies in none of them is trained on where there is no train folder, and left out otherwise.
+    Where there is no val folder, train is divided.
+    """
+    groups: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation, split in pairs.values():
+        groups[split or ANY].append(annotation)
+    rest = groups.pop(ANY, [])
+    if "train" not in groups and rest:
+        groups["train"], rest = rest, []
+    if "train" not in groups or len(groups) == 1:
+        return {ANY: [annotation for annotation, _ in pairs.values()]}
+    problems += [Problem(NO_SPLIT, annotation.path) for annotation in rest]
+    if "val" not in groups:
+        problems.append(Problem(NO_VAL, root, None, "no folder is called val"))
+        groups[TRAINVAL] = groups.pop("train")
+    return groups
+
+
+def _lists(root: Path) -> dict[Path, dict[str, int]]:
+    """Read the lists that say the splits, each as its entries and their lines; none without them.
+
+    VOC's trainval is used when there are no train and val of their own.
+    """
+    paths = [root / LISTS / f"{name}.txt" for name in (*SPLITS, TRAINVAL)]
+    lists = {path: _listed(path) for path in paths if path.is_file()}
+    names = {path.stem for path in lists}
+    if {"train", "val"} <= names:
+        return {path: listed for path, listed in lists.items() if path.stem != TRAINVAL}
+    if TRAINVAL in names:
+        return {path: listed for path, listed in lists.items() if path.stem in (TRAINVAL, "test")}
+    return {}
 
 
 def _listed(path: Path) -> dict[str, int]:
@@ -139,17 +157,45 @@ def _listed(path: Path) -> dict[str, int]:
     return {line.strip(): i for i, line in enumerate(lines, start=1) if line.strip()}
 
 
-def _stem(entry: str, known: Collection[str]) -> str:
-    """Return the stem that a list's entry means: as it stands, without VOC's mark, or a file's."""
+def _by_lists(
+    pairs: _Pairs, lists: Mapping[Path, Mapping[str, int]], root: Path, problems: list[Problem]
+) -> Mapping[str, list[Annotation]]:
+    """Group by the lists; entries without an image and images without an entry are reported."""
+    known = _tails(pairs)
+    spoiled = {problem.path.stem for problem in problems}
+    groups: dict[str, dict[Path, Annotation]] = {}
+    for path, listed in lists.items():
+        group: dict[Path, Annotation] = {}
+        for entry, line in listed.items():
+            annotation = next((known[name] for name in _meant(entry) if name in known), None)
+            if annotation is not None:
+                group[annotation.path] = annotation
+            elif not spoiled.intersection(_meant(entry)):
+                problems.append(Problem(UNKNOWN_ENTRY, path, line, _MARK.sub("", entry)))
+        groups[path.stem] = group
+    if not any(groups.values()):
+        raise DataError(f"the lists in {root / LISTS} name no image of {root}: give --split")
+    listed_anywhere = {path for group in groups.values() for path in group}
+    problems += [
+        Problem(NOT_LISTED, annotation.path)
+        for annotation, _ in pairs.values()
+        if annotation.path not in listed_anywhere
+    ]
+    return {name: list(group.values()) for name, group in groups.items()}
+
+
+def _tails(pairs: _Pairs) -> dict[str, Annotation]:
+    """Name each annotation by its stem, and by its folders and stem; only what is unique counts."""
+    named: dict[str, list[Annotation]] = defaultdict(list)
+    for xml, (annotation, _) in pairs.items():
+        parts = (*xml.folders, xml.path.stem)
+        for start in range(len(parts)):
+            named["/".join(parts[start:])].append(annotation)
+    return {name: found[0] for name, found in named.items() if len(found) == 1}
+
+
+def _meant(entry: str) -> Iterable[str]:
+    """Yield what a list's entry may mean: as it stands, without VOC's mark, or a file's stem."""
     name = _MARK.sub("", entry)
-    meant = (one for one in (entry, name, Path(name).stem) if one in known)
-    return next(meant, name)
-
-
-def _without_xml(
-    pictures: Mapping[str, Path], annotations: Sequence[Annotation], problems: Sequence[Problem]
-) -> list[Problem]:
-    used = {annotation.image for annotation in annotations}
-    broken = {problem.path.stem for problem in problems}
-    lone = {path for path in pictures.values() if path not in used and path.stem not in broken}
-    return [Problem("picture without XML", path) for path in sorted(lone)]
+    path = PurePosixPath(name)
+    return entry, name, (path.parent / path.stem).as_posix(), path.stem

@@ -2,7 +2,7 @@
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax import SAXException, SAXParseException
 from xml.sax.handler import ContentHandler
@@ -11,36 +11,32 @@ from xml.sax.xmlreader import AttributesImpl, Locator
 from defusedxml import DefusedXmlException
 from defusedxml.sax import parse as parse_safely
 
-from prune.data.annotation import Annotation, Box
+from prune.data.annotation import Box
+from prune.data.convert import BROKEN_XML
 from prune.data.problem import Problem
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def parse(
-    path: Path, pictures: Mapping[str, Path], *, skip_difficult: bool = False
-) -> Annotation | Problem:
-    """Read an annotation; a file that is broken, unsafe or something else is a fatal problem.
+@dataclass(frozen=True)
+class Document:
+    """What an XML file says: the image's name, its boxes and its size in pixels, if any."""
 
-    The picture is the one with the XML's own stem, as VOC's lists have it, else the one that
-    <filename> names: people rename files, and seldom the entry in them.
+    named: str
+    boxes: tuple[Box, ...]
+    size: tuple[int, int] | None
 
-    Args:
-        path: the XML file.
-        pictures: picture files, each under its name and under its stem.
-        skip_difficult: leave out boxes marked difficult.
-    """
+
+def parse(path: Path) -> Document | Problem:
+    """Read an annotation; a file that is broken, unsafe or something else is a problem."""
     try:
         root = _tree(path)
         if root.tag != "annotation":
             raise _BrokenError(f"the root is <{root.tag}>, not <annotation>", root)
-        nodes = [node for node in root.findall("object") if not (skip_difficult and _hard(node))]
-        boxes = tuple(_box(node) for node in nodes)
+        boxes = tuple(_box(node) for node in root.findall("object"))
     except _BrokenError as error:
-        return Problem("broken XML", path, error.line, str(error), fatal=True)
-    claimed = (root.findtext("filename") or "").strip()
-    image = pictures.get(path.stem) or pictures.get(claimed) or Path(claimed or path.stem)
-    return Annotation(path, image, path.stem + image.suffix, boxes, _size(root))
+        return Problem(BROKEN_XML, path, error.line, str(error))
+    return Document((root.findtext("filename") or "").strip(), boxes, _size(root))
 
 
 class _BrokenError(Exception):
@@ -96,9 +92,10 @@ def _box(node: ET.Element) -> Box:
     if corners is None:
         raise _BrokenError(f"{name} has no <bndbox>", node)
     left, top, right, bottom = (_number(corners, key) for key in _CORNERS)
+    mark = "difficult" if _is_difficult(node) else ""
     if right <= left or bottom <= top:
-        return Box(name, (left, top, right, bottom), _line(corners))
-    return Box(name, (left - 1, top - 1, right, bottom), _line(corners))
+        return Box(name, (left, top, right, bottom), _line(corners), mark=mark)
+    return Box(name, (left - 1, top - 1, right, bottom), _line(corners), mark=mark)
 
 
 def _number(node: ET.Element, key: str) -> float:
@@ -110,12 +107,12 @@ def _number(node: ET.Element, key: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _BrokenError(f"<{key}> is {text.strip()!r}, no number", node.find(key))
+        raise _BrokenError(f"<{key}> is {text.strip()!r}, not a number", node.find(key))
     return value
 
 
 def _size(root: ET.Element) -> tuple[int, int] | None:
-    """Read width and height; what is no positive number counts as missing, the picture knows."""
+    """Read width and height; what is not a positive number counts as missing."""
     size = root.find("size")
     if size is None:
         return None
@@ -126,8 +123,8 @@ def _size(root: ET.Element) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _hard(node: ET.Element) -> bool:
-    return (node.findtext("difficult") or "").strip() == "1"
+def _is_difficult(node: ET.Element) -> bool:
+    return (node.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
 
 
 def _line(node: ET.Element) -> int | None:

@@ -1,0 +1,153 @@
+"""Find the image files that a COCO file names, as the tools that write such files name them."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from prune.data.convert import AMBIGUOUS
+from prune.data.folders import files_below, files_in, is_file
+from prune.data.problem import Problem
+from prune.data.split import split_in
+from prune.errors import DataError
+
+BARE_NAME = "image found by its bare name"
+
+
+def locate(
+    path: Path, names: Sequence[str], images: Sequence[Path]
+) -> tuple[list[Path | None], list[Problem]]:
+    """Find an image for each file_name.
+
+    A name counts as it stands, below the folder that has most of the first images. Where it does
+    not exist there, and is a URL, an absolute path, one with backslashes or one that leads out of
+    the folder, the file of the same bare name counts; so it does for all names when none of them
+    exists.
+
+    Args:
+        path: the COCO file.
+        names: every file_name in it.
+        images: the images' folders; empty looks in the usual places around the file.
+
+    Returns:
+        A path for each name: that of a missing file where there is none, None where several files
+        are equally good; and what to report.
+
+    Raises:
+        DataError: not one of the images exists.
+    """
+    places = _places(path, images)
+    tidy = [plain(name) for name in names]
+    root = _root(places, names, tidy)
+    index = _Index(*_searched(path, root, images))
+    found: list[Path | None] = []
+    problems: list[Problem] = []
+    for name, short in zip(names, tidy, strict=True):
+        here = _exact(places[0] if root is None else root, name, short)
+        if is_file(here) or not (root is None or _is_foreign(name)):
+            found.append(here)
+            continue
+        matches = index.like(short)
+        found.append(here if not matches else matches[0] if len(matches) == 1 else None)
+        if len(matches) == 1:
+            problems.append(Problem(BARE_NAME, path, None, f"{name} is {matches[0]}"))
+        elif matches:
+            both = " and ".join(str(match) for match in matches[:2])
+            problems.append(Problem(AMBIGUOUS, path, None, f"{name}: {both}"))
+    if root is None and not any(one is None or is_file(one) for one in found):
+        folder = images[0] if images else path.parent
+        raise DataError(
+            f"{path}: no image found, e.g. {names[0]} in {folder}"
+            f"; give the images' folder as --images DIR"
+        )
+    return found, problems
+
+
+def plain(name: str) -> str:
+    """Turn a URL or a path of Windows into a path with slashes.
+
+    Label Studio writes "/data/local-files/?d=a/b.jpg" for a/b.jpg.
+    """
+    name = name.replace("\\", "/")
+    if "?d=" in name:
+        return unquote(name.partition("?d=")[2])
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        return unquote(urlsplit(name).path)
+    return re.sub("^[A-Za-z]:/", "/", name)
+
+
+def _is_foreign(name: str) -> bool:
+    """Tell whether a name can hardly be meant relative to the images' folder."""
+    short = plain(name)
+    return (
+        short != name or "%" in name or short.startswith("/") or ".." in PurePosixPath(short).parts
+    )
+
+
+def _exact(root: Path, name: str, short: str) -> Path:
+    here = root / name
+    return here if short == name or is_file(here) else root / short.lstrip("/")
+
+
+def _places(path: Path, images: Sequence[Path]) -> list[Path]:
+    """List the folders that names may be relative to, the likeliest first."""
+    parent = path.parent
+    around = (parent, parent / "images", parent.parent, parent.parent / "images")
+    split = split_in(path.stem) or split_in(path.resolve().parent.name)
+    below = (".", path.stem.removeprefix("instances_"), split or ".")
+    return list(dict.fromkeys(base / name for base in images or around for name in below))
+
+
+def _root(places: Sequence[Path], names: Sequence[str], tidy: Sequence[str]) -> Path | None:
+    """Choose the folder that has most of the first hundred images, None where none has one."""
+    first = list(islice(zip(names, tidy, strict=True), 100))
+    counts = {
+        place: sum(is_file(_exact(place, name, short)) for name, short in first) for place in places
+    }
+    best = max(places, key=lambda place: counts[place])
+    return best if counts[best] else None
+
+
+def _searched(
+    path: Path, root: Path | None, images: Sequence[Path]
+) -> tuple[list[Path], list[Path]]:
+    """List the folders to look for a bare name in: with those below them, and without."""
+    if images or root:
+        return list(dict.fromkeys([*images, *([root] if root else [])])), []
+    around = [path.parent, path.parent.parent]
+    return [folder / "images" for folder in around], around
+
+
+class _Index:
+    """The files in some folders by their bare names; read when the first one is asked for."""
+
+    def __init__(self, deep: Sequence[Path], shallow: Sequence[Path]) -> None:
+        self.deep = deep  # with the folders below them
+        self.shallow = shallow
+        self.files: dict[str, list[Path]] | None = None
+
+    def like(self, name: str) -> list[Path]:
+        """Return the files of that bare name that share most folders with it, from the end."""
+        if self.files is None:
+            self.files = self._read()
+        wanted = PurePosixPath(name)
+        found = self.files.get(wanted.name) or self.files.get(unquote(wanted.name), [])
+        rated = [(_common_end(path.parts[:-1], wanted.parts[:-1]), path) for path in found]
+        best = max((rating for rating, _ in rated), default=0)
+        return [path for rating, path in rated if rating == best]
+
+    def _read(self) -> dict[str, list[Path]]:
+        listed = [path for folder in self.deep for path in files_below(folder)]
+        listed += [path for folder in self.shallow for path in files_in(folder)]
+        files: dict[str, list[Path]] = defaultdict(list)
+        for path in {os.path.realpath(path): path for path in reversed(listed)}.values():
+            files[path.name].append(path)
+        return files
+
+
+def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

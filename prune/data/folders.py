@@ -1,0 +1,44 @@
+"""List the files below a folder: what tools leave there for themselves is not among them."""
+
+import os
+from pathlib import Path
+
+from prune.data.yolo import RECORD
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is an editor's or a system's own (Jupyter, macOS)."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file exists; a name that no file system takes is no error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List every file at any depth, sorted, links followed.
+
+    Left out are hidden names and the folders that `prune data` has written.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()  # of folders: a link may lead back up
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or (RECORD in names and Path(place) != folder):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        found += [Path(place) / name for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List the files right in a folder, sorted, without hidden names; none without a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_file())

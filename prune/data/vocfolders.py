@@ -1,0 +1,186 @@
+"""Find a Pascal VOC data set's XML files and images, whatever its folders are called."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+
+from prune.data.folders import files_below, files_in
+from prune.data.pictures import is_picture
+from prune.data.split import split_in
+from prune.errors import DataError
+
+# VOC's own layout, and what was made after it: XML files and images right in these folders.
+_ANNOTATIONS = ("Annotations", "annotations")
+_IMAGES = ("JPEGImages", "images", "Images", ".")
+LISTS = Path("ImageSets") / "Main"
+
+# Folders of images that show an answer instead of a scene.
+_MASKS = frozenset(
+    {"segmentationclass", "segmentationobject", "trimaps", "masks", "mask", "pedmasks"}
+)
+
+# Image files that prune cannot read, by suffix: they are looked for so that they can be reported.
+_UNREADABLE = frozenset(
+    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jxl", ".dng", ".cr2", ".nef"}
+)
+
+ADVICE = "name the folders: --annotations DIR --images DIR"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and the names of its folders below the one that was given."""
+
+    path: Path
+    folders: tuple[str, ...]
+
+    @property
+    def split(self) -> str | None:
+        """The split that the outermost folder with such a name says; None where none does."""
+        said = (split_in(name) for name in self.folders)
+        return next((split for split in said if split), None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One VOC data set: its folder, its XML files and its images."""
+
+    root: Path
+    annotations: tuple[File, ...]
+    images: tuple[File, ...]
+    by_key: dict[str, list[File]] = field(init=False, repr=False)  # stem and name -> images
+
+    def __post_init__(self) -> None:
+        """Note each image under its name and its stem."""
+        keys: dict[str, list[File]] = defaultdict(list)
+        for image in self.images:
+            for key in dict.fromkeys((image.path.stem.casefold(), image.path.name.casefold())):
+                keys[key].append(image)
+        object.__setattr__(self, "by_key", keys)
+
+
+def find(
+    folders: Sequence[Path], *, annotations: Sequence[Path] = (), images: Sequence[Path] = ()
+) -> list[Source]:
+    """Find the data sets in some folders.
+
+    A folder in VOC's own layout is taken as it is, and so is each such folder below one (VOCdevkit
+    has two). Elsewhere every XML file and image counts, at any depth.
+
+    Args:
+        folders: where to look.
+        annotations: the only folders to look for XML files in, if any.
+        images: the only folders to look for images in, if any.
+
+    Raises:
+        DataError: a folder does not exist; there is no XML file, or no image.
+    """
+    for folder in (*folders, *annotations, *images):
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder; give one that holds XML files and images")
+    if annotations or images:
+        xml = _files(annotations or folders or images, _is_xml)
+        found = _files(images or folders or annotations, _is_image)
+        return [_source((*folders, *annotations, *images)[0], xml, found)]
+    if len(folders) == 1 or any(_lists_below(folder) for folder in folders):
+        return [source for folder in folders for source in _expanded(folder)]
+    # Several folders without lists may be splits: their own names count as folders of the files.
+    return [_source(folders[0], _files(folders, _is_xml), _files(folders, _is_image))]
+
+
+def _expanded(folder: Path) -> list[Source]:
+    """Return the folder itself if it has VOC's own layout, those below it that have lists, or all.
+
+    VOCdevkit is such a folder: VOC2007 and VOC2012 lie in it, each with lists of its own.
+    """
+    own = _kit(folder)
+    below = [] if own else [kit for place in _lists_below(folder) if (kit := _kit(place))]
+    if own or below:
+        return [own] if own else below
+    return [_source(folder, _files([folder], _is_xml), _files([folder], _is_image))]
+
+
+def _lists_below(folder: Path) -> list[Path]:
+    return sorted({path.parents[2] for path in folder.glob(f"**/{LISTS.as_posix()}/*.txt")})
+
+
+def _kit(folder: Path) -> Source | None:
+    for name in _ANNOTATIONS:
+        xml = [path for path in files_in(folder / name) if _is_xml(path)]
+        for place in _IMAGES if xml else ():
+            images = [path for path in files_in(folder / place) if _is_image(path)]
+            if any(is_picture(path) for path in images):
+                return _source(folder, _without_folders(xml), _without_folders(images))
+    return None
+
+
+def _files(bases: Sequence[Path], wanted: Callable[[Path], bool]) -> list[File]:
+    """List the wanted files below some folders, each once."""
+    top = Path(commonpath([base.absolute() for base in bases])) if len(bases) > 1 else None
+    found: dict[Path, File] = {}
+    for base in bases:
+        for path in files_below(base):
+            if wanted(path):
+                folders = path.absolute().parent.relative_to(top or base.absolute()).parts
+                found.setdefault(path, File(path, folders))
+    return list(found.values())
+
+
+def _is_xml(path: Path) -> bool:
+    return path.suffix.lower() == ".xml"
+
+
+def _is_image(path: Path) -> bool:
+    """Tell whether a file is an image of a scene, readable or not."""
+    is_mask = path.parent.name.lower() in _MASKS
+    return not is_mask and (is_picture(path) or path.suffix.lower() in _UNREADABLE)
+
+
+def _without_folders(paths: Iterable[Path]) -> list[File]:
+    return [File(path, ()) for path in paths]
+
+
+def _source(root: Path, xml: Sequence[File], images: Sequence[File]) -> Source:
+    if not xml:
+        raise DataError(f"{root}: no XML files in it or below; {ADVICE}")
+    if not any(is_picture(image.path) for image in images):
+        raise DataError(f"{root}: no images in it or below; {ADVICE}")
+    return Source(root, tuple(xml), tuple(images))
+
+
+def image_of(xml: File, named: str, source: Source, *, by_name: bool = False) -> list[File]:
+    """Find the image that an XML file belongs to.
+
+    It has the XML file's stem, as VOC's lists have it, or else the name that <filename> gives:
+    people rename files, and seldom the entry in them. Of several with that stem the one that
+    <filename> names counts, then the one of the same split, then the one with most folders in
+    common.
+
+    Args:
+        xml: the XML file.
+        named: what its <filename> says.
+        source: where to look.
+        by_name: look for the name that <filename> gives instead of the stem.
+
+    Returns:
+        The best match; nothing where there is none, several where they are equally good.
+    """
+    name = PurePosixPath(named.replace("\\", "/")).name
+    stem = name if by_name else xml.path.stem
+    found = source.by_key.get(stem.casefold(), [])
+    rated = [(_likeness(xml, image, name, stem), image) for image in found]
+    best = max((rating for rating, _ in rated), default=None)
+    return [image for rating, image in rated if rating == best]
+
+
+def _likeness(xml: File, image: File, name: str, stem: str) -> tuple[bool, bool, bool, bool, int]:
+    common = Counter(xml.folders) & Counter(image.folders)
+    return (
+        is_picture(image.path),
+        image.path.name.casefold() == name.casefold(),
+        stem in (image.path.stem, image.path.name),  # else it differs in upper and lower case
+        image.split == xml.split,
+        common.total(),
+    )
