@@ -123,3 +123,13 @@ def test_a_config_file_that_cannot_be_used_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line
     assert message in line
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "data voc", "data coco", "data shapes", "data check"])
+def test_help_fits_80_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]

@@ -37,6 +37,36 @@ def test_onnx_is_written_beside_the_weights(
     assert printed.err == ""  # what the exporters have to say about themselves
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["--nms"], ["--half"], ["--format", "ncnn"]], ids=["onnx", "nms", "half", "ncnn"]
+)
+def test_equal_networks_give_equal_files(
+    weights: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    suffix = ".param" if "ncnn" in words else ".onnx"
+    written = []
+    for folder in ("one", "two"):
+        out = weights.parent / folder / f"m{suffix}"
+        assert main(["export", "--weights", str(weights), "--out", str(out), *words]) == 0
+        written.append({path.name: path.read_bytes() for path in out.parent.iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) >= 1
+
+
+def test_a_file_has_the_date_that_the_environment_sets(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--weights", str(weights)]
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    assert main(words) == 0
+    found = {e.key: e.value for e in onnx.load(weights.with_suffix(".onnx")).metadata_props}
+    assert found["date"] == "2026-01-01T00:00:00+00:00"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert main(words) == 2
+    assert "SOURCE_DATE_EPOCH is 'yesterday'" in capsys.readouterr().err
+
+
 def test_json_holds_what_scripts_rely_on(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = weights.parent / "sub" / "m.onnx"
     words = ["--out", str(out), "--img_size", "32", "48", "--batch", "2", "--raw", "--json"]

@@ -51,7 +51,7 @@ def test_every_line_of_an_example_is_accepted(name: str) -> None:
     from prune import cli
 
     for line in importlib.import_module(f"prune.cli.{name}").EXAMPLE.splitlines():
-        words = line.split("#")[0].split()
+        words = re.split("[#>]", line)[0].split()
         assert words[0] == "prune" and words[1] in COMMANDS, line
         cli.read(words[1], words[2:])  # leaves with status 2 where a word is unknown
 

@@ -234,7 +234,10 @@ def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys
     assert "0 layers differ, of 11 and 11" in capsys.readouterr().out
 
 
-def test_diff_tells_another_activation(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_diff_tells_another_activation(
+    dense: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "relu.pt"
     words = ["conv", "--weights", dense, "--layer", 0, "--amount", 0.5, "--out", out, "--json"]
     _json([*words, "--activation", "relu"], capsys)

@@ -29,9 +29,11 @@ COMMANDS: dict[str, str] = {
     "depth": "remove whole residual blocks",
     "sensitivity": "what cutting each coupled group alone costs in mAP",
     "export": "write ONNX (checked) or Darknet files",
-    "auto": "the whole road: cut, fine-tune, quantise and measure down to a latency",
+    "auto": "prune, fine-tune, quantise and measure down to a latency",
     "quantize": "an ONNX file in INT8, scored and timed",
     "bench": "how long files take in the runtimes of this machine",
+    "doctor": "what this machine and this installation have, and what is missing",
+    "completion": "print what a shell needs to complete commands and options",
 }
 
 
@@ -96,7 +98,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items())
     return (
         f"prune {__version__}: make trained detectors small and fast, every cut proved\n\n"
         f"usage: prune COMMAND [options]    prune COMMAND --help\n\n{rows}"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prune.auto.verdict import Verdict
 
 EXAMPLE = """\
-  prune auto --weights best.pt --data data/mine.yaml --latency 0.4
-  prune auto --weights best.pt --data data/mine.yaml --latency 20ms --int8 --max-drop 1.0
+  prune auto --weights best.pt --data mine.yaml --latency 0.4
+  prune auto --weights best.pt --data mine.yaml --latency 20ms --int8
   prune auto --resume runs/auto/exp"""
 
 

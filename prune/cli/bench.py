@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prune.score.runtime import Runner
 
 EXAMPLE = """\
-  prune bench dense.onnx pruned.onnx int8.onnx --threads 2 --data data/mine.yaml
-  prune bench dense.onnx pruned.onnx best.pt --img-size 320 --runtime onnxruntime,openvino,torch
+  prune bench dense.onnx pruned.onnx int8.onnx --data mine.yaml
+  prune bench dense.onnx best.pt --img-size 320 --runtime onnxruntime,torch
   prune bench dense.onnx pruned.onnx --profile --png bench.png"""
 
 _SCORED = 16  # pictures a batch

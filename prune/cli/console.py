@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,19 +36,22 @@ def print_json(document: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout; numbers are set to the right, and no line is cut off a terminal."""
+    """Print a table on stdout that fits the terminal; numbers are set to the right.
+
+    Where it is too wide, texts continue on the next line; where that is not enough, the columns
+    that do not fit follow in a table of their own, which begins with the first column again.
+    """
     cells = [[_text(value) for value in row] for row in rows]
-    widths = [
-        max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
-        for i, name in enumerate(columns)
-    ]
     right = [
-        all(not isinstance(row[i], str) for row in rows) and bool(rows) for i in range(len(columns))
+        bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))
     ]
-    print(_line(columns, widths, right))
-    print("  ".join("-" * width for width in widths))
-    for row in cells:
-        print(_line(row, widths, right))
+    table = [_Column(name, [row[i] for row in cells], right[i]) for i, name in enumerate(columns)]
+    room = shutil.get_terminal_size().columns
+    for number, block in enumerate(_blocks(table, room)):
+        if number:
+            print()
+        for line in _lines(block, room):
+            print(line)
 
 
 def print_changes(totals: Mapping[str, tuple[int, int]]) -> None:
@@ -75,12 +82,83 @@ def progress() -> Progress:
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = (
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    )
-    return "  ".join(padded).rstrip()
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table: its name, the text of its cells, and the side it is set to."""
+
+    name: str
+    cells: list[str]
+    right: bool
+
+    @property
+    def width(self) -> int:
+        """The width of its longest cell."""
+        return max(map(len, [self.name, *self.cells]))
+
+    @property
+    def least(self) -> int:
+        """The width that it needs where texts continue on the next line: that of a word."""
+        if self.right:
+            return self.width
+        words = (word for cell in self.cells for word in cell.split())
+        return max(len(self.name), *map(len, words), 0)
+
+    def pad(self, text: str, width: int) -> str:
+        return text.rjust(width) if self.right else text.ljust(width)
+
+
+_GAP = "  "
+
+
+def _blocks(table: Sequence[_Column], room: int) -> Iterator[list[_Column]]:
+    """Share out columns among tables that fit; each begins with the first column.
+
+    A first column that takes half of the room, a long path, would stand alone each time: such a
+    table is left to the terminal.
+    """
+    first, *rest = table
+    if first.least > room // 2:
+        yield [*table]
+        return
+    block = [first]
+    for column in rest:
+        if len(block) > 1 and _total([*block, column]) > room:
+            yield block
+            block = [first]
+        block.append(column)
+    yield block
+
+
+def _total(columns: Sequence[_Column]) -> int:
+    """Return the least width of a table."""
+    return sum(column.least for column in columns) + len(_GAP) * (len(columns) - 1)
+
+
+def _lines(block: Sequence[_Column], room: int) -> Iterator[str]:
+    widths = [column.width for column in block]
+    while sum(widths) + len(_GAP) * (len(block) - 1) > room:
+        loose = [i for i, column in enumerate(block) if widths[i] > column.least]
+        if not loose:
+            break  # a single word that is wider than the terminal, such as a path
+        widest = max(loose, key=lambda i: widths[i])
+        widths[widest] -= 1
+    yield from _row([column.name for column in block], block, widths)
+    yield _GAP.join("-" * width for width in widths)
+    for cells in zip(*(column.cells for column in block), strict=True):
+        yield from _row(cells, block, widths)
+
+
+def _row(cells: Sequence[str], block: Sequence[_Column], widths: Sequence[int]) -> Iterator[str]:
+    """Set a row; a text that is wider than its column continues on the next line."""
+    wrapped = [
+        textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
+        if len(cell) > width
+        else [cell]
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    for parts in zip_longest(*wrapped, fillvalue=""):
+        padded = map(_Column.pad, block, parts, widths)
+        yield _GAP.join(padded).rstrip()
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,7 @@ from prune.errors import PlanError
 
 EXAMPLE = """\
   prune conv --layer 22 --amount 0.4
-  prune conv --layer 22 --channels 2,6,9 --weights whole_model.pt --out smaller.pt
+  prune conv --layer 22 --channels 2,6,9 --weights best.pt
   prune conv --layer 5,9 --layer 22-40 --amount 0.3 --round-to 8 --dry-run"""
 
 

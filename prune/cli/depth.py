@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
-  prune depth --macs 0.7 --weights best.pt --data data/bccd.yaml --out shallower.pt
+  prune depth --macs 0.7 --weights best.pt --data mine.yaml --out shallower.pt
   prune depth --macs 30G --criterion bn --dry-run --plan-out plan.json"""
 
 CRITERIA = ("output", "l1", "bn", "random")  # of prune.depth, which --help must not import

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   prune detect --source images/ --weights runs/train/exp/weights/best.pt
-  prune detect --source film.mp4 --weights model.onnx --conf-thres 0.4 --save-txt
+  prune detect --source film.mp4 --weights model.onnx --conf-thres 0.4
   prune detect --source rtsp://192.168.0.7/stream --weights model.onnx
-  prune detect --source 'images/*.jpg' --weights best.pt --classes RBC --json --nosave"""
+  prune detect --source 'images/*.jpg' --classes RBC --json --nosave"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
-  prune global --weights best.pt --macs 0.5 --criterion taylor --data data/bccd.yaml --steps 4
-  prune global --weights best.pt --latency 0.5 --data data/bccd.yaml --depth 4
-  prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3 --max-ratio 0.8"""
+  prune global --weights best.pt --macs 0.5 --data mine.yaml --steps 4
+  prune global --weights best.pt --latency 0.5 --data mine.yaml --depth 4
+  prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3"""
 
 ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
 

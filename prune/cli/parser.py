@@ -9,6 +9,8 @@ from typing import NoReturn, Protocol
 
 from prune.cli import config_file, habits
 
+_LONGEST_CHOICES = 24  # characters that all choices of an option may take in its usage
+
 
 class CommandModule(Protocol):
     """What each command's file offers."""
@@ -48,6 +50,8 @@ def build(name: str, summary: str, module: CommandModule) -> Parser:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    for action in actions(parser):
+        _shorten(action)
     for one in (parser, *subparsers(parser).values()):
         config_file.add_argument(one)
     return parser
@@ -93,6 +97,16 @@ class _Known(dict[str, argparse.Action]):
         super().__init__(
             (option, action) for action in actions(parser) for option in action.option_strings
         )
+
+
+def _shorten(action: argparse.Action) -> None:
+    """List many choices in an option's help instead of its usage, where no line could be broken."""
+    if action.choices is None or action.metavar is not None:
+        return
+    names = ", ".join(map(str, action.choices))
+    if len(names) > _LONGEST_CHOICES:
+        action.metavar = action.dest.upper().replace("_", "-")
+        action.help = f"{action.help or ''}; one of {names}".removeprefix("; ")
 
 
 def _accept_gaps(parser: argparse.ArgumentParser) -> None:

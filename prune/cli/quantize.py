@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from prune.quantize.run import Quantized
 
 EXAMPLE = """\
-  prune quantize --weights mine.onnx --data data/mine.yaml
-  prune quantize --weights mine.onnx --data data/mine.yaml --max-drop 0.5 --method percentile
-  prune quantize --weights mine.onnx --data data/mine.yaml --runtime openvino --out ov.onnx"""
+  prune quantize --weights mine.onnx --data mine.yaml
+  prune quantize --weights mine.onnx --data mine.yaml --max-drop 0.5
+  prune quantize --weights mine.onnx --data mine.yaml --runtime openvino"""
 
 METHODS = ("minmax", "percentile", "entropy")  # of prune.quantize.calibrate
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.quantize.parts

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prune.sensitivity.rows import Row, Sensitivity
 
 EXAMPLE = """\
-  prune sensitivity --weights best.pt --data data/bccd.yaml --ratios 0.25,0.5,0.75
-  prune sensitivity --weights best.pt --data data/bccd.yaml --metric loss --images 32 --jobs 2"""
+  prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
+  prune sensitivity --weights best.pt --data mine.yaml --metric loss --jobs 2"""
 
 METRICS = ("map", "loss")  # of prune.sensitivity.tally, which --help must not import
 SHOWN = 15  # groups in the table; the files have all

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 EXAMPLE = """\
-  prune train --cfg cfg/yolor_csp_n.cfg --data data/bccd.yaml --img-size 320 --epochs 60
-  prune train --weights model_data/layer_pruning.pt --pt --data data/bccd.yaml --epochs 40
-  prune train --weights half.pt --pt --teacher best.pt --distill --data data/bccd.yaml --epochs 55
+  prune train --cfg cfg/yolor_csp_n.cfg --data mine.yaml --epochs 60
+  prune train --weights pruned.pt --pt --data mine.yaml --epochs 40
+  prune train --weights half.pt --pt --teacher best.pt --data mine.yaml
   prune train --resume runs/train/exp/weights/last.pt"""
 
 

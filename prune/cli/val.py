@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prune.score.score import Collected
 
 EXAMPLE = """\
-  prune val --weights runs/train/exp/weights/best.pt --data data/bccd.yaml
-  prune val --weights model.onnx --data data/bccd.yaml --split test --json"""
+  prune val --weights runs/train/exp/weights/best.pt --data mine.yaml
+  prune val --weights model.onnx --data mine.yaml --split test --json"""
 
 COLUMNS = ("class", "images", "instances", "P", "R", "mAP@.5", "mAP@.5:.95")
 

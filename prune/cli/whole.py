@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from prune.models.darknet import Darknet
 
 EXAMPLE = """\
-  prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data data/bccd.yaml
-  prune whole --weights old_whole_model.pt --names person,car --out model.pt --onnx
-  prune whole --weights yolov4-csp.weights --cfg yolov4-csp.cfg --names coco.names"""
+  prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data mine.yaml
+  prune whole --weights old_whole_model.pt --names person,car --onnx
+  prune whole --weights yolov4.weights --cfg yolov4.cfg --names coco.names"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -107,7 +107,7 @@ thresholds.
 `model.onnx` takes `images`, {shape}, RGB in 0..1, and gives `output`, one row a box:
 centre x, centre y, width, height in pixels of the padded picture, objectness, class probabilities.
 `preprocess.json` says how a picture becomes `images`; `labels.txt` names the classes by line.
-Made by detector-prune {version}, {date}.
+Made by detector-prune {version}{date}.
 """
 
 
@@ -129,7 +129,7 @@ def _readme(facts: Mapping[str, str], *, names: list[str], size: int, millisecon
         accuracy=_accuracy(json.loads(facts["prune"])["map"]),
         shape="[batch, 3, height, width]" if any_size else f"[1, 3, {height}, {width}]",
         version=facts["version"],
-        date=facts["date"],
+        date=f", {facts['date']}" if "date" in facts else "",
     )
 
 

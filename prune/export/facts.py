@@ -1,6 +1,7 @@
 """What an exported file says of itself: the metadata that YOLO tools look for, and our own."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
@@ -8,6 +9,7 @@ from prune import __version__
 from prune.checkpoint import Checkpoint, network_id
 from prune.count import count
 from prune.data.frames import GREY
+from prune.errors import InputError
 from prune.export.exporters import Job
 from prune.models.darknet import Darknet
 
@@ -62,7 +64,7 @@ def facts(
         "version": __version__,
         "description": f"detector of {len(names)} classes, a {_family(net)} network",
         "author": "detector-prune",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_date(),
         "task": "detect",
         "names": str(dict(enumerate(names))),
         "stride": str(net.stride),
@@ -81,3 +83,23 @@ def facts(
 def _family(net: Darknet) -> str:
     implicit = any(section.kind.startswith("implicit") for section in net.sections)
     return "YOLOR" if implicit else "Darknet"
+
+
+def _date() -> dict[str, str]:
+    """Return the date that SOURCE_DATE_EPOCH sets; without it a file has none.
+
+    Equal networks give equal files then (https://reproducible-builds.org/specs/source-date-epoch).
+
+    Raises:
+        InputError: it is no number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return {}
+    try:
+        date = datetime.fromtimestamp(int(epoch), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}; it must be seconds since 1970, e.g. 1767225600"
+        ) from None
+    return {"date": date.isoformat(timespec="seconds")}

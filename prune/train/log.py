@@ -168,14 +168,21 @@ def _left(clock: _Clock) -> str:
     return str(timedelta(seconds=round(passed / clock.steps * (clock.ahead - clock.steps))))
 
 
+_SHORT = {"precision": "P", "recall": "R", "map50": "mAP@.5", "map": "mAP"}
+
+
 def _line(row: dict[str, float], epochs: int) -> str:
-    columns = {name: f"train_{name}" for name in (*_LOSSES, _TAUGHT)}
-    figures = " ".join(f"{n} {row[column]:.4f}" for n, column in columns.items() if column in row)
-    scores = " ".join(f"{name} {row[name]:.4f}" for name in SCORES if name in row)
+    """Write an epoch's line, within 80 columns; results.csv has all its figures."""
+    scores = "  ".join(f"{short} {row[name]:.3f}" for name, short in _SHORT.items() if name in row)
     return (
-        f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {scores or 'not scored'}"
-        f"  lr {row['lr']:.5f}  {memory_gib():.1f} GiB  {row['seconds']:.1f} s"
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}"
+        f"  {scores or 'not scored'}  {_duration(row['seconds'])}"
     )
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration: 9.3 s, 1:02:03."""
+    return f"{seconds:.1f} s" if seconds < 600 else str(timedelta(seconds=round(seconds)))
 
 
 def _csv(rows: Sequence[dict[str, float]]) -> str:
