@@ -17,6 +17,7 @@ from prune.measured import Scores
 from prune.plan import joined
 from prune.pruning import Subject
 from prune.selection import Selected, by_budget
+from prune.size import Sides, Size
 
 Curve = Sequence[tuple[float, float]]
 
@@ -59,7 +60,7 @@ def to_budget(
     budget: Budget,
     wishes: Wishes,
     *,
-    imgsz: int,
+    imgsz: Sides,
 ) -> Selected:
     """Choose channels until the subject's network is within a budget.
 
@@ -68,7 +69,7 @@ def to_budget(
         score: scores the channels of a subject; called once a step.
         budget: what the network may cost for one picture.
         wishes: how to choose.
-        imgsz: of the picture, in pixels.
+        imgsz: of the image: the side of a square, or height and width, in pixels.
 
     Raises:
         PlanError: a wish out of range, or a budget that is met already or cannot be met.
@@ -79,7 +80,7 @@ def to_budget(
         raise PlanError("a sensitivity file is of the whole network; it cannot be cut in steps")
     if wishes.curves and subject.called:
         raise PlanError("a sensitivity file is of the whole network; it cannot lose blocks first")
-    shape = (1, 3, imgsz, imgsz)
+    shape = Size.of(imgsz).batch()
     allowed = limits(subject.groups, wishes.everywhere, wishes.layers, called=subject.called)
     now, chosen = subject, None
     of = costs(now.net, now.groups, shape)

@@ -20,6 +20,7 @@ from prune.atomic import replacing
 from prune.errors import CheckpointError, first_line
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
+from prune.size import Sides, Size
 
 FORMAT = "prune/1"
 
@@ -45,14 +46,14 @@ class Checkpoint:
     """One network with its weights, and where it comes from.
 
     `cfg` is Darknet text with the present widths, `model` the state dict in float32 on the CPU,
-    `imgsz` pixels, `history` one plain dict a command that made or changed the network, `training`
-    the TRAINING_KEYS that have a value.
+    `imgsz` is the size it is made for, `history` one plain dict a command that made or changed the
+    network, `training` the TRAINING_KEYS that have a value.
     """
 
     cfg: str
     model: dict[str, Tensor]
     names: list[str]
-    imgsz: int
+    imgsz: Size
     history: list[dict[str, object]] = field(default_factory=list)
     training: dict[str, object] = field(default_factory=dict)
 
@@ -66,10 +67,12 @@ def capture(
     net: Darknet,
     *,
     names: Sequence[str],
-    imgsz: int,
+    imgsz: Sides,
     history: Iterable[Mapping[str, object]] = (),
 ) -> Checkpoint:
     """Describe `net` as a checkpoint; a network on the CPU shares its tensors with it.
+
+    `imgsz` is the side of a square, or height and width, in pixels.
 
     Raises:
         CheckpointError: the number of names is not the number of classes.
@@ -80,7 +83,7 @@ def capture(
         cfg=net.cfg_text(),
         model=weights,
         names=list(names),
-        imgsz=imgsz,
+        imgsz=Size.of(imgsz),
         history=[dict(entry) for entry in history],
     )
 
@@ -98,7 +101,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "cfg": checkpoint.cfg,
         "model": checkpoint.model,
         "names": checkpoint.names,
-        "imgsz": checkpoint.imgsz,
+        "imgsz": checkpoint.imgsz.plain,
         "history": checkpoint.history,
         **{key: checkpoint.training.get(key) for key in TRAINING_KEYS},
     }
@@ -290,11 +293,17 @@ def _strings(document: Mapping[str, object], path: Path) -> list[str]:
     return cast("list[str]", names)
 
 
-def _picture_size(document: Mapping[str, object], path: Path) -> int:
-    imgsz = cast(int, _field(document, "imgsz", int, path))
-    if imgsz <= 0:
-        raise CheckpointError(f"{path}: 'imgsz' is {imgsz}; it must be positive")
-    return imgsz
+def _picture_size(document: Mapping[str, object], path: Path) -> Size:
+    value = document.get("imgsz")
+    size = Size.read(value)
+    if size is None:
+        found = "missing" if value is None else f"{value!r}"[:40]
+        raise CheckpointError(
+            f"{path}: 'imgsz' is {found}; it must be a number of pixels, or [height, width]"
+        )
+    if min(size) <= 0:
+        raise CheckpointError(f"{path}: 'imgsz' is {size}; it must be positive")
+    return size
 
 
 def _history(document: Mapping[str, object], path: Path) -> list[dict[str, object]]:

@@ -19,6 +19,7 @@ from prune.models import blocks as residual_blocks
 from prune.models.blocks import Residual
 from prune.models.darknet import Darknet
 from prune.proof import Skip
+from prune.size import Sides, Size
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class Choice:
     score: float
 
 
-def blocks(net: Darknet, *, imgsz: int) -> tuple[Block, ...]:
+def blocks(net: Darknet, *, imgsz: Sides) -> tuple[Block, ...]:
     """Find what can be removed, in cfg order; of a block inside another the inner one.
 
     Args:
         net: on any device.
-        imgsz: side of the picture whose multiply-adds are counted, in pixels.
+        imgsz: height and width of the image whose MACs are counted, in pixels; one number for a
+            square.
 
     Raises:
         PlanError: the network cannot take a picture of that size.
@@ -66,18 +68,19 @@ def blocks(net: Darknet, *, imgsz: int) -> tuple[Block, ...]:
     return priced(net, inner, imgsz=imgsz) if inner else ()
 
 
-def priced(net: Darknet, places: Sequence[Residual], *, imgsz: int) -> tuple[Block, ...]:
+def priced(net: Darknet, places: Sequence[Residual], *, imgsz: Sides) -> tuple[Block, ...]:
     """Say what goes with each of these blocks.
 
     Args:
         net: on any device.
         places: blocks of it.
-        imgsz: side of the picture whose multiply-adds are counted, in pixels.
+        imgsz: height and width of the image whose MACs are counted, in pixels; one number for a
+            square.
 
     Raises:
         PlanError: the network cannot take a picture of that size.
     """
-    costs = per_layer(net, (1, 3, imgsz, imgsz))
+    costs = per_layer(net, Size.of(imgsz).batch())
     found = []
     for place in places:
         inside = {f"module_list.{layer}" for layer in place.layers}

@@ -30,6 +30,7 @@ from prune.limits import Wish, limits
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
 from prune.selection import Selected
+from prune.size import Size
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed
 
@@ -91,10 +92,10 @@ class Narrowing:
 
 
 def start_of(
-    net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: int
+    net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: Size
 ) -> int:
     """Return what a network cost before the first of the cuts that end its history."""
-    cost = int(getattr(count(net, (1, 3, imgsz, imgsz)), kind))
+    cost = int(getattr(count(net, imgsz.batch()), kind))
     for entry in reversed(history):
         change = entry.get(kind)
         if entry.get("command") != MADE_BY or not isinstance(change, dict):
@@ -103,7 +104,7 @@ def start_of(
     return cost
 
 
-def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: int) -> None:
+def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: Size) -> None:
     """Check before the first epoch what would come out at the last cut.
 
     Frozen layers keep their outputs.
@@ -113,7 +114,7 @@ def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: int) -> None:
     """
     groups = coupled(net)
     allowed = limits(groups, Wish(), _frozen(net, groups))
-    of = costs(net, groups, (1, 3, imgsz, imgsz))
+    of = costs(net, groups, imgsz.batch())
     kept = of.full - np.array([limit.most for limit in allowed])
     least = int(getattr(of.of(kept), wish.kind))
     if least > wish.goal:

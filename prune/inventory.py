@@ -9,6 +9,7 @@ from prune.count import Cost, per_layer
 from prune.coupling import coupled
 from prune.graph import Group
 from prune.models.darknet import Darknet
+from prune.size import Size
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,36 @@ class Inventory:
     """A network's layers for one picture size, and what is coupled in it.
 
     Attributes:
-        imgsz: side of the picture in pixels.
+        imgsz: size of the image.
         params: learned numbers in all.
         macs: multiply-adds of one picture.
     """
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
-    imgsz: int
+    imgsz: Size
     params: int
     macs: int
 
 
-def take(found: Checkpoint, *, imgsz: int | None = None) -> Inventory:
+def take(found: Checkpoint, *, imgsz: Size | None = None) -> Inventory:
     """List a checkpoint's layers and couplings.
 
     Args:
         found: the checkpoint.
-        imgsz: side of the picture in pixels; the checkpoint's own without it.
+        imgsz: size of the image; the checkpoint's own without it.
 
     Raises:
         CheckpointError: the weights do not fit the cfg.
         PlanError: the network cannot take a picture of that size.
     """
     net = network(found)
-    side = imgsz or found.imgsz
-    costs = per_layer(net, (1, 3, side, side))
+    size = imgsz or found.imgsz
+    costs = per_layer(net, size.batch())
     return Inventory(
         layers=_layers(net, costs),
         groups=coupled(net),
-        imgsz=side,
+        imgsz=size,
         params=sum(parameter.numel() for parameter in net.parameters()),
         macs=sum(cost.macs for cost in costs.values()),
     )

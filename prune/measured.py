@@ -22,6 +22,7 @@ from prune.criteria import CRITERIA
 from prune.errors import InputError, PlanError
 from prune.evidence import Evidence, gather
 from prune.pruning import Subject
+from prune.size import Size
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
@@ -33,11 +34,11 @@ Scores = tuple[Tensor | None, ...]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a criterion looks at: `images` pictures of a data set's train split, `imgsz` pixels."""
+    """What a criterion looks at: `images` of a data set's train split, fitted into `imgsz`."""
 
     spec: DataSpec
     images: int
-    imgsz: int
+    imgsz: Size
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -132,7 +133,7 @@ def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evide
     batch_size = 1 if what == "gate" else min(8, pictures.images)
     batches = loader.train_loader(
         pictures.spec,
-        imgsz=-(-pictures.imgsz // net.stride) * net.stride,
+        imgsz=pictures.imgsz.raised(net.stride),
         batch_size=batch_size,
         stride=net.stride,
         hyp=plain,
@@ -181,7 +182,7 @@ def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
         fingerprint(subject.net),
         name,
         seed,
-        (pictures.images, pictures.imgsz),
+        (pictures.images, pictures.imgsz.plain),
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

@@ -108,14 +108,14 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
     places = depth.places_of(subject.net, wanted.blocks)
     net = surgery.apply(subject.net, subject.groups, wanted, share=True)
     net = depth.without(net, places) if places else net
-    side = subject.checkpoint.imgsz
-    shape = (1, 3, side, side)
+    size = subject.checkpoint.imgsz
+    shape = size.batch()
     return Pruned(
         net,
         wanted,
         before=count(subject.net, shape),
         after=count(net, shape),
-        blocks=depth.priced(subject.net, places, imgsz=side) if places else (),
+        blocks=depth.priced(subject.net, places, imgsz=size) if places else (),
     )
 
 

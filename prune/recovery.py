@@ -32,6 +32,7 @@ from prune.recover.reconstruct import Settings, reconstruct
 from prune.recover.restate import restate
 from prune.score.metrics import Scores
 from prune.score.score import score
+from prune.size import Size
 from prune.train.hyp import SCRATCH
 
 BATCH = 16  # pictures; what training takes by default
@@ -304,16 +305,15 @@ def _best(rows: Sequence[Row]) -> float | None:
     return next((row.map for row in reversed(rows) if row.kept), None)
 
 
-def _side(subject: Subject) -> int:
+def _size(subject: Subject) -> Size:
     """Return the size of pictures: the checkpoint's, rounded up to what the network takes."""
-    stride = subject.net.stride
-    return -(-subject.checkpoint.imgsz // stride) * stride
+    return subject.checkpoint.imgsz.raised(subject.net.stride)
 
 
 def _training(path: Path, subject: Subject, seed: int) -> TrainLoader:
     return train_loader(
         _opened(path, subject, "train"),
-        imgsz=_side(subject),
+        imgsz=_size(subject),
         batch_size=BATCH,
         stride=subject.net.stride,
         hyp=SCRATCH,

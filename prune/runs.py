@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prune.atomic import probe, write_text
 from prune.errors import InputError
+from prune.size import Size
 
 _RECORDED = ("detector-prune", "torch", "torch-pruning", "numpy", "onnx", "onnxruntime")
 
@@ -99,6 +100,8 @@ def amend(folder: Path, **changed: object) -> None:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Size):
+        return value.plain
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (int, float, bool, type(None))):

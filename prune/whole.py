@@ -10,9 +10,9 @@ from prune.errors import CheckpointError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.source import Source, from_darknet, from_document
 from prune.models.darknet import Darknet
-from prune.models.keys import positive
-from prune.models.sections import Section, option
+from prune.models.image_size import image_size
 from prune.runs import versions
+from prune.size import Sides, Size
 
 
 def import_foreign(
@@ -20,7 +20,7 @@ def import_foreign(
     *,
     cfg: Path | None = None,
     names: Sequence[str] | None = None,
-    imgsz: int | None = None,
+    imgsz: Sides | None = None,
 ) -> Checkpoint:
     """Make a checkpoint of a public one: a YOLOR or YOLOv4 .pt, a pickled module, Darknet .weights.
 
@@ -31,28 +31,31 @@ def import_foreign(
         path: the file; none of its code is run.
         cfg: the network's cfg; without it the file's own word is taken, or ./cfg searched.
         names: class names; without them the file's own, or "0", "1", ...
-        imgsz: pixels; without it the cfg's width or height, the larger.
+        imgsz: the side of a square, or height and width, in pixels; without it the cfg's.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the cfg or the names.
         CfgError: the cfg cannot be read.
         InputError: a picture size that the network cannot take.
     """
+    wanted = None if imgsz is None else Size.of(imgsz)
     document = read_pickle(path) if is_torch_file(path) else None
     if isinstance(document, dict) and "format" in document:
-        return _renewed(path, names=names, imgsz=imgsz)
+        return _renewed(path, names=names, imgsz=wanted)
     with _naming(path):
         if document is None:
             source = from_darknet(path, cfg=cfg)
         else:
-            source = from_document(document, cfg=cfg, imgsz=imgsz)
+            source = from_document(document, cfg=cfg, imgsz=wanted)
         net = assemble(source.sections, source.weights)
-    size = _checked_size(_cfg_size(source.sections) if imgsz is None else imgsz, net)
+    size, notes = image_size(net) if wanted is None else (_checked_size(wanted, net), ())
     return capture(
         net,
         names=_own_names(source, net) if names is None else names,
         imgsz=size,
-        history=[{**_entry(path, net, size), "read": source.read, "notes": list(source.notes)}],
+        history=[
+            {**_entry(path, net, size), "read": source.read, "notes": [*source.notes, *notes]}
+        ],
     )
 
 
@@ -65,7 +68,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: int | None) -> Checkpoint:
+def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: Size | None) -> Checkpoint:
     own = load(path)
     net = network(own)
     size = _checked_size(own.imgsz if imgsz is None else imgsz, net)
@@ -84,8 +87,8 @@ def _own_names(source: Source, net: Darknet) -> Sequence[str]:
     return source.names if len(source.names) == classes else [str(i) for i in range(classes)]
 
 
-def _entry(path: Path, net: Darknet, imgsz: int) -> dict[str, object]:
-    cost = count(net, (1, 3, imgsz, imgsz))
+def _entry(path: Path, net: Darknet, imgsz: Size) -> dict[str, object]:
+    cost = count(net, imgsz.batch())
     return {
         "command": "whole",
         "plan": None,
@@ -98,14 +101,10 @@ def _entry(path: Path, net: Darknet, imgsz: int) -> dict[str, object]:
     }
 
 
-def _checked_size(imgsz: int, net: Darknet) -> int:
-    if imgsz < 1 or imgsz % net.stride:
+def _checked_size(imgsz: Size, net: Darknet) -> Size:
+    if not imgsz.fits(net.stride):
         raise InputError(
-            f"picture size is {imgsz}; it must be a multiple of the network's stride, {net.stride}"
+            f"image size is {imgsz}; it must be a multiple of the network's stride, {net.stride}, "
+            f"e.g. {imgsz.raised(net.stride)}"
         )
     return imgsz
-
-
-def _cfg_size(sections: Sequence[Section]) -> int:
-    width, height = (option(sections[0], side, positive, 640) for side in ("width", "height"))
-    return max(width, height)

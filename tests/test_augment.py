@@ -62,7 +62,7 @@ def test_flip_moves_box_with_pixels_and_twice_is_nothing(flip: augment.Flip) -> 
 def test_mosaic_moves_box_with_pixels(tile: int, centre: tuple[int, int]) -> None:
     tiles = [spot(30, 40, (0, 0, 0, 0)) for _ in range(4)]
     tiles[tile] = spot(30, 40, (12, 11, 26, 19))
-    canvas, boxes = mosaic(tiles, centre, 40)
+    canvas, boxes = mosaic(tiles, centre, (40, 40))
     assert canvas.shape == (80, 80, 3)
     assert len(boxes) == 1
     assert np.array_equal(boxes[0, 1:], found(canvas))
@@ -70,7 +70,7 @@ def test_mosaic_moves_box_with_pixels(tile: int, centre: tuple[int, int]) -> Non
 
 def test_mosaic_cuts_what_leaves_the_canvas() -> None:
     tiles = [spot(40, 40, (0, 0, 30, 30)), *(spot(40, 40, (0, 0, 0, 0)) for _ in range(3))]
-    canvas, boxes = mosaic(tiles, (20, 20), 40)  # the first tile starts at -20, -20
+    canvas, boxes = mosaic(tiles, (20, 20), (40, 40))  # the first tile starts at -20, -20
     assert boxes.tolist() == [[3, 0, 0, 10, 10]]
     assert np.array_equal(boxes[0, 1:], found(canvas))
 

@@ -17,6 +17,7 @@ from prune.auto.road import Road, Wish, walk
 from prune.auto.verdict import conclusion, table, verdict
 from prune.cli import main
 from prune.errors import InputError, StageError
+from prune.size import Size
 
 DENSE_MS = 10.0
 
@@ -31,7 +32,7 @@ def wish_of(folder: Path, **changes: object) -> Wish:
         max_drop=1.0,
         runtime="onnxruntime",
         threads=1,
-        imgsz=64,
+        imgsz=Size.of(64),
         epochs=1,
         activation="relu",
         depth="auto",

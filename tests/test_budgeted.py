@@ -38,7 +38,7 @@ def _macs(subject: Subject, chosen: Selected | None = None) -> int:
     net = subject.net
     if chosen:
         return pruning.carry_out(subject, chosen.plan, made_by="test").after.macs
-    return count(net, (1, 3, side, side)).macs
+    return count(net, side.batch()).macs
 
 
 def _cut(subject: Subject, share: float, wishes: Wishes | None = None) -> Selected:

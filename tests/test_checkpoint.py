@@ -13,6 +13,7 @@ from public import difference, trained, yolor_cfg
 from prune import checkpoint
 from prune.checkpoint import TRAINING_KEYS, Checkpoint
 from prune.errors import CfgError, CheckpointError, InputError
+from prune.size import Size
 
 HISTORY = [{"command": "conv", "plan": {"cuts": []}, "params": 12, "parent": "ab" * 32}]
 
@@ -34,7 +35,7 @@ def test_a_network_comes_back_as_it_was(tmp_path: Path) -> None:
     taken = checkpoint.capture(net, names=["cat", "dog"], imgsz=64, history=HISTORY)
     checkpoint.save(taken, tmp_path / "a.pt")
     back = checkpoint.load(tmp_path / "a.pt")
-    assert (back.cfg, back.names, back.imgsz) == (net.cfg_text(), ["cat", "dog"], 64)
+    assert (back.cfg, back.names, back.imgsz) == (net.cfg_text(), ["cat", "dog"], Size.of(64))
     assert back.history == HISTORY
     assert difference(checkpoint.network(back), net) == 0.0
 

@@ -6,6 +6,7 @@ import pytest
 
 from prune import __version__
 from prune.cli import COMMANDS, habits, main, module, parser, read
+from prune.size import Size
 
 
 def test_no_command_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +86,8 @@ def test_a_config_file_is_typed_before_what_is_typed(tmp_path: Path) -> None:
         "weights: -odd.pt\n"
     )
     options = read("val", ["--img-size", "64", "--config", str(path)])
-    assert (options.data, options.img_size, options.conf_thres) == (Path("a.yaml"), 64, 0.4)
+    typed = (options.data, options.img_size, options.conf_thres)
+    assert typed == (Path("a.yaml"), Size.of(64), 0.4)
     assert options.json
     assert options.weights == Path("-odd.pt")
     assert options.typed == {"data", "img_size", "conf_thres", "json", "weights"}

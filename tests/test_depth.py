@@ -327,7 +327,6 @@ REFUSED = {
     "within the budget": ["--macs", "30G"],
     "without all 3 blocks": ["--macs", "0.01"],
     "images is 0": ["--blocks", "1", "--images", "0", "--data", "none.yaml"],
-    "cannot be run": ["--blocks", "1", "--img-size", "0"],
 }
 
 

@@ -18,6 +18,7 @@ from prune.errors import InputError
 from prune.export.darknet import write_darknet, write_yolor
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, parse, with_classes, with_options, write
+from prune.size import Size
 from prune.whole import import_foreign
 
 CFG = Path(__file__).parent.parent / "cfg"
@@ -177,7 +178,7 @@ def test_command_writes_the_pair(
     assert str(weights) in capsys.readouterr().out
     back = import_foreign(weights, cfg=tmp_path / "out.cfg")
     assert difference(checkpoint.network(back), net) < 1e-4
-    assert back.imgsz == 160, "the size it was trained for, whatever the network's own cfg says"
+    assert back.imgsz == Size.of(160), "what it was trained for, whatever its own cfg says"
 
 
 def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prune.data.loader import Batch
 from prune.models.darknet import build
+from prune.size import Size
 from prune.train import loop
 from prune.train.features import feature_loss, solved
 from prune.train.hyp import SCRATCH
@@ -66,7 +67,7 @@ def test_gradients_reach_the_network_and_not_the_teacher() -> None:
 def test_imitation_counts_every_picture_alike(distill: str) -> None:
     torch.manual_seed(0)
     net, teacher = (build(tiny.CFG.format(width=width)) for width in (12, 16))
-    settings = Settings(epochs=1, imgsz=tiny.SIZE, distill=distill)
+    settings = Settings(epochs=1, imgsz=Size.of(tiny.SIZE), distill=distill)
     cpu = torch.device("cpu")
     run = start(net, 1, settings=settings, hyp=SCRATCH, device=cpu, teacher=teacher)
     run.net.train()

@@ -20,6 +20,7 @@ from prune.gradual import Narrowing
 from prune.graph import trace
 from prune.models.darknet import Darknet, build
 from prune.plan import Cut, Plan
+from prune.size import Size
 from prune.train import hyp, keep, loop, progress
 from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start
@@ -98,7 +99,7 @@ def test_a_run_from_nothing_can_be_pruned_as_it_goes(train: Train, tmp_path: Pat
 
 
 def test_what_the_last_cut_left_learns_its_statistics_before_they_stand() -> None:
-    settings = Settings(epochs=6, imgsz=tiny.SIZE, best_after=3)
+    settings = Settings(epochs=6, imgsz=Size.of(tiny.SIZE), best_after=3)
     recipe = {**hyp.SCRATCH, "close_norms": 0.7}
     run = start(
         build(tiny.CFG.format(width=12)),
@@ -149,7 +150,7 @@ def test_weights_average_and_momentum_lose_the_same_channels(
     recipe = {**hyp.SCRATCH, "optimizer": hyp.CHOICES["optimizer"].index(optimizer)}
     net = build(tiny.CFG.format(width=12))
     # Few updates would have an average of no more than the last.
-    settings = Settings(epochs=20, imgsz=tiny.SIZE, batch_size=2, nominal_batch=2)
+    settings = Settings(epochs=20, imgsz=Size.of(tiny.SIZE), batch_size=2, nominal_batch=2)
     run = start(net, 3, settings=settings, hyp=recipe, device=torch.device("cpu"))
     _step(run)
     _step(run)

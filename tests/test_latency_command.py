@@ -267,7 +267,7 @@ WRONG: dict[str, tuple[Words, str]] = {
         "openvino is not installed; pip install 'detector-prune[openvino]' brings it",
     ),
     "size": (("--latency", 0.5, "--img-size", 100), "multiples of the network's stride, 16"),
-    "no size": (("--latency", 0.5, "--img-size", 0), "picture size is 0"),
+    "no size": (("--latency", 0.5, "--img-size", 0), "'0' is no image size"),
     "met": (("--latency", "9000ms"), "nothing to remove: the network takes"),
     "too fast": (("--latency", "0.001ms"), "within the caps"),
     "whole groups": (("--latency", 0.5, "--exclude", "0-8"), "is the least; allow more"),

@@ -23,6 +23,7 @@ from prune.graph import trace
 from prune.measured import Pictures, Scores, scores
 from prune.pruning import Subject, open_subject
 from prune.selection import by_amount
+from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
 
@@ -75,7 +76,7 @@ def _loss(subject: Subject, images: Tensor, targets: Tensor) -> Tensor:
 def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
     subject: Subject, data: DataSpec
 ) -> None:
-    found = scores(subject, criterion="taylor", pictures=Pictures(data, 6, tiny.SIZE))
+    found = scores(subject, criterion="taylor", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
     images, targets = _pictures(data)
     for group, own in zip(subject.groups, found, strict=True):
         if own is None:
@@ -88,7 +89,7 @@ def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
 
 
 def test_fisher_looks_at_each_picture_alone(subject: Subject, data: DataSpec) -> None:
-    found = scores(subject, criterion="fisher", pictures=Pictures(data, 6, tiny.SIZE))
+    found = scores(subject, criterion="fisher", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
     images, targets = _pictures(data)
     (number,) = (i for i, g in enumerate(subject.groups) if g.root == "module_list.0.Conv2d")
     reader = subject.net.get_submodule("module_list.1.Conv2d").get_parameter("weight")
@@ -107,7 +108,7 @@ def test_a_second_call_reads_what_the_first_kept(
     criterion: str, subject: Subject, data: DataSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    pictures = Pictures(data, 4, tiny.SIZE)
+    pictures = Pictures(data, 4, Size.of(tiny.SIZE))
     first = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
     (kept,) = _files(subject)
     assert kept.name.startswith(f"dense.{criterion}-root-none-")
@@ -123,7 +124,7 @@ def test_a_second_call_reads_what_the_first_kept(
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 300])
 def test_damaged_scores_are_named(bytes_left: int, subject: Subject, data: DataSpec) -> None:
-    pictures = Pictures(data, 2, tiny.SIZE)
+    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     scores(subject, criterion="activation", pictures=pictures)
     (kept,) = _files(subject)
     kept.write_bytes(kept.read_bytes()[:bytes_left])
@@ -156,7 +157,7 @@ OTHERS: dict[str, Asking] = {
     "normalize": lambda s, p: (s, p, {"normalize": "mean"}),
     "seed": lambda s, p: (s, p, {"seed": 1}),
     "number of pictures": lambda s, p: (s, replace(p, images=3), {}),
-    "size": lambda s, p: (s, replace(p, imgsz=2 * tiny.SIZE), {}),
+    "size": lambda s, p: (s, replace(p, imgsz=Size.of(2 * tiny.SIZE)), {}),
     "weights": _other_weights,
     "labels": _other_label,
 }
@@ -164,7 +165,7 @@ OTHERS: dict[str, Asking] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_question_has_another_file(what: str, subject: Subject, data: DataSpec) -> None:
-    pictures = Pictures(data, 2, tiny.SIZE)
+    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     scores(subject, criterion="taylor", pictures=pictures)
     subject, pictures, wish = OTHERS[what](subject, pictures)
     scores(subject, **{"criterion": "taylor", "pictures": pictures, **wish})  # type: ignore[arg-type]  # a table
@@ -173,7 +174,7 @@ def test_another_question_has_another_file(what: str, subject: Subject, data: Da
 
 def test_a_network_after_a_cut_is_scored_anew(subject: Subject, data: DataSpec) -> None:
     """As in steps, where the checkpoint's file is one and the same."""
-    pictures = Pictures(data, 2, tiny.SIZE)
+    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     found = scores(subject, criterion="taylor", pictures=pictures)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
     net = surgery.apply(subject.net, subject.groups, plan)
@@ -203,7 +204,7 @@ def test_so_many_pictures_are_looked_at_or_all(
         return found
 
     monkeypatch.setattr(measured, "gather", noting)
-    scores(subject, criterion=criterion, pictures=Pictures(data, wanted, tiny.SIZE))
+    scores(subject, criterion=criterion, pictures=Pictures(data, wanted, Size.of(tiny.SIZE)))
     assert seen == [looked_at]
 
 
@@ -220,7 +221,7 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
 def test_other_classes_are_refused(subject: Subject, data: DataSpec) -> None:
     other = replace(data, names=("red", "blue", "green"))
     with pytest.raises(InputError, match=r"detects 2 classes .* but .* has 3 .*; they must agree"):
-        scores(subject, criterion="taylor", pictures=Pictures(other, 2, tiny.SIZE))
+        scores(subject, criterion="taylor", pictures=Pictures(other, 2, Size.of(tiny.SIZE)))
 
 
 @pytest.mark.parametrize("criterion", FROM_PICTURES)
@@ -231,7 +232,7 @@ def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Subje
 
 def test_no_pictures_at_all_are_no_wish(data: DataSpec) -> None:
     with pytest.raises(InputError, match="images is 0; it must be at least 1"):
-        Pictures(data, 0, tiny.SIZE)
+        Pictures(data, 0, Size.of(tiny.SIZE))
 
 
 def test_an_unknown_criterion_is_refused(subject: Subject) -> None:

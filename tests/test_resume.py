@@ -17,6 +17,7 @@ import yaml
 from prune import checkpoint
 from prune.cli import job, main, outcome
 from prune.models.darknet import build
+from prune.size import Size
 from prune.train import keep, run
 from prune.train.hyp import SCRATCH
 from prune.train.log import Log
@@ -328,7 +329,7 @@ def test_a_run_does_not_clear_away_what_it_starts_from(
 def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) -> None:
     def begin() -> run.Run:
         net = build(tiny.CFG.format(width=8))
-        settings = run.Settings(epochs=2, imgsz=tiny.SIZE)
+        settings = run.Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
         return run.start(net, 3, settings=settings, hyp=SCRATCH, device=torch.device("cpu"))
 
     origin = keep.Origin(names=tiny.NAMES, data="data.yaml")

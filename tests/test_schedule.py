@@ -6,6 +6,7 @@ import pytest
 
 from prune.cli.recipe import SCHEDULES
 from prune.errors import InputError
+from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.run import Settings
 from prune.train.schedule import SHAPES, in_last_share, plan, plateau_factor
@@ -132,16 +133,16 @@ def test_plateau_lowers_the_rate_after_two_scores_without_a_better_one(
     ("epochs", "every", "patience"), [(20, 1, 5), (200, 1, 20), (200, 10, 5)], ids=str
 )
 def test_plateau_is_five_scores_or_a_tenth_of_all(epochs: int, every: int, patience: int) -> None:
-    assert Settings(epochs=epochs, imgsz=64, val_every=every).plateau == patience
+    assert Settings(epochs=epochs, imgsz=Size.of(64), val_every=every).plateau == patience
 
 
 def test_plateau_and_patience_need_scores() -> None:
     with pytest.raises(InputError, match="plateau goes by scores; it needs epochs that are scored"):
-        Settings(epochs=5, imgsz=64, val_every=0, schedule="plateau")
+        Settings(epochs=5, imgsz=Size.of(64), val_every=0, schedule="plateau")
     with pytest.raises(InputError, match="patience goes by scores"):
-        Settings(epochs=5, imgsz=64, val_every=0, patience=3)
+        Settings(epochs=5, imgsz=Size.of(64), val_every=0, patience=3)
 
 
 def test_unknown_schedule_is_named() -> None:
     with pytest.raises(InputError, match="schedule is 'step'; it can be cosine"):
-        Settings(epochs=5, imgsz=64, schedule="step")
+        Settings(epochs=5, imgsz=Size.of(64), schedule="step")

@@ -22,6 +22,7 @@ from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.runtime import open_weights
 from prune.score.score import collect, score
+from prune.size import Size
 
 CPU = torch.device("cpu")
 
@@ -156,7 +157,7 @@ def test_onnx_file_detects_what_the_checkpoint_detects(
     own = open_weights(squares.save(tmp_path / "net.pt"), device_name="cpu")
     images = torch.rand(5, 3, *imgsz)
     torch.testing.assert_close(runner.detect(images), own.detect(images), rtol=1e-4, atol=1e-4)
-    assert (runner.names, runner.stride, runner.imgsz) == (own.names, own.stride, own.imgsz)
+    assert (runner.names, runner.stride, runner.imgsz) == (own.names, own.stride, imgsz)
     assert runner.shape == (None if dynamic else imgsz)
 
 
@@ -255,14 +256,14 @@ def test_gpu_that_onnx_runtime_lacks_is_refused(tmp_path: Path) -> None:
 )
 def test_size_between_strides_is_refused(tmp_path: Path, size: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_weights(squares.save(tmp_path / "net.pt")).picture_size(size)
+        open_weights(squares.save(tmp_path / "net.pt")).picture_size(Size.of(size))
 
 
 def test_fixed_file_takes_its_own_size_only(tmp_path: Path) -> None:
     runner = open_weights(exported(tmp_path, {}))
-    assert runner.picture_size(None) == runner.picture_size(64) == 64
+    assert runner.picture_size(None) == runner.picture_size(Size.of(64)) == Size.of(64)
     with pytest.raises(InputError, match="takes 64 x 64 pictures only"):
-        runner.picture_size(32)
+        runner.picture_size(Size.of(32))
 
 
 def test_drawing_leaves_the_picture_alone_and_marks_the_box() -> None:

@@ -33,6 +33,7 @@ from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import known
 from prune.sensitivity.rows import by_price, price, read, to_json
 from prune.sensitivity.run import Wish
+from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
 
@@ -43,7 +44,7 @@ Capture = pytest.CaptureFixture[str]
 def setup(tmp_path: Path) -> Setup:
     """Make a network whose own best detections are the truth, so that its mAP is not zero."""
     weights, data = tiny.weights(tmp_path), tiny.data(tmp_path)
-    made = Setup(weights=weights, data=data, imgsz=tiny.SIZE)
+    made = Setup(weights=weights, data=data, imgsz=Size.of(tiny.SIZE))
     bench = opened(made)
     with evaluating(bench.subject.net):
         for batch in bench.loader:

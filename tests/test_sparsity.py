@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prune.errors import InputError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet, build
+from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.loop import update
 from prune.train.run import Settings, start
@@ -93,7 +94,7 @@ def test_the_strength_grows_to_its_full_value() -> None:
 def test_updates_that_clip_add_as_much_as_the_penalty_added_each_time(
     net: Darknet, kind: str
 ) -> None:
-    settings = Settings(epochs=1, imgsz=tiny.SIZE, sparsity=Sparsity(kind, 0.1))
+    settings = Settings(epochs=1, imgsz=Size.of(tiny.SIZE), sparsity=Sparsity(kind, 0.1))
     hyp = {**SCRATCH, "clip": 1e-7}  # of the loss's gradients, nothing is left
     run = start(net, 100, settings=settings, hyp=hyp, device=torch.device("cpu"))
     run.ema.updates = 6  # as in a run that was taken up, amid four updates

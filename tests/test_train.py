@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.size import Size
 from prune.train import features, keep
 from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings
@@ -82,7 +83,7 @@ def test_run_leaves_all_its_files(tmp_path: Path) -> None:
     for path in (folder / "weights").iterdir():
         kept = checkpoint.load(path)
         assert kept.training == {}
-        assert (kept.names, kept.imgsz) == (list(tiny.NAMES), 64)
+        assert (kept.names, kept.imgsz) == (list(tiny.NAMES), Size.of(64))
         assert kept.history[-1]["command"] == "train"
         checkpoint.network(kept)
 
@@ -347,7 +348,7 @@ def test_weights_of_a_run_are_no_start_of_its_optimiser(train: Train, tmp_path: 
         (False, ("--pt",), "is not pruned"),
         (False, ("--cfg", "tiny20.cfg"), "2 of 7 layers with weights, "),
         (True, ("--pt", "--cfg", "tiny32.cfg"), "is another network than"),
-        (False, ("--img", "60"), "picture size 60 is raised to 64"),
+        (False, ("--img", "60"), "image size 60 is raised to 64"),
         (False, ("--sync-bn",), "--sync-bn does nothing in one process"),
     ],
     ids=[
@@ -480,7 +481,7 @@ def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("val_every", "scored"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (0, [4])])
 def test_epochs_that_are_scored(val_every: int, scored: list[int]) -> None:
-    settings = Settings(epochs=5, imgsz=64, val_every=val_every)
+    settings = Settings(epochs=5, imgsz=Size.of(64), val_every=val_every)
     assert [epoch for epoch in range(5) if settings.scored(epoch)] == scored
 
 

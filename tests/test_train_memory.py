@@ -10,12 +10,13 @@ import torch
 
 from prune.errors import TrainError
 from prune.models.darknet import Darknet, build
+from prune.size import Size
 from prune.train import memory
 from prune.train.hyp import SCRATCH
 from prune.train.run import Settings
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(epochs=1, imgsz=64, batch_size=16)
+SETTINGS = Settings(epochs=1, imgsz=Size.of(64), batch_size=16)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_batch_halves_with_memory_and_pictures_that_grow(
 
     free = next(2.0**n for n in range(40) if 2.0**n > 1e6 and with_bytes(2.0**n) == 16)
     assert with_bytes(free / 2) in (4, 8)
-    assert with_bytes(free, replace(SETTINGS, imgsz=128)) == 4
+    assert with_bytes(free, replace(SETTINGS, imgsz=Size.of(128))) == 4
     assert with_bytes(free, replace(SETTINGS, multi_scale=True)) == 8
     with pytest.raises(TrainError, match="at batch 1, 64 px"):
         with_bytes(1e5)

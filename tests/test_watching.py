@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.size import Size
 from prune.train import loop, scales
 from prune.train.log import Log
 
@@ -135,12 +136,12 @@ def test_a_resumed_run_draws_the_sizes_of_an_unbroken_one(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--multi-scale", "--batch-size", 2, "--noval", "--epochs", 3)
-    drawn: list[int] = []
+    drawn: list[Size] = []
     resized = scales.resized
 
-    def note(images: torch.Tensor, side: int) -> torch.Tensor:
-        drawn.append(side)
-        return resized(images, side)
+    def note(images: torch.Tensor, size: Size) -> torch.Tensor:
+        drawn.append(size)
+        return resized(images, size)
 
     monkeypatch.setattr(scales, "resized", note)
     assert train(*words, "--name", "whole") == 0
@@ -157,7 +158,7 @@ def test_a_resumed_run_draws_the_sizes_of_an_unbroken_one(
     last = tmp_path / "runs" / "broken" / "weights" / "last.pt"
     assert main(["train", "--resume", str(last)]) == 0
     assert drawn == whole
-    assert set(drawn) == {48, 64, 80}
+    assert set(drawn) == {Size.of(side) for side in (48, 64, 80)}
     unbroken, broken = (
         checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
         for name in ("whole", "broken")

@@ -27,6 +27,7 @@ from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
+from prune.size import Size
 from prune.whole import import_foreign
 
 LEGACY = Path(__file__).parents[2] / "shared" / "reference" / "legacy"
@@ -187,7 +188,7 @@ def test_our_own_checkpoint_comes_back_with_new_names(net: Darknet, tmp_path: Pa
     own = checkpoint.capture(net, names=["a", "b"], imgsz=64, history=[{"command": "train"}])
     checkpoint.save(own, tmp_path / "own.pt")
     again = import_foreign(tmp_path / "own.pt", names=["c", "d"], imgsz=128)
-    assert (again.names, again.imgsz, again.cfg) == (["c", "d"], 128, own.cfg)
+    assert (again.names, again.imgsz, again.cfg) == (["c", "d"], Size.of(128), own.cfg)
     assert [entry["command"] for entry in again.history] == ["train", "whole"]
 
 
@@ -343,7 +344,6 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "names": (lambda path: path, ["--names", "cat"], "2 classes and 1 names came (cat)"),
     "no names": (lambda path: path, ["--names", " , "], "names no class"),
     "size": (lambda path: path, ["--img-size", "100"], "multiple of the network's stride, 8"),
-    "no size": (lambda path: path, ["--img-size", "0"], "picture size is 0"),
     "missing cfg": (lambda path: path, ["--cfg", "no.cfg"], "cannot read no.cfg"),
     "missing data": (lambda path: path, ["--data", "no.yaml"], "no.yaml"),
     "itself": (lambda path: path, ["--out", "net.pt"], "is the file to read"),

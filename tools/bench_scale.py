@@ -184,13 +184,14 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
 
     from prune.data import spec
     from prune.data.loader import train_loader
+    from prune.size import Size
     from prune.train import hyp, source
     from prune.train.run import Settings, start
 
     data = spec.load(args.work, splits=("train",))
     batch = args.batch_size * team.size
     settings = Settings(
-        epochs=100, imgsz=args.img_size, batch_size=batch, nominal_batch=batch, eager=True
+        epochs=100, imgsz=Size.of(args.img_size), batch_size=batch, nominal_batch=batch, eager=True
     )
     batches = train_loader(
         data,

@@ -255,6 +255,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     import torch
 
     from prune.data import loader
+    from prune.size import Size
     from prune.train import hyp, source
     from prune.train.run import Settings, start
     from prune.train.sparsity import EVERY, Sparsity
@@ -272,7 +273,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     first = next(iter(load(workers=0)))
     settings = Settings(
         epochs=1000,
-        imgsz=args.img_size,
+        imgsz=Size.of(args.img_size),
         batch_size=args.batch_size,
         nominal_batch=args.batch_size,  # an update a step, in every row
         precision=way.precision,

@@ -21,6 +21,7 @@ from prune.bench.latency import compared, latencies_ms
 from prune.bench.runtimes import installed
 from prune.errors import StageError
 from prune.latency.form import Form
+from prune.size import Size
 
 TRAINING = "train"  # where in a run's folder the fine-tuning is
 TRIES = 5  # cuts until one is as fast as was asked for
@@ -43,7 +44,7 @@ class Wish:
         max_drop: mAP@.5:.95 that may be lost, in points (hundredths).
         runtime: where it is to be fast.
         threads: of a run.
-        imgsz: height and width of the pictures, pixels.
+        imgsz: height and width of the pictures.
         epochs: of the fine-tuning.
         activation: what convolutions learn instead of their own; "" keeps it.
         depth: residual blocks that leave; "auto" chooses.
@@ -60,7 +61,7 @@ class Wish:
     max_drop: float
     runtime: str
     threads: int
-    imgsz: int
+    imgsz: Size
     epochs: int
     activation: str
     depth: str
@@ -97,7 +98,7 @@ def _dense(road: Road) -> Facts:
     """Score the detector as it is, and write it as it would be deployed."""
     scores = _scores(road, road.wish.weights)
     out = road.file("dense.onnx")
-    prune("export", "--weights", road.wish.weights, "--img-size", road.wish.imgsz, "--out", out)
+    prune("export", "--weights", road.wish.weights, *_size(road.wish), "--out", out)
     return {**scores, "ms": _ms(road, out), "file": str(out)}
 
 
@@ -157,7 +158,7 @@ def _cut_words(road: Road, asked: float, depth: str) -> list[object]:
     # A share, not milliseconds: the cut has a clock of its own, which has drifted since.
     wish, share = road.wish, asked / road.fact("dense", "ms")
     words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{share:.5f}"]
-    words += ["--runtime", wish.runtime, "--threads", wish.threads, "--img-size", wish.imgsz]
+    words += ["--runtime", wish.runtime, "--threads", wish.threads, *_size(wish)]
     words += ["--activation", wish.activation] if wish.activation else []
     words += ["--int8"] if wish.int8 else []
     words += ["--data", wish.data, "--depth", depth, "--seed", wish.seed]
@@ -186,7 +187,7 @@ def _tune(road: Road) -> Facts:
 def training(wish: Wish) -> list[object]:
     """Say how a cut is fine-tuned."""
     words: list[object] = ["--teacher", wish.weights, "--data", wish.data]
-    words += ["--img-size", wish.imgsz, "--epochs", wish.epochs]
+    words += [*_size(wish), "--epochs", wish.epochs]
     words += ["--activation", wish.activation] if wish.activation else []
     return [*words, "--seed", wish.seed, "--device", wish.device, *wish.training]
 
@@ -200,7 +201,7 @@ def _export(road: Road) -> Facts:
     """Write what was fine-tuned, compared with torch on real pictures."""
     words = ["export", "--weights", road.file("pruned.pt"), "--data", road.wish.data]
     out = road.file("pruned.onnx")
-    told = prune(*words, "--img-size", road.wish.imgsz, "--out", out)
+    told = prune(*words, *_size(road.wish), "--out", out)
     return {"max_rel_diff": told["max_rel_diff"], "bytes": told["bytes"], "file": str(out)}
 
 
@@ -242,19 +243,23 @@ STAGES: dict[str, Callable[[Road], Mapping[str, object]]] = {
 }
 
 
+def _size(wish: Wish) -> tuple[str, ...]:
+    return "--img-size", *wish.imgsz.words
+
+
 def _scores(road: Road, weights: Path) -> Facts:
     words = ["val", "--weights", weights, "--data", road.wish.data, "--no-plots"]
-    told = prune(*words, "--img-size", road.wish.imgsz, "--device", road.wish.device)
+    told = prune(*words, *_size(road.wish), "--device", road.wish.device)
     return {"map50": told["map50"], "map": told["map"]}
 
 
 def _deployed_ms(road: Road, weights: Path) -> float:
     """Time a checkpoint in the form it would be deployed in: activation, INT8, runtime."""
-    net, side = checkpoint.network(checkpoint.load(weights)), road.wish.imgsz
+    net = checkpoint.network(checkpoint.load(weights))
     form = Form(road.wish.runtime, road.wish.activation, road.wish.int8)
     with TemporaryDirectory() as folder:
         target = Path(folder) / "net.onnx"
-        return _ms(road, form.write(form.network(net), target, imgsz=(side, side)))
+        return _ms(road, form.write(form.network(net), target, imgsz=road.wish.imgsz))
 
 
 def _ms(road: Road, path: Path) -> float:

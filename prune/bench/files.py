@@ -11,6 +11,7 @@ from pathlib import Path
 from prune.bench import ncnn_text
 from prune.bench.runtimes import Setting
 from prune.errors import InputError
+from prune.size import Sides, Size
 
 Side = int | None
 """Of an input; None where the file leaves it open."""
@@ -32,14 +33,18 @@ class Taken:
 
 
 def settle(
-    path: Path, *, threads: int, imgsz: int | None = None, batch: int | None = None
+    path: Path,
+    *,
+    threads: int,
+    imgsz: Sides | None = None,
+    batch: int | None = None,
 ) -> Setting:
     """Decide what a file is run on: what is asked for, where nothing is what the file says.
 
     Args:
         path: .onnx, .pt or .param.
         threads: of a run.
-        imgsz: side of a square picture, pixels.
+        imgsz: side of a square image, or height and width, pixels.
         batch: pictures a run; 1 where nobody says.
 
     Raises:
@@ -57,7 +62,8 @@ def settle(
             f"batch is {batch}, but {path} takes {number} a run only; leave --batch out, or export "
             "with --dynamic"
         )
-    wanted = (imgsz, imgsz) if imgsz else taken.imgsz or (None, None)
+    own = taken.imgsz or (None, None)
+    wanted = own if imgsz is None else Size.of(imgsz)
     sides = _fitting(path, (height, width), wanted, taken.stride)
     return Setting(threads, sides, batch or number or 1, channels or 3)
 
@@ -74,7 +80,7 @@ def _fitting(
     """Return height and width; see `settle`."""
     if any(mine not in (None, side) for mine, side in zip(own, wanted, strict=True) if side):
         raise InputError(
-            f"image size is {wanted[0]}, but {path} takes {_by(own)} pictures only; leave "
+            f"image size is {_by(wanted)}, but {path} takes {_by(own)} pictures only; leave "
             "--img-size out, or export with --dynamic"
         )
     height, width = (mine or side for mine, side in zip(own, wanted, strict=True))
@@ -83,16 +89,17 @@ def _fitting(
             f"{path} leaves its picture size open and does not say which is usual; "
             "give --img-size, e.g. 320"
         )
-    for side, mine in zip((height, width), own, strict=True):
-        if mine is None and side % stride:
-            above = -(-side // stride) * stride
-            raise InputError(
-                f"image size is {side}; {path} takes multiples of {stride}, e.g. {above}"
-            )
+    size = Size(height, width)
+    if any(mine is None and side % stride for side, mine in zip(size, own, strict=True)):
+        raise InputError(
+            f"image size is {size}; {path} takes multiples of {stride}, e.g. {size.raised(stride)}"
+        )
     return height, width
 
 
 def _by(sides: tuple[Side, Side]) -> str:
+    if isinstance(sides, Size):
+        return str(sides)
     return " x ".join("any" if side is None else str(side) for side in sides)
 
 
@@ -130,7 +137,7 @@ def _checkpoint(path: Path) -> Taken:
 
     source = checkpoint.load(path)
     stride = checkpoint.network(source).stride
-    return Taken((None, 3, None, None), (source.imgsz, source.imgsz), stride)
+    return Taken((None, 3, None, None), source.imgsz, stride)
 
 
 def _ncnn(path: Path) -> Taken:

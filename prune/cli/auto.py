@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options, resume, timing
 from prune.errors import MISSED, InputError
+from prune.size import Size
 
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
@@ -127,7 +128,7 @@ def _begun(args: argparse.Namespace) -> Road:
     folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
     resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
     runs.record(folder, vars(args))
-    journal = Journal(folder / "auto.json", {**vars(wish)}, {})
+    journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})
     journal.write()
     return Road(wish, folder, journal, _say)
 
@@ -144,6 +145,7 @@ def _taken_up(args: argparse.Namespace) -> Road:
     said = dict(journal.wish)
     for name in ("weights", "data"):
         said[name] = Path(str(said[name]))
+    said["imgsz"] = Size.read(said["imgsz"])
     said["training"] = tuple(said["training"])  # type: ignore[arg-type]  # a list of words
     return Road(Wish(**said), folder, journal, _say)  # type: ignore[arg-type]  # as it was written
 
@@ -168,7 +170,7 @@ def _wish(args: argparse.Namespace) -> Wish:
         max_drop=args.max_drop,
         runtime=args.runtime or timing.RUNTIMES[0],
         threads=threads_of(args.threads or 0),
-        imgsz=options.side(args, checkpoint.load(args.weights).imgsz),
+        imgsz=options.size(args, checkpoint.load(args.weights).imgsz),
         epochs=args.epochs,
         activation="" if activation == "keep" else activation,
         depth=args.depth,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from prune.depth import Block, Enough
     from prune.pruning import Subject
+    from prune.size import Size
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.images < 1:
         raise PlanError(f"images is {args.images}; it must be at least 1, e.g. 8")
     subject = cutting.opened(args)
-    imgsz = options.side(args, subject.checkpoint.imgsz)
+    imgsz = options.size(args, subject.checkpoint.imgsz)
     found = depth.blocks(subject.net, imgsz=imgsz)
     enough = _enough(args, subject, found, imgsz=imgsz)
     pictures = None
@@ -91,19 +92,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _enough(
-    args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: int
+    args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: Size
 ) -> Enough:
     from prune import depth
     from prune.count import count
 
     if args.macs is None:
         return depth.by_number(found, args.blocks)
-    total = count(subject.net, (1, 3, imgsz, imgsz)).macs
+    total = count(subject.net, imgsz.batch()).macs
     amount = options.amount_of(args.macs, option="--macs")
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 
-def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgsz: int) -> Tensor:
+def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgsz: Size) -> Tensor:
     """Read pictures spread evenly over --data's training split, [images, 3, H, W] in 0..1.
 
     They are on --device, where blocks are then judged.
@@ -118,6 +119,6 @@ def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgs
     paths = spec.load(args.data, splits=("train",)).pictures("train")
     apart = max(len(paths) / images, 1)
     chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
-    side = -(-imgsz // subject.net.stride) * subject.net.stride
-    batch = next(iter(fitted(chosen, (side, side), len(chosen))))
+    size = imgsz.raised(subject.net.stride)
+    batch = next(iter(fitted(chosen, size, len(chosen))))
     return batch.images.to(device.choose(args.device)).float() / 255

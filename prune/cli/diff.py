@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
     from prune.inventory import take
 
     files = [checkpoint.load(path) for path in (args.first, args.second)]
-    side = options.side(args, files[0].imgsz)
-    before, after = (take(found, imgsz=side) for found in files)
+    size = options.size(args, files[0].imgsz)
+    before, after = (take(found, imgsz=size) for found in files)
     changed = _changed(before, after, _gone(*files, layers=len(before.layers)))
     if args.json:
         console.print_json(_document(before, after, changed, files[0].names != files[1].names))
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     console.print_changes(_totals(before, after))
     print(
         f"\n{len(changed)} layers differ, of {len(before.layers)} and {len(after.layers)}, "
-        f"at {side} pixels"
+        f"at {size.described}"
     )
     if files[0].names != files[1].names:
         print("the class names differ")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
     from prune.export.onnx import Exported
     from prune.models.darknet import Darknet
+    from prune.size import Size
 
 EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="new folder for the ONNX file, labels, preprocessing, a script that detects with "
         "onnxruntime, numpy and Pillow alone, and a README with figures",
     )
-    options.image_size(parser, nargs="+")
+    options.image_size(parser)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--batch-size", "--batch", type=int, default=1, metavar="N", help="pictures a run"
@@ -110,20 +111,6 @@ def run(args: argparse.Namespace) -> None:
         print(text)
 
 
-def picture_size(wanted: list[int] | None, usual: int) -> tuple[int, int]:
-    """Turn --img-size into height and width: one number is a square, none the checkpoint's size.
-
-    Raises:
-        InputError: more than two numbers.
-    """
-    from prune.errors import InputError
-
-    sides = wanted or [usual]
-    if len(sides) > 2:
-        raise InputError(f"--img-size takes one number or height and width, not {len(sides)}")
-    return sides[0], sides[-1]
-
-
 Written = tuple[dict[str, object], str]
 """What --json prints, and what a person reads."""
 
@@ -140,7 +127,7 @@ def _one_file(args: argparse.Namespace, source: Checkpoint, target: Path) -> Wri
     from prune.export.onnx import export
 
     net = checkpoint.network(source)
-    imgsz = picture_size(args.img_size, source.imgsz)
+    imgsz = options.size(args, source.imgsz)
     done = export(
         net,
         target,
@@ -204,7 +191,7 @@ def _opset(args: argparse.Namespace) -> int | None:
     return 13 if wanted is None else wanted
 
 
-def _pictures(args: argparse.Namespace, net: Darknet, imgsz: tuple[int, int]) -> list[Tensor]:
+def _pictures(args: argparse.Namespace, net: Darknet, imgsz: Size) -> list[Tensor]:
     """Load the real pictures to compare on, if there is --data."""
     if args.data is None:
         return []
@@ -213,7 +200,7 @@ def _pictures(args: argparse.Namespace, net: Darknet, imgsz: tuple[int, int]) ->
 
     paths = spec.load(args.data, splits=("val",)).pictures("val")
     if args.dynamic:
-        return pictures.least(paths, longest=max(imgsz), stride=net.stride)
+        return pictures.least(paths, room=imgsz, stride=net.stride)
     return pictures.fixed(paths, shape=imgsz, batch=args.batch_size)
 
 
@@ -242,7 +229,7 @@ def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
         checkpoint.network(source),
         _target(args, args.weights.with_suffix(".param"), ".bin"),
         names=source.names,
-        imgsz=picture_size(args.img_size, source.imgsz),
+        imgsz=options.size(args, source.imgsz),
     )
     document, text = _listed(done.out)
     agreement = f"agrees with torch to {done.max_abs_diff:.2g} ({done.max_rel_diff:.2g} relative)"

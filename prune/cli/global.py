@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prune.pruning import Subject
     from prune.selection import Selected
     from prune.sensitivity.curves import Known
+    from prune.size import Size
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from prune.pruning import convolutions
 
     subject = cutting.opened(args)
-    imgsz = options.side(args, subject.checkpoint.imgsz)
+    imgsz = options.size(args, subject.checkpoint.imgsz)
     meet = _counted if args.latency is None else timing.deadline
     budget = meet(args, subject, imgsz)
     everywhere, layers = _limits(args, max_ratio=budget.max_ratio, known=convolutions(subject.net))
@@ -129,13 +130,13 @@ class Counted:
         args: how its channels are scored.
         budget: what may be left.
         share: that share of what there is.
-        imgsz: of the picture, pixels.
+        imgsz: of the picture.
     """
 
     args: argparse.Namespace
     budget: Budget
     share: float
-    imgsz: int
+    imgsz: Size
 
     @property
     def max_ratio(self) -> float:
@@ -154,7 +155,7 @@ class Counted:
         return {}
 
 
-def _counted(args: argparse.Namespace, subject: Subject, imgsz: int) -> Counted:
+def _counted(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Counted:
     """Read --macs or --params."""
     from prune.budget import Budget
     from prune.count import count
@@ -162,7 +163,7 @@ def _counted(args: argparse.Namespace, subject: Subject, imgsz: int) -> Counted:
     timing.expect_none(args)
     kind = "macs" if args.macs is not None else "params"
     amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
-    now = getattr(count(subject.net, (1, 3, imgsz, imgsz)), kind)
+    now = getattr(count(subject.net, imgsz.batch()), kind)
     limit = int(amount if amount > 1 else amount * now)
     return Counted(args, Budget(kind, limit), limit / now, imgsz)
 
@@ -273,7 +274,7 @@ def _deep(
     from prune import depth, together, worth
     from prune.cli.depth import pictures_of
 
-    imgsz = options.side(args, subject.checkpoint.imgsz)
+    imgsz = options.size(args, subject.checkpoint.imgsz)
     found = [block for block in depth.blocks(subject.net, imgsz=imgsz) if free(block)]
     if args.data is None:  # noise ranks blocks worse than their weights do
         judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")

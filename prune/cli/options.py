@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prune.cli import spans
 from prune.errors import PlanError
+from prune.size import Size
 
 # Of prune.models.layers, those that a network may be taught in another's place.
 ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
@@ -25,18 +27,48 @@ def weights(parser: argparse.ArgumentParser, *, default: str | None = "whole_mod
     )
 
 
-def image_size(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
-    """Add --img-size; None means the checkpoint's own size. With `nargs` "+" it is a list."""
+IMAGE_SIZE = ("--img-size", "--imgsz", "--img")
+
+
+def image_size(parser: argparse.ArgumentParser) -> None:
+    """Add --img-size; None means the checkpoint's own size."""
     parser.add_argument(
-        "--img-size",
-        "--imgsz",
-        "--img",
-        type=int,
-        nargs=nargs,
+        *IMAGE_SIZE,
+        type=size_of,
         default=None,
-        metavar="PX",
-        help="picture size in pixels (default: the checkpoint's)",
+        metavar="H [W]",
+        help="image size in pixels: one number for a square, or height and width, each a multiple "
+        "of the network's stride (default: the checkpoint's)",
     )
+
+
+def size_of(text: str) -> Size:
+    """Read 320 or 288x352 (height x width), as an argparse type; see also `with_sizes_joined`."""
+    found = Size.read([int(side) for side in re.split("[x,]", text) if side.isdecimal()])
+    if not re.fullmatch(r"\d+([x,]\d+)?", text, re.ASCII) or found is None or min(found) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text.replace(',', ' ')!r} is no image size; write one number of pixels for a square "
+            "or height and width, e.g. 320 or 288 352"
+        )
+    return found
+
+
+def with_sizes_joined(words: Sequence[str]) -> list[str]:
+    """Join the numbers behind --img-size: argparse would take what follows them, a file, as well.
+
+    `--img-size 288 352 a.pt` becomes `--img-size 288,352 a.pt`.
+    """
+    joined: list[str] = []
+    for word in words:
+        before = "=".join(joined[-2:])  # "--img-size=288", however it was written
+        if word.isdecimal() and _ENDS_IN_SIZE.search(before):
+            joined[-1] = f"{joined[-1]},{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+_ENDS_IN_SIZE = re.compile(rf"(^|=)({'|'.join(IMAGE_SIZE)})=[\d,]+$", re.ASCII)
 
 
 def path_or_none(text: str) -> Path | None:
@@ -76,9 +108,9 @@ def seed(parser: argparse.ArgumentParser, *, of: str = "") -> None:
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help=said)
 
 
-def side(args: argparse.Namespace, own: int) -> int:
+def size(args: argparse.Namespace, own: Size) -> Size:
     """Return --img-size, or a checkpoint's own size where nobody named one."""
-    return own if args.img_size is None else int(args.img_size)
+    return own if args.img_size is None else args.img_size
 
 
 def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
 from prune.cli import config_file, habits
+from prune.cli.options import with_sizes_joined
 
 _LONGEST_CHOICES = 24  # characters that all choices of an option may take in its usage
 
@@ -65,7 +66,7 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
     """
     draft = build(name, summary, module)
     _accept_gaps(draft)
-    words = config_file.insert(words, _Known(draft))
+    words = with_sizes_joined(config_file.insert(words, _Known(draft)))
     typed, unknown = draft.parse_known_args(words)
     if unknown:  # before a missing option: that one may be the very word that was mistyped
         draft.error(_unknown(name, unknown[0], _option_strings(draft)))

@@ -46,12 +46,12 @@ def settings(
 
     wanted = source.imgsz if args.img_size is None else args.img_size
     stride = source.net.stride
-    imgsz = -(-wanted // stride) * stride
+    imgsz = wanted.raised(stride)
     if imgsz != wanted:
-        say(f"note: picture size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
-    if args.multi_scale and len(scales.sides(imgsz, stride=stride)) == 1:
+        say(f"note: image size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
+    if args.multi_scale and len(scales.sizes(imgsz, stride=stride)) == 1:
         raise InputError(
-            f"--multi-scale has one size alone for pictures of {imgsz} pixels and a stride of "
+            f"--multi-scale has one size alone for images of {imgsz} pixels and a stride of "
             f"{stride}; give --img-size {3 * stride} or more"
         )
     return Settings(

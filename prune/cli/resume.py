@@ -9,6 +9,7 @@ from typing import cast
 
 from prune.cli.options import as_typed
 from prune.errors import CheckpointError, InputError
+from prune.size import Size
 
 Say = Callable[[str], None]
 
@@ -45,6 +46,7 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
     for name, value in _recorded(folder, last).items():
         if name not in _FREE or name not in said:
             setattr(args, name, Path(value) if name in PATHS and value is not None else value)
+    args.img_size = Size.read(args.img_size)
     args.resume, args.hyp = last, folder / "hyp.yaml"
     if not last.is_file():
         say(f"note: {folder} has no weights yet; the run begins anew")

@@ -104,7 +104,7 @@ def _setup(args: argparse.Namespace) -> Setup:
         data=args.data,
         split=args.split,
         images=args.images,
-        imgsz=options.side(args, checkpoint.load(args.weights).imgsz),
+        imgsz=options.size(args, checkpoint.load(args.weights).imgsz),
         batch_size=args.batch_size,
         metric=args.metric,
         confidence=args.conf_thres,

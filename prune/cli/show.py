@@ -61,7 +61,7 @@ def _document(found: Checkpoint, inventory: Inventory) -> dict[str, object]:
     return {
         "params": inventory.params,
         "macs": inventory.macs,
-        "imgsz": inventory.imgsz,
+        "imgsz": inventory.imgsz.plain,
         "names": found.names,
         "layers": [_layer_document(layer) for layer in inventory.layers],
         "groups": [
@@ -113,6 +113,6 @@ def _print_summary(found: Checkpoint, inventory: Inventory) -> None:
     names = ", ".join(found.names[:8]) + (", ..." if len(found.names) > 8 else "")
     done = ", ".join(str(entry.get("command")) for entry in found.history) or "-"
     print(f"\nparameters  {inventory.params:,}")
-    print(f"MACs        {inventory.macs:,} at {inventory.imgsz} pixels")
+    print(f"MACs        {inventory.macs:,} at {inventory.imgsz.described}")
     print(f"classes     {len(found.names)}: {names}")
     print(f"history     {done}")

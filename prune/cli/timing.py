@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prune.models.darknet import Darknet
     from prune.pruning import Subject
     from prune.selection import Selected
+    from prune.size import Size
 
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan
 _WIDER = (0.6, 0.75, 0.9)  # shares of a group that may go where less does not reach
@@ -136,7 +137,7 @@ class Deadline:
         }
 
 
-def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline:
+def deadline(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Deadline:
     """Read --latency, and measure this machine and the network on it.
 
     Raises:
@@ -154,7 +155,7 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: int) -> Deadline
     from prune.latency.form import Form
     from prune.latency.plan import expect_more, filled, opened
 
-    setting = Setting(threads_of(args.threads or 0), (imgsz, imgsz))
+    setting = Setting(threads_of(args.threads or 0), imgsz)
     form = Form(args.runtime or RUNTIMES[0], args.activation or "", args.int8)
     clock = opened(subject, form=form, setting=setting, say=_say)
     limit_ms = wanted * clock.before_ms if is_share else wanted

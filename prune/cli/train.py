@@ -201,7 +201,7 @@ def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:
     said = vars(args)
     paths = {name: said[name].resolve() for name in resume.PATHS if said[name] is not None}
     hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
-    runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz})
+    runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz.plain})
 
 
 def _train(

@@ -13,6 +13,7 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
     from prune.models.darknet import Darknet
+    from prune.size import Size
 
 EXAMPLE = """\
   prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data mine.yaml
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         console.print_json({**facts, "out": args.out, "onnx": onnx})
     else:
-        print(_described(facts, [path for path in (args.out, onnx) if path]))
+        print(_described(facts, found.imgsz, [path for path in (args.out, onnx) if path]))
 
 
 def _names(args: argparse.Namespace) -> Sequence[str] | None:
@@ -103,7 +104,7 @@ def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:
         net,
         out.with_suffix(".onnx"),
         names=source.names,
-        imgsz=(source.imgsz, source.imgsz),
+        imgsz=source.imgsz,
         source=checkpoint.digest(out),
         about=provenance(source),
     )
@@ -119,11 +120,11 @@ def _facts(net: Darknet, source: Checkpoint) -> dict[str, object]:
         "params": entry["params"],
         "macs": entry["macs"],
         "names": source.names,
-        "imgsz": source.imgsz,
+        "imgsz": source.imgsz.plain,
     }
 
 
-def _described(facts: dict[str, object], written: Sequence[Path]) -> str:
+def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) -> str:
     names, notes = facts["names"], facts["notes"]
     assert isinstance(names, list)
     assert isinstance(notes, list)
@@ -136,7 +137,7 @@ def _described(facts: dict[str, object], written: Sequence[Path]) -> str:
             f"{facts['layers']} layers, {facts['params']:,} parameters, {facts['macs']:,} MACs",
         ),
         ("classes", f"{len(names)}: {shown}"),
-        ("pictures", f"{facts['imgsz']} pixels"),
+        ("images", size.described),
         *(("written", f"{path}  {path.stat().st_size:,} bytes") for path in written),
     ]
     return "\n".join(f"{label:9}{text}" for label, text in rows)

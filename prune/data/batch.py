@@ -71,9 +71,9 @@ def share(count: int, part: tuple[int, int]) -> range:
 def training_batch(
     key: TrainKey, *, pictures: Pictures, hyp: Mapping[str, float], seed: int
 ) -> Batch:
-    """Augment the pictures of one batch, [N, 3, imgsz, imgsz]; N may be zero."""
+    """Augment the pictures of one batch, [N, 3, H, W]; N may be zero."""
     if not key.indices:
-        nothing = torch.zeros((0, 3, pictures.imgsz, pictures.imgsz), dtype=torch.uint8)
+        nothing = torch.zeros(pictures.imgsz.batch(0), dtype=torch.uint8)
         return Batch(nothing, torch.zeros((0, 6)), [], [])
     hyp = hyp if key.mosaics else {**hyp, "mosaic": 0.0}
     samples = [
@@ -86,11 +86,10 @@ def training_batch(
 def scoring_batch(
     indices: tuple[int, ...], *, pictures: Pictures, stride: int, rectangular: bool
 ) -> Batch:
-    """Letterbox pictures into the least shape that holds them, or the least square for `imgsz`."""
+    """Letterbox pictures into the least shape that holds them, or the least that holds `imgsz`."""
     loaded = [load(pictures, index) for index in indices]
     sizes = [(image.shape[0], image.shape[1]) for image, _, _ in loaded]
-    square = [(pictures.imgsz, pictures.imgsz)]
-    shape = batch_shape(sizes if rectangular else square, stride)
+    shape = batch_shape(sizes if rectangular else [pictures.imgsz], stride)
     batch = assemble(
         [letterbox(image, boxes, shape) for image, boxes, _ in loaded],
         paths=[pictures.paths[index] for index in indices],

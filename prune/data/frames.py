@@ -29,9 +29,9 @@ class Frame:
     pad_y: int
 
 
-def loading_size(size: Shape, longest: int) -> Shape:
-    """Scale a height and width so that the longer becomes `longest`; no side falls below 1 px."""
-    scale = longest / max(size)
+def loading_size(size: Shape, room: Shape) -> Shape:
+    """Scale a height and width to the largest that `room` holds; no side falls below 1 px."""
+    scale = min(room[0] / size[0], room[1] / size[1])
     height, width = (max(1, round(side * scale)) for side in size)
     return height, width
 
@@ -79,8 +79,7 @@ def fit(image: Image, shape: Shape) -> tuple[Image, Frame]:
         The padded picture, [height, width, 3], and the frame that maps boxes back.
     """
     original = (image.shape[0], image.shape[1])
-    scale = min(shape[0] / original[0], shape[1] / original[1])
-    loaded = loading_size(original, round(max(original) * scale))
+    loaded = loading_size(original, shape)
     return pad(resize(image, loaded), shape), place(original, loaded, shape)
 
 

@@ -22,6 +22,7 @@ from prune.data.spec import DataSpec
 from prune.data.store import Pictures, cpus, gather, original_sizes
 from prune.data.workers import context, start_patient
 from prune.errors import DataError, PruneError
+from prune.size import Sides, Size
 
 __all__ = ["Batch", "Frame", "Loader", "TrainLoader", "check_sizes", "score_loader", "train_loader"]
 
@@ -114,7 +115,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     spec: DataSpec,
     *,
     split: str = "train",
-    imgsz: int,
+    imgsz: Sides,
     batch_size: int,
     stride: int = 32,
     hyp: Mapping[str, float],
@@ -128,9 +129,9 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     Args:
         spec: the data set.
         split: which of its splits.
-        imgsz: the batch's height and width, pixels.
+        imgsz: the batch's height and width, pixels; one number for a square.
         batch_size: pictures a batch.
-        stride: the network's largest stride, which must divide `imgsz`.
+        stride: the network's largest stride, which must divide both.
         hyp: the augmentation's chances and ranges (`HYP_KEYS`); other keys are not looked at.
         workers: processes that load; 0 loads in this one. At most one a processor is started.
         seed: fixes order and augmentation, for any number of workers.
@@ -141,21 +142,22 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         DataError: no pictures, a broken label, a size that does not suit the network, no room for
             the cache, fewer pictures a batch than processes.
     """
-    check_sizes(imgsz, batch_size, workers)
+    size = check_sizes(imgsz, batch_size, workers)
     if batch_size < part[1]:
         raise DataError(
             f"batch size is {batch_size}; {part[1]} processes share a batch, so that it must be "
             f"{part[1]} or more"
         )
-    if imgsz % stride:
-        below = imgsz // stride * stride
+    if not size.fits(stride):
+        below = Size(*(max(side // stride, 1) * stride for side in size))
+        above = Size(*(side + stride for side in below))
         raise DataError(
-            f"image size is {imgsz}; training needs a multiple of the network's stride {stride}, "
-            f"e.g. {max(below, stride)} or {max(below, stride) + stride}"
+            f"image size is {size}; training needs a multiple of the network's stride {stride}, "
+            f"e.g. {below} or {above}"
         )
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
-    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
+    pictures = _gathered(spec, split, imgsz=size, cache=cache)
     return TrainLoader(
         pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed, part=part
     )
@@ -165,7 +167,7 @@ def score_loader(  # noqa: PLR0913  # as above
     spec: DataSpec,
     *,
     split: str,
-    imgsz: int,
+    imgsz: Sides,
     batch_size: int,
     stride: int = 32,
     workers: int = 2,
@@ -178,20 +180,21 @@ def score_loader(  # noqa: PLR0913  # as above
     Args:
         spec: the data set.
         split: which of its splits.
-        imgsz: what the longer side of a picture is scaled to, pixels.
+        imgsz: height and width that images are scaled to fit into, pixels; one number for a
+            square.
         batch_size: pictures a batch.
         stride: the batch's height and width are multiples of it.
         workers: processes that load; 0 loads in this one. At most one a processor is started.
-        rectangular: batches of pictures alike in shape, as small as they allow; otherwise squares
-            in the split's order.
+        rectangular: batches of pictures alike in shape, as small as they allow; otherwise all of
+            `imgsz`, in the split's order.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
         part: (r, n) gives every n-th batch from the r-th on.
 
     Raises:
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
-    check_sizes(imgsz, batch_size, workers)
-    pictures = _gathered(spec, split, imgsz=imgsz, cache=cache)
+    size = check_sizes(imgsz, batch_size, workers)
+    pictures = _gathered(spec, split, imgsz=size, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     keys = keys[part[0] :: part[1]]
@@ -199,7 +202,7 @@ def score_loader(  # noqa: PLR0913  # as above
     return Loader(make, keys, count=len(keys), workers=workers)
 
 
-def _gathered(spec: DataSpec, split: str, *, imgsz: int, cache: str | None) -> Pictures:
+def _gathered(spec: DataSpec, split: str, *, imgsz: Size, cache: str | None) -> Pictures:
     return gather(
         spec.pictures(split),
         classes=len(spec.names),
@@ -209,18 +212,20 @@ def _gathered(spec: DataSpec, split: str, *, imgsz: int, cache: str | None) -> P
     )
 
 
-def check_sizes(imgsz: int, batch_size: int, workers: int) -> None:
-    """Refuse sizes that make no batch.
+def check_sizes(imgsz: Sides, batch_size: int, workers: int) -> Size:
+    """Return the size of the images; refuse sizes that make no batch.
 
     Raises:
         DataError: a size below 1, or fewer than 0 workers.
     """
-    if imgsz < 1:
-        raise DataError(f"image size is {imgsz}; it must be at least 1 pixel, e.g. 640")
+    size = Size.of(imgsz)
+    if min(size) < 1:
+        raise DataError(f"image size is {size}; it must be at least 1 pixel, e.g. 640")
     if batch_size < 1:
         raise DataError(f"batch size is {batch_size}; it must be at least 1, e.g. 16")
     if workers < 0:
         raise DataError(f"workers is {workers}; it must be at least 0, e.g. 2")
+    return size
 
 
 def by_aspect(pictures: Pictures) -> list[int]:

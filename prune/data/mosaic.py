@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prune.data.augment import shift, visible
-from prune.data.frames import GREY
+from prune.data.frames import GREY, Shape
 from prune.data.labels import Boxes
 from prune.data.pictures import Image
 
@@ -15,28 +15,29 @@ STEPS_BACK = ((1, 1), (0, 1), (1, 0), (0, 0))
 
 
 def mosaic(
-    tiles: Sequence[tuple[Image, Boxes]], centre: tuple[int, int], size: int
+    tiles: Sequence[tuple[Image, Boxes]], centre: tuple[int, int], size: Shape
 ) -> tuple[Image, Boxes]:
     """Put four pictures around one point of a grey canvas, cut where they leave it.
 
     Args:
-        tiles: four pictures with boxes in pixels; no side longer than `size`.
-        centre: x, y in pixels where the four meet, published as uniform in [size/2, 3 size/2].
-        size: half the canvas's side.
+        tiles: four pictures with boxes in pixels; none larger than `size`.
+        centre: x, y in pixels where the four meet, published as uniform in [1/2, 3/2] of the
+            width and of the height.
+        size: half the canvas's height and width.
 
     Returns:
-        The canvas, [2 size, 2 size, 3], and the boxes of which enough is left on it.
+        The canvas, [2 H, 2 W, 3], and the boxes of which enough is left on it.
     """
-    side = 2 * size
-    canvas = np.full((side, side, 3), GREY, dtype=np.uint8)
+    bottom, right = whole = (2 * size[0], 2 * size[1])
+    canvas = np.full((*whole, 3), GREY, dtype=np.uint8)
     parts = []
     for (image, boxes), back in zip(tiles, STEPS_BACK, strict=True):
         height, width = image.shape[:2]
         left, top = centre[0] - back[0] * width, centre[1] - back[1] * height
-        rows = slice(max(top, 0), min(top + height, side))
-        columns = slice(max(left, 0), min(left + width, side))
+        rows = slice(max(top, 0), min(top + height, bottom))
+        columns = slice(max(left, 0), min(left + width, right))
         canvas[rows, columns] = image[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
         ]
         parts.append(shift(boxes, (left, top)))
-    return canvas, visible(np.concatenate(parts), (side, side))
+    return canvas, visible(np.concatenate(parts), whole)

@@ -28,7 +28,7 @@ def training_sample(
         rng: the one source of randomness, so that its seed fixes the sample.
 
     Returns:
-        The picture, uint8 [imgsz, imgsz, 3] BGR, and its boxes, [n, 5] class + xyxy in pixels.
+        The picture, uint8 [H, W, 3] BGR, and its boxes, [n, 5] class + xyxy in pixels.
     """
     sample = _composed(pictures, index, hyp=hyp, rng=rng)
     if rng.random() < hyp["mixup"]:
@@ -47,17 +47,17 @@ def training_sample(
 def _composed(
     pictures: Pictures, index: int, *, hyp: Mapping[str, float], rng: Generator
 ) -> tuple[Image, Boxes]:
-    """A mosaic or one letterboxed picture, warped to [imgsz, imgsz, 3]."""
+    """A mosaic or one letterboxed picture, warped to [H, W, 3]."""
     size = pictures.imgsz
     if rng.random() < hyp["mosaic"]:
         others = rng.integers(len(pictures.paths), size=3)
-        x, y = rng.integers(size // 2, size * 3 // 2, size=2, endpoint=True)
+        x, y = (int(rng.integers(side // 2, side * 3 // 2, endpoint=True)) for side in size[::-1])
         tiles = [load(pictures, int(i))[:2] for i in (index, *others)]
-        image, boxes = mosaic(tiles, (int(x), int(y)), size)
+        image, boxes = mosaic(tiles, (x, y), size)
     else:
         image, boxes, _ = load(pictures, index)
-        image, boxes = augment.letterbox(image, boxes, (size, size))
+        image, boxes = augment.letterbox(image, boxes, size)
     source = (image.shape[0], image.shape[1])
     ranges = {key: hyp[key] for key in WARPS}
-    matrix = augment.random_matrix(rng, source, (size, size), **ranges)
-    return augment.warp(image, boxes, matrix, shape=(size, size))
+    matrix = augment.random_matrix(rng, source, size, **ranges)
+    return augment.warp(image, boxes, matrix, shape=size)

@@ -17,6 +17,7 @@ from prune.data.frames import Shape, loading_size, resize
 from prune.data.labels import Boxes
 from prune.data.pictures import Image, read_image
 from prune.errors import DataError
+from prune.size import Sides, Size
 
 EXIF_ORIENTATION = 0x0112  # the tag; 1 means upright
 
@@ -32,14 +33,14 @@ class Cache:
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split, ready to load: paths, labels, and the length that longer sides are scaled to.
+    """One split, ready to load: paths, labels, and the size that images are scaled to fit into.
 
     `merged` is as in `labels.read`, `fullest` the number of boxes in the fullest image.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[Boxes, ...]  # each [n, 5]: class, cx, cy, w, h as shares of the picture
-    imgsz: int
+    imgsz: Size
     cache: Cache | None = None
     merged: int | None = None
     fullest: int = 0
@@ -49,7 +50,7 @@ def gather(
     paths: Sequence[Path],
     *,
     classes: int,
-    imgsz: int,
+    imgsz: Sides,
     cache: str | None,
     merged: int | None = None,
 ) -> Pictures:
@@ -67,12 +68,13 @@ def gather(
     boxes = tuple(
         labels.read(labels.label_path(path), classes=classes, merged=merged) for path in paths
     )
-    kept = fill_cache(paths, imgsz) if cache else None
-    return Pictures(tuple(paths), boxes, imgsz, kept, merged, fullest=max(map(len, boxes)))
+    size = Size.of(imgsz)
+    kept = fill_cache(paths, size) if cache else None
+    return Pictures(tuple(paths), boxes, size, kept, merged, fullest=max(map(len, boxes)))
 
 
 def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
-    """One picture with its longer side at `imgsz`.
+    """One picture, as large as fits into `imgsz`.
 
     Returns:
         The picture, uint8 [h, w, 3] BGR (not to be written to: it may be the cache itself); its
@@ -137,7 +139,7 @@ def _picture_size(path: Path) -> Shape:
     return whole.shape[0], whole.shape[1]
 
 
-def fill_cache(paths: Sequence[Path], imgsz: int) -> Cache:
+def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
     """Decode and scale every picture into shared memory.
 
     Raises:
@@ -167,7 +169,7 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _cached(cache: Cache, index: int, imgsz: int) -> tuple[Image, Shape]:
+def _cached(cache: Cache, index: int, imgsz: Size) -> tuple[Image, Shape]:
     """A view of one cached picture, and its original size."""
     original = cache.originals[index]
     height, width = loading_size(original, imgsz)

@@ -26,12 +26,11 @@ def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]
     """Scale and pad a picture; also give the scale and the padding, across and down."""
     height, width = how["size"]
     fits = min(width / picture.width, height / picture.height)
-    longest = max(how["size"]) if how["any_size"] else round(max(picture.size) * fits)
-    scaled = [max(1, round(side * longest / max(picture.size))) for side in picture.size]
+    scaled = [max(1, round(side * fits)) for side in picture.size]
     if how["any_size"]:
         width, height = (-(-side // how["stride"]) * how["stride"] for side in scaled)
     corner = ((width - scaled[0]) // 2, (height - scaled[1]) // 2)
-    smaller = max(picture.size) > longest  # Hamming comes nearest to how training shrinks
+    smaller = fits < 1  # Hamming comes nearest to how training shrinks
     kind = Image.Resampling.HAMMING if smaller else Image.Resampling.BILINEAR
     padded = Image.new("RGB", (width, height), (how["pad"],) * 3)
     padded.paste(picture.resize((scaled[0], scaled[1]), kind), corner)

@@ -15,6 +15,7 @@ from prune.models.keys import KEYS, anything, positive
 from prune.models.layers import NORMALIZATIONS, WeightedShortcut
 from prune.models.sections import Section, heads, option, with_options, write
 from prune.models.windows import step, window
+from prune.size import Sides, Size
 
 Files = tuple[Path, Path]
 
@@ -44,7 +45,7 @@ _YOLOR_REVERSED = (32, 16, 8)  # where the path of the cfg holds one of these wo
 _YOLOR_REVERSING = ("yolov4-tiny", "fpn", "yolov3")
 
 
-def write_darknet(net: Darknet, target: Path, *, imgsz: int | None = None) -> Files:
+def write_darknet(net: Darknet, target: Path, *, imgsz: Sides | None = None) -> Files:
     """Write Darknet's own pair of files, whole or not at all.
 
     Implicit layers' values go into the .weights in cfg order. [reorg] keeps YOLOR's order of
@@ -73,7 +74,7 @@ def write_darknet(net: Darknet, target: Path, *, imgsz: int | None = None) -> Fi
 
 
 def write_yolor(
-    net: Darknet, target: Path, names: Sequence[str], *, imgsz: int | None = None
+    net: Darknet, target: Path, names: Sequence[str], *, imgsz: Sides | None = None
 ) -> Files:
     """Write a cfg and a .pt that YOLOR's and Scaled-YOLOv4's own code reads.
 
@@ -81,7 +82,8 @@ def write_yolor(
         net: the network; it is not changed.
         target: a path whose suffix is replaced by .cfg and .pt.
         names: the classes; they go into the .pt beside the weights.
-        imgsz: width and height that the cfg tells, pixels; None: the network's own.
+        imgsz: the size that the cfg names, in pixels: the side of a square, or height and width;
+            None: the network's own.
 
     Returns:
         The .cfg and the .pt, {"model": state dict, "names": list}.
@@ -105,9 +107,11 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_suffix(suffix) if known else target.with_name(target.name + suffix)
 
 
-def _sized(sections: Sequence[Section], imgsz: int | None) -> tuple[Section, ...]:
-    first, *others = sections
-    return (first if imgsz is None else with_options(first, width=imgsz, height=imgsz), *others)
+def _sized(sections: Sequence[Section], imgsz: Sides | None) -> tuple[Section, ...]:
+    if imgsz is None:
+        return tuple(sections)
+    size, (first, *others) = Size.of(imgsz), sections
+    return (with_options(first, width=size.width, height=size.height), *others)
 
 
 def _plain_shortcuts(net: Darknet) -> dict[str, Tensor]:

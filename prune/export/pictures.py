@@ -32,12 +32,12 @@ def fixed(paths: Sequence[Path], *, shape: Shape, batch: int) -> list[Tensor]:
     return [loaded.images.float() / 255 for loaded in fitted(filled, shape, batch)]
 
 
-def least(paths: Sequence[Path], *, longest: int, stride: int) -> list[Tensor]:
+def least(paths: Sequence[Path], *, room: Shape, stride: int) -> list[Tensor]:
     """Letterbox each of the first COUNT pictures into the least rectangle, as scoring does.
 
     Args:
         paths: pictures.
-        longest: of the sides, pixels.
+        room: height and width that they are scaled to fit into, pixels.
         stride: of the network.
 
     Returns:
@@ -49,6 +49,6 @@ def least(paths: Sequence[Path], *, longest: int, stride: int) -> list[Tensor]:
     found = []
     for path in paths[:COUNT]:
         height, width = read_image(path).shape[:2]
-        shape = batch_shape([loading_size((height, width), longest)], stride)
+        shape = batch_shape([loading_size((height, width), room)], stride)
         found += fixed([path], shape=shape, batch=1)
     return found

@@ -11,6 +11,7 @@ from prune.foreign.contents import contents
 from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
 from prune.foreign.weights import read_weights
 from prune.models.sections import Section, remarks, with_decoding
+from prune.size import Size
 
 CFG_FOLDER = Path("cfg")  # where cfgs are looked for when none is named
 
@@ -34,13 +35,13 @@ class Source:
     names: tuple[str, ...] = ()
 
 
-def from_document(document: object, *, cfg: Path | None, imgsz: int | None) -> Source:
+def from_document(document: object, *, cfg: Path | None, imgsz: Size | None) -> Source:
     """Make sense of what `read_pickle` gave; its cfg decodes as the public PyTorch code does.
 
     Args:
         document: containers, tensors and stand-ins.
         cfg: the network's cfg, if one was named.
-        imgsz: pixels, for a pickled module, which keeps all of its cfg but [net].
+        imgsz: for a pickled module, which keeps all of its cfg but [net].
 
     Raises:
         CheckpointError: no weights in it, or no cfg for them.
@@ -50,7 +51,7 @@ def from_document(document: object, *, cfg: Path | None, imgsz: int | None) -> S
     if cfg is not None:
         sections, origin = read_cfg(cfg), str(cfg)
     elif found.definitions:
-        sections = from_definitions(found.definitions, imgsz=imgsz or 640)
+        sections = from_definitions(found.definitions, imgsz=imgsz or Size.of(640))
         origin = "the pickle's own module_defs"
     else:
         matching = match(found.weights, CFG_FOLDER)

@@ -22,6 +22,7 @@ from prune.models.sections import (
     with_options,
     write,
 )
+from prune.size import Size
 
 Weights = Mapping[str, Tensor]
 
@@ -39,18 +40,18 @@ def read_cfg(path: Path) -> tuple[Section, ...]:
 
 
 def from_definitions(
-    definitions: Sequence[Mapping[object, object]], *, imgsz: int
+    definitions: Sequence[Mapping[object, object]], *, imgsz: Size
 ) -> tuple[Section, ...]:
     """Write the sections that a pickled module keeps of its cfg (all but [net]).
 
     Args:
         definitions: one dict a section; its kind is under "type".
-        imgsz: pixels, for [net], which such a module does not keep.
+        imgsz: for [net], which such a module does not keep.
 
     Raises:
         CfgError: they describe no network.
     """
-    net = f"[net]\nwidth={imgsz}\nheight={imgsz}\nchannels=3\n"
+    net = f"[net]\nwidth={imgsz.width}\nheight={imgsz.height}\nchannels=3\n"
     text = "\n".join(_definition_text(entry) for entry in definitions if entry.get("type") != "net")
     return parse(f"{net}\n{text}", source="the pickle's module_defs")
 

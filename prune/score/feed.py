@@ -13,15 +13,16 @@ from prune.data.loader import check_sizes, score_loader
 from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
 from prune.score.runtime import Runner
+from prune.size import Size
 
 
-def letterboxed(image: Image, runner: Runner, imgsz: int) -> tuple[Tensor, Frame]:
-    """Prepare one picture: the least rectangle with the longer side at `imgsz`, or the fixed shape.
+def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:
+    """Prepare one picture: the least rectangle within `imgsz`, or the fixed shape.
 
     Args:
         image: uint8 [h, w, 3] BGR.
         runner: what will look at it.
-        imgsz: pixels.
+        imgsz: what the picture is scaled to fit into.
 
     Returns:
         The picture, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
@@ -38,7 +39,7 @@ def split_batches(
     spec: DataSpec,
     split: str,
     *,
-    imgsz: int,
+    imgsz: Size,
     batch_size: int,
     workers: int,
 ) -> tuple[Iterable[Batch], int]:

@@ -24,13 +24,14 @@ from prune.score.metrics import Boxes
 from prune.score.nms import MAX_DETECTIONS, detections
 from prune.score.runtime import Runner
 from prune.score.sources import Reel, Source, opened
+from prune.size import Size
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for: size in pixels, thresholds, the classes (None: all), boxes per image."""
+    """What to look for: the images' size, thresholds, the classes (None: all), boxes per image."""
 
-    imgsz: int
+    imgsz: Size
     confidence: float = 0.25
     iou: float = 0.45
     classes: Collection[int] | None = None

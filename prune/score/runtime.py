@@ -17,6 +17,7 @@ from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError
 from prune.score.fused import fused
 from prune.score.score import Detector
+from prune.size import Size
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -29,7 +30,7 @@ class Runner:
     Attributes:
         detect: images [N, 3, H, W] float 0..1 on `device` -> decoded [N, boxes, 5 + classes].
         names: the classes.
-        imgsz: the length of a picture's longer side it was made for, pixels.
+        imgsz: the size it was made for.
         stride: sides of a picture must be multiples of it.
         device: where pictures are put.
         shape: the one height and width it takes; None: any.
@@ -38,29 +39,30 @@ class Runner:
 
     detect: Detector
     names: tuple[str, ...]
-    imgsz: int
+    imgsz: Size
     stride: int
     device: torch.device
     shape: Shape | None = None
     shares: bool = False
 
-    def picture_size(self, wanted: int | None) -> int:
-        """Settle the length of a picture's longer side: what is wanted, or else its own.
+    def picture_size(self, wanted: Size | None) -> Size:
+        """Settle the size that images are scaled to fit into: what is wanted, or else its own.
 
         Raises:
             InputError: another size than the one it takes, or one that is no multiple of `stride`.
         """
-        size = self.imgsz if wanted is None else wanted
-        if self.shape and size != max(self.shape):
+        own = Size(*self.shape) if self.shape else self.imgsz
+        size = own if wanted is None else wanted
+        if self.shape and size != self.shape:
             height, width = self.shape
             raise InputError(
                 f"image size is {size}, but this file takes {height} x {width} pictures only; "
                 "leave --img-size out, or export with --dynamic"
             )
-        if size <= 0 or size % self.stride:
-            above = max(-(-size // self.stride), 1) * self.stride
+        if not size.fits(self.stride):
             raise InputError(
-                f"image size is {size}; it must be a multiple of {self.stride}, e.g. {above}"
+                f"image size is {size}; it must be a multiple of {self.stride}, "
+                f"e.g. {size.raised(self.stride)}"
             )
         return size
 
@@ -102,7 +104,7 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
     return Runner(
         _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
         names,
-        imgsz=max(shape or _sizes(facts, path)),
+        imgsz=Size(*shape) if shape else _size(facts, path),
         stride=_whole(_fact(facts, "stride", path), "stride", path),
         device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
         shape=shape,
@@ -213,12 +215,11 @@ def _names(facts: Mapping[str, str], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def _sizes(facts: Mapping[str, str], path: Path) -> tuple[int, ...]:
-    value = _literal(_fact(facts, "imgsz", path))
-    sizes = value if isinstance(value, list) else [value]
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+def _size(facts: Mapping[str, str], path: Path) -> Size:
+    size = Size.read(_literal(_fact(facts, "imgsz", path)))
+    if size is None or min(size) < 1:
         raise CheckpointError(f"{path}: 'imgsz' in its metadata is no size in pixels")
-    return tuple(sizes)
+    return size
 
 
 def _whole(text: str, key: str, path: Path) -> int:

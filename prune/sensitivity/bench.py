@@ -24,6 +24,7 @@ from prune.modes import evaluating
 from prune.pruning import Subject
 from prune.sensitivity import effect
 from prune.sensitivity.tally import METRICS, Tally
+from prune.size import Size
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads
 
@@ -37,7 +38,7 @@ class Setup:
         data: a data.yaml.
         split: of the data.
         images: how many pictures of the split, evenly spaced; None for all.
-        imgsz: what the longer side of a picture is scaled to, pixels.
+        imgsz: what pictures are scaled to fit into.
         batch_size: pictures a batch.
         metric: a key of METRICS.
         confidence: lowest confidence kept, for mAP.
@@ -50,7 +51,7 @@ class Setup:
     data: Path
     split: str = "val"
     images: int | None = None
-    imgsz: int = 640
+    imgsz: Size = Size(640, 640)  # noqa: RUF009  # frozen
     batch_size: int = 4
     metric: str = "map"
     confidence: float = 0.001
@@ -102,11 +103,10 @@ def opened(setup: Setup) -> Bench:
     _check(setup)
     chosen = device.choose(setup.device)
     subject = pruning.open_subject(setup.weights)
-    if setup.imgsz % subject.net.stride:
-        above = -(-setup.imgsz // subject.net.stride) * subject.net.stride
+    if not setup.imgsz.fits(subject.net.stride):
         raise InputError(
             f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "
-            f"e.g. {above}"
+            f"e.g. {setup.imgsz.raised(subject.net.stride)}"
         )
     spec = _some(data.load(setup.data, splits=[setup.split]), setup)
     spec.expect_classes(subject.checkpoint.names, of=setup.weights)

@@ -133,7 +133,7 @@ def _about(bench: Bench, wish: Wish) -> dict[str, object]:
         "scope": wish.scope,
         "seed": wish.seed,
         "metric": setup.metric,
-        "imgsz": setup.imgsz,
+        "imgsz": setup.imgsz.plain,
         "images": len(bench.pictures),
         "data": digest(bench.pictures),
         "batch_size": setup.batch_size,
@@ -219,8 +219,8 @@ class _Ledger:
 
 
 def _ledger(bench: Bench) -> _Ledger:
-    groups, side = bench.subject.groups, bench.setup.imgsz
-    counted = costs(bench.subject.net, groups, (1, 3, side, side))
+    groups = bench.subject.groups
+    counted = costs(bench.subject.net, groups, bench.setup.imgsz.batch())
     return _Ledger(groups, counted, METRICS[bench.setup.metric].worse)
 
 

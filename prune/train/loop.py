@@ -218,7 +218,7 @@ def descend(
     with run.watch("data"):
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         if run.settings.multi_scale:
-            images = scales.resized(images, run.side(position))
+            images = scales.resized(images, run.size(position))
     with run.watch("forward"):
         seen = run.passes.forward(images)
     with run.watch("loss"):

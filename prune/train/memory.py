@@ -153,10 +153,10 @@ def _rehearsed(
 
 
 def _pictures(count: int, settings: Settings, stride: int) -> Tensor:
-    """Make grey pictures as large as the run's can be, [count, 3, H, H]."""
-    sides = scales.sides(settings.imgsz, stride=stride) if settings.multi_scale else ()
-    side = max((*sides, settings.imgsz))
-    return torch.full((count, 3, side, side), 0.5)
+    """Make grey pictures as large as the run's can be, [count, 3, H, W]."""
+    drawn = scales.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    largest = max((*drawn, settings.imgsz), key=lambda size: size.height * size.width)
+    return torch.full(largest.batch(count), 0.5)
 
 
 def _kept(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prune.atomic import replacing
 from prune.boxes import xywh_to_xyxy
-from prune.data.frames import fit
+from prune.data.frames import Shape, fit
 from prune.data.pictures import read_image
 from prune.score.plots import draw
 
@@ -48,7 +48,7 @@ def batch_image(batch: Batch) -> Image:
 
 
 def found_image(
-    paths: Sequence[Path], found: Sequence[Boxes], names: Sequence[str], *, imgsz: int
+    paths: Sequence[Path], found: Sequence[Boxes], names: Sequence[str], *, imgsz: Shape
 ) -> Image:
     """Draw what was found on pictures, side by side.
 
@@ -56,12 +56,12 @@ def found_image(
         paths: of the pictures.
         found: of each, [n, 6] x1, y1, x2, y2 in its own pixels, confidence, class.
         names: the classes.
-        imgsz: side of the square that each is put into, pixels.
+        imgsz: height and width that each is put into, pixels.
     """
     drawn = []
     for path, boxes in list(zip(paths, found, strict=True))[:_MOST]:
         sure = boxes[boxes[:, 4] >= _SURE]
-        drawn.append(fit(draw(read_image(path), sure, names), (imgsz, imgsz))[0])
+        drawn.append(fit(draw(read_image(path), sure, names), imgsz)[0])
     return _side_by_side(drawn)
 
 

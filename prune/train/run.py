@@ -12,6 +12,7 @@ import torch
 from prune.coupling import coupled
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
+from prune.size import Size
 from prune.train import scales
 from prune.train.ema import Average
 from prune.train.graphed import Graphed
@@ -41,7 +42,6 @@ DISTILLED: dict[str, tuple[str, ...]] = {
 }
 _LOWEST = {
     "epochs": 1,
-    "imgsz": 1,
     "batch_size": 1,
     "nominal_batch": 1,
     "seed": 0,
@@ -55,7 +55,7 @@ _LOWEST = {
 class Settings:
     """What a run is asked for.
 
-    `imgsz` is in pixels; `nominal_batch` is how many pictures an update sees, from several batches
+    `imgsz` is the images' size; `nominal_batch` is how many an update sees, from several batches
     if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
     last is scored, no snapshots); `image_weights` draws pictures by how badly their classes score;
     `precision` is that of the convolutions, one of PRECISIONS; `patience` is how many scores
@@ -73,7 +73,7 @@ class Settings:
     """
 
     epochs: int
-    imgsz: int
+    imgsz: Size
     batch_size: int = 16
     nominal_batch: int = 64
     seed: int = 0
@@ -94,10 +94,12 @@ class Settings:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.imgsz) < 1:
+            raise InputError(f"--img-size is {self.imgsz}; it must be 1 or more")
         for name, low in _LOWEST.items():
             value = getattr(self, name)
             if value < low:
-                option = {"imgsz": "img-size"}.get(name, name.replace("_", "-"))
+                option = name.replace("_", "-")
                 raise InputError(f"--{option} is {value}; it must be {low} or more")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
@@ -186,12 +188,12 @@ class Run:
         """The type that convolutions compute in."""
         return self.settings.dtype
 
-    def side(self, position: int) -> int:
-        """Return the side of the batch at this position, pixels."""
+    def size(self, position: int) -> Size:
+        """Return the height and width of the batch at this position."""
         settings, stride = self.settings, self.net.stride
         if not settings.multi_scale:
             return settings.imgsz
-        return scales.side(settings.imgsz, stride=stride, seed=settings.seed, position=position)
+        return scales.size(settings.imgsz, stride=stride, seed=settings.seed, position=position)
 
     def closes(self, what: str, epoch: int) -> bool:
         """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0.
@@ -346,7 +348,7 @@ def _passes(
     if shared or not settings.graphed(device):
         return Eager(look)
     own = len(share(settings.batch_size, team.part))
-    return Graphed(net, look, (own, 3, settings.imgsz, settings.imgsz))
+    return Graphed(net, look, settings.imgsz.batch(own))
 
 
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:

@@ -13,22 +13,22 @@ from prune.data.spec import few, reordered
 from prune.errors import CheckpointError, InputError
 from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet, reactivated
+from prune.models.image_size import image_size
 from prune.models.sections import expect_rgb, remarks, with_classes, with_own_reorg
+from prune.size import Size
 from prune.train.imitation import expect_alike
-
-FRESH_IMGSZ = 640
 
 
 @dataclass(frozen=True)
 class Source:
     """A network to train, and what is known of it.
 
-    `imgsz` is the size it was trained at, in pixels; `notes` are remarks for the user; `parent` is
+    `imgsz` is the size it was trained at; `notes` are remarks for the user; `parent` is
     the digest of the file it comes from, `teacher` that of what an interrupted run imitates.
     """
 
     net: Darknet
-    imgsz: int
+    imgsz: Size
     pruned: bool = False
     history: Sequence[Mapping[str, object]] = ()
     parent: str | None = None
@@ -46,7 +46,9 @@ def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
     read = read_cfg(cfg)
     sections = with_classes(with_own_reorg(read), len(names))
     expect_rgb(sections)
-    return Source(net=Darknet(sections), imgsz=FRESH_IMGSZ, notes=remarks(read))
+    net = Darknet(sections)
+    imgsz, notes = image_size(net)
+    return Source(net=net, imgsz=imgsz, notes=(*remarks(read), *notes))
 
 
 def activated(source: Source, activation: str) -> Source:
