@@ -174,4 +174,5 @@ def _expect_few_objects(convolution: nn.Module, head: Yolo) -> None:
         return
     prior = bias.view(head.anchors.shape[0], -1)  # [A, 5 + classes]
     prior[:, 4] += math.log(8 / (640 / head.stride) ** 2)
-    prior[:, 5:] += math.log(0.6 / (head.classes - 0.99))
+    if not head.softmax:  # there all classes are alike as they are
+        prior[:, 5:] += math.log(0.6 / (head.classes - 0.99))

@@ -49,6 +49,11 @@ class Yolo(nn.Module):
         sizes: list[list[float]] = self.anchors.tolist()
         return sizes
 
+    @property
+    def anchor_unit(self) -> int:
+        """Pixels per unit of the anchors in the cfg: a cell in [region], a pixel in [yolo]."""
+        return self.stride if self.softmax else 1
+
     def forward(self, x: Tensor) -> Tensor:
         """Pass a map of logits on, [N, A*(5+classes), ny, nx]."""
         return x

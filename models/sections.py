@@ -372,24 +372,35 @@ def with_classes(sections: Sequence[Section], classes: int) -> tuple[Section, ..
 def with_anchors(
     sections: Sequence[Section], anchors: Sequence[Sequence[tuple[float, float]]]
 ) -> tuple[Section, ...]:
-    """Copy a cfg with other anchors; every head lists them all and picks its own by mask=.
+    """Copy a cfg with other anchors.
+
+    A [region] lists its own; every [yolo] lists those of all of them and picks its own by mask=.
 
     Args:
         sections: what `parse` gave.
-        anchors: widths and heights in pixels, one list a head in cfg order, each as long as the
-            head's own.
+        anchors: widths and heights as the cfg has them, in pixels or, of a [region], in cells; one
+            list per head in cfg order, each as long as the head's own.
     """
     layers = heads(sections)
     order = sorted(range(len(layers)), key=lambda head: anchor_mask(sections[layers[head] + 1]))
+    changed = list(sections)
+    for head, layer in enumerate(layers):
+        if sections[layer + 1].kind == "region":
+            own = _listed(anchors[head])
+            changed[layer + 1] = with_options(changed[layer + 1], anchors=own)
+            order.remove(head)
     pairs = [pair for head in order for pair in anchors[head]]
-    listed = ", ".join(f"{width:g},{height:g}" for width, height in pairs)
-    changed, first = list(sections), 0
+    listed, first = _listed(pairs), 0
     for head in order:  # that of the masks, so that as a rule these stay
         place, count = layers[head] + 1, len(anchors[head])
         mask = ",".join(map(str, range(first, first + count)))
         changed[place] = with_options(changed[place], mask=mask, anchors=listed, num=len(pairs))
         first += count
     return tuple(changed)
+
+
+def _listed(pairs: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{width:g},{height:g}" for width, height in pairs)
 
 
 def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, ...]:

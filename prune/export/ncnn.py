@@ -100,6 +100,7 @@ def _description(net: Darknet, names: Sequence[str], imgsz: tuple[int, int]) -> 
             "anchors": head.anchors.tolist(),
             "new_coords": head.new_coords,
             "scale_x_y": head.scale_x_y,
+            "softmax": head.softmax,
         }
         for index, head in enumerate(net.heads)
     ]

@@ -120,8 +120,8 @@ def with_new(net: Darknet, anchors: Tensor) -> Darknet:
     heads = net.heads
     shares: list[list[tuple[float, float]]] = [[] for _ in heads]
     for index in sorted(range(len(heads)), key=lambda index: heads[index].stride):
-        count = len(heads[index].anchors)
-        shares[index] = [(width, height) for width, height in ordered[:count]]
+        count, unit = len(heads[index].anchors), heads[index].anchor_unit
+        shares[index] = [(width / unit, height / unit) for width, height in ordered[:count]]
         ordered = ordered[count:]
     return checkpoint.assemble(with_anchors(net.sections, shares), net.state_dict())
 

@@ -61,7 +61,8 @@ def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, 
     found = torch.where(sure[:, None] > 0, found, wanted)
     weights = sure / sure.sum().clamp(min=SURE)  # [P]
     overlap = ciou(_box(found, anchor, head), _box(wanted, anchor, head))
-    label = _divergence(found[:, 5:], wanted[:, 5:]).mean(dim=1)
+    apart = _divergence_of_one if head.softmax else _divergence
+    label = apart(found[:, 5:], wanted[:, 5:]).mean(dim=1)
     if head.classes == 1:  # whose logit the detection loss does not train either
         label = 0 * label
     return (weights * (1 - overlap)).sum(), objectness, (weights * label).sum()
@@ -92,13 +93,19 @@ def _divergence(logits: Tensor, wished: Tensor) -> Tensor:
     return cross - own
 
 
+def _divergence_of_one(logits: Tensor, wished: Tensor) -> Tensor:
+    """Return the terms of the Kullback-Leibler divergence of two choices of one class, in nats."""
+    target = wished.log_softmax(dim=-1)
+    return target.exp() * (target - logits.log_softmax(dim=-1))
+
+
 def expect_alike(teacher: Darknet, student: Darknet) -> None:
     """Check that two networks' maps can be compared.
 
     Raises:
         InputError: other strides, anchors or classes, or boxes decoded otherwise.
     """
-    for name in ("stride", "classes", "anchors", "scale_x_y", "new_coords"):
+    for name in ("stride", "classes", "anchors", "scale_x_y", "new_coords", "softmax"):
         theirs, ours = ([_fact(head, name) for head in net.heads] for net in (teacher, student))
         if theirs != ours:
             raise InputError(f"the teacher's heads have {name} {theirs}, the network's {ours}")

@@ -106,7 +106,8 @@ def _level_loss(
         reduction="none",
     )  # [N, A, ny, nx]
     cells = pictures * objectness[:1].numel() if len(raw) else 1
-    label = _class_loss(chosen[:, 5:], found.label, hyp)  # [P, classes] or nothing
+    loss = _one_class_loss if head.softmax else _class_loss
+    label = loss(chosen[:, 5:], found.label, hyp)  # [P, classes] or nothing
     return (
         _mean(1 - overlap, positives),
         _mean(objectness, cells),
@@ -162,6 +163,23 @@ def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tens
     return F.binary_cross_entropy_with_logits(
         logits, target, pos_weight=logits.new_full((), hyp["cls_pw"]), reduction="none"
     )
+
+
+def _one_class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
+    """Return the cross entropy of the positives' classes where they exclude one another.
+
+    Its terms lie at the classes, [P, classes], and sum to it: the mean over them is as large as
+    that of `_class_loss`, and so is the gain that suits it. Nothing, [P, 0], where there is one
+    class.
+    """
+    classes = logits.shape[1]
+    if classes == 1:
+        return logits[:, 1:]
+    low = hyp["label_smoothing"] / classes
+    target = torch.full_like(logits, low).scatter_(
+        1, label[:, None], 1 - hyp["label_smoothing"] + low
+    )
+    return -hyp["cls_pw"] * target * logits.log_softmax(dim=1)
 
 
 def _mean(values: Tensor, count: int) -> Tensor:
