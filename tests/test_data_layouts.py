@@ -9,7 +9,9 @@ import pytest
 from datasets import SIZE, coco, picture, xml
 
 from prune.cli import main
-from prune.data import labels, spec
+from prune.data import annotation, cocofiles, labels, notes, spec, voc
+from prune.data import coco as coco_module
+from prune.data import convert as convert_module
 
 Splits = dict[str, list[str]]
 
@@ -492,3 +494,142 @@ def test_boxes_count_is_the_area_a_person_drew(tmp_path: Path) -> None:
     pairs(tmp_path / "set", "annots", "images", "a", xml([("cat", (1, 1, *SIZE))]))
     assert convert(tmp_path, "voc", tmp_path / "set", "--split", "1,0,0") == 0
     np.testing.assert_allclose(read(tmp_path, "train/a"), [[0, 0.5, 0.5, 1, 1]])
+
+
+def test_several_image_folders_are_searched_and_a_name_in_two_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(("x/a.png", "x/b.png", "y/b.png", "y/c.png", "x/d.png")):
+        picture(tmp_path / name, seed=i)
+    boxes = [entry(10 + i) for i in range(4)]
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    path = coco(tmp_path / "json/train.json", names, boxes, CATEGORIES)
+    words = ["--images", tmp_path / "x", "--images", tmp_path / "y"]
+    assert convert(tmp_path, "coco", path, *words) == 0
+    assert splits(tmp_path) == {"train": ["a.png", "c.png", "d.png"]}
+    assert "note: 1 annotation is left out because several images" in capsys.readouterr().err
+
+
+def test_an_inner_folder_says_the_split_where_an_outer_one_has_such_a_word(tmp_path: Path) -> None:
+    pairs(tmp_path / "set/test_data/train", ".", ".", "a b")
+    pairs(tmp_path / "set/test_data/valid", ".", ".", "c")
+    assert convert(tmp_path, "voc", tmp_path / "set") == 0
+    assert splits(tmp_path) == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"]}
+
+
+def test_what_lies_beside_a_devkit_is_not_lost(tmp_path: Path) -> None:
+    devkit(tmp_path / "set")
+    pairs(tmp_path / "set" / "own", "annots", "images", "x1 x2")
+    assert convert(tmp_path, "voc", tmp_path / "set") == 0
+    assert sum(map(len, splits(tmp_path).values())) == 6
+
+
+@pytest.mark.parametrize("entry", ["{0}", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.jpg"])
+def test_lists_beside_main_and_of_paddle_are_read(tmp_path: Path, entry: str) -> None:
+    root = tmp_path / "set"
+    pairs(root, "Annotations", "JPEGImages", "a b c")
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets/train.txt").write_text(f"{entry.format('a')}\n{entry.format('c')}\n")
+    (root / "ImageSets/val.txt").write_text(f"{entry.format('b')}\n")
+    assert convert(tmp_path, "voc", root) == 0
+    assert splits(tmp_path) == {"train": ["a.jpg", "c.jpg"], "val": ["b.jpg"]}
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_names_that_differ_in_case_or_accents_alone_are_found(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "set"
+    source = root
+    if kind == "voc":
+        pairs(root, "annots", "images", "Cafe\u0301 IMG_1")  # macOS splits accents
+        (root / "images/Cafe\u0301.jpg").rename(root / "images/Caf\u00e9.jpg")
+        (root / "images/IMG_1.jpg").rename(root / "images/img_1.JPG")
+    else:
+        for name in ("Caf\u00e9.jpg", "img_1.JPG"):
+            picture(root / "images" / name)
+        boxes = [entry(10), entry(11)]
+        source = coco(root / "train.json", ["Cafe\u0301.jpg", "IMG_1.jpg"], boxes, CATEGORIES)
+    assert convert(tmp_path, kind, source, "--split", "1,0,0") == 0
+    assert len(splits(tmp_path)["train"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_boxes_in_fractions_are_refused(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "set"
+    if kind == "voc":
+        pairs(source, "annots", "images", "a b", xml([("cat", (0.25, 0.25, 0.75, 0.75))]))
+    else:
+        picture(source / "a.png")
+        box = entry(10) | {"bbox": [0.25, 0.25, 0.5, 0.5]}
+        source = coco(source / "train.json", ["a.png"], [box], CATEGORIES)
+    assert convert(tmp_path, kind, source) == 2
+    assert "boxes must be in pixels, not in fractions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "text", "said"),
+    [
+        ("via.json", "coco", {"_via_img_metadata": {}}, "a project of VIA, export it as COCO"),
+        ("a.json", "coco", {"shapes": [], "imagePath": "a.jpg"}, "a file of labelme, export it"),
+        ("tasks.json", "coco", [{"data": {}}], "it contains a list; export it as COCO"),
+        ("data.yaml", "voc", {"names": ["a"]}, "used as it is: prune data check FILE"),
+        ("train.json", "voc", {"images": []}, "prune data coco"),
+    ],
+)
+def test_other_formats_are_named(
+    tmp_path: Path,
+    file: str,
+    kind: str,
+    text: object,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "set" / file
+    path.parent.mkdir()
+    path.write_text(json.dumps(text))
+    assert convert(tmp_path, kind, path if kind == "coco" else path.parent) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_cvat_xml_of_its_own_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    picture(root / "images/a.png")
+    (root / "annotations.xml").write_text("<annotations><image/></annotations>")
+    assert convert(tmp_path, "voc", root) == 2
+    assert "this is CVAT's own format" in capsys.readouterr().err
+
+
+def test_class_names_that_differ_in_case_alone_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs(tmp_path / "set", "annots", "images", "a", DOG.replace("dog", "Cat"))
+    pairs(tmp_path / "set", "annots", "images", "b")
+    assert convert(tmp_path, "voc", tmp_path / "set") == 0
+    assert "only in upper and lower case (e.g. set: Cat and cat)" in capsys.readouterr().err
+
+
+def test_a_size_that_no_resizing_gives_is_a_wrong_entry(tmp_path: Path) -> None:
+    text = xml([("cat", (1, 1, 20, 30))], size=(40 * 10**9, 30 * 10**9))
+    pairs(tmp_path / "set", "annots", "images", "a", text)
+    assert convert(tmp_path, "voc", tmp_path / "set", "--split", "1,0,0") == 0
+    assert read(tmp_path, "train/a") == [[0, 0.25, 0.5, 0.5, 1]]
+
+
+@pytest.mark.parametrize("name", ["\udcff.png", "a" * 300 + ".png"], ids=["surrogate", "long"])
+def test_names_that_no_file_has_are_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = coco(tmp_path / "train.json", [name], [entry(10)], CATEGORIES)
+    assert convert(tmp_path, "coco", path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_kind_of_problem_has_a_sentence() -> None:
+    kinds = {
+        value
+        for module in (annotation, convert_module, voc, coco_module, cocofiles)
+        for name, value in vars(module).items()
+        if name[0] != "_" and name.isupper() and isinstance(value, str) and " " in value
+    }
+    assert kinds <= notes.SENTENCES.keys()

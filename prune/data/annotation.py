@@ -20,6 +20,7 @@ from prune.data.yolo import Sample
 from prune.errors import DataError
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
+MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry
 
 # What may be wrong with an image or with the size that its annotation gives.
 BROKEN_IMAGE = "broken image"
@@ -189,7 +190,8 @@ def _frame(claimed: Size | None, look: _Look, *, as_stored: bool) -> _Frame:
 
 def _same_shape(first: Size, second: Size) -> bool:
     """Tell whether two sizes differ in scale alone, but for a rounded pixel."""
-    return abs(first[0] * second[1] - first[1] * second[0]) <= max(second)
+    plausible = first[0] <= MOST_SCALE * second[0] and second[0] <= MOST_SCALE * first[0]
+    return plausible and abs(first[0] * second[1] - first[1] * second[0]) <= max(second)
 
 
 def _labels(

@@ -4,12 +4,11 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from prune.data.convert import AMBIGUOUS
-from prune.data.folders import files_below, files_in, is_file
+from prune.data.folders import as_key, files_below, files_in, is_file
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
@@ -22,7 +21,7 @@ def locate(
 ) -> tuple[list[Path | None], list[Problem]]:
     """Find an image for each file_name.
 
-    A name counts as it stands, below the folder that has most of the first images. Where it does
+    A name counts as it stands, below the folder that has most of the images. Where it does
     not exist there, and is a URL, an absolute path, one with backslashes or one that leads out of
     the folder, the file of the same bare name counts; so it does for all names when none of them
     exists.
@@ -45,18 +44,18 @@ def locate(
     index = _Index(*_searched(path, root, images))
     found: list[Path | None] = []
     problems: list[Problem] = []
+    tops = list(dict.fromkeys([root or places[0], *(images if len(images) > 1 else ())]))
     for name, short in zip(names, tidy, strict=True):
-        here = _exact(places[0] if root is None else root, name, short)
-        if is_file(here) or not (root is None or _is_foreign(name)):
-            found.append(here)
-            continue
-        matches = index.like(short)
-        found.append(here if not matches else matches[0] if len(matches) == 1 else None)
-        if len(matches) == 1:
-            problems.append(Problem(BARE_NAME, path, None, f"{name} is {matches[0]}"))
-        elif matches:
+        exact = [_exact(top, name, short) for top in tops]
+        matches = _different([place for place in exact if is_file(place)])
+        if not matches and (root is None or _is_foreign(name)):
+            matches = index.like(short)
+            if len(matches) == 1:
+                problems.append(Problem(BARE_NAME, path, None, f"{name} is {matches[0]}"))
+        if len(matches) > 1:
             both = " and ".join(str(match) for match in matches[:2])
             problems.append(Problem(AMBIGUOUS, path, None, f"{name}: {both}"))
+        found.append(None if len(matches) > 1 else (matches or exact)[0])
     if root is None and not any(one is None or is_file(one) for one in found):
         folder = images[0] if images else path.parent
         raise DataError(
@@ -82,9 +81,8 @@ def plain(name: str) -> str:
 def _is_foreign(name: str) -> bool:
     """Tell whether a name can hardly be meant relative to the images' folder."""
     short = plain(name)
-    return (
-        short != name or "%" in name or short.startswith("/") or ".." in PurePosixPath(short).parts
-    )
+    odd = short != name or "%" in name or not name.isascii()
+    return odd or short.startswith("/") or ".." in PurePosixPath(short).parts
 
 
 def _exact(root: Path, name: str, short: str) -> Path:
@@ -102,13 +100,22 @@ def _places(path: Path, images: Sequence[Path]) -> list[Path]:
 
 
 def _root(places: Sequence[Path], names: Sequence[str], tidy: Sequence[str]) -> Path | None:
-    """Choose the folder that has most of the first hundred images, None where none has one."""
-    first = list(islice(zip(names, tidy, strict=True), 100))
-    counts = {
-        place: sum(is_file(_exact(place, name, short)) for name, short in first) for place in places
-    }
-    best = max(places, key=lambda place: counts[place])
-    return best if counts[best] else None
+    """Choose the folder that has most of a hundred images, or else of all; None without any."""
+    everything = list(zip(names, tidy, strict=True))
+    for some in (everything[:: len(everything) // 100 + 1], everything):
+        counts = {
+            place: sum(is_file(_exact(place, name, short)) for name, short in some)
+            for place in places
+        }
+        best = max(places, key=lambda place: counts[place])
+        if counts[best]:
+            return best
+    return None
+
+
+def _different(paths: Sequence[Path]) -> list[Path]:
+    """Leave out paths to a file that an earlier one leads to."""
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
 
 
 def _searched(
@@ -134,7 +141,8 @@ class _Index:
         if self.files is None:
             self.files = self._read()
         wanted = PurePosixPath(name)
-        found = self.files.get(wanted.name) or self.files.get(unquote(wanted.name), [])
+        keys = (as_key(wanted.name), as_key(unquote(wanted.name)))
+        found = next((self.files[key] for key in keys if key in self.files), [])
         rated = [(_common_end(path.parts[:-1], wanted.parts[:-1]), path) for path in found]
         best = max((rating for rating, _ in rated), default=0)
         return [path for rating, path in rated if rating == best]
@@ -143,8 +151,8 @@ class _Index:
         listed = [path for folder in self.deep for path in files_below(folder)]
         listed += [path for folder in self.shallow for path in files_in(folder)]
         files: dict[str, list[Path]] = defaultdict(list)
-        for path in {os.path.realpath(path): path for path in reversed(listed)}.values():
-            files[path.name].append(path)
+        for path in _different(listed):
+            files[as_key(path.name)].append(path)
         return files
 
 

@@ -10,6 +10,14 @@ from prune.errors import DataError
 
 Entry = Mapping[str, object]
 
+# A key by which files of other formats are known -> whose format it is.
+_OTHERS = {
+    "_via_img_metadata": "a project of VIA",
+    "shapes": "a file of labelme",
+    "items": "a file of datumaro",
+    "assets": "a project of VoTT",
+}
+
 
 def load(path: Path) -> Entry:
     """Read the file's outermost object.
@@ -26,7 +34,9 @@ def load(path: Path) -> Entry:
     except (ValueError, RecursionError) as error:  # not UTF-8, an endless number, too deep
         raise DataError(f"{path} is not a COCO file: {error}") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path} is not a COCO file: it contains a {type(document).__name__}")
+        raise DataError(
+            f"{path} is not a COCO file: it contains a {type(document).__name__}; export it as COCO"
+        )
     return document
 
 
@@ -38,7 +48,9 @@ def entries(document: Entry, key: str, path: Path) -> list[Entry]:
     """
     found = document.get(key)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DataError(f"{path} is not a COCO instances file: it has no list of {key}")
+        own = next((tool for mark, tool in _OTHERS.items() if mark in document), "")
+        advice = f"; it is {own}, export it as COCO" if own else ""
+        raise DataError(f"{path} is not a COCO instances file: it has no list of {key}{advice}")
     return found
 
 
@@ -77,6 +89,8 @@ def text(entry: Entry, key: str, path: Path) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{path}: an entry has no {key}: {str(dict(entry))[:80]}")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{path}: an entry's {key} is broken Unicode: {value[:80]!a}")
     return value.strip()
 
 

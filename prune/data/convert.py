@@ -30,6 +30,7 @@ AMBIGUOUS = "several images of that name"
 BROKEN_XML = "broken XML"
 BROKEN_BOX = "broken annotation"
 NOT_WANTED = "class left out"
+ALIKE = "classes with almost one name"
 NO_BOXES = "class without boxes"
 
 # What leaves an annotated image or box out because something is wrong; --strict stops at these.
@@ -97,6 +98,7 @@ def convert(
     groups = {name: _kept(group, options, found) for name, group in groups.items()}
     groups = _named(groups, pooled=bool(options.shares or {ANY, TRAINVAL} & groups.keys()))
     everything = [annotation for group in groups.values() for annotation in group]
+    _refuse_fractions(everything, source)
     names, remarks = _classes(everything, options.names, classes, source)
     samples, more = to_samples(everything, names)
     problems = [*problems, *found, *remarks, *more]
@@ -117,6 +119,20 @@ def _refuse(problems: Iterable[Problem], options: Options) -> None:
     if options.strict and spoiled:
         more = f"and {len(spoiled) - 1} more; " if len(spoiled) > 1 else ""
         raise DataError(f"{spoiled[0]} ({more}without --strict such files are left out)")
+
+
+def _refuse_fractions(annotations: Iterable[Annotation], source: Path) -> None:
+    """Refuse boxes in fractions of the image, which would become boxes of a pixel or less.
+
+    Raises:
+        DataError: every box lies in the first pixel.
+    """
+    boxes = [box for annotation in annotations for box in annotation.boxes]
+    if boxes and all(max(box.corners) <= 1 for box in boxes):
+        raise DataError(
+            f"{source}: no box is larger than 1, e.g. {boxes[0]}; boxes must be in pixels, not in "
+            f"fractions of the image"
+        )
 
 
 def _joined(group: Sequence[Annotation], problems: list[Problem]) -> list[Annotation]:
@@ -206,6 +222,14 @@ def _classes(
     """
     found = Counter(box.name for annotation in annotations for box in annotation.boxes)
     names = tuple(wanted) or tuple(usual) or tuple(sorted(found))
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    twins = [
+        Problem(ALIKE, path, None, " and ".join(group))
+        for group in alike.values()
+        if len(group) > 1
+    ]
     if found and found.keys().isdisjoint(names):
         raise DataError(
             f"{path}: no box is of {', '.join(names)}; the boxes are of {', '.join(sorted(found))}"
@@ -216,7 +240,7 @@ def _classes(
         if name not in names
     ]
     absent = [Problem(NO_BOXES, path, None, name) for name in names if not found[name]]
-    return names, left_out + absent
+    return names, left_out + absent + twins
 
 
 def _splits(

@@ -1,6 +1,7 @@
 """List the files below a folder: what tools leave there for themselves is not among them."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 from prune.data.yolo import RECORD
@@ -9,6 +10,11 @@ from prune.data.yolo import RECORD
 def is_hidden(name: str) -> bool:
     """Tell whether a file or folder is an editor's or a system's own (Jupyter, macOS)."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def as_key(name: str) -> str:
+    """Return a name without what file systems differ in: upper and lower case, split accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_file(path: Path) -> bool:

@@ -45,6 +45,8 @@ SENTENCES = {
     convert.BROKEN_XML: "{XML file is|XML files are} broken; the image is left out" + _STRICT,
     convert.BROKEN_BOX: "{box is|boxes are} broken and left out" + _STRICT,
     convert.NOT_WANTED: "{class is|classes are} left out, not being in --names",
+    convert.ALIKE: "{class has|classes have} a name that differs from another only in upper and "
+    "lower case",
     convert.NO_BOXES: "{class has|classes have} no boxes",
     "difficult box kept": "difficult {box|boxes} kept; --skip-difficult leaves them out",
     "difficult box left out": "difficult {box|boxes} left out; --keep-difficult keeps them",

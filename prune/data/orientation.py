@@ -39,16 +39,16 @@ def orientation(data: bytes, image: Image) -> int:
         return _UPRIGHT
     try:
         with Pillow.open(io.BytesIO(data)) as header:
-            entry, (width, height) = header.getexif().get(_ORIENTATION), header.size
+            entry, size, form = header.getexif().get(_ORIENTATION), header.size, header.format
     except Exception:  # Pillow raises any kind for a damaged entry; the image itself was read
         return _UPRIGHT
     if entry not in _MOVES or entry == _UPRIGHT:
         return _UPRIGHT
-    if swaps(entry) and width != height:
-        return int(entry) if image.shape[:2] == (width, height) else _UPRIGHT
+    if form in ("JPEG", "MPO") and swaps(entry) and size[0] != size[1]:
+        return int(entry) if image.shape[:2] == size else _UPRIGHT
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    same = stored is None or np.array_equal(stored, image)
+    same = stored is None or np.array_equal(stored, image)  # no reader applies it to every format
     return _UPRIGHT if same else int(entry)
 
 

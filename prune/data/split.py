@@ -50,6 +50,16 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
     return dealt
 
 
+def split_of(folders: Sequence[str]) -> str | None:
+    """Read the split from folders, the outermost first: one called so, else one that has the word.
+
+    In test_data/train the inner folder says it.
+    """
+    called = (WORDS[name.lower()] for name in folders if name.lower() in WORDS)
+    worded = (split for name in folders if (split := split_in(name)))
+    return next(called, None) or next(worded, None)
+
+
 def split_in(name: str) -> str | None:
     """Read the split from a name's words; a name that says two says none."""
     words = {WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in WORDS}

@@ -15,7 +15,7 @@ from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, con
 from prune.data.pictures import is_picture
 from prune.data.problem import Problem
 from prune.data.spec import SPLITS
-from prune.data.vocfolders import LISTS, File, Source, find, image_of
+from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
 from prune.errors import DataError
 
@@ -138,7 +138,8 @@ def _lists(root: Path) -> dict[Path, dict[str, int]]:
 
     VOC's trainval is used when there are no train and val of their own.
     """
-    paths = [root / LISTS / f"{name}.txt" for name in (*SPLITS, TRAINVAL)]
+    place = list_folder(root)
+    paths = [place / f"{name}.txt" for name in (*SPLITS, TRAINVAL)] if place else []
     lists = {path: _listed(path) for path in paths if path.is_file()}
     names = {path.stem for path in lists}
     if {"train", "val"} <= names:
@@ -174,7 +175,9 @@ def _by_lists(
                 problems.append(Problem(UNKNOWN_ENTRY, path, line, _MARK.sub("", entry)))
         groups[path.stem] = group
     if not any(groups.values()):
-        raise DataError(f"the lists in {root / LISTS} name no image of {root}: give --split")
+        raise DataError(
+            f"the lists in {next(iter(lists)).parent} name no image of {root}: give --split"
+        )
     listed_anywhere = {path for group in groups.values() for path in group}
     problems += [
         Problem(NOT_LISTED, annotation.path)
@@ -195,7 +198,10 @@ def _tails(pairs: _Pairs) -> dict[str, Annotation]:
 
 
 def _meant(entry: str) -> Iterable[str]:
-    """Yield what a list's entry may mean: as it stands, without VOC's mark, or a file's stem."""
+    """Yield what a list's entry may mean: as it stands, without VOC's mark, or a file's stem.
+
+    PaddleDetection writes an image and its XML file in a line.
+    """
     name = _MARK.sub("", entry)
-    path = PurePosixPath(name)
-    return entry, name, (path.parent / path.stem).as_posix(), path.stem
+    path, first = PurePosixPath(name), PurePosixPath(name.split()[0])
+    return entry, name, (path.parent / path.stem).as_posix(), path.stem, first.stem

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
 
-from prune.data.folders import files_below, files_in
+from prune.data.folders import as_key, files_below, files_in
 from prune.data.pictures import is_picture
-from prune.data.split import split_in
+from prune.data.split import split_of
 from prune.errors import DataError
 
 # VOC's own layout, and what was made after it: XML files and images right in these folders.
 _ANNOTATIONS = ("Annotations", "annotations")
 _IMAGES = ("JPEGImages", "images", "Images", ".")
-LISTS = Path("ImageSets") / "Main"
+LISTS = (Path("ImageSets") / "Main", Path("ImageSets"))
 
 # Folders of images that show an answer instead of a scene.
 _MASKS = frozenset(
@@ -38,9 +38,8 @@ class File:
 
     @property
     def split(self) -> str | None:
-        """The split that the outermost folder with such a name says; None where none does."""
-        said = (split_in(name) for name in self.folders)
-        return next((split for split in said if split), None)
+        """The split that the folders say; None where none does."""
+        return split_of(self.folders)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Source:
         """Note each image under its name and its stem."""
         keys: dict[str, list[File]] = defaultdict(list)
         for image in self.images:
-            for key in dict.fromkeys((image.path.stem.casefold(), image.path.name.casefold())):
+            for key in {as_key(image.path.stem), as_key(image.path.name)}:
                 keys[key].append(image)
         object.__setattr__(self, "by_key", keys)
 
@@ -91,19 +90,32 @@ def find(
 
 
 def _expanded(folder: Path) -> list[Source]:
-    """Return the folder itself if it has VOC's own layout, those below it that have lists, or all.
+    """Return the folder itself if it has VOC's own layout, else what lies at any depth below.
 
-    VOCdevkit is such a folder: VOC2007 and VOC2012 lie in it, each with lists of its own.
+    Folders below that have VOC's layout and lists stay data sets of their own: VOC2007 and VOC2012
+    in VOCdevkit.
     """
     own = _kit(folder)
-    below = [] if own else [kit for place in _lists_below(folder) if (kit := _kit(place))]
-    if own or below:
-        return [own] if own else below
-    return [_source(folder, _files([folder], _is_xml), _files([folder], _is_image))]
+    if own:
+        return [own]
+    kits = [kit for place in _lists_below(folder) if (kit := _kit(place))]
+    roots = {kit.root for kit in kits}
+    xml, images = (
+        [file for file in _files([folder], wanted) if roots.isdisjoint(file.path.parents)]
+        for wanted in (_is_xml, _is_image)
+    )
+    return [*kits, _source(folder, xml, images)] if xml or not kits else kits
 
 
 def _lists_below(folder: Path) -> list[Path]:
-    return sorted({path.parents[2] for path in folder.glob(f"**/{LISTS.as_posix()}/*.txt")})
+    """List the folders at any depth that hold ImageSets with lists."""
+    return sorted({path.parent for path in folder.glob("**/ImageSets") if list_folder(path.parent)})
+
+
+def list_folder(root: Path) -> Path | None:
+    """Return the folder in which a data set's lists of splits lie, if there is one."""
+    places = (root / place for place in LISTS)
+    return next((place for place in places if any(place.glob("*.txt"))), None)
 
 
 def _kit(folder: Path) -> Source | None:
@@ -144,10 +156,20 @@ def _without_folders(paths: Iterable[Path]) -> list[File]:
 
 def _source(root: Path, xml: Sequence[File], images: Sequence[File]) -> Source:
     if not xml:
-        raise DataError(f"{root}: no XML files in it or below; {ADVICE}")
+        raise DataError(f"{root}: no XML files in it or below; {_other_format(root) or ADVICE}")
     if not any(is_picture(image.path) for image in images):
         raise DataError(f"{root}: no images in it or below; {ADVICE}")
     return Source(root, tuple(xml), tuple(images))
+
+
+def _other_format(root: Path) -> str:
+    """Say what to do with a folder that holds annotations of another format, if it does."""
+    suffixes = Counter(path.suffix.lower() for path in files_below(root))
+    if suffixes[".yaml"] or suffixes[".yml"]:
+        return "there is a yaml file; a data.yaml of YOLO is used as it is: prune data check FILE"
+    if suffixes[".json"]:
+        return f"there are JSON files; if they are COCO's: prune data coco {root} --out mine.yaml"
+    return ""
 
 
 def image_of(xml: File, named: str, source: Source, *, by_name: bool = False) -> list[File]:
@@ -169,7 +191,7 @@ def image_of(xml: File, named: str, source: Source, *, by_name: bool = False) ->
     """
     name = PurePosixPath(named.replace("\\", "/")).name
     stem = name if by_name else xml.path.stem
-    found = source.by_key.get(stem.casefold(), [])
+    found = source.by_key.get(as_key(stem), [])
     rated = [(_likeness(xml, image, name, stem), image) for image in found]
     best = max((rating for rating, _ in rated), default=None)
     return [image for rating, image in rated if rating == best]
@@ -179,7 +201,7 @@ def _likeness(xml: File, image: File, name: str, stem: str) -> tuple[bool, bool,
     common = Counter(xml.folders) & Counter(image.folders)
     return (
         is_picture(image.path),
-        image.path.name.casefold() == name.casefold(),
+        as_key(image.path.name) == as_key(name),
         stem in (image.path.stem, image.path.name),  # else it differs in upper and lower case
         image.split == xml.split,
         common.total(),

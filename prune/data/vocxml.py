@@ -32,7 +32,8 @@ def parse(path: Path) -> Document | Problem:
     try:
         root = _tree(path)
         if root.tag != "annotation":
-            raise _BrokenError(f"the root is <{root.tag}>, not <annotation>", root)
+            cvat = "; this is CVAT's own format" if root.tag == "annotations" else ""
+            raise _BrokenError(f"the root is <{root.tag}>, not <annotation>{cvat}", root)
         boxes = tuple(_box(node) for node in root.findall("object"))
     except _BrokenError as error:
         return Problem(BROKEN_XML, path, error.line, str(error))
