@@ -30,12 +30,13 @@ from prune.recover.compensate import compensate, means_from_norms, means_from_pi
 from prune.recover.recalibrate import recalibrate
 from prune.recover.reconstruct import Settings, reconstruct
 from prune.recover.restate import restate
-from prune.score.metrics import Scores
+from prune.score.metrics import LEARNED, Scores
 from prune.score.score import score
 from prune.size import Size
 from prune.train.hyp import SCRATCH
 
 BATCH = 16  # pictures; what training takes by default
+WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,8 @@ class Prepared:
             seen: Sequence[Tensor] = () if path is None else pictures[path]
             rows.append(self._step(name, case, seen, best=_best(rows)))
             say(_told(rows[-1]))
+        for note in _doubts(rows):
+            say(note)
         return self._told_of(case, result, rows), rows
 
     def tried(self, plan: Plan) -> Darknet:
@@ -303,6 +306,26 @@ def _on(where: torch.device, net: Darknet) -> Darknet:
 def _best(rows: Sequence[Row]) -> float | None:
     """Return the score that the next step starts from: that of the last one kept."""
     return next((row.map for row in reversed(rows) if row.kept), None)
+
+
+def _doubts(rows: Sequence[Row]) -> list[str]:
+    """Say what is wrong with a cut that has hardly anything left, or with what was cut."""
+    first, left = rows[0] if rows else None, _best(rows)
+    if first is None or first.map50 is None or first.map is None or left is None:
+        return []  # nothing was evaluated
+    if first.map50 < LEARNED:
+        return [
+            f"note: the original has mAP@.5 {first.map50:.4f}: it has not learned yet, and its "
+            "channels say little of what can go; train it longer before the cut"
+        ]
+    if left >= WRECKED * first.map:
+        return []
+    asked = {row.step for row in rows}
+    advice = "" if "reconstruct" in asked else ", or recover the cut by --reconstruct"
+    return [
+        f"note: the pruned model has mAP@.5:.95 {left:.4f}, less than a tenth of the original's "
+        f"{first.map:.4f}; prune less{advice}"
+    ]
 
 
 def _size(subject: Subject) -> Size:

@@ -150,6 +150,55 @@ def test_a_step_that_lowers_the_score_is_undone(
     assert all(torch.equal(t, plain.model[name]) for name, t in after.model.items())
 
 
+@pytest.mark.parametrize(
+    ("maps", "steps", "note"),
+    [
+        ((0.5, 0.04), [], "mAP@.5:.95 0.0400, less than a tenth of the original's 0.5000"),
+        ((0.5, 0.04), [], "or recover the cut by --reconstruct"),
+        ((0.5, 0.04, 0.06), ["--compensate"], ""),
+        ((0.5, 0.01, 0.04), ["--reconstruct"], "0.0400, less than a tenth"),
+        ((0.04, 0.0), [], "the original has mAP@.5 0.0400: it has not learned yet"),
+        ((0.0, 0.0), [], "has not learned yet"),
+    ],
+    ids=["wrecked", "advice", "recovered", "not recovered", "not learned", "nothing"],
+)
+def test_cut_that_leaves_less_than_a_tenth_says_so(
+    dense: Path,
+    data: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    maps: tuple[float, ...],
+    steps: list[str],
+    note: str,
+) -> None:
+    values = iter(maps)
+
+    def judge(*_: object, **__: object) -> Scores:
+        value = next(values)
+        return Scores(value, value, 0, 0, 0, (), 1)
+
+    monkeypatch.setattr(recovery, "score", judge)
+    assert main(_cut(dense, *steps, "--score", "--data", data)) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+    assert len(notes) == bool(note) and all(note in line for line in notes)
+
+
+@pytest.mark.parametrize("step", ["--compensate", "--reconstruct", "--recalibrate"])
+def test_step_without_a_value_looks_at_the_images_of_data(
+    dense: Path, data: Path, capsys: Capture, step: str
+) -> None:
+    (row,) = _rows(_cut(dense, step, "--data", data), capsys)
+    assert (row["step"], row["images"]) == (step.removeprefix("--"), 8)
+
+
+@pytest.mark.parametrize("step", ["--reconstruct", "--recalibrate"])
+def test_step_that_needs_images_names_the_option(dense: Path, capsys: Capture, step: str) -> None:
+    assert main(_cut(dense, step)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and not printed.out
+    assert f"{step} needs training images" in printed.err and "--data" in printed.err
+
+
 def test_the_table_shows_every_step(dense: Path, data: Path, capsys: Capture) -> None:
     words = _cut(dense, "--compensate", "--score", "--data", data)
     assert main([word for word in words if word != "--json"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.score import metrics
 from prune.size import Size
 from prune.train import features, keep
 from prune.train.log import SCORES, Log
@@ -57,7 +59,8 @@ def test_six_pictures_are_learnt_by_heart(
     (tmp_path / "hyp.yaml").write_text(BY_HEART)
     recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", 3, "--val-every", 30)
     assert train("--cfg", tiny.cfg(tmp_path), "--img", 64, "--epochs", 60, *recipe) == 0
-    assert "mAP@.5" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "mAP@.5" in told
     lines = (tmp_path / "runs" / "exp" / "results.csv").read_text().splitlines()
     columns = lines[0].split(",")
     first, halfway, last = (
@@ -65,6 +68,7 @@ def test_six_pictures_are_learnt_by_heart(
     )
     assert float(last["train_loss"]) < 0.5 * float(first["train_loss"])
     assert float(last["map50"]) > 0.8
+    assert re.search(r"^next +prune global .* --macs 0\.5 --data .* --reconstruct ", told, re.M)
     assert float(last["map50"]) >= float(halfway["map50"])
     assert first["map50"] == ""
 
@@ -193,18 +197,24 @@ def test_distill_needs_a_teacher(
 
 @pytest.mark.parametrize("kind", ["bn", "group"])
 def test_sparse_training_makes_scales_smaller(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
+    monkeypatch.setattr(metrics, "LEARNED", 0.0)  # so strong a penalty leaves nothing in six epochs
     weights = tiny.weights(tmp_path)
     recipe = ("--weights", weights, "--epochs", 6, "--noval", "--nominal-batch", 2)
     assert train(*recipe, "--name", "plain", batch=2) == 0
     said = capsys.readouterr()
     assert "faded" not in said.err
-    assert "\nnext          prune layers --upto 10 --weights " in said.out, "there are 11 layers"
+    assert "\nnext          prune global --weights " in said.out
     assert train(*recipe, "--name", "sparse", "--sparsity", f"{kind}:3", batch=2) == 0
     said = capsys.readouterr()
     best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"
-    cut = f"prune global --weights {best} --macs 0.5 --data {tmp_path / 'data.yaml'} --out half.pt"
+    data = tmp_path / "data.yaml"
+    cut = f"prune global --weights {best} --macs 0.5 --data {data} --reconstruct --out half.pt"
     assert f"\nnext          {cut}\n" in said.out
     (note,) = (line for line in said.err.splitlines() if "faded" in line)
     assert "the detector itself scores low" in note
@@ -408,6 +418,23 @@ def test_weights_that_are_not_finite_are_not_kept(
     assert train("--weights", tiny.weights(tmp_path), *recipe) == 1
     assert "weights are no longer finite after epoch 1" in capsys.readouterr().err
     assert not list((tmp_path / "runs" / "exp" / "weights").iterdir())
+
+
+@pytest.mark.parametrize("more", [(), ("--pt",), ("--sparsity", "bn:1e-4")], ids=str)
+def test_network_that_has_not_learned_is_sent_back_to_training(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+) -> None:
+    """Whatever would come next else. On six images even fresh weights have mAP@.5 0.2, by luck."""
+    monkeypatch.setattr(metrics, "LEARNED", 0.9)
+    assert train("--weights", tiny.weights(tmp_path), "--epochs", 1, *more) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^next +prune train --weights .*best\.pt.* --epochs 3$", out, re.M)
+    assert "the network has not learned yet" in err
+    assert "prune global" not in out + err and "prune export" not in out + err
 
 
 def test_json_is_all_there_is_on_stdout(

@@ -94,6 +94,26 @@ def test_crowded_image_can_be_found_whole_and_that_is_noted_once(
     assert captured.err.count("has 400 boxes of one class") == 1
 
 
+def test_task_is_a_split_as_in_other_tools(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text(yaml.read_text() + "test: images/val\n")
+    assert main([*words, "--task", "test", "--no-plots", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == len(squares.SPLIT)
+
+
+@pytest.mark.parametrize(("task", "answer"), [("speed", "prune bench"), ("study", "--img-size")])
+def test_tasks_that_are_no_split_are_answered(
+    words: list[str], capsys: pytest.CaptureFixture[str], task: str, answer: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--task", task])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1
+    assert answer in err
+
+
 def test_plots_lie_in_a_folder_of_their_own_each_time(words: list[str], tmp_path: Path) -> None:
     for folder in ("exp", "exp2"):
         assert main(words) == 0

@@ -28,9 +28,8 @@ def tell(
 ) -> None:
     """Print the best epoch, the last, the best on the test split, and `then`, what to do next."""
     from prune.cli import console
-    from prune.train.keep import fitness
 
-    best = max((row for row in rows[best_after:] if "map" in row), key=fitness)
+    best = _best_row(rows, best_after)
     scores = ("precision", "recall", "f1", "map50", "map")
     files = {name: folder / "weights" / f"{name}.pt" for name in ("best", "last")}
     if as_json:
@@ -59,25 +58,50 @@ def tell(
     print(f"next          {then}")
 
 
-def next_command(job: Job, folder: Path) -> str:
-    """Return what is done with the best weights next: a cut, or the export of what was cut."""
-    best = shlex.quote(str(folder / "weights" / "best.pt"))
+def _best_row(rows: list[Row], after: int) -> Row:
+    """Return the figures of the epoch that best.pt is of; epochs before a cut do not count."""
+    from prune.train.keep import fitness
+
+    return max((row for row in rows[after:] if "map" in row), key=fitness)
+
+
+def next_command(job: Job, folder: Path, rows: list[Row]) -> str:
+    """Return what is done with the best weights next.
+
+    More training for a network that has not learned, the export of what was pruned, else a cut.
+    """
+    best, data = _quoted(folder / "weights" / "best.pt"), f"--data {_quoted(job.spec.path)}"
+    pruned = job.source.pruned or job.narrowing is not None
+    if not _learned(job, rows):
+        structure = " --pt" if pruned else ""
+        return f"prune train --weights {best}{structure} {data} --epochs {3 * job.settings.epochs}"
+    if pruned and not _faded(job):
+        return f"prune export --weights {best} {data} --out {_quoted(job.spec.path.stem)}.onnx"
+    return f"prune global --weights {best} --macs 0.5 {data} --reconstruct --out half.pt"
+
+
+def notes(job: Job, folder: Path, rows: list[Row]) -> list[str]:
+    """Say of a network that has not learned, or whose channels have faded, what it is good for."""
+    if not _learned(job, rows):
+        map50 = _best_row(rows, job.settings.best_after)["map50"]
+        return [
+            f"note: the best mAP@.5 is {map50:.3f}: the network has not learned yet, and pruning "
+            "or exporting it is of no use; train it longer, and check the data by prune data check"
+        ]
     if not _faded(job):
-        pruned = job.source.pruned or job.narrowing is not None
-        upto = min(60, len(job.source.net.layers) - 1)
-        return f"prune {'export' if pruned else f'layers --upto {upto}'} --weights {best}"
-    return f"prune global --weights {best} --macs 0.5 {_data(job)} --out half.pt"
+        return []
+    best = _quoted(folder / "weights" / "best.pt")
+    return [
+        "note: channels have faded for a cut, and until then the detector itself scores low: "
+        f"{next_command(job, folder, rows)}; then prune train --weights half.pt --pt --teacher "
+        f"{best} --data {_quoted(job.spec.path)} --name tuned"
+    ]
 
 
-def tell_of_sparsity(job: Job, folder: Path, say: Callable[[str], None]) -> None:
-    """Say what a network is for whose channels have faded, and how it goes on; else nothing."""
-    if _faded(job):
-        best = shlex.quote(str(folder / "weights" / "best.pt"))
-        say(
-            "note: channels have faded for a cut, and until then the detector itself scores low: "
-            f"{next_command(job, folder)}; then prune train --weights half.pt --pt --teacher "
-            f"{best} {_data(job)}"
-        )
+def _learned(job: Job, rows: list[Row]) -> bool:
+    from prune.score.metrics import LEARNED
+
+    return _best_row(rows, job.settings.best_after)["map50"] >= LEARNED
 
 
 def _faded(job: Job) -> bool:
@@ -85,8 +109,8 @@ def _faded(job: Job) -> bool:
     return job.settings.sparsity is not None and job.narrowing is None
 
 
-def _data(job: Job) -> str:
-    return f"--data {shlex.quote(str(job.spec.path))}"
+def _quoted(path: Path | str) -> str:
+    return shlex.quote(str(path))
 
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:

@@ -20,8 +20,18 @@ if TYPE_CHECKING:
     from prune.recovery import Prepared, Row, Wishes
 
 _TRIAL_IMAGES = 48  # enough to tell one cut from another
+_NO_VALUE = Path()  # of a step that is asked for without naming data
 
 COLUMNS = ("step", "mAP@.5", "mAP@.5:.95", "pictures", "seconds", "layers", "kept")
+
+
+STEPS = {
+    "compensate": "add the mean output of pruned channels to the next layer, measured on training "
+    "images of YAML or --data, else taken from the BatchNorms",
+    "reconstruct": "fit all weights behind the cut to the outputs of the original network by least "
+    "squares, on training images of YAML (default: --data)",
+    "recalibrate": "compute BatchNorm statistics anew on training images of YAML (default: --data)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,26 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what convolutions have from now on in place of their own, if that bends; the steps "
         "below make up for it",
     )
-    own.add_argument(
-        "--compensate",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="YAML",
-        help="add what removed channels gave on average, from BatchNorms or, with data, pictures",
-    )
-    own.add_argument(
-        "--reconstruct",
-        type=Path,
-        metavar="YAML",
-        help="fit all weights behind the cut to the original's outputs on training pictures",
-    )
-    own.add_argument(
-        "--recalibrate",
-        type=Path,
-        metavar="YAML",
-        help="BatchNorm statistics anew from training pictures; no labels are used",
-    )
+    for name, text in STEPS.items():
+        own.add_argument(
+            f"--{name}",
+            nargs="?",
+            type=Path,
+            const=_NO_VALUE,
+            metavar="YAML",
+            help=text,
+        )
     own.add_argument(
         "--recover-images",
         type=int,
@@ -116,17 +115,31 @@ def trial(args: argparse.Namespace, subject: Subject) -> Callable[[Plan], Darkne
     return Prepared(replace(wishes, judge=None, images=few), subject).tried
 
 
-def _steps(args: argparse.Namespace) -> dict[str, Path]:
-    said = {name: getattr(args, name) for name in ("compensate", "reconstruct", "recalibrate")}
-    return {name: path for name, path in said.items() if path is not None}
+def _steps(args: argparse.Namespace) -> dict[str, Path | None]:
+    """Return the data of each step that is asked for: its own, or that of --data.
+
+    Raises:
+        InputError: a step that needs images, and no data is named.
+    """
+    steps: dict[str, Path | None] = {}
+    for name in STEPS:
+        path: Path | None = getattr(args, name)
+        if path is None:
+            continue
+        steps[name] = args.data if path == _NO_VALUE else path
+        if steps[name] is None and name != "compensate":
+            raise InputError(
+                f"--{name} needs training images; name their data.yaml by --data or right behind "
+                f"it, e.g. --{name} data/mine.yaml"
+            )
+    return steps
 
 
 def _wishes(args: argparse.Namespace) -> Wishes:
     from prune.recovery import Wishes
 
-    nothing = Path()
     return Wishes(
-        steps={name: None if path == nothing else path for name, path in _steps(args).items()},
+        steps=_steps(args),
         judge=args.data if args.score else None,
         activation=args.activation or "",
         images=args.recover_images,

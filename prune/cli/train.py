@@ -111,10 +111,11 @@ def _run(
             folder,
             args.json,
             best_after=job.settings.best_after,
-            then=outcome.next_command(job, folder),
+            then=outcome.next_command(job, folder, rows),
             test=test,
         )
-        outcome.tell_of_sparsity(job, folder, say)
+        for note in outcome.notes(job, folder, rows):
+            say(note)
     return 0
 
 

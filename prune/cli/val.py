@@ -21,13 +21,25 @@ EXAMPLE = """\
 
 COLUMNS = ("class", "images", "instances", "P", "R", "mAP@.5", "mAP@.5:.95")
 
+# What else YOLO tools have under --task, and what to use here.
+_TASKS = {
+    "speed": "time exported files with prune bench, e.g. prune bench model.onnx",
+    "study": "run prune val once per image size, e.g. --img-size 320, then --img-size 640",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
     options.data(parser)
     options.single_class(parser)
-    parser.add_argument("--split", "--task", default="val", help="split to score (default val)")
+    parser.add_argument(
+        "--split",
+        "--task",
+        type=_split,
+        default="val",
+        help="split of the data to evaluate: val, test or train (default val)",
+    )
     options.image_size(parser)
     options.batch_size(parser)
     options.thresholds(parser, confidence=0.001, iou=0.65)
@@ -41,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.run_folder(parser, project="runs/val")
     options.json_output(parser)
+
+
+def _split(text: str) -> str:
+    """Read a split's name, as an argparse type; other tools' tasks are answered by ours."""
+    if text in _TASKS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a split: {_TASKS[text]}")
+    return text
 
 
 def run(args: argparse.Namespace) -> None:

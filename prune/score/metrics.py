@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 Boxes = NDArray[np.float32] | NDArray[np.float64]
 
 GRID = np.linspace(0, 1, 1001)  # confidences that curves are drawn over
+LEARNED = 0.05  # mAP@.5 below which a detector has not learned its classes yet
 COCO_LIMIT = 100  # detections per image and class that COCO counts
 
 
