@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prune.atomic import replacing
-from prune.errors import CheckpointError, first_line
+from prune.errors import CheckpointError, ForeignError, first_line
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
 from prune.size import Sides, Size
@@ -47,7 +47,8 @@ class Checkpoint:
 
     `cfg` is Darknet text with the present widths, `model` the state dict in float32 on the CPU,
     `imgsz` is the size it is made for, `history` one plain dict a command that made or changed the
-    network, `training` the TRAINING_KEYS that have a value.
+    network, `training` the TRAINING_KEYS that have a value. `foreign` and `remarks` are not saved:
+    whether the file is of another project, and how it was read.
     """
 
     cfg: str
@@ -56,6 +57,8 @@ class Checkpoint:
     imgsz: Size
     history: list[dict[str, object]] = field(default_factory=list)
     training: dict[str, object] = field(default_factory=dict)
+    foreign: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def pruned(self) -> bool:
@@ -131,11 +134,12 @@ def load(path: Path) -> Checkpoint:
     """Read a file that `save` wrote; its tensors are mapped from the file, not copied.
 
     Raises:
-        CheckpointError: no such file, empty, truncated, or not one of our checkpoints.
+        ForeignError: it is not one of our checkpoints (`whole.open_weights` reads others, too).
+        CheckpointError: no such file, empty, truncated or damaged.
     """
     document = _read(path)
     if not isinstance(document, dict) or "format" not in document:
-        raise CheckpointError(_not_ours(path))
+        raise ForeignError(_not_ours(path))
     if document["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has format {document['format']!r} and this version reads {FORMAT!r}; "
@@ -252,11 +256,11 @@ def _read(path: Path) -> object:
         raise CheckpointError(f"{path} is empty")
     if not zipfile.is_zipfile(path):
         whole = not head.startswith(b"PK")
-        raise CheckpointError(_not_ours(path) if whole else f"{path} is truncated")
+        raise ForeignError(_not_ours(path)) if whole else CheckpointError(f"{path} is truncated")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_not_ours(path)) from error
+        raise ForeignError(_not_ours(path)) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
 

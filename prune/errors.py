@@ -4,6 +4,7 @@
     ├── InputError             a file or an option that cannot be used
     │   ├── CfgError           Darknet text: unknown section or key, layers that do not fit
     │   ├── CheckpointError    not a checkpoint, truncated, weights that do not fit the cfg
+    │   │   └── ForeignError   weights of another project where ours are expected
     │   └── DataError          data.yaml, labels, pictures
     ├── PlanError              a cut that cannot be made
     │   ├── WithinBudgetError  a budget that is met as it is
@@ -38,6 +39,10 @@ class CfgError(InputError):
 
 class CheckpointError(InputError):
     """A weights file that cannot be read, or weights that do not fit their cfg."""
+
+
+class ForeignError(CheckpointError):
+    """A file that is none of our checkpoints; it may be one of another project."""
 
 
 class DataError(InputError):

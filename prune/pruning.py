@@ -16,6 +16,7 @@ from prune.errors import CheckpointError, PlanError, ProofError
 from prune.graph import Group
 from prune.models.darknet import Darknet
 from prune.plan import Plan
+from prune.whole import AS_IT_IS, Reading, open_weights
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class Pruned:
     blocks: tuple[Block, ...] = ()
 
 
-def open_subject(path: Path) -> Subject:
-    """Read a checkpoint and find what is coupled in its network.
+def open_subject(path: Path, reading: Reading = AS_IT_IS) -> Subject:
+    """Read weights, ours or public ones, and find what is coupled in their network.
 
     Raises:
-        CheckpointError: the file is none of our checkpoints, or its weights do not fit its cfg.
+        CheckpointError: the file cannot be used, or its weights do not fit its cfg.
     """
-    found = checkpoint.load(path)
+    found = open_weights(path, reading)
     digest = _hashing(path)
     net = checkpoint.network(found)
     groups = coupled(net)

@@ -1,18 +1,83 @@
-"""A public checkpoint becomes one of ours."""
+"""Open weights: our own checkpoints as they are, public ones as what they become here."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from prune.checkpoint import Checkpoint, assemble, capture, digest, load, network
 from prune.count import count
-from prune.errors import CheckpointError, InputError
+from prune.errors import CheckpointError, ForeignError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
+from prune.foreign.decoding import decode_as_darknet, with_decoding_of
 from prune.foreign.source import Source, from_darknet, from_document
+from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet
 from prune.models.image_size import image_size
+from prune.models.sections import expect_rgb, parse, with_classes, with_own_reorg, write
+from prune.models.sections import remarks as cfg_remarks
 from prune.runs import versions
 from prune.size import Sides, Size
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of a file of weights; None leaves it to the file.
+
+    Attributes:
+        cfg: the network's cfg; else the file's own word, one of the same name, or ./cfg. One of
+            our checkpoints has its own, which counts.
+        names: class names; else the file's own, or "0", "1", ...
+        decoding: "exp" or "sigmoid"; else see `foreign.decoding`.
+    """
+
+    cfg: Path | None = None
+    names: tuple[str, ...] | None = None
+    decoding: str | None = None
+
+
+AS_IT_IS = Reading()
+
+
+def open_weights(path: Path, reading: Reading = AS_IT_IS) -> Checkpoint:
+    """Read a file of weights, ours or a public one; the one place where commands do.
+
+    Args:
+        path: a checkpoint of ours, a YOLOR, YOLOv4 or YOLOv3 .pt (state dict or pickled module),
+            or Darknet .weights; none of its code is run.
+        reading: what is known of it.
+
+    Returns:
+        The checkpoint; whether it is `foreign`, and `remarks` on how it was read.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the cfg or the names.
+        CfgError: the cfg cannot be read.
+    """
+    try:
+        own = load(path)
+    except ForeignError:
+        found = import_foreign(
+            path, cfg=reading.cfg, names=reading.names, decoding=reading.decoding
+        )
+        entry = found.history[-1]
+        remarks = [entry["read"], *entry["notes"]]  # type: ignore[misc]  # a list, see below
+        return replace(found, foreign=True, remarks=tuple(map(str, remarks)))
+    return _as_said(own, reading)
+
+
+def _as_said(own: Checkpoint, reading: Reading) -> Checkpoint:
+    """Give one of our checkpoints other names and another decoding, where the user says so."""
+    remarks = []
+    if reading.decoding is not None:
+        sections = with_decoding_of(parse(own.cfg, source="the checkpoint's cfg"), reading.decoding)
+        own = replace(own, cfg=write(sections))
+        remarks.append(f"boxes decode by {reading.decoding}, as --decoding says")
+    if reading.names is not None:
+        own = replace(own, names=list(reading.names))  # `network` compares them with the heads
+    return replace(own, remarks=tuple(remarks))
 
 
 def import_foreign(
@@ -21,17 +86,20 @@ def import_foreign(
     cfg: Path | None = None,
     names: Sequence[str] | None = None,
     imgsz: Sides | None = None,
+    decoding: str | None = None,
 ) -> Checkpoint:
-    """Make a checkpoint of a public one: a YOLOR or YOLOv4 .pt, a pickled module, Darknet .weights.
+    """Make a checkpoint of a public one: a .pt of YOLOR, YOLOv4 or YOLOv3, Darknet .weights.
 
     Its last history entry tells what was read ("read") and what to know about it ("notes"). One of
-    our own comes back with the new names and size.
+    our own comes back with the new names, size and decoding.
 
     Args:
         path: the file; none of its code is run.
-        cfg: the network's cfg; without it the file's own word is taken, or ./cfg searched.
+        cfg: the network's cfg; without it the file's own word is taken, one of the same name beside
+            it or in ./cfg, or one there whose layers match.
         names: class names; without them the file's own, or "0", "1", ...
         imgsz: the side of a square, or height and width, in pixels; without it the cfg's.
+        decoding: "exp" or "sigmoid"; without it what the cfg and the file say.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the cfg or the names.
@@ -41,14 +109,14 @@ def import_foreign(
     wanted = None if imgsz is None else Size.of(imgsz)
     document = read_pickle(path) if is_torch_file(path) else None
     if isinstance(document, dict) and "format" in document:
-        return _renewed(path, names=names, imgsz=wanted)
+        return _renewed(path, names=names, imgsz=wanted, decoding=decoding)
     with _naming(path):
         if document is None:
-            source = from_darknet(path, cfg=cfg)
+            source = from_darknet(path, cfg=cfg, decoding=decoding)
         else:
-            source = from_document(document, cfg=cfg, imgsz=wanted)
+            source = from_document(document, path=path, cfg=cfg, decoding=decoding, imgsz=wanted)
         net = assemble(source.sections, source.weights)
-    size, notes = image_size(net) if wanted is None else (_checked_size(wanted, net), ())
+    size, notes = _size(net, wanted)
     return capture(
         net,
         names=_own_names(source, net) if names is None else names,
@@ -57,6 +125,42 @@ def import_foreign(
             {**_entry(path, net, size), "read": source.read, "notes": [*source.notes, *notes]}
         ],
     )
+
+
+def fresh(
+    cfg: Path,
+    *,
+    names: Sequence[str] | None = None,
+    imgsz: Sides | None = None,
+    decoding: str | None = None,
+    seed: int = 0,
+) -> Checkpoint:
+    """Make a checkpoint of a cfg's network with weights as a training starts from.
+
+    Args:
+        cfg: the network's cfg.
+        names: class names, which the heads are made for; without them "0", "1", ... of the cfg.
+        imgsz: the side of a square, or height and width, in pixels; without it the cfg's.
+        decoding: "exp" or "sigmoid"; without it what the cfg says, else exp as in Darknet.
+        seed: of the weights.
+
+    Raises:
+        CfgError: the cfg cannot be read, or describes no network of RGB images.
+        InputError: an image size that the network cannot take.
+    """
+    sections = with_own_reorg(read_cfg(cfg))
+    if names is not None:
+        sections = with_classes(sections, len(names))
+    expect_rgb(sections)
+    decoded = decode_as_darknet(sections, requested=decoding)
+    torch.manual_seed(seed)
+    net = Darknet(decoded.sections)
+    size, changed = _size(net, None if imgsz is None else Size.of(imgsz))
+    classes = [str(number) for number in range(net.heads[0].classes)]
+    drawn = f"weights drawn with seed {seed}: untrained"
+    notes = [f"structure from {cfg}", *cfg_remarks(sections), decoded.note, *changed, drawn]
+    entry = {**_entry(cfg, net, size), "seed": seed, "read": "cfg", "notes": notes}
+    return capture(net, names=classes if names is None else names, imgsz=size, history=[entry])
 
 
 @contextmanager
@@ -68,18 +172,16 @@ def _naming(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _renewed(path: Path, *, names: Sequence[str] | None, imgsz: Size | None) -> Checkpoint:
-    own = load(path)
+def _renewed(
+    path: Path, *, names: Sequence[str] | None, imgsz: Size | None, decoding: str | None
+) -> Checkpoint:
+    given = None if names is None else tuple(names)
+    own = _as_said(load(path), Reading(names=given, decoding=decoding))
     net = network(own)
     size = _checked_size(own.imgsz if imgsz is None else imgsz, net)
-    notes = ["it was a checkpoint of ours already; its own cfg was kept"]
+    notes = ["it was a checkpoint of ours already; its own cfg was kept", *own.remarks]
     entry = {**_entry(path, net, size), "read": "checkpoint", "notes": notes}
-    return capture(
-        net,
-        names=own.names if names is None else names,
-        imgsz=size,
-        history=[*own.history, entry],
-    )
+    return capture(net, names=own.names, imgsz=size, history=[*own.history, entry])
 
 
 def _own_names(source: Source, net: Darknet) -> Sequence[str]:
@@ -99,6 +201,11 @@ def _entry(path: Path, net: Darknet, imgsz: Size) -> dict[str, object]:
         "versions": versions(),
         "parent": digest(path),
     }
+
+
+def _size(net: Darknet, wanted: Size | None) -> tuple[Size, tuple[str, ...]]:
+    """Return the size that is wanted, else the cfg's, and notes on it."""
+    return image_size(net) if wanted is None else (_checked_size(wanted, net), ())
 
 
 def _checked_size(imgsz: Size, net: Darknet) -> Size:

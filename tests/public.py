@@ -138,11 +138,12 @@ def save_state_dict(net: Darknet, path: Path, *, prefix: str = "", half: bool = 
 
 
 @contextmanager
-def their_code() -> Iterator[types.ModuleType]:
+def their_code(name: str = "models.models") -> Iterator[types.ModuleType]:
     """Pretend that a public repository is importable, as it was where the pickle was made."""
     before = {name: sys.modules.get(name) for name in ("models", "models.models")}
-    module = types.ModuleType("models.models")
+    module = types.ModuleType(name)
     sys.modules.update({"models": types.ModuleType("models"), "models.models": module})
+    sys.modules[name] = module
     try:
         yield module
     finally:
@@ -152,9 +153,11 @@ def their_code() -> Iterator[types.ModuleType]:
                 sys.modules[name] = old
 
 
-def save_module(net: Darknet, path: Path, *, definitions: bool = True) -> Path:
+def save_module(
+    net: Darknet, path: Path, *, definitions: bool = True, module: str = "models.models"
+) -> Path:
     """Pickle the network as a module of classes that do not exist where it is read."""
-    with their_code() as code:
+    with their_code(module) as code:
         for name in ("Darknet", "ImplicitA", "FeatureConcat"):
             setattr(code, name, type(name, (nn.Module,), {"__module__": code.__name__}))
         whole = code.Darknet()

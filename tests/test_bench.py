@@ -333,7 +333,7 @@ def test_other_pictures_than_a_file_takes_are_refused(
     files: dict[str, Path], name: str, wish: dict[str, int], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        settle(files[name], threads=1, **wish)
+        settle(files[name], threads=1, imgsz=wish.get("imgsz"), batch=wish.get("batch"))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_other_pictures_than_a_file_takes_are_refused(
         ("m.onnx", b"no", "is no ONNX file"),
         ("m.onnx", b"", "is no ONNX file"),
         ("m.param", b"no", "is no .param file of ncnn"),
-        ("m.txt", b"no", "none of the files that can be timed: .onnx, .pt, .param"),
+        ("m.txt", b"no", "none of the files that can be timed: .onnx, .pt, .weights, .param"),
         ("m.onnx", None, "no such file"),
     ],
 )

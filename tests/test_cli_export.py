@@ -126,8 +126,8 @@ WRONG = {
     "a cfg of half precision": (["--format", "darknet", "--half"], "--half is for ONNX"),
     "a cfg of pictures": (["--format", "yolor", "--img-size", "64"], "--img-size is for ONNX"),
     "ncnn on pictures": (["--format", "ncnn", "--data", "d.yaml"], "--data is for ONNX"),
-    "the weights": (["--format", "darknet", "--out", "net.pt"], "the checkpoint itself"),
-    "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "the checkpoint itself"),
+    "the weights": (["--format", "darknet", "--out", "net.pt"], "is the file to read"),
+    "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "is the file to read"),
 }
 
 

@@ -151,6 +151,8 @@ def test_a_state_dict_without_cfg_is_matched_by_its_layers(
     assert notes == [
         f"structure from {Path('cfg/wide.cfg')}, whose layers match",
         "widths from the weights: 9 layers differ from the cfg",
+        "boxes decode by sigmoid, as the implicit layers are those of YOLOR; if that is wrong, "
+        "give --decoding exp",
     ]
 
 
@@ -310,7 +312,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         [],
         "tensors such as conv1.weight",
     ),
-    "nothing": (lambda path: _torch(path, [1, 2]), [], "no Darknet network: nothing"),
+    "nothing": (lambda path: _torch(path, [1, 2]), [], "no Darknet network: no tensors"),
     "hostile": (
         lambda path: _torch(path, {"model": Hostile(path.with_name("mark"))}),
         [],
@@ -349,9 +351,9 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "itself": (lambda path: path, ["--out", "net.pt"], "is the file to read"),
     "out": (lambda path: path, ["--out", "net.pt/in.pt"], "cannot write"),
     "weights without cfg": (
-        lambda path: _bytes(path.with_suffix(".weights"), b"\0" * 40),
+        lambda path: _bytes(path.with_name("other.weights"), b"\0" * 40),
         ["--cfg", ""],
-        "name the network's cfg with --cfg",
+        "a Darknet file holds numbers only; name its cfg, e.g. --cfg other.cfg",
     ),
 }
 

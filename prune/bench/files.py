@@ -38,14 +38,16 @@ def settle(
     threads: int,
     imgsz: Sides | None = None,
     batch: int | None = None,
+    held: Path | None = None,
 ) -> Setting:
     """Decide what a file is run on: what is asked for, where nothing is what the file says.
 
     Args:
-        path: .onnx, .pt or .param.
+        path: .onnx, .pt, .weights or .param.
         threads: of a run.
         imgsz: side of a square image, or height and width, pixels.
         batch: pictures a run; 1 where nobody says.
+        held: the checkpoint of ours that holds what `path` does, where that is another's.
 
     Raises:
         InputError: the file cannot be read, takes other pictures, or nobody says what size.
@@ -55,7 +57,7 @@ def settle(
         raise InputError(f"{path} is none of the files that can be timed: {known}")
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    taken = READERS[path.suffix.lower()](path)
+    taken = READERS[path.suffix.lower()](held or path)
     number, channels, height, width = taken.shape
     if batch is not None and number not in (None, batch):
         raise InputError(
@@ -154,4 +156,9 @@ def _ncnn(path: Path) -> Taken:
 Reader = Callable[[Path], Taken]
 """Read what pictures the file takes; InputError where it is no such file."""
 
-READERS: dict[str, Reader] = {".onnx": _onnx, ".pt": _checkpoint, ".param": _ncnn}
+READERS: dict[str, Reader] = {
+    ".onnx": _onnx,
+    ".pt": _checkpoint,
+    ".weights": _checkpoint,
+    ".param": _ncnn,
+}

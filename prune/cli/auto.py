@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, resume, timing
+from prune.cli import options, reading, resume, timing
 from prune.errors import MISSED, InputError
 from prune.size import Size
 
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
     from prune.auto.verdict import Verdict
+    from prune.checkpoint import Checkpoint
 
 EXAMPLE = """\
   prune auto --weights best.pt --data mine.yaml --latency 0.4
@@ -25,7 +28,19 @@ EXAMPLE = """\
 # What prune auto itself says to prune train.
 _OWN = frozenset(
     {
-        *("weights", "cfg", "pt", "partial", "resume", "teacher", "data", "img_size", "epochs"),
+        *(
+            "weights",
+            "cfg",
+            "names",
+            "decoding",
+            "pt",
+            "partial",
+            "resume",
+            "teacher",
+            "data",
+            "img_size",
+            "epochs",
+        ),
         *("activation", "seed", "device", "project", "name", "exist_ok", "json"),
     }
 )
@@ -34,6 +49,7 @@ _OWN = frozenset(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the trained detector")
+    reading.add_arguments(parser)
     options.data(parser, required=False)
     parser.add_argument(
         "--latency",
@@ -123,11 +139,15 @@ def _begun(args: argparse.Namespace) -> Road:
     from prune.auto.journal import Journal
     from prune.auto.road import TRAINING, Road
 
-    wish = _wish(args)
-    _check(wish)
+    _expect_given(args)
+    found = reading.opened(args)
+    wish = _wish(args, found)
+    with tempfile.TemporaryDirectory() as place:
+        _check(_on_our_own(args, wish, found, Path(place)))
     folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
     resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
     runs.record(folder, vars(args))
+    wish = _on_our_own(args, wish, found, folder)
     journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})
     journal.write()
     return Road(wish, folder, journal, _say)
@@ -150,14 +170,30 @@ def _taken_up(args: argparse.Namespace) -> Road:
     return Road(Wish(**said), folder, journal, _say)  # type: ignore[arg-type]  # as it was written
 
 
-def _wish(args: argparse.Namespace) -> Wish:
-    from prune import checkpoint
-    from prune.auto.road import Wish
-    from prune.bench.machine import threads_of
-
+def _expect_given(args: argparse.Namespace) -> None:
     for name in ("weights", "data", "latency"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing; see prune auto --help")
+
+
+def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder: Path) -> Wish:
+    """Put public weights into a folder as a checkpoint of ours, which all stages then start from.
+
+    So are ours that are read otherwise than they are: by --names or --decoding.
+    """
+    from prune import checkpoint
+
+    if not (found.foreign or args.names or args.decoding):
+        return wish
+    target = folder / f"{wish.weights.stem}.pt"
+    checkpoint.save(found, target)
+    return replace(wish, weights=target)
+
+
+def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
+    from prune.auto.road import Wish
+    from prune.bench.machine import threads_of
+
     amount, is_share = timing.amount(args.latency)
     usual = "relu" if args.int8 else "keep"
     activation = args.activation or usual
@@ -170,7 +206,7 @@ def _wish(args: argparse.Namespace) -> Wish:
         max_drop=args.max_drop,
         runtime=args.runtime or timing.RUNTIMES[0],
         threads=threads_of(args.threads or 0),
-        imgsz=options.size(args, checkpoint.load(args.weights).imgsz),
+        imgsz=options.size(args, found.imgsz),
         epochs=args.epochs,
         activation="" if activation == "keep" else activation,
         depth=args.depth,

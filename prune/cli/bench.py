@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.bench.machine import Machine
@@ -33,7 +33,10 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".onnx, .pt or .param")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help=".onnx, .pt, .weights or .param"
+    )
+    reading.add_arguments(parser)
     options.image_size(parser)
     parser.add_argument(
         "--batch-size",
@@ -175,14 +178,14 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
     from prune.cli import console
     from prune.data import spec as data
     from prune.errors import CheckpointError
-    from prune.score.runtime import OPENERS, open_weights
+    from prune.score.runtime import READ, open_weights
 
     spec, maps, notes = data.load(args.data, splits=[args.split]), {}, []
-    timed = {pair.file: pair.setting.imgsz for pair in pairs if pair.file.suffix in OPENERS}
+    timed = {pair.file: pair.setting.imgsz for pair in pairs if pair.file.suffix in READ}
     runners = {}
     for path in timed:
         try:
-            runners[path] = open_weights(path, device_name="cpu")
+            runners[path] = open_weights(path, device_name="cpu", reading=reading.reading(args))
         except CheckpointError as error:
             notes.append(f"not scored: {error}")
     padded = any(runner.shape for runner in runners.values())

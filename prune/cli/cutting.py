@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, ranked, recovering, spans, timing
+from prune.cli import options, ranked, reading, recovering, spans, timing
 from prune.cli.spans import as_ranges
 from prune.errors import InputError, PlanError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
     """Add the options that every cutting command has."""
     options.weights(parser)
+    reading.add_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -59,7 +60,10 @@ def opened(args: argparse.Namespace) -> Subject:
     from prune.pruning import open_subject
 
     _expect_files(args)
-    return open_subject(args.weights)
+    how = reading.reading(args)
+    subject = open_subject(args.weights, how)
+    reading.note(args.weights, subject.checkpoint, how)
+    return subject
 
 
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
@@ -155,14 +159,19 @@ def _expect_files(args: argparse.Namespace) -> None:
     from prune.atomic import expect_writable
 
     out = None if args.dry_run else args.out
-    named = {"--weights": args.weights, "--out": out, "--plan-out": args.plan_out}
+    named = {
+        "--weights": args.weights,
+        "--cfg": args.cfg,
+        "--out": out,
+        "--plan-out": args.plan_out,
+    }
     owner: dict[Path, str] = {}
     for option, path in named.items():
         if path is None:
             continue
         if (other := owner.setdefault(path.resolve(), option)) != option:
             raise InputError(f"{option} {path} is also {other}; write to another file")
-        if option != "--weights":
+        if option not in ("--weights", "--cfg"):
             expect_writable(path)
 
 

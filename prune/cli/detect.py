@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.score.predict import Found, Output, Search
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "an image or stream (rtsp://, http://)",
     )
     options.weights(parser)
+    reading.add_arguments(parser)
     options.image_size(parser)
     options.thresholds(parser, confidence=0.25, iou=0.45)
     parser.add_argument(
@@ -61,14 +62,13 @@ def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named, the rest goes on, and 2 is returned."""
     from prune.cli import console
     from prune.score import sources
-    from prune.score.runtime import open_weights
     from prune.train.stop import listening
 
     log = console.logger()
     if args.pd:
         log.info("note: --pd is not needed; the checkpoint itself says what was pruned")
     found = sources.find(args.source)
-    runner = open_weights(args.weights, device_name=args.device)
+    runner = reading.runner(args)
     search, tally = _search(args, runner), Tally(keeps=args.json)
     with _run_folder(args, log.info) as folder, listening(log.info) as stopped:
         output = _output(args, folder)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
+from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   prune diff whole_model.pt model_data/layer_pruning.pt
-  prune diff before.pt after.pt --json"""
+  prune diff yolov4.weights pruned.pt --cfg yolov4.cfg --json"""
 
 COLUMNS = ("layer", "type", "channels", "", "params", "", "MACs", "")
 # A layer's field -> its key in --json.
@@ -31,19 +32,26 @@ COMPARED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("first", type=Path, metavar="A", help="checkpoint before")
-    parser.add_argument("second", type=Path, metavar="B", help="checkpoint after")
+    parser.add_argument("first", type=Path, metavar="A", help="checkpoint or public weights before")
+    parser.add_argument("second", type=Path, metavar="B", help="the same after")
+    parser.add_argument(
+        "--cfg",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="cfg of public weights, or one for A and one for B (default: as in prune whole)",
+    )
+    reading.add_arguments(parser, cfg=False, names=False)
     options.image_size(parser)
     options.json_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the layers that differ, then the totals."""
-    from prune import checkpoint
     from prune.cli import console
     from prune.inventory import take
 
-    files = [checkpoint.load(path) for path in (args.first, args.second)]
+    files = _opened(args)
     size = options.size(args, files[0].imgsz)
     before, after = (take(found, imgsz=size) for found in files)
     changed = _changed(before, after, _gone(*files, layers=len(before.layers)))
@@ -60,6 +68,20 @@ def run(args: argparse.Namespace) -> None:
     )
     if files[0].names != files[1].names:
         print("the class names differ")
+
+
+def _opened(args: argparse.Namespace) -> list[Checkpoint]:
+    """Open both files; one cfg is for each of them that is not ours."""
+    from prune.whole import Reading
+
+    cfgs = args.cfg or [None]
+    if len(cfgs) > 2:
+        raise InputError(f"--cfg names {len(cfgs)} files; one is for both, two are for A and B")
+    files = (args.first, args.second)
+    return [
+        reading.open_file(path, Reading(reading.cfg_file(cfg), decoding=args.decoding))
+        for path, cfg in zip(files, [cfgs[0], cfgs[-1]], strict=True)
+    ]
 
 
 Pair = tuple["Layer | None", "Layer | None"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,7 @@ EXAMPLE = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
+    reading.add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
@@ -90,7 +91,6 @@ def run(args: argparse.Namespace) -> None:
         InputError: a bundle of another format, an option that the format has no use for, or a name
             that ends otherwise than ONNX files do, by which other commands know them.
     """
-    from prune import checkpoint
     from prune.cli import console
     from prune.errors import InputError
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--max-det is for --nms; leave it out, or add --nms")
     if args.format == "onnx" and args.out and args.out.suffix.lower() != ".onnx":
         raise InputError(f"{args.out} is no name for an ONNX file; it must end in .onnx")
-    document, text = FORMATS[args.format](args, checkpoint.load(args.weights))
+    document, text = FORMATS[args.format](args, reading.opened(args))
     if args.json:
         console.print_json(document)
     else:
@@ -118,7 +118,7 @@ Written = tuple[dict[str, object], str]
 def _onnx(args: argparse.Namespace, source: Checkpoint) -> Written:
     if args.bundle:
         return _bundle(args, source)
-    return _one_file(args, source, _target(args, args.weights.with_suffix(".onnx")))
+    return _one_file(args, source, _target(args, source, args.weights.with_suffix(".onnx")))
 
 
 def _one_file(args: argparse.Namespace, source: Checkpoint, target: Path) -> Written:
@@ -208,7 +208,7 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune import checkpoint
     from prune.export.darknet import write_darknet
 
-    target = _target(args, args.weights.with_suffix(".cfg"), ".weights")
+    target = _target(args, source, args.weights.with_suffix(".cfg"), ".weights")
     return _listed(write_darknet(checkpoint.network(source), target, imgsz=source.imgsz))
 
 
@@ -216,7 +216,7 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune import checkpoint
     from prune.export.darknet import write_yolor
 
-    target = _target(args, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
+    target = _target(args, source, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
     net = checkpoint.network(source)
     return _listed(write_yolor(net, target, source.names, imgsz=source.imgsz))
 
@@ -227,7 +227,7 @@ def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
 
     done = export(
         checkpoint.network(source),
-        _target(args, args.weights.with_suffix(".param"), ".bin"),
+        _target(args, source, args.weights.with_suffix(".param"), ".bin"),
         names=source.names,
         imgsz=options.size(args, source.imgsz),
     )
@@ -237,18 +237,21 @@ def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
     return {**document, **differences}, f"{text}\n  {agreement}"
 
 
-def _target(args: argparse.Namespace, usual: Path, second: str | None = None) -> Path:
+def _target(
+    args: argparse.Namespace, source: Checkpoint, usual: Path, second: str | None = None
+) -> Path:
     """Settle where to write; `second` is the suffix of a file that is written beside it.
 
     Raises:
-        InputError: the checkpoint itself would be written over.
+        InputError: the weights, or the cfg they were read with, would be written over.
     """
     from prune.errors import InputError
 
     target: Path = args.out or usual
+    read = {path.resolve() for path in (args.weights, *reading.cfgs(args, source))}
     for path in (target, target.with_suffix(second or target.suffix)):
-        if path.resolve() == args.weights.resolve():
-            raise InputError(f"{path} is the checkpoint itself; choose another name by --out")
+        if path.resolve() in read:
+            raise InputError(f"{path} is the file to read; choose another name by --out")
     return target
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import recipe
 from prune.cli.options import as_typed
+from prune.cli.reading import class_names
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ def _begun(args: argparse.Namespace, spec: DataSpec) -> Source:
         start = Start(
             weights=args.weights,
             cfg=args.cfg,
+            names=class_names(args.names),
+            decoding=args.decoding,
             pt=args.pt,
             partial=args.partial,
             keep_classes=args.keep_classes,
@@ -191,7 +194,7 @@ def _begun(args: argparse.Namespace, spec: DataSpec) -> Source:
             seed=args.seed,
         )
         return begin(start, names=spec.names)
-    for option in ("partial", "keep_classes"):
+    for option in ("partial", "keep_classes", "names", "decoding"):
         if getattr(args, option):
             raise InputError(f"{as_typed(option)} needs --weights, the checkpoint to start from")
     if args.cfg is not None:
@@ -247,8 +250,9 @@ def _fitted(
     from prune import checkpoint
     from prune.train import memory
     from prune.train.imitation import expect_alike
+    from prune.whole import open_weights
 
-    teacher = args.teacher and checkpoint.network(checkpoint.load(args.teacher))
+    teacher = args.teacher and checkpoint.network(open_weights(args.teacher))
     if teacher:
         expect_alike(teacher, source.net)
     size = memory.largest_batch(

@@ -12,6 +12,7 @@ from prune.bench.files import settle
 from prune.bench.machine import threads_of
 from prune.bench.rows import Pair
 from prune.bench.runtimes import READS, RUNTIMES, Setting, installed, library
+from prune.cli import reading
 from prune.errors import InputError
 
 
@@ -28,13 +29,16 @@ def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str
     Raises:
         InputError: a file or a runtime that cannot be used, or nothing is left.
     """
-    settings = {path: _setting(args, path) for path in args.files}
+    ours = _ours(args, folder)
+    settings = {path: _setting(args, path, ours.get(path)) for path in args.files}
     wanted = _runtimes(args.runtime) if args.runtime else None
     exports = _Exports(folder)
     pairs, unread = [], []
     for path in args.files:
         for runtime in wanted or installed():
-            source = _source(path, runtime, settings[path], exports if wanted else None)
+            source = _source(
+                ours.get(path, path), runtime, settings[path], exports if wanted else None
+            )
             if source:
                 pairs.append(Pair(path, runtime, source, settings[path]))
             elif wanted:
@@ -57,9 +61,27 @@ def _notes(unread: Sequence[tuple[Path, str]], pairs: Sequence[Pair]) -> list[st
     ]
 
 
-def _setting(args: argparse.Namespace, path: Path) -> Setting:
+def _ours(args: argparse.Namespace, folder: Path) -> dict[Path, Path]:
+    """Write public weights as checkpoints of ours, which torch and the exporters read.
+
+    Returns:
+        By the path of the public file that of ours.
+    """
+    from prune import checkpoint
+
+    found: dict[Path, Path] = {}
+    for path in args.files:
+        if path.suffix.lower() in (".pt", ".weights") and path.is_file():
+            opened = reading.open_file(path, reading.reading(args))
+            if opened.foreign or args.names or args.decoding:
+                found[path] = folder / f"{len(found)}.pt"
+                checkpoint.save(opened, found[path])
+    return found
+
+
+def _setting(args: argparse.Namespace, path: Path, held: Path | None) -> Setting:
     threads = threads_of(args.threads)
-    return settle(path, threads=threads, imgsz=args.img_size, batch=args.batch_size)
+    return settle(path, threads=threads, imgsz=args.img_size, batch=args.batch_size, held=held)
 
 
 def _runtimes(text: str) -> list[str]:

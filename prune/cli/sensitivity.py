@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked
+from prune.cli import cutting, options, ranked, reading
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +26,7 @@ SHOWN = 15  # groups in the table; the files have all
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
+    reading.add_arguments(parser)
     options.data(parser)
     parser.add_argument(
         "--ratios",
@@ -96,20 +97,21 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 
 def _setup(args: argparse.Namespace) -> Setup:
-    from prune import checkpoint
     from prune.sensitivity.bench import Setup
 
+    found = reading.opened(args)
     return Setup(
         weights=args.weights,
         data=args.data,
         split=args.split,
         images=args.images,
-        imgsz=options.size(args, checkpoint.load(args.weights).imgsz),
+        imgsz=options.size(args, found.imgsz),
         batch_size=args.batch_size,
         metric=args.metric,
         confidence=args.conf_thres,
         iou=args.iou_thres,
         device=args.device,
+        reading=reading.reading(args),
     )
 
 

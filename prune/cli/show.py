@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
+from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   prune show whole_model.pt
   prune show model_data/layer_pruning.pt --groups
-  prune show whole_model.pt --img-size 320 --json"""
+  prune show yolov4.cfg
+  prune show yolov4.weights --cfg yolov4.cfg --img-size 320 --json"""
 
+WEIGHTS = Path("whole_model.pt")  # where nobody names any
 COLUMNS = ("layer", "type", "from", "in", "out", "params", "MACs", "output")
 
 
@@ -27,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         nargs="?",
-        default=Path("whole_model.pt"),
         metavar="FILE",
-        help="checkpoint to read (default ./whole_model.pt)",
+        help="checkpoint, public weights, a .cfg, or the name of one in ./cfg (default "
+        "./whole_model.pt)",
     )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the same as FILE")
+    reading.add_arguments(parser)
     parser.add_argument(
         "--groups", action="store_true", help="the coupled groups instead of the layers"
     )
@@ -40,11 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is in the file."""
-    from prune import checkpoint
     from prune.cli import console
     from prune.inventory import take
 
-    found = checkpoint.load(args.file)
+    found = _opened(args)
     inventory = take(found, imgsz=args.img_size)
     if args.json:
         console.print_json(_document(found, inventory))
@@ -55,6 +60,28 @@ def run(args: argparse.Namespace) -> None:
     else:
         console.print_table(COLUMNS, [_row(layer) for layer in inventory.layers])
     _print_summary(found, inventory)
+
+
+def _opened(args: argparse.Namespace) -> Checkpoint:
+    """Open what is named: weights, with the cfg beside them, or a cfg alone.
+
+    Raises:
+        PruneError: two files are named, or the one cannot be used.
+    """
+    from prune.whole import fresh
+
+    if args.file and args.weights:
+        raise InputError(f"{args.file} and --weights {args.weights} are two files; name one")
+    file = reading.cfg_file(args.file or args.weights or (None if args.cfg else WEIGHTS))
+    how = reading.reading(args)
+    if file is not None and file.suffix.lower() != ".cfg":
+        found = reading.open_file(file, how)
+        return replace(found, history=[]) if found.foreign else found
+    if file is not None and how.cfg is not None:
+        raise InputError(f"{file} and --cfg {how.cfg} are two cfgs; name one")
+    cfg = file or how.cfg
+    assert cfg is not None
+    return replace(fresh(cfg, names=how.names, decoding=how.decoding), history=[])
 
 
 def _document(found: Checkpoint, inventory: Inventory) -> dict[str, object]:

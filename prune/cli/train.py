@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import job as jobs
-from prune.cli import options, outcome, recipe, resume
+from prune.cli import options, outcome, reading, recipe, resume
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +153,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="network to train from scratch, or the cfg of --weights; of a checkpoint with other "
         "layers all that fits is taken over",
     )
+    reading.add_arguments(parser, cfg=False)
     parser.add_argument("--pt", action="store_true", help="the weights are pruned")
     parser.add_argument(
         "--partial",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.data.spec import DataSpec
@@ -31,6 +31,7 @@ _TASKS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.weights(parser)
+    reading.add_arguments(parser)
     options.data(parser)
     options.single_class(parser)
     parser.add_argument(
@@ -68,15 +69,14 @@ def run(args: argparse.Namespace) -> None:
     from prune.cli import console
     from prune.data import spec as data
     from prune.score import plots
-    from prune.score.runtime import open_weights
 
     log = console.logger()
     spec = data.load(args.data, splits=[args.split])
     if args.single_cls:
         spec = spec.as_one_class()
-    runner = open_weights(args.weights, device_name=args.device)
+    runner = reading.runner(args)
     spec.expect_classes(runner.names, of=args.weights)
-    if runner.names != spec.names:
+    if runner.names not in (spec.names, tuple(map(str, range(len(spec.names))))):
         log.info(
             f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
             "names are shown"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import options, reading
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data mine.yaml
   prune whole --weights old_whole_model.pt --names person,car --onnx
-  prune whole --weights yolov4.weights --cfg yolov4.cfg --names coco.names"""
+  prune whole --weights yolov4.weights --cfg yolov4.cfg --names coco.names
+  prune whole --cfg yolov4.cfg --random --data mine.yaml --out fresh.pt
+  prune whole --weights yolov3-spp.pt --cfg yolov3-spp.cfg --decoding exp"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         type=Path,
-        required=True,
         metavar="FILE",
-        help="a .pt of YOLOR or YOLOv4 (state dict or pickled module), or Darknet .weights",
+        help="a .pt of YOLOR, YOLOv4 or YOLOv3 (state dict or pickled module), or Darknet .weights",
     )
+    reading.add_arguments(parser, names=False)
     parser.add_argument(
-        "--cfg",
-        type=Path,
-        metavar="FILE",
-        help="the network's cfg (default: what the file says of itself, or a match in ./cfg)",
+        "--random",
+        action="store_true",
+        help="draw the weights of the network of --cfg, with heads for the classes named",
     )
+    options.seed(parser, of="of --random")
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--data", type=Path, metavar="YAML", help="take the class names from it")
-    names.add_argument(
-        "--names", metavar="A,B", help="class names, or a file with one a line (default: 0,1,...)"
-    )
+    names.add_argument("--names", metavar="A,B", help=reading.NAMES)
     options.image_size(parser)
     parser.add_argument("--onnx", action="store_true", help="also export it, beside --out")
     parser.add_argument(
@@ -57,11 +57,9 @@ def run(args: argparse.Namespace) -> None:
     """Read, write, say what was read and what was written."""
     from prune import checkpoint
     from prune.cli import console
-    from prune.whole import import_foreign
 
-    if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
-        raise InputError(f"{args.out} is the file to read; name another with --out")
-    found = import_foreign(args.weights, cfg=args.cfg, names=_names(args), imgsz=args.img_size)
+    _expect_other_files(args)
+    found = _fresh(args) if args.random else _imported(args)
     net = checkpoint.network(found)
     checkpoint.save(found, args.out)
     onnx = _onnx(net, found, args.out) if args.onnx else None
@@ -70,6 +68,45 @@ def run(args: argparse.Namespace) -> None:
         console.print_json({**facts, "out": args.out, "onnx": onnx})
     else:
         print(_described(facts, found.imgsz, [path for path in (args.out, onnx) if path]))
+
+
+def _expect_other_files(args: argparse.Namespace) -> None:
+    """Check that the files to read are named, and that none is to be written over.
+
+    Raises:
+        InputError: one is missing, or is --out.
+    """
+    if args.random and (args.weights or not args.cfg):
+        raise InputError("--random draws the weights of a cfg's network; give --cfg alone")
+    if not args.random and args.weights is None:
+        raise InputError("no weights; give --weights FILE, or --cfg FILE --random for fresh ones")
+    if "seed" in args.typed and not args.random:
+        raise InputError("--seed is for --random; remove it, or add --random")
+    for path in (args.weights, args.cfg):
+        if path and args.out.exists() and path.exists() and args.out.samefile(path):
+            raise InputError(f"{args.out} is the file to read; name another with --out")
+
+
+def _imported(args: argparse.Namespace) -> Checkpoint:
+    from prune.whole import import_foreign
+
+    return import_foreign(
+        args.weights,
+        cfg=reading.cfg_file(args.cfg),
+        names=_names(args),
+        imgsz=args.img_size,
+        decoding=args.decoding,
+    )
+
+
+def _fresh(args: argparse.Namespace) -> Checkpoint:
+    from prune.whole import fresh
+
+    cfg = reading.cfg_file(args.cfg)
+    assert cfg is not None
+    return fresh(
+        cfg, names=_names(args), imgsz=args.img_size, decoding=args.decoding, seed=args.seed
+    )
 
 
 def _names(args: argparse.Namespace) -> Sequence[str] | None:
@@ -82,17 +119,7 @@ def _names(args: argparse.Namespace) -> Sequence[str] | None:
         from prune.data.spec import load_names
 
         return load_names(args.data)
-    if args.names is None:
-        return None
-    path = Path(args.names)
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else args.names.replace(",", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the names in {path}: {error}") from error
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"--names {args.names!r} names no class; write e.g. --names person,car")
-    return names
+    return reading.class_names(args.names)
 
 
 def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:

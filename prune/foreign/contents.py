@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prune.errors import CheckpointError
+from prune.foreign.epsilon import EPS, TORCH_EPS, with_our_eps
+from prune.foreign.names import Named, by_our_names, stranger
 from prune.foreign.standins import Instance
 
 # Where trainers put the weights, best first: the average of training is what they score and ship.
-_PLACES = ("ema", "model", "state_dict")
+_PLACES = (*("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net", "weights"),)
 _LARGEST_NETWORK = 10_000  # modules; a pickle may describe a module that contains itself
 
 
@@ -18,16 +20,26 @@ class Contents:
     """Weights and their description.
 
     Attributes:
-        weights: float32 (counters: int64) tensors under names that begin with "module_list.".
+        weights: float32 (counters: int64) tensors under our names, for BatchNorms with our epsilon.
         found: where they were, for people.
+        notes: what was changed or left out, for people.
         definitions: the cfg's sections as a pickled module keeps them (`module_defs`), if it does.
         names: class names, if the file has them.
+        kind: class of a pickled module, e.g. models.models.Darknet; "" for a state dict.
+        keys: what else the file holds beside them.
+        renamed: whether its layers hold other names than Conv2d and BatchNorm2d.
+        honours_scale: whether the code it comes from heeds scale_x_y.
     """
 
     weights: dict[str, Tensor]
     found: str
+    notes: tuple[str, ...] = ()
     definitions: tuple[Mapping[object, object], ...] = ()
     names: tuple[str, ...] = ()
+    kind: str = ""
+    keys: frozenset[str] = frozenset()
+    renamed: bool = False
+    honours_scale: bool = False
 
 
 def contents(document: object) -> Contents:
@@ -36,18 +48,56 @@ def contents(document: object) -> Contents:
     Raises:
         CheckpointError: there are none that belong to a Darknet network.
     """
-    seen = "nothing"
+    seen: Mapping[str, Tensor] = {}
     for place, holder in _places(document):
-        stored = _tensors(holder)
-        weights = {_plain_name(name): tensor for name, tensor in stored.items()}
-        weights = {name: _checked(name, t) for name, t in weights.items() if _is_layer(name)}
-        if weights:
-            kind = "whole-model pickle" if isinstance(holder, Instance) else "state dict"
-            names = _names(document) or _names(_attributes(holder))
-            return Contents(weights, f"{kind}{place}", _definitions(holder), names)
-        seen = f"tensors such as {next(iter(stored))}" if stored else seen
+        stored, eps = _tensors(holder)
+        named = by_our_names(stored)
+        if named.names:
+            return _contents(document, place, holder, named, stored, eps)
+        seen = seen or stored
+    what = f"tensors such as {next(iter(seen))}" if seen else "no tensors"
+    whose = stranger(seen)
     raise CheckpointError(
-        f"it holds no Darknet network: {seen}, and nothing like module_list.0.Conv2d.weight"
+        f"it holds no Darknet network: {what}{f', of {whose}' if whose else ''}; what is read has "
+        "names such as module_list.0.Conv2d.weight or module_list.0.conv_0.weight"
+    )
+
+
+def _contents(
+    document: object,
+    place: str,
+    holder: object,
+    named: Named,
+    stored: Mapping[str, Tensor],
+    eps: Mapping[str, float],
+) -> Contents:
+    weights = {ours: _checked(ours, stored[theirs]) for theirs, ours in named.names.items()}
+    usual = TORCH_EPS if named.renamed else EPS
+    theirs = {
+        ours: eps.get(name, usual)
+        for name, ours in named.names.items()
+        if ours.endswith("running_var")
+    }
+    notes = []
+    if other := sorted(set(theirs.values()) - {EPS}):
+        said = ", ".join(f"{value:g}" for value in other)
+        notes.append(f"BatchNorm's epsilon of {said} went into the variances; ours is {EPS:g}")
+    if named.dropped:
+        count = len(named.dropped)
+        notes.append(f"{count} tensors of heads left out (e.g. {named.dropped[0]}): the cfg counts")
+    kind = "whole-model pickle" if isinstance(holder, Instance) else "state dict"
+    return Contents(
+        with_our_eps(weights, theirs),
+        f"{kind}{place}",
+        tuple(notes),
+        definitions=_definitions(holder),
+        names=_names(document) or _names(_attributes(holder)),
+        kind=_inner(holder).kind if isinstance(holder, Instance) else "",
+        keys=frozenset(key for key in document if isinstance(key, str))
+        if isinstance(document, dict)
+        else frozenset(),
+        renamed=named.renamed,
+        honours_scale=named.port,
     )
 
 
@@ -60,22 +110,26 @@ def _places(document: object) -> Iterator[tuple[str, object]]:
     yield "", document
 
 
-def _tensors(holder: object) -> dict[str, Tensor]:
+def _tensors(holder: object) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Find named tensors; of a pickled module also BatchNorm's epsilon by its variance's name."""
     if isinstance(holder, Instance):
         return _module_tensors(holder)
     entries = holder.items() if isinstance(holder, dict) else ()
-    return {name: t for name, t in entries if isinstance(name, str) and isinstance(t, Tensor)}
+    return {name: t for name, t in entries if isinstance(name, str) and isinstance(t, Tensor)}, {}
 
 
-def _module_tensors(root: Instance) -> dict[str, Tensor]:
+def _module_tensors(root: Instance) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Collect what torch's `state_dict()` would from the stand-in of a pickled module."""
     found: dict[str, Tensor] = {}
+    eps: dict[str, float] = {}
     todo = [("", root)]
     for _ in range(_LARGEST_NETWORK):
         if not todo:
-            return found
+            return found, eps
         prefix, module = todo.pop()
         state = _attributes(module)
+        if isinstance(value := state.get("eps"), float):
+            eps[f"{prefix}running_var"] = value
         hidden = state.get("_non_persistent_buffers_set")
         for name, tensor in (_mapping(state, "_parameters") | _mapping(state, "_buffers")).items():
             skipped = isinstance(hidden, set) and name in hidden
@@ -96,16 +150,6 @@ def _mapping(state: Mapping[object, object], key: str) -> dict[object, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _plain_name(name: str) -> str:
-    while name.startswith("module."):  # what DataParallel puts in front
-        name = name.removeprefix("module.")
-    return name
-
-
-def _is_layer(name: str) -> bool:
-    return name.startswith("module_list.")
-
-
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(f"{name} is {list(tensor.shape)}, more than the file holds of it")
@@ -113,18 +157,17 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
 
 
 def _definitions(holder: object) -> tuple[Mapping[object, object], ...]:
-    stored = _of_module(holder, "module_defs")
+    inner = _inner(holder) if isinstance(holder, Instance) else None
+    stored = _attributes(inner).get("module_defs")
     if isinstance(stored, list) and stored and all(isinstance(item, dict) for item in stored):
         return tuple(stored)
     return ()
 
 
-def _of_module(holder: object, attribute: str) -> object:
-    """Look up an attribute of a pickled module, or of the one that DataParallel wraps."""
-    state = _attributes(holder)
-    if attribute in state:
-        return state[attribute]
-    return _attributes(_mapping(state, "_modules").get("module")).get(attribute)
+def _inner(holder: Instance) -> Instance:
+    """Return the pickled module that DataParallel wraps, or the module itself."""
+    inside = _mapping(_attributes(holder), "_modules").get("module")
+    return inside if isinstance(inside, Instance) else holder
 
 
 def _names(document: object) -> tuple[str, ...]:

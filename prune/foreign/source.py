@@ -1,5 +1,6 @@
 """A public checkpoint as one thing: sections that fit, weights by our names, what was read."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from prune.errors import CheckpointError
 from prune.foreign.contents import contents
+from prune.foreign.decoding import decode_as_darknet, decode_as_trained
 from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
 from prune.foreign.weights import read_weights
-from prune.models.sections import Section, remarks, with_decoding
+from prune.models.sections import Section, remarks
 from prune.size import Size
 
 CFG_FOLDER = Path("cfg")  # where cfgs are looked for when none is named
@@ -35,12 +37,21 @@ class Source:
     names: tuple[str, ...] = ()
 
 
-def from_document(document: object, *, cfg: Path | None, imgsz: Size | None) -> Source:
-    """Make sense of what `read_pickle` gave; its cfg decodes as the public PyTorch code does.
+def from_document(
+    document: object,
+    *,
+    path: Path,
+    cfg: Path | None = None,
+    decoding: str | None = None,
+    imgsz: Size | None = None,
+) -> Source:
+    """Make sense of what `read_pickle` gave; its heads decode as they were trained.
 
     Args:
         document: containers, tensors and stand-ins.
+        path: the file, beside which a cfg may lie.
         cfg: the network's cfg, if one was named.
+        decoding: one of `decoding.DECODINGS`, if one was named.
         imgsz: for a pickled module, which keeps all of its cfg but [net].
 
     Raises:
@@ -54,33 +65,72 @@ def from_document(document: object, *, cfg: Path | None, imgsz: Size | None) -> 
         sections = from_definitions(found.definitions, imgsz=imgsz or Size.of(640))
         origin = "the pickle's own module_defs"
     else:
-        matching = match(found.weights, CFG_FOLDER)
+        matching = match(found.weights, namesakes(path), CFG_FOLDER)
         sections, origin = read_cfg(matching), f"{matching}, whose layers match"
-    fitted = with_decoding(with_widths(sections, found.weights), "torch")
+    widened = with_widths(sections, found.weights)
+    decoded = decode_as_trained(widened, found, requested=decoding)
     notes = [f"structure from {origin}", *remarks(sections)]
-    if changed := _different_widths(sections, fitted):
+    if changed := _different_widths(sections, widened):
         notes.append(f"widths from the weights: {changed} layers differ from the cfg")
-    return Source(fitted, found.weights, found.found, tuple(notes), found.names)
+    notes += [*found.notes, decoded.note]
+    return Source(decoded.sections, found.weights, found.found, tuple(notes), found.names)
 
 
-def from_darknet(path: Path, *, cfg: Path | None) -> Source:
-    """Read a Darknet .weights file; its cfg decodes as Darknet does.
+def from_darknet(path: Path, *, cfg: Path | None = None, decoding: str | None = None) -> Source:
+    """Read a Darknet .weights file; its heads decode as Darknet's do.
 
     Raises:
-        CheckpointError: no cfg came with it, or the file does not fit it.
+        CheckpointError: there is no cfg for it, or the file does not fit it.
         CfgError: the cfg cannot be read.
     """
-    if path.suffix not in (".weights", ".backup"):
+    expect_darknet(path)
+    beside = cfg or next((path for path in namesakes(path) if path.is_file()), None)
+    if beside is None:
+        raise CheckpointError(
+            f"a Darknet file holds numbers only; name its cfg, e.g. --cfg {path.stem}.cfg "
+            f"(none is in {path.parent} or in ./{CFG_FOLDER})"
+        )
+    sections = read_cfg(beside)
+    decoded = decode_as_darknet(sections, requested=decoding)
+    notes = (f"structure from {beside}", *remarks(sections), decoded.note)
+    return Source(decoded.sections, read_weights(path, decoded.sections), "Darknet weights", notes)
+
+
+def expect_darknet(path: Path) -> None:
+    """Check that a file may be one of Darknet.
+
+    Raises:
+        CheckpointError: it is none, by its name or by its first bytes.
+    """
+    if is_safetensors(path):
+        raise CheckpointError(
+            "a safetensors file, which is not read; load it with the safetensors package and "
+            "write it with torch.save({'model': tensors}, 'name.pt')"
+        )
+    if path.suffix.lower() not in (".weights", ".backup"):
         raise CheckpointError(
             "no checkpoint: not of torch.save, and not a Darknet file (*.weights)"
         )
-    if cfg is None:
-        raise CheckpointError(
-            "a Darknet file holds numbers only; name the network's cfg with --cfg"
-        )
-    sections = with_decoding(read_cfg(cfg), "darknet")
-    notes = (f"structure from {cfg}", *remarks(sections))
-    return Source(sections, read_weights(path, sections), "Darknet weights", notes)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Say whether a file begins as those of safetensors do: the length of JSON, then the JSON."""
+    with path.open("rb") as handle:
+        start = handle.read(9)
+    return len(start) == 9 and start[8:] == b"{" and start[5:8] == bytes(3)
+
+
+def namesakes(path: Path) -> list[Path]:
+    """List the cfgs that a weights file may be called after, best first.
+
+    Darknet calls what it writes after the cfg: net_best.weights, net_final.weights,
+    net_4000.weights.
+    """
+    stems = dict.fromkeys([path.stem, _SAVED.sub("", path.stem)])
+    return [folder / f"{stem}.cfg" for stem in stems for folder in (path.parent, CFG_FOLDER)]
+
+
+_SAVED = re.compile(r"_(best|final|last|\d+)$")
 
 
 def _different_widths(before: Sequence[Section], after: Sequence[Section]) -> int:

@@ -39,7 +39,7 @@ class Instance:
 
 
 _INERT = re.compile(
-    r"(torch\.nn\.(modules|parallel)(\.\w+)*|models(\.\w+)*|utils(\.\w+)*|__main__|mish_cuda(\.\w+)*)"
+    r"(torch\.nn\.(modules|parallel)(\.\w+)*|(models|utils|pytorchyolo|mish_cuda)(\.\w+)*|__main__)"
     r"\._?[A-Z]\w*"
     r"|torch\.device|argparse\.Namespace|datetime\.\w+|pathlib\.\w*Path"
 )

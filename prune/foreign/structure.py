@@ -69,27 +69,37 @@ def _value_text(value: object) -> str:
     return str(value)
 
 
-def match(weights: Weights, folder: Path) -> Path:
-    """Find the cfg in `folder` whose layers are those of the weights, whatever their widths.
+def match(weights: Weights, named: Sequence[Path], folder: Path) -> Path:
+    """Find the cfg whose layers are those of the weights, whatever their widths.
+
+    Args:
+        weights: by state-dict name.
+        named: cfg files that the weights may be called after: the first that matches is taken.
+        folder: where all others are; broken ones are passed over.
 
     Raises:
-        CheckpointError: none matches, or several that would give different networks.
+        CheckpointError: none matches, or several in the folder that would give different networks.
     """
     wanted = _signature({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    matching = {}
-    for path in sorted(folder.glob("*.cfg")):
-        try:
-            sections = read_cfg(path)
-            if _signature(tensors(sections)) == wanted:
-                matching[path] = with_widths(sections, weights)
-        except CfgError:
-            continue  # a broken file among others; whoever wants it names it
+    if first := next((path for path in named if _matching(path, wanted)), None):
+        return first
+    found = {path: _matching(path, wanted) for path in sorted(folder.glob("*.cfg"))}
+    matching = {path: with_widths(cfg, weights) for path, cfg in found.items() if cfg}
     # Equal but for the widths, which come from the tensors anyway, is as good as one.
     if len({write(sections[1:]) for sections in matching.values()}) == 1:
         return next(iter(matching))
     told = ", ".join(path.name for path in matching)
-    reason = f"{told} all have these layers" if told else f"no cfg in {folder} has these layers"
+    reason = f"{told} all have these layers" if told else f"no cfg in ./{folder} has these layers"
     raise CheckpointError(f"the file says nothing of its network and {reason}; name one with --cfg")
+
+
+def _matching(path: Path, wanted: Mapping[str, object]) -> tuple[Section, ...]:
+    """Read a cfg if it has the layers that are wanted; else there are no sections."""
+    try:
+        sections = read_cfg(path)
+        return sections if _signature(tensors(sections)) == wanted else ()
+    except CfgError:
+        return ()  # a broken file among others; whoever wants it names it
 
 
 def _signature(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

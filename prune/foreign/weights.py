@@ -14,13 +14,9 @@ import torch
 from torch import Tensor
 
 from prune.errors import CheckpointError
+from prune.foreign.epsilon import DARKNET_EPS, EPS, variances, with_our_eps
 from prune.foreign.parameters import tensors
 from prune.models.sections import Section
-
-# AlexeyAB's Darknet normalises by sqrt(variance + 1e-5), our BatchNorm by sqrt(variance + 1e-4).
-# The difference goes into the variance on the way in and out, so that both compute the same.
-EPS_DIFFERENCE = 1e-4 - 1e-5
-_OUR_EPS = 1e-4
 
 
 def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
@@ -41,7 +37,7 @@ def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
         end = start + math.prod(shape)
         state[name] = torch.from_numpy(numbers[start:end].copy()).view(shape)
         start = end
-    return _with_our_eps(state)
+    return with_our_eps(state, dict.fromkeys(variances(state), DARKNET_EPS))
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], sections: Sequence[Section]) -> None:
@@ -51,7 +47,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], sections: Sequence[Se
         for name in tensors(sections):
             values = state[name].detach().float().cpu()
             if name.endswith("running_var"):
-                values = values + EPS_DIFFERENCE
+                values = values + (EPS - DARKNET_EPS)  # see `epsilon`
             handle.write(values.contiguous().numpy().astype("<f4").tobytes())
 
 
@@ -86,15 +82,3 @@ def _check_length(found: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
             f"the cfg does not fit the weights: the file holds {found:,} numbers and the cfg asks "
             f"for {needed:,}"
         )
-
-
-def _with_our_eps(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name in [name for name in state if name.endswith("running_var")]:
-        scale = name.replace("running_var", "weight")
-        variance = state[name].double()
-        # A variance cannot go below zero; what is left there goes into the scale instead.
-        ours = (variance - EPS_DIFFERENCE).clamp(min=0)
-        rest = ((ours + _OUR_EPS) / (variance + _OUR_EPS - EPS_DIFFERENCE)).sqrt()
-        rest = torch.where(variance < EPS_DIFFERENCE, rest, 1.0)
-        state[name], state[scale] = ours.float(), (state[scale] * rest).float()
-    return state

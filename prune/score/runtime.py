@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune import checkpoint, device
+from prune import checkpoint, device, whole
+from prune.checkpoint import Checkpoint
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError
 from prune.score.fused import fused
 from prune.score.score import Detector
 from prune.size import Size
+from prune.whole import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -67,19 +69,26 @@ class Runner:
         return size
 
 
-def open_weights(path: Path, *, device_name: str = "") -> Runner:
-    """Open a checkpoint or an exported file; `device_name` as for `--device`.
+def open_weights(path: Path, *, device_name: str = "", reading: Reading = AS_IT_IS) -> Runner:
+    """Open weights, ours or public ones, or an exported file; `device_name` as for `--device`.
 
     Raises:
         CheckpointError: the file cannot be used.
         DeviceError: the device is not there.
     """
-    return OPENERS.get(path.suffix.lower(), _open_checkpoint)(path, device_name)
+    if path.suffix.lower() == ".onnx":
+        return _open_onnx(path, device_name)
+    return run_checkpoint(whole.open_weights(path, reading), device_name=device_name)
 
 
-def _open_checkpoint(path: Path, device_name: str) -> Runner:
+def run_checkpoint(loaded: Checkpoint, *, device_name: str = "") -> Runner:
+    """Have torch run a checkpoint's network.
+
+    Raises:
+        CheckpointError: its weights do not fit its cfg.
+        DeviceError: the device is not there.
+    """
     chosen = device.choose(device_name)
-    loaded = checkpoint.load(path)
     net = fused(checkpoint.network(loaded).to(chosen))
 
     def detect(images: Tensor) -> Tensor:
@@ -111,10 +120,8 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
     )
 
 
-Opener = Callable[[Path, str], Runner]
-"""(file, --device) -> runner."""
-
-OPENERS: dict[str, Opener] = {".pt": _open_checkpoint, ".onnx": _open_onnx}
+# Files whose boxes can be scored.
+READ = (".pt", ".weights", ".onnx")
 
 
 @dataclass(frozen=True)

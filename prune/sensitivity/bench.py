@@ -25,6 +25,7 @@ from prune.pruning import Subject
 from prune.sensitivity import effect
 from prune.sensitivity.tally import METRICS, Tally
 from prune.size import Size
+from prune.whole import AS_IT_IS, Reading
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads
 
@@ -34,7 +35,7 @@ class Setup:
     """What is judged and how; every process builds its own bench from it.
 
     Attributes:
-        weights: one of our checkpoints.
+        weights: a checkpoint of ours or public weights.
         data: a data.yaml.
         split: of the data.
         images: how many pictures of the split, evenly spaced; None for all.
@@ -45,6 +46,7 @@ class Setup:
         iou: overlap above which NMS drops a box, for mAP.
         device: as for `--device`.
         threads: of a process; None for torch's own choice.
+        reading: what the user says of the weights.
     """
 
     weights: Path
@@ -58,6 +60,7 @@ class Setup:
     iou: float = 0.65
     device: str = ""
     threads: int | None = None
+    reading: Reading = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def opened(setup: Setup) -> Bench:
     """
     _check(setup)
     chosen = device.choose(setup.device)
-    subject = pruning.open_subject(setup.weights)
+    subject = pruning.open_subject(setup.weights, setup.reading)
     if not setup.imgsz.fits(subject.net.stride):
         raise InputError(
             f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "

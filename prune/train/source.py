@@ -17,6 +17,7 @@ from prune.models.image_size import image_size
 from prune.models.sections import expect_rgb, remarks, with_classes, with_own_reorg
 from prune.size import Size
 from prune.train.imitation import expect_alike
+from prune.whole import open_weights
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,26 @@ def teacher(weights: Path, student: Source, *, names: Sequence[str], resumed: bo
     """Open a checkpoint to imitate.
 
     Args:
-        weights: one of our checkpoints.
+        weights: a checkpoint of ours or public weights.
         student: what is trained.
         names: the data's classes.
         resumed: whether the run goes on; its teacher has to be the one it began with.
 
     Raises:
-        CheckpointError: not one of our checkpoints, or a broken one.
+        CheckpointError: a file that cannot be read.
         InputError: heads other than the student's, its classes in another order, or another
             teacher than before.
     """
-    found = checkpoint.load(weights)
+    found = open_weights(weights)
     net, digest = checkpoint.network(found), checkpoint.digest(weights)
     expect_alike(net, student.net)
     if resumed and digest != student.teacher:
         raise InputError(f"{weights} is not the teacher that this run began with")
+    notes = (f"{weights}: {'; '.join(found.remarks)}",) if found.remarks else ()
     if found.names == list(names):
-        return Teacher(net, digest)
+        return Teacher(net, digest, notes)
     _expect_order(weights, found.names, names)
-    return Teacher(net, digest, (f"the teacher calls the classes {few(found.names)}",))
+    return Teacher(net, digest, (*notes, f"the teacher calls the classes {few(found.names)}"))
 
 
 def _expect_order(weights: Path, own: Sequence[str], names: Sequence[str]) -> None:

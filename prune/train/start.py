@@ -10,14 +10,13 @@ from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.data.spec import few, reordered
 from prune.errors import CheckpointError, InputError
-from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.parameters import tensors
 from prune.foreign.structure import read_cfg
 from prune.models.darknet import build
 from prune.models.sections import Section, expect_rgb, parse, with_classes, write
 from prune.train.source import Source
 from prune.train.transfer import Transferred, class_rows, transfer
-from prune.whole import import_foreign
+from prune.whole import Reading, open_weights
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Start:
     Attributes:
         weights: a checkpoint of ours, a public .pt, or Darknet .weights.
         cfg: the cfg that was named beside them.
+        names: what the weights' classes are called, where the user says so.
+        decoding: how the heads of public weights decode; see `foreign.decoding`.
         pt: whether the user said that the weights are pruned; being wrong is noted.
         partial: whether the network of `cfg` is to be built, whatever the weights hold.
         keep_classes: whether the data's class names are new names for the checkpoint's classes.
@@ -36,6 +37,8 @@ class Start:
 
     weights: Path
     cfg: Path | None = None
+    names: tuple[str, ...] | None = None
+    decoding: str | None = None
     pt: bool = False
     partial: bool = False
     keep_classes: bool = False
@@ -95,10 +98,8 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
 
 def _opened(start: Start) -> tuple[Checkpoint, bool]:
     """Read the weights; say whether they are a checkpoint of ours, whose cfg is in the file."""
-    document = read_pickle(start.weights) if is_torch_file(start.weights) else None
-    if isinstance(document, dict) and "format" in document:
-        return checkpoint.load(start.weights), True
-    return import_foreign(start.weights, cfg=start.cfg), False
+    found = open_weights(start.weights, Reading(start.cfg, start.names, start.decoding))
+    return found, not found.foreign
 
 
 def _expect_as_many(start: Start, own: Sequence[str], names: Sequence[str]) -> None:
@@ -124,7 +125,9 @@ def _fits(named: Sequence[Section], found: Checkpoint) -> bool:
 
 
 def _remarks(start: Start, found: Checkpoint) -> list[str]:
-    """Say what was meant otherwise than it is."""
+    """Say how public weights were read, and what was meant otherwise than it is."""
+    if found.remarks:
+        return [f"{start.weights}: {'; '.join(found.remarks)}"]
     if start.pt and not found.pruned:
         return [f"--pt: {start.weights} is not pruned; it is trained all the same"]
     if found.pruned and not start.pt and not start.partial:

@@ -1,0 +1,157 @@
+"""How --weights is read: the options beside it, and the note on what was read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune.errors import InputError, unreadable
+
+if TYPE_CHECKING:
+    from prune.checkpoint import Checkpoint
+    from prune.score.runtime import Runner
+    from prune.whole import Reading
+
+DECODINGS = ("exp", "sigmoid")  # of prune.foreign.decoding, which --help must not import
+NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
+
+_LISTS = (".names", ".txt")
+_DESCRIPTIONS = (".yaml", ".yml", ".data")
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, cfg: bool = True, names: bool = True) -> None:
+    """Add --cfg, --names and --decoding, for weights of other projects."""
+    if cfg:
+        parser.add_argument(
+            "--cfg",
+            type=Path,
+            metavar="FILE",
+            help="cfg of Darknet weights or of a public .pt (default: what the file says of "
+            "itself, or a cfg of the same name beside it or in ./cfg)",
+        )
+    if names:
+        parser.add_argument("--names", metavar="A,B", help=NAMES)
+    parser.add_argument(
+        "--decoding",
+        choices=DECODINGS,
+        help="how the heads of public weights decode boxes: exp (YOLOv3, Darknet) or sigmoid "
+        "(YOLOR, YOLOv4-CSP); default: what the cfg and the file say, with a note",
+    )
+
+
+def opened(args: argparse.Namespace) -> Checkpoint:
+    """Open --weights as the options beside it say; a note tells how a public file was read.
+
+    Raises:
+        PruneError: the file cannot be used.
+    """
+    return open_file(args.weights, reading(args))
+
+
+def open_file(path: Path, reading: Reading) -> Checkpoint:
+    """Open a file of weights; a note tells how a public one was read.
+
+    Raises:
+        PruneError: the file cannot be used.
+    """
+    from prune.whole import open_weights
+
+    found = open_weights(path, reading)
+    note(path, found, reading)
+    return found
+
+
+def runner(args: argparse.Namespace) -> Runner:
+    """Open --weights to detect with: a checkpoint, public weights or an ONNX file.
+
+    Raises:
+        PruneError: the file cannot be used, or an option is of no use for it.
+    """
+    from prune.score.runtime import open_weights, run_checkpoint
+
+    if args.weights.suffix.lower() != ".onnx":
+        return run_checkpoint(opened(args), device_name=args.device)
+    for name in ("cfg", "names", "decoding"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is not for ONNX files, which say it themselves; remove it")
+    return open_weights(args.weights, device_name=args.device)
+
+
+def reading(args: argparse.Namespace) -> Reading:
+    """Return what the options say.
+
+    Raises:
+        InputError: --names cannot be read.
+    """
+    from prune.whole import Reading
+
+    return Reading(cfg_file(args.cfg), class_names(getattr(args, "names", None)), args.decoding)
+
+
+def cfg_file(path: Path | None) -> Path | None:
+    """Find the cfg that --cfg names: a file, or what one in ./cfg is called."""
+    if path is None or path.suffix or path.exists():
+        return path
+    named = Path("cfg") / f"{path.name}.cfg"
+    return named if path == Path(path.name) and named.is_file() else path
+
+
+def cfgs(args: argparse.Namespace, found: Checkpoint) -> list[Path]:
+    """List the cfgs that --weights may have been read with, which nothing should be written to."""
+    from prune.foreign.source import namesakes
+
+    named = [args.cfg] if args.cfg is not None else []
+    return [*named, *namesakes(args.weights)] if found.foreign else named
+
+
+def note(path: Path, found: Checkpoint, reading: Reading) -> None:
+    """Tell in one note how a file was read, if there is something to tell."""
+    remarks = list(found.remarks)
+    if reading.cfg is not None and not found.foreign:
+        remarks.append(f"it is a checkpoint of ours, so that its own cfg counts, not {reading.cfg}")
+    if remarks:
+        sys.stderr.write(f"prune: note: {path}: {'; '.join(remarks)}\n")
+
+
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """Read --names: names between commas, a file of names, or a data set's description.
+
+    What ends as such files do is a file, and so is what has a path separator and no comma.
+
+    Raises:
+        InputError: it names no class, or the file cannot be read.
+    """
+    if text is None:
+        return None
+    suffix = Path(text).suffix.lower()
+    if suffix in _DESCRIPTIONS:
+        from prune.data.spec import load_names
+
+        return tuple(load_names(Path(text)))
+    parted = "," not in text and ("/" in text or os.sep in text)
+    is_file = suffix in _LISTS or parted or _is_file(text)
+    lines = _lines(Path(text)) if is_file else text.split(",")
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise InputError(f"--names {text!r} names no class; write e.g. --names person,car")
+    return names
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # names that no file can have, such as long ones
+        return False
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the class names in {path}: {unreadable(error)}; name a file with one "
+            "per line, or the classes themselves, e.g. --names person,car"
+        ) from error
