@@ -153,7 +153,8 @@ def test_training_finds_boxes_and_classes() -> None:
     optimizer = torch.optim.Adam([maps], lr=0.1)
     for _ in range(200):
         optimizer.zero_grad()
-        detection_loss([maps], [head], targets, hyp=SCRATCH)[0].backward()
+        loss = detection_loss([maps], [head], targets, hyp=SCRATCH)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     boxes = head.decode(maps.detach())[0]
     for row in targets:
