@@ -21,7 +21,7 @@ EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
   prune export --weights best.pt --out mine.onnx --img-size 384 640 --dynamic
   prune export --weights best.pt --out mine.onnx --nms --half --data mine.yaml
-  prune export --weights best.pt --bundle mine
+  prune export --weights best.pt --bundle mine-detector
   prune export --weights best.pt --format ncnn --out mine.param
   prune export --weights best.pt --format darknet --out mine.cfg"""
 
