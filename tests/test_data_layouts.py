@@ -504,7 +504,7 @@ def test_several_image_folders_are_searched_and_a_name_in_two_is_left_out(
     boxes = [entry(10 + i) for i in range(4)]
     names = ["a.png", "b.png", "c.png", "d.png"]
     path = coco(tmp_path / "json/train.json", names, boxes, CATEGORIES)
-    words = ["--images", tmp_path / "x", "--images", tmp_path / "y"]
+    words: list[str | Path] = ["--images", tmp_path / "x", "--images", tmp_path / "y"]
     assert convert(tmp_path, "coco", path, *words) == 0
     assert splits(tmp_path) == {"train": ["a.png", "c.png", "d.png"]}
     assert "note: 1 annotation is left out because several images" in capsys.readouterr().err
@@ -633,3 +633,28 @@ def test_every_kind_of_problem_has_a_sentence() -> None:
         if name[0] != "_" and name.isupper() and isinstance(value, str) and " " in value
     }
     assert kinds <= notes.SENTENCES.keys()
+
+
+def test_links_to_folders_do_not_double_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kangaroo(tmp_path / "set")
+    (tmp_path / "set/images/up").symlink_to(tmp_path / "set")
+    (tmp_path / "set/more").symlink_to(tmp_path / "set/images")
+    root = tmp_path / "set"
+    for words in ([root], [root / "annots", root / "images"]):
+        assert convert(tmp_path, "voc", *words) == 0
+        assert sum(map(len, splits(tmp_path).values())) == 3
+        assert "twice" not in capsys.readouterr().err
+
+
+def test_an_image_in_two_splits_is_reported_and_dealt_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = coco_set(tmp_path, "train.json", ".", ["a.png", "b.png", "c.png"])
+    val = coco_set(tmp_path, "val.json", ".", ["a.png"])
+    assert convert(tmp_path, "coco", train, val) == 0
+    assert "note: 1 image is in two splits" in capsys.readouterr().err
+    assert convert(tmp_path, "coco", train, val, "--split", "0.7,0.3,0") == 0
+    assert "two splits" not in capsys.readouterr().err
+    assert sum(map(len, splits(tmp_path).values())) == 3

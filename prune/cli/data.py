@@ -177,7 +177,10 @@ def _voc(args: argparse.Namespace) -> None:
         )
     for folder in given:
         if folder.resolve() in args.out.resolve().parents:
-            raise InputError(f"--out {args.out} lies in {folder}; nothing is written there")
+            raise InputError(
+                f"--out {args.out} lies in {folder}, and nothing is written there; choose another "
+                f"place, e.g. --out {folder.resolve().parent / args.out.name}"
+            )
     converted = voc.read(
         args.folders, _chosen(args), annotations=args.annotations, images=args.images
     )

@@ -1,6 +1,5 @@
 """Find the image files that a COCO file names, as the tools that write such files name them."""
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from prune.data.convert import AMBIGUOUS
-from prune.data.folders import as_key, files_below, files_in, is_file
+from prune.data.folders import as_key, files_below, files_in, identity, is_file
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
@@ -36,8 +35,11 @@ def locate(
         are equally good; and what to report.
 
     Raises:
-        DataError: not one of the images exists.
+        DataError: not one of the images exists, or a folder given does not.
     """
+    for folder in images:
+        if not folder.is_dir():
+            raise DataError(f"--images {folder} is not a folder")
     places = _places(path, images)
     tidy = [plain(name) for name in names]
     root = _root(places, names, tidy)
@@ -115,7 +117,7 @@ def _root(places: Sequence[Path], names: Sequence[str], tidy: Sequence[str]) -> 
 
 def _different(paths: Sequence[Path]) -> list[Path]:
     """Leave out paths to a file that an earlier one leads to."""
-    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+    return list({identity(path): path for path in reversed(paths)}.values())[::-1]
 
 
 def _searched(
@@ -125,7 +127,8 @@ def _searched(
     if images or root:
         return list(dict.fromkeys([*images, *([root] if root else [])])), []
     around = [path.parent, path.parent.parent]
-    return [folder / "images" for folder in around], around
+    inside = [folder / "images" for folder in around]
+    return [folder for folder in inside if folder.is_dir()], around
 
 
 class _Index:

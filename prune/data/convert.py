@@ -14,6 +14,7 @@ from prune.data.annotation import (
     Annotation,
     to_samples,
 )
+from prune.data.folders import identity
 from prune.data.problem import Problem
 from prune.data.spec import SPLITS
 from prune.data.split import deal, usual_shares
@@ -26,6 +27,7 @@ ANY = ""
 TRAINVAL = "trainval"
 
 LISTED_TWICE = "image listed twice"
+TWO_SPLITS = "image in two splits"
 AMBIGUOUS = "several images of that name"
 BROKEN_XML = "broken XML"
 BROKEN_BOX = "broken annotation"
@@ -94,24 +96,31 @@ def convert(
     """
     _refuse(problems, options)  # before every image is decoded
     found: list[Problem] = []
+    if options.shares is not None:  # all images are dealt out, whatever the files say
+        groups = {ANY: [annotation for group in groups.values() for annotation in group]}
     groups = {name: _joined(group, found) for name, group in groups.items() if group}
+    found += _shared(groups)
     groups = {name: _kept(group, options, found) for name, group in groups.items()}
-    groups = _named(groups, pooled=bool(options.shares or {ANY, TRAINVAL} & groups.keys()))
+    groups = _named(groups, pooled=bool({ANY, TRAINVAL} & groups.keys()))
     everything = [annotation for group in groups.values() for annotation in group]
     _refuse_fractions(everything, source)
     names, remarks = _classes(everything, options.names, classes, source)
     samples, more = to_samples(everything, names)
     problems = [*problems, *found, *remarks, *more]
     _refuse(problems, options)
+    why = f"; first problem: {problems[0]}" if problems else ""
     if not any(sample is not None and len(sample.boxes) for sample in samples):
-        why = f"; first problem: {problems[0]}" if problems else ""
         raise DataError(f"{source}: no image with a usable box{why}")
     rest = iter(samples)
     usable = {
         name: [sample for _, sample in zip(group, rest, strict=False) if sample is not None]
         for name, group in groups.items()
     }
-    return Converted(names, _splits(usable, options, key), tuple(problems))
+    try:
+        splits = _splits(usable, options, key)
+    except DataError as error:
+        raise DataError(f"{error}{why}") from error
+    return Converted(names, splits, tuple(problems))
 
 
 def _refuse(problems: Iterable[Problem], options: Options) -> None:
@@ -137,9 +146,9 @@ def _refuse_fractions(annotations: Iterable[Annotation], source: Path) -> None:
 
 def _joined(group: Sequence[Annotation], problems: list[Problem]) -> list[Annotation]:
     """Make one annotation of those that have the same image file."""
-    first: dict[str, Annotation] = {}
+    first: dict[tuple[str, str], Annotation] = {}
     for annotation in group:
-        place = os.path.realpath(annotation.image)
+        place = identity(annotation.image)
         if place in first:
             problems.append(Problem(LISTED_TWICE, annotation.path, None, str(annotation.image)))
             boxes = (*first[place].boxes, *annotation.boxes)
@@ -147,6 +156,19 @@ def _joined(group: Sequence[Annotation], problems: list[Problem]) -> list[Annota
         else:
             first[place] = annotation
     return list(first.values())
+
+
+def _shared(groups: Groups) -> list[Problem]:
+    """Report images that are in more than one group; metrics on them are too good."""
+    first: dict[tuple[str, str], str] = {}
+    problems = []
+    for name, group in groups.items():
+        for annotation in group:
+            other = first.setdefault(identity(annotation.image), name)
+            if other != name:
+                detail = f"{annotation.image.name} in {other} and {name}"
+                problems.append(Problem(TWO_SPLITS, annotation.path, None, detail))
+    return problems
 
 
 def _kept(
@@ -246,9 +268,7 @@ def _classes(
 def _splits(
     groups: Mapping[str, Sequence[Sample]], options: Options, key: Callable[[str], str]
 ) -> dict[str, tuple[Sample, ...]]:
-    """Deal out what is no split yet, or everything where shares are given."""
-    if options.shares is not None:
-        groups = {ANY: [sample for group in groups.values() for sample in group]}
+    """Deal out what is no split yet."""
     splits: dict[str, list[Sample]] = defaultdict(list)
     for name, group in groups.items():
         if name not in (ANY, TRAINVAL):

@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 
 from prune.data.yolo import RECORD
+from prune.errors import DataError
 
 
 def is_hidden(name: str) -> bool:
@@ -15,6 +16,14 @@ def is_hidden(name: str) -> bool:
 def as_key(name: str) -> str:
     """Return a name without what file systems differ in: upper and lower case, split accents."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def identity(path: Path) -> tuple[str, str]:
+    """Return what two paths to one file have in common: its folder without links, and its name.
+
+    The file itself may be a link: stores of files keep images with the same content once.
+    """
+    return os.path.realpath(path.parent), path.name
 
 
 def is_file(path: Path) -> bool:
@@ -29,10 +38,13 @@ def files_below(folder: Path) -> list[Path]:
     """List every file at any depth, sorted, links followed.
 
     Left out are hidden names and the folders that `prune data` has written.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
     found: list[Path] = []
     seen: set[str] = set()  # of folders: a link may lead back up
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
         if real in seen or (RECORD in names and Path(place) != folder):
             folders.clear()
@@ -41,6 +53,10 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         found += [Path(place) / name for name in names if not is_hidden(name)]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot read folder {error.filename}: {error.strerror}")
 
 
 def files_in(folder: Path) -> list[Path]:

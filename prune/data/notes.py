@@ -20,6 +20,7 @@ from prune.data.annotation import (
 from prune.data.pictures import SUFFIXES
 from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, OUTSIDE, Problem
 
+_LONGEST = 160  # of a detail, in letters
 _STRICT = "; --strict stops instead"
 
 # Kind -> the sentence about so many of them; {one|many} follows the count.
@@ -40,6 +41,7 @@ SENTENCES = {
     AS_DISPLAYED: "{image has|images have} an EXIF orientation that the size does not show; the "
     "boxes are taken as drawn on the image as it is displayed",
     convert.LISTED_TWICE: "{image is|images are} listed twice; the boxes are joined",
+    convert.TWO_SPLITS: "{image is|images are} in two splits, which makes metrics too good",
     convert.AMBIGUOUS: "{annotation is|annotations are} left out because several images have the "
     "name" + _STRICT,
     convert.BROKEN_XML: "{XML file is|XML files are} broken; the image is left out" + _STRICT,
@@ -87,4 +89,8 @@ def _numbered(sentence: str, count: int) -> str:
 
 def _place(problem: Problem) -> str:
     line = f":{problem.line}" if problem.line else ""
-    return f"{problem.path.name}{line}" + (f": {problem.detail}" if problem.detail else "")
+    place = f"{problem.path.name or problem.path}{line}"
+    detail = (
+        problem.detail if len(problem.detail) <= _LONGEST else f"{problem.detail[:_LONGEST]}..."
+    )
+    return f"{place}: {detail}" if detail else place

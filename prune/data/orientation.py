@@ -68,6 +68,8 @@ def turn(corners: Corners, size: Size, entry: int) -> Corners:
     Returns:
         Left, top, right, bottom in pixels of the image as it is displayed.
     """
+    if entry == _UPRIGHT:
+        return corners
     exchange, mirror_x, mirror_y = _MOVES[entry]
     points: npt.NDArray[np.float64] = np.array(corners, dtype=np.float64).reshape(2, 2)  # [2, xy]
     if exchange:

@@ -43,8 +43,9 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
     }
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not dealt[name]:
+            few = "1 image is" if len(order) == 1 else f"{len(order)} images are"
             raise DataError(
-                f"{len(order)} images are too few: a fraction of {share} leaves none for {name}"
+                f"{few} too few: a fraction of {share} leaves none for {name}"
                 f"; give other fractions, e.g. --split 0.5,0.5,0"
             )
     return dealt

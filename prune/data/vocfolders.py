@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
 
-from prune.data.folders import as_key, files_below, files_in
+from prune.data.folders import as_key, files_below, files_in, identity
 from prune.data.pictures import is_picture
 from prune.data.split import split_of
 from prune.errors import DataError
@@ -131,12 +131,12 @@ def _kit(folder: Path) -> Source | None:
 def _files(bases: Sequence[Path], wanted: Callable[[Path], bool]) -> list[File]:
     """List the wanted files below some folders, each once."""
     top = Path(commonpath([base.absolute() for base in bases])) if len(bases) > 1 else None
-    found: dict[Path, File] = {}
+    found: dict[tuple[str, str], File] = {}
     for base in bases:
         for path in files_below(base):
             if wanted(path):
                 folders = path.absolute().parent.relative_to(top or base.absolute()).parts
-                found.setdefault(path, File(path, folders))
+                found.setdefault(identity(path), File(path, folders))
     return list(found.values())
 
 
