@@ -58,12 +58,15 @@ def test_flip_moves_box_with_pixels_and_twice_is_nothing(flip: augment.Flip) -> 
 
 
 @pytest.mark.parametrize("tile", range(4))
-@pytest.mark.parametrize("centre", [(40, 40), (20, 60), (60, 33)], ids=str)
-def test_mosaic_moves_box_with_pixels(tile: int, centre: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(40, 40), (35, 60)], ids=["square", "wide"])
+@pytest.mark.parametrize("centre", [(40, 40), (20, 50), (60, 33)], ids=str)
+def test_mosaic_moves_box_with_pixels(
+    tile: int, centre: tuple[int, int], size: tuple[int, int]
+) -> None:
     tiles = [spot(30, 40, (0, 0, 0, 0)) for _ in range(4)]
     tiles[tile] = spot(30, 40, (12, 11, 26, 19))
-    canvas, boxes = mosaic(tiles, centre, (40, 40))
-    assert canvas.shape == (80, 80, 3)
+    canvas, boxes = mosaic(tiles, centre, size)
+    assert canvas.shape == (2 * size[0], 2 * size[1], 3)
     assert len(boxes) == 1
     assert np.array_equal(boxes[0, 1:], found(canvas))
 

@@ -124,7 +124,7 @@ WRONG = {
     "an opset of the past": (["--opset", "3"], "writes 11 to 20"),
     "an opset to come": (["--opset", "99"], "writes 11 to 20"),
     "a cfg of half precision": (["--format", "darknet", "--half"], "--half is for ONNX"),
-    "a cfg of pictures": (["--format", "yolor", "--img-size", "64"], "--img-size is for ONNX"),
+    "a cfg of another size": (["--format", "yolor", "--img-size", "65"], "multiple of 8, e.g. 72"),
     "ncnn on pictures": (["--format", "ncnn", "--data", "d.yaml"], "--data is for ONNX"),
     "the weights": (["--format", "darknet", "--out", "net.pt"], "is the file to read"),
     "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "is the file to read"),

@@ -209,7 +209,8 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
     from prune.export.darknet import write_darknet
 
     target = _target(args, source, args.weights.with_suffix(".cfg"), ".weights")
-    return _listed(write_darknet(checkpoint.network(source), target, imgsz=source.imgsz))
+    net = checkpoint.network(source)
+    return _listed(write_darknet(net, target, imgsz=_cfg_size(args, source, net)))
 
 
 def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -218,7 +219,24 @@ def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:
 
     target = _target(args, source, args.weights.with_name(f"{args.weights.stem}_yolor.cfg"), ".pt")
     net = checkpoint.network(source)
-    return _listed(write_yolor(net, target, source.names, imgsz=source.imgsz))
+    return _listed(write_yolor(net, target, source.names, imgsz=_cfg_size(args, source, net)))
+
+
+def _cfg_size(args: argparse.Namespace, source: Checkpoint, net: Darknet) -> Size:
+    """Return the size that a written cfg names: --img-size, or the checkpoint's.
+
+    Raises:
+        InputError: --img-size is not a multiple of the network's stride.
+    """
+    from prune.errors import InputError
+
+    size = options.size(args, source.imgsz)
+    if args.img_size is not None and not size.fits(net.stride):
+        raise InputError(
+            f"image size is {size}; it must be a multiple of {net.stride}, "
+            f"e.g. {size.raised(net.stride)}"
+        )
+    return size
 
 
 def _ncnn(args: argparse.Namespace, source: Checkpoint) -> Written:
@@ -287,5 +305,5 @@ _ONNX_ONLY: dict[str, object] = {
     **dict.fromkeys(("opset", "data"), None),
     "batch_size": 1,
 }
-_NO_SIZE: dict[str, object] = {**_ONNX_ONLY, "raw": False, "img_size": None}
-SENSELESS = {"ncnn": _ONNX_ONLY, "darknet": _NO_SIZE, "yolor": _NO_SIZE}
+_DARKNET: dict[str, object] = {**_ONNX_ONLY, "raw": False}
+SENSELESS = {"ncnn": _ONNX_ONLY, "darknet": _DARKNET, "yolor": _DARKNET}

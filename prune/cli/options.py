@@ -42,6 +42,10 @@ def image_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class TwoNumbers(Size):
+    """A size of which both sides were typed."""
+
+
 def size_of(text: str) -> Size:
     """Read 320 or 288x352 (height x width), as an argparse type; see also `with_sizes_joined`."""
     found = Size.read([int(side) for side in re.split("[x,]", text) if side.isdecimal()])
@@ -50,7 +54,7 @@ def size_of(text: str) -> Size:
             f"{text.replace(',', ' ')!r} is no image size; write one number of pixels for a square "
             "or height and width, e.g. 320 or 288 352"
         )
-    return found
+    return found if text.isdecimal() else TwoNumbers(*found)
 
 
 def with_sizes_joined(words: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from prune.gradual import Narrowing
     from prune.models.darknet import Darknet
+    from prune.size import Size
     from prune.train.run import Settings
     from prune.train.source import Source
 
@@ -47,6 +48,8 @@ def settings(
     wanted = source.imgsz if args.img_size is None else args.img_size
     stride = source.net.stride
     imgsz = wanted.raised(stride)
+    if isinstance(wanted, options.TwoNumbers):
+        say(_two_numbers(wanted))
     if imgsz != wanted:
         say(f"note: image size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
     if args.multi_scale and len(scales.sizes(imgsz, stride=stride)) == 1:
@@ -75,6 +78,14 @@ def settings(
         multi_scale=args.multi_scale,
         profile=args.profile,
     )
+
+
+def _two_numbers(size: Size) -> str:
+    """Say how two numbers were read: in YOLOR and YOLOv5 they are the sizes of train and test."""
+    typed = f"note: --img-size {size.height} {size.width} is read as"
+    if size.square:
+        return f"{typed} a square of {size.described}, for training and for validation"
+    return f"{typed} height and width, for training and for validation alike"
 
 
 def _fast(device: str) -> str:
