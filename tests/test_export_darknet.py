@@ -11,11 +11,13 @@ import pytest
 import torch
 from public import difference, picture, trained, yolor_cfg, yolov3_tiny_cfg
 from shipped import CFGS, narrow
+from test_region import YOLOV2
 
 from prune import checkpoint
 from prune.cli import main
-from prune.errors import InputError
+from prune.errors import ExportError, InputError
 from prune.export.darknet import write_darknet, write_yolor
+from prune.foreign import weights as weights_file
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, parse, with_classes, with_options, write
 from prune.size import Size
@@ -45,7 +47,7 @@ def test_opencv_computes_the_same_head_maps(
     tmp_path: Path, make: Callable[[], str], decoding: str
 ) -> None:
     net = trained(make(), decoding=decoding)
-    cfg, weights = write_darknet(net, tmp_path / "net.cfg")
+    cfg, weights, _ = write_darknet(net, tmp_path / "net.cfg")
     there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     there.setInput(picture().numpy())
     layers = [head_path(net.sections, head)[-1] for head in heads(net.sections)]
@@ -77,7 +79,7 @@ NETWORKS = {
 def test_darknet_files_come_back_as_they_went(tmp_path: Path, name: str) -> None:
     text, decoding = NETWORKS[name]
     net = trained(text, decoding=decoding)
-    cfg, weights = write_darknet(net, tmp_path / "net")
+    cfg, weights, _ = write_darknet(net, tmp_path / "net")
     assert (cfg.name, weights.name) == ("net.cfg", "net.weights")
     back = checkpoint.network(import_foreign(weights, cfg=cfg))
     assert difference(back, net) < 1e-4
@@ -189,8 +191,112 @@ def test_an_unwritable_target_leaves_neither_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["net.weights"]
 
 
-def test_an_activation_that_darknet_has_not_is_refused(tmp_path: Path) -> None:
-    net = trained(NETWORKS["yolor"][0].replace("silu", "hardswish"), decoding="torch")
-    with pytest.raises(InputError, match="hardswish"):
+YOLORS_OWN = {"implicit_add", "implicit_mul", "shift_channels", "control_channels", "reorg"}
+
+
+@pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
+def test_opencv_reads_every_shipped_network(tmp_path: Path, path: Path) -> None:
+    cfg, _, check = write_darknet(narrow(path), tmp_path / path.name)
+    assert check.reader == "OpenCV"
+    assert check.difference < 1e-4
+    text = cfg.read_text()
+    assert not YOLORS_OWN & {section.kind for section in parse(text)}
+    assert "activation=silu" not in text
+    assert "batch_normalize=1" in text, "Darknet can train it further"
+
+
+SHIFTED = "[shift_channels]\nfrom=8\n"
+SPELLED_OUT = {
+    "a shift that a padded window looks at": YOLOR.replace(
+        f"{SHIFTED}", f"{SHIFTED}\n[convolutional]\nfilters=16\nsize=3\npad=1\nactivation=mish\n"
+    ),
+    "a shift with an activation": YOLOR.replace(SHIFTED, f"{SHIFTED}activation=leaky\n"),
+    "a shift that a normalised convolution reads": YOLOR.replace(
+        SHIFTED, f"{SHIFTED}\n[convolutional]\nbatch_normalize=1\nfilters=16\nactivation=mish\n"
+    ),
+    "an order of reorg that Darknet has not": YOLOR,
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_what_darknet_has_not_is_said_in_its_own_sections(tmp_path: Path, name: str) -> None:
+    net = trained(SPELLED_OUT[name], decoding="torch")
+    cfg, _, check = write_darknet(net, tmp_path / "net.cfg")
+    assert check.reader == "OpenCV"
+    assert not YOLORS_OWN & {section.kind for section in parse(cfg.read_text())}
+
+
+def test_opencv_reads_what_yolov2_has(tmp_path: Path) -> None:
+    net = trained(YOLOV2, decoding="darknet")
+    cfg, _, check = write_darknet(net, tmp_path / "net.cfg")
+    assert check.reader == "OpenCV"
+    assert "[reorg]" in cfg.read_text()
+    assert "order" not in cfg.read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lacking"),
+    [
+        ("activation=mish", "activation=relu6", "activation=relu6 (layer 3)"),
+        ("from=-3\n", "from=-3,-3\n", "[shortcut] of several layers (layer 4)"),
+        ("from=-3\n", "from=-3\nweights_type=per_feature\n", "weights of a [shortcut] (layer 4)"),
+        ("layers=-1,-2", "layers=-1,-2,-1,-2\ngroups=2", "groups of several layers in a [route]"),
+    ],
+)
+def test_our_own_reader_checks_what_opencv_lacks(
+    tmp_path: Path, old: str, new: str, lacking: str
+) -> None:
+    net = trained(YOLOR.replace(old, new), decoding="torch")
+    check = write_darknet(net, tmp_path / "net.cfg").check
+    assert check.reader == "our own reader"
+    assert lacking in check.lacking
+    assert check.difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("silu", "hardswish", "each of the layers 0, 1, 2 has activation=hardswish, which"),
+        (
+            "[shift_channels]\nfrom=8\n",
+            "[avgpool]\n\n[route]\nlayers=7\n\n[shift_channels]\nfrom=-2\n",
+            "layer 13 is [shift_channels] by layer 11, which is not an implicit layer",
+        ),
+        (
+            "[route]\nlayers=7\n\n[shift_channels]\nfrom=8\n",
+            "[route]\nlayers=8\n\n[scale_channels]\nfrom=7\n",
+            "layer 8 is [implicit_add], which layer 10, a [route], reads",
+        ),
+    ],
+    ids=["activation", "computed shift", "implicit layer read as a map"],
+)
+def test_what_darknet_cannot_express_is_refused_by_layer(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    net = trained(YOLOR.replace(old, new), decoding="torch")
+    with pytest.raises(InputError, match=r"^Darknet cannot express this network: ") as caught:
+        write_darknet(net, tmp_path / "net.cfg")
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["yolov3", "yolor"])
+def test_files_that_compute_something_else_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    text, decoding = NETWORKS[name]
+    net = trained(text, decoding=decoding)
+    monkeypatch.setattr(weights_file, "EPS", 1.0)
+    with pytest.raises(ExportError, match="compute something else"):
         write_darknet(net, tmp_path / "net.cfg")
     assert not list(tmp_path.iterdir())
+
+
+def test_command_tells_who_read_the_files_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = trained(YOLOR, decoding="torch")
+    checkpoint.save(checkpoint.capture(net, names=["a", "b"], imgsz=160), tmp_path / "net.pt")
+    words = ["export", "--weights", str(tmp_path / "net.pt"), "--format", "darknet"]
+    assert main(words) == 0
+    assert "read back by OpenCV: agrees with torch to " in capsys.readouterr().out

@@ -170,7 +170,7 @@ def test_darknet_weights_are_read_with_darknets_decoding(
     tmp_path: Path, make: Callable[[], str]
 ) -> None:
     there = trained(make(), decoding="darknet")
-    cfg, weights = write_darknet(there, tmp_path / "net.cfg")
+    cfg, weights, _ = write_darknet(there, tmp_path / "net.cfg")
     back = read(weights, cfg)
     assert difference(back, there) < 1e-4
     assert not any(head.new_coords for head in back.heads)

@@ -210,7 +210,14 @@ def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:
 
     target = _target(args, source, args.weights.with_suffix(".cfg"), ".weights")
     net = checkpoint.network(source)
-    return _listed(write_darknet(net, target, imgsz=_cfg_size(args, source, net)))
+    done = write_darknet(net, target, imgsz=_cfg_size(args, source, net))
+    document, text = _listed((done.cfg, done.weights))
+    reader, difference = done.check.reader, done.check.difference
+    agreement = f"read back by {reader}: agrees with torch to {difference:.2g} relative"
+    if done.check.lacking:
+        agreement += f"; OpenCV does not read {done.check.lacking}"
+    facts = {"read_back_by": reader, "max_rel_diff": difference}
+    return {**document, **facts}, f"{text}\n  {agreement}"
 
 
 def _yolor(args: argparse.Namespace, source: Checkpoint) -> Written:

@@ -3,21 +3,32 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import NamedTuple
 
 from prune import checkpoint
 from prune.atomic import replacing
 from prune.errors import InputError
+from prune.export.darknet_check import ReadBack, read_back
+from prune.export.darknet_form import darknet_form
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
-from prune.models.keys import KEYS, anything, positive
-from prune.models.layers import NORMALIZATIONS, WeightedShortcut
+from prune.models.keys import KEYS, anything, numbers, positive
 from prune.models.sections import Section, heads, option, with_options, write
 from prune.models.windows import step, window
 from prune.size import Sides, Size
 
 Files = tuple[Path, Path]
+
+
+class Written(NamedTuple):
+    """Darknet's pair of files, and how they were read back."""
+
+    cfg: Path
+    weights: Path
+    check: ReadBack
+
+
+_OURS = frozenset({"order"})  # of a [reorg]; YOLOR's order is written as a convolution
 
 # What the public PyTorch code reads in a section; it refuses other keys, or passes over them.
 _YOLOR_KEYS = frozenset(
@@ -45,32 +56,29 @@ _YOLOR_REVERSED = (32, 16, 8)  # where the path of the cfg holds one of these wo
 _YOLOR_REVERSING = ("yolov4-tiny", "fpn", "yolov3")
 
 
-def write_darknet(net: Darknet, target: Path, *, imgsz: Sides | None = None) -> Files:
+def write_darknet(net: Darknet, target: Path, *, imgsz: Sides | None = None) -> Written:
     """Write Darknet's own pair of files, whole or not at all.
 
-    Implicit layers' values go into the .weights in cfg order. [reorg] keeps YOLOR's order of
-    phases; Darknet's own [reorg] has another, so read a pair that has one with this project.
+    Implicit layers are folded, and YOLOR's [reorg] becomes a convolution. What was written is read
+    back and compared before it takes its place.
 
     Args:
         net: the network; it is not changed.
         target: a path whose suffix is replaced by .cfg and .weights.
         imgsz: as in `write_yolor`.
 
-    Returns:
-        The .cfg and the .weights.
-
     Raises:
-        InputError: Darknet has not the network's activation, or the target cannot be written.
+        InputError: Darknet cannot express the network, or the target cannot be written.
+        ExportError: what was written computes something else.
     """
-    if any(section.options.get("activation") == "hardswish" for section in net.sections):
-        raise InputError("Darknet knows no hardswish; train with another --activation, e.g. relu")
+    plain = darknet_form(net)
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".weights")
-    state = net.state_dict() | _plain_shortcuts(net)
-    sections = tuple(map(_darknet_section, _sized(net.sections, imgsz)))
+    sections = tuple(map(_in_darknets_keys, _sized(plain.sections, imgsz)))
     with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
         cfg_part.write_text(write(sections), encoding="utf-8")
-        write_weights(weights_part, state, sections)
-    return cfg, weights
+        write_weights(weights_part, plain.state_dict(), plain.sections)
+        check = read_back(cfg_part, weights_part, plain)
+    return Written(cfg, weights, check)
 
 
 def write_yolor(
@@ -114,21 +122,39 @@ def _sized(sections: Sequence[Section], imgsz: Sides | None) -> tuple[Section, .
     return (with_options(first, width=size.width, height=size.height), *others)
 
 
-def _plain_shortcuts(net: Darknet) -> dict[str, Tensor]:
-    """Compute the weights of sums whose rule Darknet does not know (2 sigmoid(w) / n)."""
-    return {
-        f"module_list.{index}.w": NORMALIZATIONS["sigmoid"](module.w)
-        for index, module in enumerate(net.module_list)
-        if isinstance(module, WeightedShortcut) and module.normalization == "sigmoid"
-    }
+def _in_darknets_keys(section: Section) -> Section:
+    """Copy a section without the keys that are ours alone, and with what readers assume unlike us.
+
+    Darknet ends a convolution in a sigmoid if it names no activation, takes 1 for the stride of a
+    [reorg] and the number of anchors; OpenCV wants the size of every window.
+    """
+    usual = _SPELLED_OUT.get(section.kind, {})
+    own = {k: v for k, v in section.options.items() if k not in _OURS}
+    missing = {key: read(section) for key, read in usual.items() if key not in own}
+    return with_options(replace(section, options=own), **missing)
 
 
-def _darknet_section(section: Section) -> Section:
-    if section.options.get("activation") == "silu":
-        section = with_options(section, activation="swish")  # Darknet's word for the same function
-    if section.options.get("weights_normalization") == "sigmoid":
-        section = with_options(section, weights_normalization="none")
-    return section
+def _pairs(head: Section) -> int:
+    return len(option(head, "anchors", numbers)) // 2
+
+
+# Keys that are always written, by kind: what they are where the cfg leaves them out.
+_SPELLED_OUT: dict[str, dict[str, Callable[[Section], object]]] = {
+    "net": {"width": lambda _: 640, "height": lambda _: 640, "channels": lambda _: 3},
+    "convolutional": {
+        "size": lambda _: 1,
+        "stride": lambda s: min(step(s)),
+        "activation": lambda _: "linear",
+    },
+    "maxpool": {"size": lambda s: window(s)[0], "stride": lambda s: min(step(s))},
+    "upsample": {"stride": lambda _: 2},
+    "reorg": {"stride": lambda _: 2},
+    "reorg3d": {"stride": lambda _: 2},
+    "shortcut": {"activation": lambda _: "linear"},
+    "yolo": {"classes": lambda _: 20, "num": lambda s: _pairs(s)},
+    "region": {"classes": lambda _: 20, "num": lambda s: _pairs(s)},
+    "dropout": {"probability": lambda _: 0.5},
+}
 
 
 def _yolor_sections(sections: Sequence[Section]) -> tuple[Section, ...]:

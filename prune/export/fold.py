@@ -8,7 +8,7 @@ and biases: the cfg of the result has no such sections, so nothing of them is le
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,10 +38,28 @@ def folded(net: Darknet) -> Darknet:
     Raises:
         ExportError: the copy computes something else on a random picture, in float64.
     """
-    original = copy.deepcopy(net).cpu().double().eval().requires_grad_(False)
-    plain = _without_normalization(original)
-    while fewer := _once(plain):
+    original = in_float64(net)
+    return assembled(reduced(_without_normalization(original), FOLDS), original)
+
+
+def in_float64(net: Darknet) -> Darknet:
+    """Copy a network to float64 on the CPU, in eval mode."""
+    return copy.deepcopy(net).cpu().double().eval().requires_grad_(False)
+
+
+def reduced(plain: Plain, folds: Mapping[str, Fold]) -> Plain:
+    """Fold layer after layer until no fold of the table applies any more."""
+    while fewer := _once(plain, folds):
         plain = fewer
+    return plain
+
+
+def assembled(plain: Plain, original: Darknet) -> Darknet:
+    """Build the network in float32 and compare it with the one it was made from, in float64.
+
+    Raises:
+        ExportError: they differ.
+    """
     found = checkpoint.assemble(plain.sections, plain.weights)
     _prove(found, original)
     return found.float().requires_grad_(False)
@@ -61,41 +79,48 @@ def _prove(found: Darknet, original: Darknet) -> None:
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """A cfg and its state dict in float64, on the way from one network to the other."""
+class Plain:
+    """A cfg and its state dict in float64, between one network and the other."""
 
     sections: tuple[Section, ...]
     weights: dict[str, Tensor]
 
     def section(self, layer: int) -> Section:
+        """Return a layer's section."""
         return self.sections[layer + 1]
 
+    def weight(self, layer: int, name: str) -> Tensor | None:
+        """Return one of a layer's tensors, None where it has none of that name."""
+        return self.weights.get(f"module_list.{layer}.{name}")
+
     def readers(self, layer: int) -> list[int]:
+        """List the layers that read a layer."""
         return [
             index
             for index in range(len(self.sections) - 1)
             if layer in references(self.sections, index)
         ]
 
-    def with_layer(self, layer: int, section: Section, **weights: Tensor) -> _Plain:
-        """Exchange a convolution's section and, by their last names, some of its weights."""
-        changed = {f"module_list.{layer}.Conv2d.{name}": value for name, value in weights.items()}
+    def with_layer(self, layer: int, section: Section, weights: Mapping[str, Tensor]) -> Plain:
+        """Exchange a layer's section and some of its weights, or add weights to it."""
+        changed = {f"module_list.{layer}.{name}": value for name, value in weights.items()}
         before, after = self.sections[: layer + 1], self.sections[layer + 2 :]
         return replace(
             self, sections=(*before, section, *after), weights={**self.weights, **changed}
         )
 
-    def without(self, layer: int, *, instead: int | None) -> _Plain:
+    def without(self, layer: int, *, instead: int | None) -> Plain:
+        """Take a layer out; who reads it reads `instead`."""
         moved = renumbered(len(self.sections) - 1, {layer})
         kept = {}
         for name, value in self.weights.items():
             prefix, index, rest = name.split(".", 2)
             if int(index) in moved:
                 kept[f"{prefix}.{moved[int(index)]}.{rest}"] = value
-        return _Plain(spliced(self.sections, {layer: instead}), kept)
+        return Plain(spliced(self.sections, {layer: instead}), kept)
 
 
-def _without_normalization(net: Darknet) -> _Plain:
+def _without_normalization(net: Darknet) -> Plain:
     """Fold every batch normalisation; `net` is in float64."""
     weights = net.state_dict()
     sections = [net.sections[0]]
@@ -105,7 +130,7 @@ def _without_normalization(net: Darknet) -> _Plain:
             section = with_options(section, batch_normalize=0)
         sections.append(section)
     left = {name: value for name, value in weights.items() if ".BatchNorm2d." not in name}
-    return _Plain(tuple(sections), left)
+    return Plain(tuple(sections), left)
 
 
 def _normalized(
@@ -122,71 +147,85 @@ def _normalized(
     }
 
 
-def _once(plain: _Plain) -> _Plain | None:
+def _once(plain: Plain, folds: Mapping[str, Fold]) -> Plain | None:
     """Fold the first layer that can be, or drop an implicit one that nobody reads any more."""
     for layer, section in enumerate(plain.sections[1:]):
-        if section.kind in FOLDS and (fewer := FOLDS[section.kind](plain, layer)):
+        if section.kind in folds and (fewer := folds[section.kind](plain, layer)):
             return fewer
     return None
 
 
-def _unread(plain: _Plain, layer: int) -> _Plain | None:
+def unread(plain: Plain, layer: int) -> Plain | None:
+    """Drop a layer that nobody reads."""
     return None if plain.readers(layer) else plain.without(layer, instead=None)
 
 
-def _shift(plain: _Plain, layer: int) -> _Plain | None:
-    """Give W (x + shift) + b as W x + (W shift + b): one value a channel, wherever W looks."""
-    source, implicit = references(plain.sections, layer)
-    readers = plain.readers(layer)
+def _shift(plain: Plain, layer: int) -> Plain | None:
+    """Give W (x + shift) + b as W x + (W shift + b): one value a channel, wherever W looks.
+
+    Before a normalisation, W x + W shift is what it takes a lower mean from.
+    """
+    source, _ = references(plain.sections, layer)
+    values, readers = implicit(plain, layer), plain.readers(layer)
     if not (
-        plain.section(implicit).kind in _IMPLICIT
+        values is not None
         and _is_linear(plain.section(layer))
         and readers
         and all(_sees_one_cell(plain.section(reader)) for reader in readers)
     ):
         return None
-    values = plain.weights[f"module_list.{implicit}.implicit"]  # [1, in, 1, 1]
     for reader in readers:
         kernel = plain.weights[f"module_list.{reader}.Conv2d.weight"]  # [out, in / groups, 1, 1]
-        bias = plain.weights[f"module_list.{reader}.Conv2d.bias"]
         groups = values.shape[1] // kernel.shape[1]
-        moved = functional.conv2d(values, kernel, bias, groups=groups).flatten()
-        plain = plain.with_layer(reader, plain.section(reader), bias=moved)
+        moved = functional.conv2d(values, kernel, groups=groups).flatten()  # [out]
+        name, sign = "Conv2d.bias", 1
+        if plain.weight(reader, name) is None:
+            name, sign = "BatchNorm2d.running_mean", -1
+        before = plain.weights[f"module_list.{reader}.{name}"]
+        plain = plain.with_layer(reader, plain.section(reader), {name: before + sign * moved})
     return plain.without(layer, instead=source)
 
 
-def _control(plain: _Plain, layer: int) -> _Plain | None:
-    """Give control (W x + b) as (control W) x + control b; its activation becomes the sum's."""
-    source, implicit = references(plain.sections, layer)
-    section = plain.section(source)
+def _control(plain: Plain, layer: int) -> Plain | None:
+    """Give control (W x + b) as (control W) x + control b; its activation becomes the sum's.
+
+    Where a normalisation scales and shifts W x, that takes the control.
+    """
+    source, _ = references(plain.sections, layer)
+    section, values = plain.section(source), implicit(plain, layer)
     if not (
-        plain.section(implicit).kind in _IMPLICIT
+        values is not None
         and section.kind == "convolutional"
         and _is_linear(section)
         and plain.readers(source) == [layer]
     ):
         return None
-    values = plain.weights[f"module_list.{implicit}.implicit"].flatten()  # [out]
-    kernel = plain.weights[f"module_list.{source}.Conv2d.weight"]
-    bias = plain.weights[f"module_list.{source}.Conv2d.bias"]
+    scaled = {}
+    normalized = plain.weight(source, "BatchNorm2d.weight") is not None
+    for name in ("BatchNorm2d.weight", "BatchNorm2d.bias") if normalized else _AFFINE:
+        before = plain.weights[f"module_list.{source}.{name}"]  # [out, ...]
+        scaled[name] = before * values.view(-1, *[1] * (before.dim() - 1))
     activation = plain.section(layer).options.get("activation", "linear")
-    return plain.with_layer(
-        source,
-        with_options(section, activation=activation),
-        weight=kernel * values[:, None, None, None],
-        bias=bias * values,
-    ).without(layer, instead=source)
+    section = with_options(section, activation=activation)
+    return plain.with_layer(source, section, scaled).without(layer, instead=source)
 
 
+def implicit(plain: Plain, layer: int) -> Tensor | None:
+    """Return what a layer shifts or controls by, [1, C, 1, 1], if an implicit layer gives it."""
+    _, giver = references(plain.sections, layer)
+    return plain.weight(giver, "implicit")
+
+
+_AFFINE = ("Conv2d.weight", "Conv2d.bias")
 _IMPLICIT = ("implicit_add", "implicit_mul")
 
-Fold = Callable[[_Plain, int], "_Plain | None"]
+Fold = Callable[[Plain, int], "Plain | None"]
 """Take a layer out, or say that it has to stay; batch normalisation is folded by then."""
 
 FOLDS: dict[str, Fold] = {
     "shift_channels": _shift,
     "control_channels": _control,
-    **dict.fromkeys(_IMPLICIT, _unread),
+    **dict.fromkeys(_IMPLICIT, unread),
 }
 
 
