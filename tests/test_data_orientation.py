@@ -160,3 +160,22 @@ def test_a_damaged_exif_entry_is_none(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         label(tmp_path, "a"), [0, 24 / 64, 20 / 48, 32 / 64, 20 / 48], rtol=1e-6
     )
+
+
+def test_boxes_beyond_the_stored_size_show_that_only_the_size_is_the_stored_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Label Studio exports the stored size beside boxes of the displayed image."""
+    names = ["a.jpg", "b.jpg"]
+    for name in names:
+        photo(tmp_path / "images" / name, 6)  # 48 x 64 as displayed
+    rows = [(10, [4, 50, 20, 12]), (11, [4, 6, 20, 12])]  # the first reaches down to 62
+    boxes = [{"image_id": key, "category_id": 1, "bbox": bbox} for key, bbox in rows]
+    source = coco(tmp_path / "result.json", names, boxes, {1: "cat"})
+    text = source.read_text().replace('"width": 40, "height": 30', '"width": 64, "height": 48')
+    source.write_text(text)
+    assert convert(tmp_path, "coco", source, "--split", "1,0,0") == 0
+    assert "note: 2 images have the size of the image before its EXIF" in capsys.readouterr().err
+    for name, top in (("a", 50), ("b", 6)):
+        expected = [0, 14 / 48, (top + 6) / 64, 20 / 48, 12 / 64]
+        np.testing.assert_allclose(label(tmp_path, name), expected, rtol=1e-6)

@@ -2,9 +2,11 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,7 @@ RESIZED = "image resized after it was annotated"
 WRONG_SIZE = "image size differs"
 SWAPPED = "width and height swapped"
 TURNED = "boxes turned with their image"
+SIZE_TURNED = "size turned with the image"
 AS_STORED = "boxes taken as drawn before the EXIF entry"
 AS_DISPLAYED = "boxes taken as drawn after the EXIF entry"
 
@@ -69,6 +72,18 @@ class _Look(NamedTuple):
     turned: int
 
 
+class _Habit(Enum):
+    """What a tool that annotated a data set made of EXIF.
+
+    Label Studio draws on the image as it is displayed and exports the stored image's size
+    (HumanSignal/label-studio#6608).
+    """
+
+    DISPLAYED = "boxes and size are of the image as it is displayed"
+    STORED = "boxes and size are of the image as it is stored"
+    SIZE_STORED = "boxes are of the image as it is displayed, the size is not"
+
+
 class _Frame(NamedTuple):
     """In which image the boxes were drawn: its size, and the EXIF entry that came after."""
 
@@ -94,11 +109,11 @@ def to_samples(
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about a damaged EXIF entry
         looks = list(pool.map(_look, annotations))
-    stored = _were_drawn_as_stored(annotations, looks)
+    habit = _habit(annotations, looks)
     samples: list[Sample | None] = []
     problems: list[Problem] = []
     for annotation, look in zip(annotations, looks, strict=True):
-        sample, found = _to_sample(annotation, look, numbers=numbers, as_stored=stored)
+        sample, found = _to_sample(annotation, look, numbers=numbers, habit=habit)
         samples.append(sample)
         problems += found
     return samples, problems
@@ -121,19 +136,29 @@ def _look(annotation: Annotation) -> _Look | Problem:
     return _Look((width, height), orientation(data, image))
 
 
-def _were_drawn_as_stored(
-    annotations: Sequence[Annotation], looks: Sequence[_Look | Problem]
-) -> bool:
-    """Tell whether the tool that drew the boxes ignored EXIF, by the images whose size shows it."""
-    votes = [
-        annotation.size == look.size[::-1]
+def _habit(annotations: Sequence[Annotation], looks: Sequence[_Look | Problem]) -> _Habit:
+    """Find out what the tool made of EXIF, by the images whose size shows it."""
+    shown = [
+        (annotation.boxes, annotation.size, look.size)
         for annotation, look in zip(annotations, looks, strict=True)
-        if isinstance(look, _Look)
-        and swaps(look.turned)
-        and look.size[0] != look.size[1]
-        and annotation.size in (look.size, look.size[::-1])
+        if isinstance(look, _Look) and swaps(look.turned) and look.size[0] != look.size[1]
     ]
-    return sum(votes) * 2 > len(votes)
+    stored = [(boxes, size) for boxes, claimed, size in shown if claimed == size[::-1]]
+    if sum(claimed == size for _, claimed, size in shown) >= max(len(stored), 1):
+        return _Habit.DISPLAYED
+    fits = Counter((_fit(boxes, size[::-1]), _fit(boxes, size)) for boxes, size in stored)
+    if fits[False, True] > fits[True, False]:
+        return _Habit.SIZE_STORED
+    return _Habit.STORED if stored else _Habit.DISPLAYED
+
+
+def _fit(boxes: Sequence[Box], size: Size) -> bool:
+    """Tell whether all boxes lie in an image of that size."""
+    width, height = size
+    rights, bottoms = ([box.corners[i] for box in boxes] for i in (2, 3))
+    return max(rights, default=0) <= width + BORDER_PX and (
+        max(bottoms, default=0) <= height + BORDER_PX
+    )
 
 
 def _to_sample(
@@ -141,11 +166,11 @@ def _to_sample(
     look: _Look | Problem,
     *,
     numbers: Mapping[str, int],
-    as_stored: bool,
+    habit: _Habit,
 ) -> tuple[Sample | None, list[Problem]]:
     if isinstance(look, Problem):
         return None, [look]
-    frame = _frame(annotation.size, look, as_stored=as_stored)
+    frame = _frame(annotation.size, look, habit)
     remarks = (
         [Problem(frame.kind, annotation.path, None, f"{annotation.image.name}, {frame.detail}")]
         if frame.kind
@@ -157,20 +182,22 @@ def _to_sample(
     return Sample(annotation.file, annotation.image, boxes), [*remarks, *problems]
 
 
-def _frame(claimed: Size | None, look: _Look, *, as_stored: bool) -> _Frame:
+def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
     """Decide in which image the boxes were drawn, by the size that their file claims.
 
     When only the scale differs the image was resized after it was annotated, and the boxes fit the
     size claimed. A size that is the stored image's, where EXIF turns it by a quarter, means that
-    the boxes must be turned too. Where the size cannot show it (half turns, mirrors, squares, no
-    size), the data set's other images decide. A swapped size without such an entry means that the
-    image was turned afterwards, and nobody knows which way. Any other claim is a wrong entry.
+    the boxes must be turned too, unless boxes show that only the size is the stored one's. Where
+    the size cannot show it (half turns, mirrors, squares, no size), the data set's other images
+    decide. A swapped size without such an entry means that the image was turned afterwards, and
+    nobody knows which way. Any other claim is a wrong entry.
     """
     width, height = look.size
     here = f"{width}x{height}"
     shows = swaps(look.turned) and width != height
     stored = look.size[::-1] if swaps(look.turned) else look.size
     if look.turned != 1 and (claimed is None or (not shows and _same_shape(claimed, look.size))):
+        as_stored = habit is _Habit.STORED
         turned, kind = (look.turned, AS_STORED) if as_stored else (1, AS_DISPLAYED)
         size = claimed or (stored if as_stored else look.size)
         return _Frame(size, turned, kind, f"entry {look.turned}")
@@ -182,9 +209,11 @@ def _frame(claimed: Size | None, look: _Look, *, as_stored: bool) -> _Frame:
     if _same_shape(claimed, look.size):
         return _Frame(claimed, 1, RESIZED, detail)
     if _same_shape(claimed, look.size[::-1]):
+        if shows and habit is _Habit.SIZE_STORED:
+            return _Frame(claimed[::-1], 1, SIZE_TURNED, f"{detail}, EXIF entry {look.turned}")
         if shows:
             return _Frame(claimed, look.turned, TURNED, f"{detail}, EXIF entry {look.turned}")
-        return _Frame(look.size, 1, SWAPPED, detail)
+        return _Frame(look.size, 1, SWAPPED, f"{detail}; correct the entry or turn the image")
     return _Frame(look.size, 1, WRONG_SIZE, f"{detail}; the image's is used")
 
 

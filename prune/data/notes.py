@@ -12,6 +12,7 @@ from prune.data.annotation import (
     MISSING_IMAGE,
     NO_SIZE,
     RESIZED,
+    SIZE_TURNED,
     SWAPPED,
     TURNED,
     UNREADABLE,
@@ -36,6 +37,8 @@ SENTENCES = {
     "the annotation, or a wrong size entry; correct either" + _STRICT,
     TURNED: "{image was|images were} annotated without regard to the EXIF orientation; the boxes "
     "are turned with the image",
+    SIZE_TURNED: "{image has|images have} the size of the image before its EXIF orientation; boxes "
+    "beyond that size show that they are drawn on the image as it is displayed",
     AS_STORED: "{image has|images have} an EXIF orientation that the size does not show; the boxes "
     "are turned with the image, as those of the other turned images are",
     AS_DISPLAYED: "{image has|images have} an EXIF orientation that the size does not show; the "
