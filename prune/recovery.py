@@ -342,6 +342,7 @@ def _training(path: Path, subject: Subject, seed: int) -> TrainLoader:
         hyp=SCRATCH,
         workers=0,
         seed=seed,
+        labelled=False,
     )
 
 

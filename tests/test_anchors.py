@@ -15,6 +15,7 @@ from torch import Tensor
 from prune import checkpoint
 from prune.data import spec
 from prune.data.store import gather
+from prune.data.truth import read_truth
 from prune.export.onnx import export
 from prune.models.darknet import Darknet, build
 from prune.models.keys import numbers
@@ -48,9 +49,11 @@ def test_fit_is_what_counting_by_hand_gives() -> None:
 
 def test_sizes_are_pixels_at_the_loading_size(tmp_path: Path) -> None:
     yaml = yolo(tmp_path, {"train/a": "0 0.5 0.5 0.5 0.2\n1 0.5 0.5 0.01 0.5\n", "train/b": ""})
-    paths = spec.load(yaml).pictures("train")  # 40 wide, 30 high
+    data = spec.load(yaml)
+    paths = data.pictures("train")  # 40 wide, 30 high
+    boxes = read_truth(paths, data.form).boxes
     for cache in (None, "ram"):
-        sizes = anchors.box_sizes(gather(paths, classes=2, imgsz=80, cache=cache))
+        sizes = anchors.box_sizes(gather(paths, boxes, imgsz=80, cache=cache))
         assert torch.allclose(sizes, torch.tensor(((40.0, 12.0),)))  # the other is 0.8 px wide
 
 

@@ -22,9 +22,12 @@ def test_sound_data_has_no_remarks(tmp_path: Path, capsys: pytest.CaptureFixture
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows == [
         ["train", "val"],
-        ["-" * 13, "-" * 5, "---"],
-        ["pictures", "1", "1"],
+        ["-" * 20, "-" * 5, "---"],
+        ["images", "1", "1"],
+        ["broken", "0", "0"],
         ["without", "boxes", "0", "0"],
+        ["without", "label", "file", "0", "0"],
+        ["with", "empty", "one", "0", "0"],
         ["boxes", "2", "1"],
         ["a", "1", "1"],
         ["b", "1", "0"],
@@ -45,9 +48,9 @@ def test_remarks_leave_the_data_usable(tmp_path: Path) -> None:
         ("degenerate box", "a.txt", 1, False),
         ("box reaches out of the picture", "a.txt", 3, False),
         ("duplicate box", "a.txt", 4, False),
-        ("picture twice", "twin.png", None, False),
-        ("picture in two splits", "copy.png", None, False),
-        ("label without picture", "orphan.txt", None, False),
+        ("image twice", "twin.png", None, False),
+        ("image in two splits", "copy.png", None, False),
+        ("label without image", "orphan.txt", None, False),
         ("class without boxes", "data.yaml", None, False),
     ]
     assert main(["data", "check", str(path)]) == 0
@@ -71,17 +74,25 @@ def test_what_training_refuses_makes_exit_2(
     assert "a.txt:2: malformed label" in said.out
 
 
-def test_broken_pictures_are_all_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_all_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = yolo(tmp_path, {"train/a": GOOD, "train/b": "1 .5 .5 .1 .1\n", "val/c": GOOD})
     (tmp_path / "images/train/a.png").write_bytes(b"")
     (tmp_path / "images/val/c.png").unlink()
     (tmp_path / "images/val/c.png").symlink_to(tmp_path / "gone.png")
-    assert main(["data", "check", str(path), "--json"]) == 2
-    document = json.loads(capsys.readouterr().out)
+    (tmp_path / "images/val/d.png").write_bytes((tmp_path / "images/train/b.png").read_bytes()[9:])
+    picture(tmp_path / "images/val/e.png", seed=9)
+    assert main(["data", "check", str(path), "--json"]) == 0
+    assert main(["data", "check", str(path), "--json", "--strict"]) == 2
+    plain, strict = capsys.readouterr().out.split("\n}\n", 1)
+    document = json.loads(plain + "}")
     assert [(p["kind"], Path(p["file"]).name, p["fatal"]) for p in document["problems"]] == [
-        ("broken picture", "a.png", True),
-        ("broken picture", "c.png", True),
+        ("broken image", "a.png", False),
+        ("broken image", "c.png", False),
+        ("broken image", "d.png", False),
+        ("remark", "data.yaml", False),
     ]
+    assert [p["fatal"] for p in json.loads(strict)["problems"]] == [True, True, True, False]
+    assert [s["broken"] for s in document["splits"].values()] == [1, 2]
     assert document["splits"]["train"]["sizes"] == {"small": 1, "medium": 0, "large": 0}
 
 

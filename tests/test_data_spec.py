@@ -116,20 +116,25 @@ def test_split_that_is_not_there_is_named(root: Path) -> None:
         ("train: nowhere\nnames: [x]\n", "nowhere does not exist"),
         ("train: images\n", "names: must list the classes"),
         ("train: images\nnames: []\n", "names: must list the classes"),
-        ("train: images\nnames: classes.names\n", "names: must list the classes"),
+        ("train: images\nnames: classes.names\n", "names: classes.names does not exist"),
+        ("train: images\nnames: {a: x, b: y}\n", "names: must be numbered"),
+        ("train: images\nnames: {0: a, 2: b}\n", "names: has no class 1; 2 names must be numbered"),
+        ("train: images\nnc: two\n", "nc is 'two'; it must be the number of classes"),
+        ("train: images\nnames: [x]\nkpt_shape: 17\n", "kpt_shape: is 17; it must be the number"),
         ("train: images\nnames: {1: a}\n", "numbered 0 to 0"),
         ("train: images\nnames: [no]\n", "False in names: is no text; put it in quotes"),
         ("train: images\nnames: [x, x]\n", "'x' twice"),
         ("train: images\nnames: [x]\nnc: 2\n", "nc is 2, but names has 1 entries"),
         ("train: 7\nnames: [x]\n", "train: is 7; it must be a path"),
         ("path: [a]\ntrain: images\nnames: [x]\n", "path: is ['a']; it must be a path"),
-        ("train: empty\nnames: [x]\n", "no pictures in"),
-        ("train: images/*.gif\nnames: [x]\n", "no pictures in"),
-        ("train: empty.txt\nnames: [x]\n", "no pictures in"),
-        ("train: none.txt\nnames: [x]\n", "none.txt: No such file or directory"),
+        ("train: empty\nnames: [x]\n", "no images in"),
+        ("train: images/*.gif\nnames: [x]\n", "images/*.gif does not exist"),
+        ("train: empty.txt\nnames: [x]\n", "no images in"),
+        ("train: none.txt\nnames: [x]\n", "none.txt does not exist"),
         ("train: binary.txt\nnames: [x]\n", "binary.txt: it is no text"),
-        ("train: wrong.txt\nnames: [x]\n", "wrong.txt:2: "),
-        ("train: images/train/notes.md\nnames: [x]\n", "does not exist"),
+        ("train: wrong.txt\nnames: [x]\n", "wrong.txt:1: images/val/d.jpg is no file"),
+        ("train: boxed.txt\nnames: [x]\n", "boxes behind a path are not read"),
+        ("train: images/train/notes.md\nnames: [x]\n", "no images in"),
         ("train: [\n", "data.yaml:2: broken YAML"),
         ("train: \x01\n", "broken YAML"),
         ("just words\n", "no data set description"),
@@ -140,7 +145,8 @@ def test_unusable_yaml_is_one_line_that_says_why(root: Path, text: str, said: st
     (root / "set" / "empty").mkdir()
     (root / "set" / "empty.txt").touch()
     (root / "set" / "binary.txt").write_bytes(b"\xff")
-    (root / "set" / "wrong.txt").write_text("images/val/c.jpg\nimages/val/d.jpg\n")
+    (root / "set" / "wrong.txt").write_text("images/val/d.jpg\nimages/val/e.jpg\n")
+    (root / "set" / "boxed.txt").write_text("images/val/c.jpg 1,2,3,4,0\n")
     with pytest.raises(DataError) as error:
         spec.load(yaml(root, text))
     assert said in str(error.value)

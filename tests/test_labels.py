@@ -29,7 +29,7 @@ def lines(tmp_path: Path, text: str) -> Path:
     ids=["split", "last-folder", "beside", "file-called-images", "bare"],
 )
 def test_label_lies_where_yolo_tools_put_it(image: str, label: str) -> None:
-    assert labels.label_path(Path(image)) == Path(label)
+    assert labels.label_path(Path(image)) == Path(label).absolute()
 
 
 def test_missing_file_means_no_boxes(tmp_path: Path) -> None:
@@ -77,7 +77,8 @@ def test_polygon_becomes_the_box_around_it(tmp_path: Path) -> None:
 
 def test_box_is_cut_at_the_border(tmp_path: Path) -> None:
     path = lines(tmp_path, "0 0.9 0.5 0.4 0.2\n")  # from 0.7 to 1.1
-    boxes, problems = labels.scan(path, classes=1)
+    found = labels.scan(path, labels.Form(1))
+    boxes, problems = found.boxes, found.problems
     np.testing.assert_allclose(boxes, [[0, 0.85, 0.5, 0.3, 0.2]], rtol=1e-6)
     assert [(p.kind, p.line, p.fatal) for p in problems] == [
         ("box reaches out of the picture", 1, False)
@@ -85,20 +86,23 @@ def test_box_is_cut_at_the_border(tmp_path: Path) -> None:
 
 
 def test_rounding_beyond_the_border_is_not_worth_a_remark(tmp_path: Path) -> None:
-    boxes, problems = labels.scan(lines(tmp_path, "0 0.5 0.5 1.0005 1\n"), classes=1)
+    found = labels.scan(lines(tmp_path, "0 0.5 0.5 1.0005 1\n"), labels.Form(1))
+    boxes, problems = found.boxes, found.problems
     assert boxes.tolist() == [[0, 0.5, 0.5, 1, 1]]
     assert problems == []
 
 
 def test_boxes_without_area_and_duplicates_are_dropped(tmp_path: Path) -> None:
     path = lines(tmp_path, "0 .5 .5 0 .2\n0 .5 .5 .2 .2\n0 0.5 0.5 0.20 0.2\n1 .5 .5 .2 .2\n")
-    boxes, problems = labels.scan(path, classes=2)
+    found = labels.scan(path, labels.Form(2))
+    boxes, problems = found.boxes, found.problems
     assert boxes[:, 0].tolist() == [0, 1]
     assert [(p.kind, p.line) for p in problems] == [("degenerate box", 1), ("duplicate box", 3)]
 
 
 def test_scan_goes_on_where_read_stops(tmp_path: Path) -> None:
-    boxes, problems = labels.scan(lines(tmp_path, "bad\n0 .5 .5 .2 .2\n9 0 0 1 1\n"), classes=1)
+    found = labels.scan(lines(tmp_path, "bad\n0 .5 .5 .2 .2\n9 0 0 1 1\n"), labels.Form(1))
+    boxes, problems = found.boxes, found.problems
     assert len(boxes) == 1
     assert [(p.line, p.fatal) for p in problems] == [(1, True), (3, True)]
 

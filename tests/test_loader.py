@@ -19,6 +19,7 @@ from prune.data import labels, samples, store
 from prune.data.batch import Batch, generator
 from prune.data.loader import TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
+from prune.data.truth import read_truth
 from prune.errors import DataError
 from prune.score.frames import to_original
 
@@ -69,10 +70,27 @@ def training(
     seed: int = 0,
     cache: str | None = None,
     hyp: Mapping[str, float] = HYP,
+    labelled: bool = True,
 ) -> TrainLoader:
     return train_loader(
-        spec, imgsz=64, batch_size=2, hyp=hyp, workers=workers, seed=seed, cache=cache
+        spec,
+        imgsz=64,
+        batch_size=2,
+        hyp=hyp,
+        workers=workers,
+        seed=seed,
+        cache=cache,
+        labelled=labelled,
     )
+
+
+def seen(loader: TrainLoader) -> dict[str, str]:
+    """Hash what an epoch made of each image, by the image's stem."""
+    return {
+        path.stem: hashlib.sha256(image.numpy().tobytes()).hexdigest()
+        for batch in loader
+        for path, image in zip(batch.paths, batch.images, strict=True)
+    }
 
 
 def digest(batches: Iterable[Batch]) -> list[str]:
@@ -180,7 +198,8 @@ def test_loading_leaves_torch_numbers_alone(spec: DataSpec) -> None:
 
 
 def test_samples_leave_the_cache_alone(spec: DataSpec) -> None:
-    pictures = store.gather(spec.pictures("train"), classes=2, imgsz=64, cache="ram")
+    images = spec.pictures("train")
+    pictures = store.gather(images, read_truth(images, spec.form).boxes, imgsz=64, cache="ram")
     assert pictures.cache is not None
     before = pictures.cache.pixels.clone()
     for hyp in (HYP, PLAIN, PLAIN | {"fliplr": 1.0, "hsv_v": 0.9}):
@@ -191,7 +210,8 @@ def test_samples_leave_the_cache_alone(spec: DataSpec) -> None:
 
 def test_pictures_without_boxes_make_an_empty_target(spec: DataSpec) -> None:
     bare = DataSpec(spec.path, spec.names, {"train": spec.pictures("train")[:1]})
-    (batch,) = training(bare)
+    labels.label_path(spec.pictures("train")[0]).write_text("")
+    (batch,) = training(bare, labelled=False)
     assert batch.targets.shape == (0, 6)
     (batch,) = score_loader(bare, split="train", imgsz=64, batch_size=4, workers=0)
     assert batch.targets.shape == (0, 6)
@@ -245,6 +265,7 @@ def test_turned_photographs_are_upright(tmp_path: Path, cache: str | None) -> No
     exif = PIL.Image.Exif()
     exif[store.EXIF_ORIENTATION] = 6
     PIL.Image.new("RGB", (40, 20)).save(path, exif=exif)  # lies on its side: 20 wide, 40 high
+    path.with_suffix(".txt").touch()
     spec = DataSpec(tmp_path, ("thing",), {"val": (path,)})
     assert store.picture_sizes([path]) == ((40, 20),)
     (batch,) = score_loader(spec, split="val", imgsz=64, batch_size=1, workers=0, cache=cache)
@@ -263,25 +284,32 @@ def test_size_of_a_huge_picture_is_read_without_a_warning(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_picture_is_one_clean_error(spec: DataSpec, workers: int) -> None:
-    loader = training(spec, workers=workers)
-    broken = spec.pictures("train")[3]
-    broken.write_bytes(b"no picture")
+def test_an_image_that_breaks_while_training_is_replaced_by_the_next(
+    spec: DataSpec, workers: int
+) -> None:
+    loader = training(spec, workers=workers, hyp=PLAIN)
+    whole = seen(loader)
+    spec.pictures("train")[3].write_bytes(b"no image")
+    assert seen(loader) == {**whole, "3": whole["4"]}
+
+
+def test_when_no_image_can_be_read_any_more_it_is_one_clean_error(spec: DataSpec) -> None:
+    loader = training(spec)
+    for path in spec.pictures("train"):
+        path.write_bytes(b"no image")
     with pytest.raises(DataError) as caught:
         list(loader)
     assert type(caught.value) is DataError
-    assert str(broken) in str(caught.value)
+    assert "cannot decode image" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("cache", [None, "ram"])
-def test_broken_picture_is_found_before_rectangles_are_made(
-    spec: DataSpec, cache: str | None
-) -> None:
-    broken = spec.pictures("train")[3]
-    broken.write_bytes(b"")
-    with pytest.raises(DataError, match=r"3\.png"):
-        score_loader(spec, split="train", imgsz=64, batch_size=2, cache=cache)
+def test_scoring_leaves_a_broken_image_out(spec: DataSpec, cache: str | None) -> None:
+    spec.pictures("train")[3].write_bytes(b"")
+    loader = score_loader(spec, split="train", imgsz=64, batch_size=2, cache=cache, workers=0)
+    scored = sorted(path.stem for batch in loader for path in batch.paths)
+    assert scored == ["0", "1", "2", "4", "5", "6"]
 
 
 def test_broken_label_is_found_before_training(spec: DataSpec) -> None:
@@ -302,7 +330,7 @@ def test_broken_label_is_found_before_training(spec: DataSpec) -> None:
         pytest.param({"hyp": {"mosaic": 1.0}}, "lack degrees", id="hyp"),
         pytest.param({"cache": "disk"}, "cache is 'disk'", id="cache"),
         pytest.param({"split": "val"}, "no split 'val'", id="split"),
-        pytest.param({"split": "empty"}, "no pictures", id="empty"),
+        pytest.param({"split": "empty"}, "no images", id="empty"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(

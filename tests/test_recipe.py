@@ -295,7 +295,7 @@ def test_best_weights_are_scored_on_the_test_split(
     [
         ("", ""),
         ("test: images/nowhere", "images/nowhere does not exist; the split is left out"),
-        ("test: images/test", "note: the test split has no labels; it is not scored"),
+        ("test: images/test", "note: the test split has no label files; it is not scored"),
     ],
     ids=["none", "not there", "without labels"],
 )

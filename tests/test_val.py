@@ -142,8 +142,13 @@ def wrong_classes(folder: Path) -> list[str]:
     return []
 
 
-def broken_picture(folder: Path) -> list[str]:
-    (folder / "images" / "val" / "1.png").write_bytes(b"no picture")
+def broken_image(folder: Path) -> list[str]:
+    (folder / "images" / "val" / "1.png").write_bytes(b"no image")
+    return ["--strict"]
+
+
+def no_label_files(folder: Path) -> list[str]:
+    (folder / "labels").rename(folder / "elsewhere")
     return []
 
 
@@ -156,14 +161,15 @@ def class_out_of_range(folder: Path) -> list[str]:
     ("spoil", "message"),
     [
         (wrong_classes, "2 classes (red, blue)"),
-        (broken_picture, "1.png"),
+        (broken_image, "1.png"),
+        (no_label_files, "no image of val has a label file"),
         (class_out_of_range, "1.txt:1"),
         (lambda _: ["--split", "test"], "no split 'test'"),
         (lambda _: ["--conf-thres", "1.5"], "confidence threshold is 1.5"),
         (lambda _: ["--img-size", "60"], "image size is 60"),
         (lambda folder: ["--weights", str(folder / "none.pt")], "none.pt"),
     ],
-    ids=["classes", "picture", "label", "split", "confidence", "size", "weights"],
+    ids=["classes", "image", "no labels", "label", "split", "confidence", "size", "weights"],
 )
 def test_wrong_input_is_one_line_and_nothing_written(
     words: list[str],

@@ -427,9 +427,10 @@ class Decoded:
 def decoded(data: DataSpec, imgsz: int) -> Any:
     """Open the training pictures plainly."""
     from prune.data.store import gather
+    from prune.data.truth import read_truth
 
     paths = data.pictures("train")
-    return Decoded(gather(paths, classes=len(data.names), imgsz=imgsz, cache=None))
+    return Decoded(gather(paths, read_truth(paths, data.form).boxes, imgsz=imgsz, cache=None))
 
 
 def joined(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

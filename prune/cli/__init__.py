@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import cast
 
-from prune import __version__
-from prune.cli import habits, parser
+from prune import __version__, notes
+from prune.cli import console, habits, parser
 from prune.cli.parser import CommandModule, Options
 from prune.errors import PruneError
 
@@ -85,7 +85,10 @@ def module(name: str) -> CommandModule:
 
 def _run(name: str, words: Sequence[str]) -> int:
     try:
-        return module(name).run(read(name, words)) or 0
+        args = read(name, words)
+        notes.forget()
+        console.logger()  # remarks of any layer come as plain lines on stderr
+        return module(name).run(args) or 0
     except PruneError as error:
         sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
         return error.exit_code

@@ -124,7 +124,13 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="YAML", help="data set description")
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="YAML",
+        help="data set: a data.yaml, a Darknet .data file, or a folder",
+    )
+    options.strict(parser)
 
 
 def _add_out(parser: argparse.ArgumentParser, *, default: Path | None = None) -> None:
@@ -239,7 +245,7 @@ def _check(args: argparse.Namespace) -> None:
     from prune.data.check import check
     from prune.errors import DataError
 
-    report = check(args.data)
+    report = check(args.data, strict=args.strict)
     _print(args.data, report.counts, report.problems, as_json=args.json)
     fatal = [problem for problem in report.problems if problem.fatal]
     if fatal:
@@ -290,11 +296,14 @@ def _print(
 
 
 def _rows(counts: Mapping[str, Count]) -> list[list[object]]:
-    """Make a row for pictures, boxes, each class and each size, a column for each split."""
+    """Make a row for images, boxes, each class and each size, a column for each split."""
     columns = list(counts.values())
     rows: list[list[object]] = [
-        ["pictures", *(column.pictures for column in columns)],
-        ["without boxes", *(column.without_boxes for column in columns)],
+        ["images", *(column.pictures for column in columns)],
+        ["  broken", *(column.broken for column in columns)],
+        ["  without boxes", *(column.without_boxes for column in columns)],
+        ["  without label file", *(column.without_label_file for column in columns)],
+        ["  with empty one", *(column.empty_label_file for column in columns)],
         ["boxes", *(sum(column.boxes.values()) for column in columns)],
     ]
     for name in columns[0].boxes:
@@ -314,6 +323,9 @@ def _document(
             name: {
                 "pictures": count.pictures,
                 "without_boxes": count.without_boxes,
+                "without_label_file": count.without_label_file,
+                "empty_label_file": count.empty_label_file,
+                "broken": count.broken,
                 "boxes": dict(count.boxes),
                 "sizes": dict(count.sizes),
             }

@@ -114,11 +114,13 @@ def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgs
     """
     from prune import device
     from prune.data import spec
+    from prune.data.sift import sound
     from prune.score.feed import fitted
 
     paths = spec.load(args.data, splits=("train",)).pictures("train")
     apart = max(len(paths) / images, 1)
     chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
+    chosen = list(sound(chosen, where=f"{args.data}: train"))
     size = imgsz.raised(subject.net.stride)
     batch = next(iter(fitted(chosen, size, len(chosen))))
     return batch.images.to(device.choose(args.device)).float() / 255

@@ -196,9 +196,11 @@ def _pictures(args: argparse.Namespace, net: Darknet, imgsz: Size) -> list[Tenso
     if args.data is None:
         return []
     from prune.data import spec
+    from prune.data.sift import sound
     from prune.export import pictures
 
-    paths = spec.load(args.data, splits=("val",)).pictures("val")
+    paths = spec.load(args.data, splits=("val",)).pictures("val")[: 4 * pictures.COUNT]
+    paths = sound(paths, where=f"{args.data}: val")
     if args.dynamic:
         return pictures.least(paths, room=imgsz, stride=net.stride)
     return pictures.fixed(paths, shape=imgsz, batch=args.batch_size)

@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import recipe
 from prune.cli.options import as_typed
 from prune.cli.reading import class_names
+from prune.cli.resume import STARTED_IN
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +78,9 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     if narrowing is not None:
         settings = replace(settings, best_after=narrowing.done)
     judge, test = _judges(args, spec, settings, stride=stride, part=team.part, say=say)
+    for split, loader in (("train", batches), ("val", judge), ("test", test)):
+        if loader is not None:
+            say(f"{split}: {loader.truth}")
     return Job(
         source=source,
         teacher=teacher,
@@ -95,11 +100,19 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
 def _spec(args: argparse.Namespace) -> DataSpec:
     """Read the data set's description."""
     from prune.data import spec
+    from prune.data.sift import sift
 
     if args.data is None:
         raise InputError("no data set; give --data, a data.yaml as `prune data voc` writes it")
-    found = spec.load(args.data, splits=("train", "val"), optional=("test",))
+    found = spec.load(args.data, splits=("train", "val"), working=_started_in(args))
+    found = sift(found, spec.SPLITS, strict=args.strict)
     return found.as_one_class() if args.single_cls else found
+
+
+def _started_in(args: argparse.Namespace) -> Path | None:
+    """Return the folder that a resumed run was started in, None for one that starts here."""
+    found = getattr(args, STARTED_IN, None)
+    return Path(found) if found else None
 
 
 def _batches(
@@ -158,7 +171,7 @@ def _has_test(spec: DataSpec, say: Say) -> bool:
     pictures = spec.splits.get("test", ())
     labelled = any(labels.label_path(picture).is_file() for picture in pictures)
     if pictures and not labelled:
-        say("note: the test split has no labels; it is not scored")
+        say("note: the test split has no label files; it is not scored")
     return labelled
 
 

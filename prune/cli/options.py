@@ -137,9 +137,22 @@ def device(parser: argparse.ArgumentParser) -> None:
 
 
 def data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add --data, a data.yaml."""
+    """Add --data, a data.yaml or what else describes a data set."""
     parser.add_argument(
-        "--data", type=Path, required=required, metavar="YAML", help="data set description"
+        "--data",
+        type=Path,
+        required=required,
+        metavar="YAML",
+        help="data set: a data.yaml, a Darknet .data file, or a folder",
+    )
+
+
+def strict(parser: argparse.ArgumentParser) -> None:
+    """Add --strict."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at a broken image (default: broken images are left out and counted)",
     )
 
 

@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 _FREE = frozenset(
     {
         *("resume", "device", "workers", "json"),
-        *("data", "cache", "eager", "log", "no_plots", "profile"),
+        *("data", "strict", "cache", "eager", "log", "no_plots", "profile"),
     }
 )
 # What comes after the last epoch, if it is wished.
@@ -27,6 +27,8 @@ _DRAWN = (
     *("val_batch0.jpg", "profile.txt"),
 )
 PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
+# Where the run was started: paths in the data's description may be relative to it.
+STARTED_IN = "working_folder"
 
 
 def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
@@ -47,6 +49,8 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
         if name not in _FREE or name not in said:
             setattr(args, name, Path(value) if name in PATHS and value is not None else value)
     args.img_size = Size.read(args.img_size)
+    if "data" in said:
+        setattr(args, STARTED_IN, None)
     args.resume, args.hyp = last, folder / "hyp.yaml"
     if not last.is_file():
         say(f"note: {folder} has no weights yet; the run begins anew")

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     _add_network(parser)
     options.data(parser, required=False)
+    options.strict(parser)
     options.image_size(parser)
     parser.add_argument(
         "--batch-size",
@@ -134,7 +135,7 @@ def _taken_up(args: argparse.Namespace, folder: Path) -> Path:
     from prune.atomic import probe
 
     probe(folder)
-    runs.amend(folder, data=args.data.resolve())
+    runs.amend(folder, data=args.data.resolve(), **_started_in(args))
     return folder
 
 
@@ -203,7 +204,14 @@ def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:
     said = vars(args)
     paths = {name: said[name].resolve() for name in resume.PATHS if said[name] is not None}
     hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
-    runs.record(folder, {**said, **paths, "img_size": job.settings.imgsz.plain})
+    runs.record(
+        folder, {**said, **paths, **_started_in(args), "img_size": job.settings.imgsz.plain}
+    )
+
+
+def _started_in(args: argparse.Namespace) -> dict[str, object]:
+    """Return the folder that paths in the data's description may be relative to."""
+    return {resume.STARTED_IN: getattr(args, resume.STARTED_IN, None) or str(Path.cwd())}
 
 
 def _train(

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.weights(parser)
     reading.add_arguments(parser)
     options.data(parser)
+    options.strict(parser)
     options.single_class(parser)
     parser.add_argument(
         "--split",
@@ -68,10 +69,11 @@ def run(args: argparse.Namespace) -> None:
     from prune import runs
     from prune.cli import console
     from prune.data import spec as data
+    from prune.data.sift import sift
     from prune.score import plots
 
     log = console.logger()
-    spec = data.load(args.data, splits=[args.split])
+    spec = sift(data.load(args.data, splits=[args.split]), [args.split], strict=args.strict)
     if args.single_cls:
         spec = spec.as_one_class()
     runner = reading.runner(args)

@@ -27,7 +27,8 @@ class Batch(NamedTuple):
             the batch's picture.
         paths: one a picture; of a mosaic, the first picture's.
         frames: one a picture when scoring, to map boxes back; empty when training.
-        merged: as in `labels.read`, for those who read the pictures' label files when scoring.
+        truth: one per image when scoring, its label rows as its file has them, float32 [n, 5]:
+            class, cx, cy, w, h as fractions of the image; empty when training.
         fullest: boxes in the fullest image of the split when scoring; NMS must keep as many.
     """
 
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
     targets: Tensor
     paths: list[Path]
     frames: list[Frame]
-    merged: int | None = None
+    truth: Sequence[Boxes] = ()
     fullest: int = 0
 
 
@@ -98,7 +99,8 @@ def scoring_batch(
             for (_, _, original), size in zip(loaded, sizes, strict=True)
         ],
     )
-    return batch._replace(merged=pictures.merged, fullest=pictures.fullest)
+    truth = [pictures.labels[index] for index in indices]
+    return batch._replace(truth=truth, fullest=pictures.fullest)
 
 
 def assemble(

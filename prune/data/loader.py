@@ -8,6 +8,7 @@ of every batch; together they have what one would.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -18,8 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
+from prune.data.sift import sift
 from prune.data.spec import DataSpec
 from prune.data.store import Pictures, cpus, gather, original_sizes
+from prune.data.truth import Truth, expect_truth, read_truth
 from prune.data.workers import context, start_patient
 from prune.errors import DataError, PruneError
 from prune.size import Sides, Size
@@ -35,15 +38,24 @@ class Loader:
     The workers live as long as the loader. Breaking off an iteration is fine; the next one starts
     at the beginning.
 
+    Attributes:
+        truth: the labels of the split.
+
     Raises:
         DataError: while iterating, a picture that cannot be read; it is raised here, not in a
             worker, and names the file.
     """
 
     def __init__(
-        self, make: Callable[[Key], Batch], keys: Iterable[Key], *, count: int, workers: int
+        self,
+        make: Callable[[Key], Batch],
+        keys: Iterable[Key],
+        *,
+        count: int,
+        workers: int,
+        truth: Truth,
     ) -> None:
-        self.count = count
+        self.count, self.truth = count, truth
         self.workers = min(workers, cpus(), count)  # more only take each other's processor
         self._open = partial(_open, make, keys, workers=self.workers)
         self._batches = self._open()
@@ -76,12 +88,13 @@ class TrainLoader(Loader):
         hyp: Mapping[str, float],
         workers: int,
         seed: int,
+        truth: Truth,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.pictures = pictures
         self._order = _Order(len(pictures.paths), batch_size, seed, part)
         make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
-        super().__init__(make, self._order, count=len(self._order), workers=workers)
+        super().__init__(make, self._order, count=len(self._order), workers=workers, truth=truth)
 
     def set_epoch(
         self,
@@ -123,6 +136,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     seed: int = 0,
     cache: str | None = None,
     part: tuple[int, int] = (0, 1),
+    labelled: bool = True,
 ) -> TrainLoader:
     """Load a split shuffled and augmented.
 
@@ -137,10 +151,11 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         seed: fixes order and augmentation, for any number of workers.
         cache: "ram" keeps the decoded pictures in memory at the loading size.
         part: this process's number and how many share every batch.
+        labelled: whether boxes are needed; without, only the images are looked at.
 
     Raises:
-        DataError: no pictures, a broken label, a size that does not suit the network, no room for
-            the cache, fewer pictures a batch than processes.
+        DataError: no images, no boxes, a broken label, a size that does not suit the network, no
+            room for the cache, fewer images per batch than processes.
     """
     size = check_sizes(imgsz, batch_size, workers)
     if batch_size < part[1]:
@@ -157,9 +172,21 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         )
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
-    pictures = _gathered(spec, split, imgsz=size, cache=cache)
+    images = spec.pictures(split)
+    found = read_truth(images, spec.form)
+    if images and labelled:
+        expect_truth(found, images, where=spec.path, split=split)
+        if not found.count:
+            raise DataError(f"{spec.path}: {split} holds no box to learn from ({found})")
+    pictures = gather(images, found.boxes, imgsz=size, cache=cache)
     return TrainLoader(
-        pictures, batch_size=batch_size, hyp=hyp, workers=workers, seed=seed, part=part
+        pictures,
+        batch_size=batch_size,
+        hyp=hyp,
+        workers=workers,
+        seed=seed,
+        part=part,
+        truth=found,
     )
 
 
@@ -194,22 +221,26 @@ def score_loader(  # noqa: PLR0913  # as above
         DataError: no pictures, a broken label or picture header, no room for the cache.
     """
     size = check_sizes(imgsz, batch_size, workers)
-    pictures = _gathered(spec, split, imgsz=size, cache=cache)
+    images, found = split_truth(spec, split)
+    pictures = gather(images, found.boxes, imgsz=size, cache=cache)
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     keys = keys[part[0] :: part[1]]
     make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
-    return Loader(make, keys, count=len(keys), workers=workers)
+    return Loader(make, keys, count=len(keys), workers=workers, truth=found)
 
 
-def _gathered(spec: DataSpec, split: str, *, imgsz: Size, cache: str | None) -> Pictures:
-    return gather(
-        spec.pictures(split),
-        classes=len(spec.names),
-        imgsz=imgsz,
-        cache=cache,
-        merged=spec.merged,
-    )
+def split_truth(spec: DataSpec, split: str) -> tuple[tuple[Path, ...], Truth]:
+    """Return the sound images of a split and their labels, if there is something to score.
+
+    Raises:
+        DataError: there is no such split, nothing in it, or a label file that cannot be used.
+    """
+    images = sift(spec, [split]).pictures(split)
+    found = read_truth(images, spec.form)
+    if images:
+        expect_truth(found, images, where=spec.path, split=split)
+    return images, found
 
 
 def check_sizes(imgsz: Sides, batch_size: int, workers: int) -> Size:

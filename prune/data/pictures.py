@@ -1,4 +1,4 @@
-"""Picture files: which suffixes count as one, and how one is read."""
+"""Image files: which suffixes count as one, and how one is read."""
 
 from pathlib import Path
 
@@ -6,38 +6,63 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from prune.data.truncation import is_truncated
 from prune.errors import DataError
 
 Image = npt.NDArray[np.uint8]
 
 # What OpenCV's wheels decode on every platform; lower case, compared without regard to case.
+# .jfif and .mpo are JPEG files by another name.
 SUFFIXES = frozenset(
-    {".bmp", ".dib", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".tif", ".tiff", ".webp"}
+    {
+        *(".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo"),
+        *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    }
 )
+
+# Formats of images that are left out, and said to be: not every OpenCV decodes them.
+UNREAD = frozenset(
+    {
+        *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif"),
+        *(".ico", ".jxl", ".nef", ".npy", ".orf", ".pfm", ".psd", ".raf", ".raw", ".rw2"),
+        *(".svg", ".tga"),
+    }
+)
+
+# Folders in which a tool keeps copies: of macOS' archives, of Jupyter and of Synology's disks.
+COPIES = frozenset({"__MACOSX", ".ipynb_checkpoints", "@eaDir"})
 
 # OpenCV would print lines of its own beside the error raised here.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def is_picture(path: Path) -> bool:
-    """Say whether the name ends like a picture's."""
+    """Tell whether the name ends like an image's."""
     return path.suffix.lower() in SUFFIXES
 
 
-def read_image(path: Path) -> Image:
-    """Read a picture as uint8 [h, w, 3] BGR.
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is one that data sets leave out: its name begins with a dot.
 
-    As with cv2.imread, its EXIF orientation is applied, grey and 16-bit pictures become 8-bit
+    Jupyter keeps copies in .ipynb_checkpoints, macOS writes ._a.jpg beside a.jpg.
+    """
+    return name in COPIES or (name.startswith(".") and name not in (".", ".."))
+
+
+def read_image(path: Path) -> Image:
+    """Read an image as uint8 [h, w, 3] BGR.
+
+    As with cv2.imread, its EXIF orientation is applied, grey and 16-bit images become 8-bit
     colour, and an alpha channel is dropped.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or no picture.
+        DataError: the file is missing, empty, truncated, or no image.
     """
     return decode(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a picture file as it is.
+    """Read an image file as it is.
 
     Raises:
         DataError: the file is missing, empty, or cannot be read.
@@ -45,36 +70,61 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot read picture: {error.strerror}") from error
+        raise DataError(f"{path}: cannot read image: {error.strerror}") from error
     if not data:
-        raise DataError(f"{path}: picture file is empty")
+        raise DataError(f"{path}: image file is empty")
     return data
 
 
 def decode(data: bytes, path: Path) -> Image:
-    """Decode a picture's bytes to uint8 [h, w, 3] BGR; `path` is for messages.
+    """Decode an image's bytes to uint8 [h, w, 3] BGR; `path` is for messages.
 
     Raises:
-        DataError: the bytes are truncated or no picture.
+        DataError: the bytes are truncated or no image.
     """
-    if _is_truncated(data):
-        raise DataError(f"{path}: picture is truncated")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # absurd sizes in a header raise where other damage returns None
-        raise DataError(f"{path}: cannot decode picture: {error.err}") from error
-    if image is None:
-        raise DataError(f"{path}: cannot decode picture")
+    image = _decoded(data, path, cv2.IMREAD_COLOR)
     return np.asarray(image, dtype=np.uint8)
 
 
-def _is_truncated(data: bytes) -> bool:
-    """Find what older OpenCV lets through: it fills the missing part with grey.
+def expect_whole(data: bytes, path: Path) -> None:
+    """Check that an image can be decoded, in less time than decoding takes.
 
-    In a JPEG's scan data 0xFF is always followed by 0x00 or a restart marker, so the last start of
-    scan (FFDA) must have an end of image (FFD9) behind it; a thumbnail's lies before it. A PNG ends
-    with its IEND chunk.
+    Raises:
+        DataError: the bytes are truncated or no image.
     """
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
+    # libjpeg decodes a JPEG of an eighth of the size in a third of the time.
+    _decoded(data, path, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+
+
+def _decoded(data: bytes, path: Path, flags: int) -> npt.NDArray[np.uint8]:
+    if is_truncated(data):
+        raise DataError(f"{path}: image is truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # absurd sizes in a header raise where other damage returns None
+        raise DataError(f"{path}: cannot decode image: {error.err}") from error
+    if image is None:
+        raise DataError(f"{path}: cannot decode image{_content(data)}")
+    return np.asarray(image, dtype=np.uint8)
+
+
+# How files begin whose names say that they are images, and what they are.
+_CONTENTS = {
+    b"GIF8": "a GIF file",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+    b"<svg": "an SVG file",
+    b"<?xml": "an XML file",
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+    b"PK": "a ZIP archive",
+    b"%PDF": "a PDF file",
+}
+
+
+def _content(data: bytes) -> str:
+    """Tell what a file is that is no image, where its first bytes show it."""
+    if data[4:8] == b"ftyp":
+        return f": it is {data[8:12].decode('latin-1').strip().upper()}, whatever its name says"
+    found = (what for start, what in _CONTENTS.items() if data.lstrip().startswith(start))
+    what = next(found, "")
+    return f": it is {what}, whatever its name says" if what else ""

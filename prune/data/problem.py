@@ -9,6 +9,11 @@ OUTSIDE = "box outside the picture"
 DEGENERATE = "degenerate box"
 DUPLICATE = "duplicate box"
 
+# What may be wrong with an image, which is left out then.
+BROKEN = "broken image"
+MISSING = "image missing"
+UNREADABLE = "format not read"
+
 
 @dataclass(frozen=True)
 class Problem:

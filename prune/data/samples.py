@@ -8,7 +8,7 @@ from prune.data import augment
 from prune.data.labels import Boxes
 from prune.data.mosaic import mosaic
 from prune.data.pictures import Image
-from prune.data.store import Pictures, load
+from prune.data.store import Pictures, load_next
 
 WARPS = ("degrees", "translate", "scale", "shear", "perspective")
 GAINS = ("hsv_h", "hsv_s", "hsv_v")
@@ -52,10 +52,10 @@ def _composed(
     if rng.random() < hyp["mosaic"]:
         others = rng.integers(len(pictures.paths), size=3)
         x, y = (int(rng.integers(side // 2, side * 3 // 2, endpoint=True)) for side in size[::-1])
-        tiles = [load(pictures, int(i))[:2] for i in (index, *others)]
+        tiles = [load_next(pictures, int(i))[:2] for i in (index, *others)]
         image, boxes = mosaic(tiles, (x, y), size)
     else:
-        image, boxes, _ = load(pictures, index)
+        image, boxes, _ = load_next(pictures, index)
         image, boxes = augment.letterbox(image, boxes, size)
     source = (image.shape[0], image.shape[1])
     ranges = {key: hyp[key] for key in WARPS}

@@ -1,36 +1,55 @@
-"""data.yaml: which pictures belong to which split, and what the classes are called."""
+"""A data set: which images belong to which split, and what the classes are called."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
-from loguru import logger
-
-from prune.data.pictures import SUFFIXES, is_picture
-from prune.errors import DataError, InputError, unreadable
+from prune.data import bases
+from prune.data.bases import Base
+from prune.data.document import SPLITS as SPLITS  # others look for them here
+from prune.data.document import Document, read_document
+from prune.data.hints import line_to_write
+from prune.data.labels import Form
+from prune.data.layouts import read_folder
+from prune.data.listing import Listing, listing
+from prune.data.problem import MISSING, UNREADABLE, Problem
+from prune.data.rows import Keypoints
+from prune.errors import DataError, InputError
+from prune.notes import note
 
 ONE_CLASS = "object"
-SPLITS = ("train", "val", "test")
-_KNOWN = frozenset({*SPLITS, "path", "nc", "names"})
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set: the yaml it came from, the classes' names, the sorted pictures of each split.
+    """A data set.
 
-    Where all classes count as one, `merged` is how many the label files number (see labels.read).
+    Attributes:
+        path: what describes it: a data.yaml, a .data file or a folder.
+        names: of the classes.
+        splits: split -> its images, absolute and sorted.
+        merged: where all classes count as one, how many the label files number; see `labels.Form`.
+        keypoints: of the label files' rows, see `rows.Keypoints`.
+        remarks: what was left out of the splits as they were described.
     """
 
     path: Path
     names: tuple[str, ...]
     splits: Mapping[str, tuple[Path, ...]]
     merged: int | None = None
+    keypoints: Keypoints | None = None
+    remarks: tuple[Problem, ...] = field(default=())
+
+    @property
+    def form(self) -> Form:
+        """How its label files are read."""
+        return Form(len(self.names), self.merged, self.keypoints)
 
     def pictures(self, split: str) -> tuple[Path, ...]:
-        """Return a split's pictures.
+        """Return a split's images.
 
         Raises:
             DataError: the data set has no such split.
@@ -79,158 +98,167 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def load(path: Path, *, splits: Collection[str] = (), optional: Collection[str] = ()) -> DataSpec:
-    """Read a data.yaml as YOLO tools write them.
+def load(
+    path: Path,
+    *,
+    splits: Collection[str] = (),
+    optional: Collection[str] = ("test",),
+    working: Path | None = None,
+) -> DataSpec:
+    """Read a data set description as YOLO tools write it.
 
-    A split is a folder (searched with its subfolders), a glob, a .txt list of pictures, or a list
-    of these; each is relative to the yaml's own folder, or to `path:` in it, which itself is
-    relative to the yaml's folder. Lines of a list file that start with ./ are relative to the list
-    file. `names` is a list or a dictionary from number to name; `nc` may be left out. Other keys
-    are ignored with a note; `download:` is never run.
+    It is a data.yaml, a .data file of Darknet, or a folder (see layouts.py). A split is a folder
+    with its subfolders, a glob, a .txt list of images, or a list of these; bases.py says what they
+    are relative to. `names` is a list, a mapping with numbers, a text with commas or a file of
+    names; `nc` alone numbers the classes. Other keys are ignored with a note; `download:` is never
+    run.
 
     Args:
-        path: the yaml file.
-        splits: the splits that are needed; when empty, all that the file names.
-        optional: splits to read too where the file names them; without pictures they are left out
-            with a note, since published files name test pictures that nobody has.
+        path: the description.
+        splits: the splits that are needed; when empty, all that the file names but the optional.
+        optional: splits to read too where the file names them; without images they are left out
+            with a note, since published files name test images that nobody has.
+        working: the working folder in which the description was used first; None for the current.
 
     Raises:
-        DataError: the file is missing or broken, a split is missing or holds no picture, or names
+        DataError: the file is missing or broken, a split is missing or holds no image, or names
             and nc disagree.
     """
     path = Path(path)
-    document = _document(path)
-    names = _names(document, path)
-    ignored = sorted(str(key) for key in document if key not in _KNOWN)
-    if ignored:
-        logger.warning(f"{path}: ignored {', '.join(f'{key}:' for key in ignored)}")
-    wanted = splits or [name for name in SPLITS if document.get(name)]
-    if not wanted:
-        raise DataError(f"{path}: no train:, val: or test: that says where the pictures are")
-    root = path.parent / _text(document.get("path") or "", "path", path)
-    found = {name: _split(document.get(name), name, root, path) for name in wanted}
-    for name in optional:
-        if document.get(name):
+    working = (working or Path.cwd()).absolute()
+    document = read_folder(path, working) if path.is_dir() else read_document(path, working)
+    needed = list(splits) or [name for name in document.entries if name not in optional]
+    if not document.entries:
+        raise DataError(f"{path}: no train:, val: or test: that says where the images are")
+    for name in needed:
+        if name not in document.entries:
+            raise DataError(f"{path}: no split {name!r}; {_line_to_write(document, name)}")
+    further = [name for name in optional if name in document.entries and name not in needed]
+    needed = needed or further
+    base = _base(document, needed, working)
+    found = {name: _listed(document, name, base, working) for name in needed}
+    for name in further:
+        if name not in found:
             try:
-                found[name] = _split(document[name], name, root, path)
+                found[name] = _listed(document, name, base, working)
             except DataError as error:
-                logger.warning(f"{error}; the split is left out")
-    return DataSpec(path=path, names=names, splits=found)
+                note(f"{error}; the split is left out")
+    _tell_left_out(document, found)
+    return DataSpec(
+        path=path,
+        names=document.names,
+        splits={name: tuple(sorted(set(one.images))) for name, one in found.items()},
+        keypoints=document.keypoints,
+        remarks=tuple(problem for one in found.values() for problem in one.left_out),
+    )
 
 
 def load_names(path: Path) -> tuple[str, ...]:
-    """Read only the classes' names from a data.yaml; the pictures need not be there.
+    """Read only the classes' names from a description; the images need not be there.
 
     Raises:
         DataError: the file is missing or broken, or names and nc disagree.
     """
-    return _names(_document(path), path)
+    path = Path(path)
+    read = read_folder if path.is_dir() else read_document
+    return read(path, Path.cwd()).names
 
 
-def _document(path: Path) -> dict[object, object]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text file: {error.reason}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}:{line}: broken YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: broken YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: no data set description; it needs train:, val: and names:")
-    return document
-
-
-def _names(document: Mapping[object, object], path: Path) -> tuple[str, ...]:
-    given = document.get("names")
-    if isinstance(given, dict):
-        if set(given) != set(range(len(given))):
-            raise DataError(f"{path}: names must be numbered 0 to {len(given) - 1} without gaps")
-        given = [given[i] for i in range(len(given))]
-    if not isinstance(given, list) or not given:
-        raise DataError(f"{path}: names: must list the classes, e.g. names: [cat, dog]")
-    names = tuple(_name(value, path) for value in given)
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(
-                f"{path}: names: has {name!r} twice; each class needs a name of its own"
-            )
-    count = document.get("nc", len(names))
-    if count != len(names):
-        raise DataError(f"{path}: nc is {count}, but names has {len(names)} entries")
-    return names
-
-
-def _name(value: object, path: Path) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        # YAML reads a bare no, off or yes as a truth value
-        raise DataError(f"{path}: {value!r} in names: is no text; put it in quotes")
-    return str(value).strip()
-
-
-def _text(value: object, key: str, path: Path) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{path}: {key}: is {value!r}; it must be a path")
-    return value
-
-
-def _split(value: object, name: str, root: Path, path: Path) -> tuple[Path, ...]:
-    if not value:
-        raise DataError(f"{path}: no split {name!r}; add {name}: with a folder of pictures")
-    entries = value if isinstance(value, list) else [value]
-    found = {
-        picture
-        for entry in entries
-        for picture in _pictures(root / _text(entry, name, path), root, f"{path}: {name}")
-    }
-    return tuple(sorted(found))
-
-
-def _pictures(entry: Path, root: Path, where: str) -> list[Path]:
-    """List the pictures of a folder, glob, list file or single picture."""
-    if entry.is_dir():
-        found = _only_pictures(entry.rglob("*"))
-    elif entry.suffix == ".txt":
-        found = list(_listed(entry, root))
-    elif entry.is_file() and is_picture(entry):
-        found = [entry]
-    elif any(sign in str(entry) for sign in "*?["):
-        found = _only_pictures(_glob(entry))
-    else:
-        raise DataError(f"{where}: {entry} does not exist")
-    if not found:
-        raise DataError(f"{where}: no pictures in {entry} (suffixes {' '.join(sorted(SUFFIXES))})")
-    return found
-
-
-def _only_pictures(paths: Iterable[Path]) -> list[Path]:
-    # A dangling link counts too: naming it later beats leaving a picture out in silence.
-    return [path for path in paths if is_picture(path) and not path.is_dir()]
-
-
-def _glob(pattern: Path) -> Iterator[Path]:
-    anchor = Path(pattern.anchor)
-    return anchor.glob(str(pattern.relative_to(anchor)))
-
-
-def _listed(listing: Path, root: Path) -> Iterator[Path]:
-    """Yield the pictures a list file names.
+def _base(document: Document, needed: Sequence[str], working: Path) -> Base:
+    """Choose what a description's paths are relative to, and say so where it is not the usual.
 
     Raises:
-        DataError: the list cannot be read, or a line names no existing picture.
+        DataError: the images of a split that is needed are nowhere.
     """
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {listing}: {unreadable(error)}") from error
-    for number, line in enumerate(lines, start=1):
-        entry = line.strip()
-        if not entry:
-            continue
-        picture = (listing.parent if entry.startswith("./") else root) / entry
-        if not is_picture(picture) or not picture.is_file():
-            raise DataError(f"{listing}:{number}: {picture} is no picture")
-        yield picture
+    entries = [entry for name in needed for entry in document.entries[name]]
+    candidates = list(bases.of_description(document, working))
+    base = bases.choose(candidates, entries)
+    if base is None:
+        raise DataError(_nowhere(document, needed, candidates))
+    if not base.usual:
+        note(f"{document.path}: {' and '.join(needed)} are taken {base.told}")
+    elif others := _elsewhere(base, entries, working):
+        note(
+            f"{document.path}: {entries[0]} is there twice; {base.find(entries[0])} is used, "
+            f"{others} in the working folder is not"
+        )
+    return base
+
+
+def _elsewhere(base: Base, entries: Sequence[str], working: Path) -> Path | None:
+    """Return what the first entry names in the working folder, if all are there and are others."""
+    if any(Path(entry).is_absolute() for entry in entries):
+        return None
+    there, here = working / entries[0], base.find(entries[0])
+    if here is None or not all(bases.exists(working / entry) for entry in entries):
+        return None
+    return None if bases.normal(there).resolve() == here.resolve() else bases.normal(there)
+
+
+def _nowhere(document: Document, needed: Sequence[str], candidates: Sequence[Base]) -> str:
+    """Say which entry does not exist, where it was looked for, and which line would be right."""
+    entries = [(name, entry) for name in needed for entry in document.entries[name]]
+    missing = [
+        (name, entry)
+        for name, entry in entries
+        if not any(bases.exists(base.find(entry)) for base in candidates)
+    ]
+    name, entry = (missing or entries[-1:])[0]  # all are there, but not from one folder
+    places = [str(place) for base in candidates if (place := base.find(entry)) is not None]
+    looked = ", ".join(list(dict.fromkeys(places))[:3])
+    return (
+        f"{document.path}: {name}: {entry} does not exist (looked for {looked}); "
+        f"{_line_to_write(document, name)}"
+    )
+
+
+def _line_to_write(document: Document, split: str) -> str:
+    return line_to_write(document.folder, split, root=document.root)
+
+
+def _listed(document: Document, name: str, base: Base, working: Path) -> Listing:
+    """List the images of a split.
+
+    Raises:
+        DataError: an entry does not exist or holds no image.
+    """
+    where = f"{document.path}: {name}"
+    roots = [("path:" if document.root else "the file's own folder", _start(base, document))]
+    if working not in (place for _, place in roots):
+        roots.append(("the working folder", working))
+    whole = Listing([], [])
+    for entry in document.entries[name]:
+        place = base.find(entry)
+        if place is None or not bases.exists(place):
+            raise DataError(f"{where}: {entry} does not exist")
+        found = listing(place, roots, where)
+        if found.base:
+            note(f"{place}: its lines are taken {found.base}")
+        whole.images.extend(found.images)
+        whole.left_out.extend(found.left_out)
+    return whole
+
+
+def _start(base: Base, document: Document) -> Path:
+    """Return the folder that a list's lines start from: that of the entries."""
+    return base.find(".") or document.folder
+
+
+def _tell_left_out(document: Document, found: Mapping[str, Listing]) -> None:
+    """Say in one line what each split lacks of what was described."""
+    for name, one in found.items():
+        kinds = Counter((p.kind, p.path.suffix.lower()) for p in one.left_out)
+        missing = sum(count for (kind, _), count in kinds.items() if kind == MISSING)
+        if missing:
+            first = next(p for p in one.left_out if p.kind == MISSING)
+            note(
+                f"{document.path}: {name}: {missing} listed images do not exist and are left out, "
+                f"the first in {first.path}:{first.line}: {first.detail}"
+            )
+        for (kind, suffix), count in kinds.items():
+            if kind == UNREADABLE:
+                note(
+                    f"{document.path}: {name}: {count} {'file is' if count == 1 else 'files are'} "
+                    f"{suffix or 'without a suffix'}, which is not read; convert them to .jpg or "
+                    ".png"
+                )

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 
-from prune.data.spec import SPLITS
+from prune.data.document import SPLITS
 from prune.errors import DataError
 
 SHARES = (0.8, 0.1, 0.1)

@@ -12,13 +12,14 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from prune.data import labels
 from prune.data.frames import Shape, loading_size, resize
 from prune.data.labels import Boxes
 from prune.data.pictures import Image, read_image
 from prune.errors import DataError
+from prune.notes import note
 from prune.size import Sides, Size
 
+_TRIES = 10  # images in a row that may be broken
 EXIF_ORIENTATION = 0x0112  # the tag; 1 means upright
 
 
@@ -35,42 +36,51 @@ class Cache:
 class Pictures:
     """One split, ready to load: paths, labels, and the size that images are scaled to fit into.
 
-    `merged` is as in `labels.read`, `fullest` the number of boxes in the fullest image.
+    `fullest` is the number of boxes in the fullest image.
     """
 
     paths: tuple[Path, ...]
-    labels: tuple[Boxes, ...]  # each [n, 5]: class, cx, cy, w, h as shares of the picture
+    labels: tuple[Boxes, ...]  # each [n, 5]: class, cx, cy, w, h as fractions of the image
     imgsz: Size
     cache: Cache | None = None
-    merged: int | None = None
     fullest: int = 0
 
 
 def gather(
-    paths: Sequence[Path],
-    *,
-    classes: int,
-    imgsz: Sides,
-    cache: str | None,
-    merged: int | None = None,
+    paths: Sequence[Path], boxes: Sequence[Boxes], *, imgsz: Sides, cache: str | None
 ) -> Pictures:
-    """Read all labels, and with cache="ram" all pictures, up front.
-
-    `classes` and `merged` are as in `labels.read`.
+    """Join images and their labels, and with cache="ram" read all images, up front.
 
     Raises:
-        DataError: a broken label or picture, no pictures at all, or no room for the cache.
+        DataError: a broken image, no images at all, or no room for the cache.
     """
     if not paths:
-        raise DataError("no pictures in this split; `prune data check` shows what data.yaml finds")
+        raise DataError("no images in this split; `prune data check` shows what data.yaml finds")
     if cache not in (None, "ram"):
         raise DataError(f"cache is {cache!r}; it can be 'ram' or left out")
-    boxes = tuple(
-        labels.read(labels.label_path(path), classes=classes, merged=merged) for path in paths
-    )
     size = Size.of(imgsz)
     kept = fill_cache(paths, size) if cache else None
-    return Pictures(tuple(paths), boxes, size, kept, merged, fullest=max(map(len, boxes)))
+    return Pictures(tuple(paths), tuple(boxes), size, kept, max(map(len, boxes)))
+
+
+def load_next(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
+    """Load an image, or where it is broken the next one that is not; see `load`.
+
+    Images that are broken from the start were left out; this one broke since, and must not end a
+    training of days. What takes its place depends on the files alone, never on who loads it.
+
+    Raises:
+        DataError: none of the next ten can be read: then it is not the file but the disk.
+    """
+    first: DataError | None = None
+    for step in range(min(_TRIES, len(pictures.paths))):
+        try:
+            return load(pictures, (index + step) % len(pictures.paths))
+        except DataError as error:
+            first = first or error
+            note(f"{error}; another image takes its place")
+    assert first is not None
+    raise first
 
 
 def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:

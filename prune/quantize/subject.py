@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from prune.data.pictures import read_image
+from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
 from prune.quantize.parts import Parts, named, sort
@@ -51,7 +52,8 @@ class Subject:
                 f"need at least {FEWEST}, better 200 (--images; {self.spec.path} has {len(paths)} "
                 "to train on)"
             )
-        return random.Random(seed).sample(paths, min(images, len(paths)))
+        drawn = random.Random(seed).sample(paths, min(images, len(paths)))
+        return list(sound(drawn, where=f"{self.spec.path}: train"))
 
     def batches(self, paths: Sequence[Path]) -> Iterator[Array]:
         """Load pictures as they are loaded to be detected in, one by one, [1, 3, H, W] in 0..1."""

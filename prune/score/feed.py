@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from prune.data import labels
 from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
-from prune.data.loader import check_sizes, score_loader
+from prune.data.labels import Boxes
+from prune.data.loader import check_sizes, score_loader, split_truth
 from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
 from prune.score.runtime import Runner
@@ -51,14 +51,8 @@ def split_batches(
     """
     check_sizes(imgsz, batch_size, workers)
     if runner.shape:
-        paths = spec.pictures(split)
-        batches = fitted(
-            paths,
-            runner.shape,
-            batch_size,
-            merged=spec.merged,
-            fullest=_fullest(paths, spec),
-        )
+        paths, found = split_truth(spec, split)
+        batches = fitted(paths, runner.shape, batch_size, truth=found.boxes)
         return batches, -(-len(paths) // batch_size)
     loader = score_loader(
         spec,
@@ -74,30 +68,17 @@ def split_batches(
 _NO_BOXES = np.zeros((0, 5), dtype=np.float32)
 
 
-def _fullest(paths: Sequence[Path], spec: DataSpec) -> int:
-    """Count the boxes of the fullest image."""
-    each = (
-        labels.read(labels.label_path(path), classes=len(spec.names), merged=spec.merged)
-        for path in paths
-    )
-    return max(map(len, each), default=0)
-
-
 def fitted(
-    paths: Sequence[Path],
-    shape: Shape,
-    batch_size: int,
-    *,
-    merged: int | None = None,
-    fullest: int = 0,
+    paths: Sequence[Path], shape: Shape, batch_size: int, *, truth: Sequence[Boxes] = ()
 ) -> Iterator[Batch]:
     """Load batches of one height and width, which need not be a square; without targets.
 
-    `merged` and `fullest` are as in `Batch`.
+    `truth` are the images' label rows, for those who score, as in `Batch`.
     """
+    fullest = max(map(len, truth), default=0)
     for start in range(0, len(paths), batch_size):
         own = list(paths[start : start + batch_size])
         fitted = [fit(read_image(path), shape) for path in own]
         images = [(image, _NO_BOXES) for image, _ in fitted]
         batch = assemble(images, paths=own, frames=[frame for _, frame in fitted])
-        yield batch._replace(merged=merged, fullest=fullest)
+        yield batch._replace(truth=truth[start : start + batch_size], fullest=fullest)

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prune.data import labels
 from prune.data.frames import Frame
+from prune.data.labels import Boxes as LabelRows
 from prune.modes import evaluating
 from prune.score.cores import sharing
 from prune.score.frames import to_original
@@ -48,12 +47,12 @@ class Collected:
     sizes: list[int] = field(default_factory=list)  # pictures a batch
     losses: Sequence[Tensor] = ()  # of each batch, summed over its pictures, [k]
 
-    def add(self, boxes: Iterable[Tensor], batch: Batch, classes: int) -> None:
-        """Note a batch's detections, as NMS gives them, and read its truth."""
+    def add(self, boxes: Iterable[Tensor], batch: Batch) -> None:
+        """Note a batch's detections, as NMS gives them, and its truth."""
         self.sizes.append(len(batch.paths))
-        for found, path, frame in zip(boxes, batch.paths, batch.frames, strict=True):
+        for found, rows, frame in zip(boxes, batch.truth, batch.frames, strict=True):
             self.found.append(to_original(found, frame).cpu().numpy())
-            self.truth.append(_truth(path, frame, classes=classes, merged=batch.merged))
+            self.truth.append(_truth(rows, frame))
 
     def scores(self, names: Sequence[str]) -> Scores:
         """Evaluate what was collected; times are a picture."""
@@ -208,7 +207,7 @@ def _collect(
             parts: list[_Seen] = share(partial(look, limit=limit), batch.images)
             collected.forward_s += max(part.forward_s for part in parts)
             collected.nms_s += max(part.nms_s for part in parts)
-            collected.add(chain.from_iterable(part.found for part in parts), batch, classes)
+            collected.add(chain.from_iterable(part.found for part in parts), batch)
             if loss is not None:
                 maps = tuple(map(torch.cat, zip(*(part.maps for part in parts), strict=True)))
                 losses.append(loss(maps, batch.targets.to(look.device)) * len(batch.images))
@@ -217,12 +216,13 @@ def _collect(
     return collected
 
 
-def _truth(path: Path, frame: Frame, *, classes: int, merged: int | None) -> Boxes:
-    """Read a picture's label file, [n, 5] class + xyxy in pixels of the original.
+def _truth(rows: LabelRows, frame: Frame) -> Boxes:
+    """Turn label rows [n, 5] into class + xyxy in pixels of the original, [n, 5].
 
-    From the file, not from the batch's targets: what the loader did to them is not taken on trust.
+    Rows as the label file has them, not the batch's targets: what the loader did to those is not
+    taken on trust.
     """
-    rows = labels.read(labels.label_path(path), classes=classes, merged=merged).astype(np.float64)
+    rows = rows.astype(np.float64)
     size = np.array((frame.width, frame.height))
     centre, half = rows[:, 1:3] * size, rows[:, 3:5] * size / 2
     return np.concatenate((rows[:, :1], centre - half, centre + half), axis=1)

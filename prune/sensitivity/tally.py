@@ -45,7 +45,7 @@ class MapTally:
             iou=self.iou,
             max_detections=max(MAX_DETECTIONS, batch.fullest),
         )
-        self.collected.add(boxes, batch, self.classes)
+        self.collected.add(boxes, batch)
 
     def value(self) -> float:
         """See Tally."""
