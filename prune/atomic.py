@@ -9,6 +9,7 @@ from pathlib import Path
 from prune.errors import InputError, WriteError
 
 _MARK = "-part-"  # in the names of temporary files
+_LONGEST = 100  # bytes of the target's name in them; systems allow 255 for a whole name
 
 
 @contextmanager
@@ -22,12 +23,12 @@ def replacing(target: Path) -> Iterator[Path]:
         InputError: the target is a folder, or its folder cannot be made or written.
         WriteError: the system failed the block or what follows it: a full disk, a vanished folder.
     """
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder")
     try:
+        if target.is_dir():
+            raise InputError(f"cannot write {target}: it is a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.stem}{_MARK}", suffix=target.suffix, dir=target.parent
+            prefix=f".{_short(target.stem)}{_MARK}", suffix=target.suffix, dir=target.parent
         )
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}") from error
@@ -65,11 +66,14 @@ def expect_writable(target: Path) -> None:
     Raises:
         InputError: the target is a folder, or lies in what is none or cannot be written into.
     """
-    folder = next(path for path in target.absolute().parents if path.exists())
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder")
-    if not folder.is_dir():
-        raise InputError(f"cannot write {target}: {folder} is no folder")
+    try:
+        folder = next(path for path in target.absolute().parents if path.exists())
+        if target.is_dir():
+            raise InputError(f"cannot write {target}: it is a folder")
+        if not folder.is_dir():
+            raise InputError(f"cannot write {target}: {folder} is no folder")
+    except OSError as error:  # a name that is too long, a folder that is closed to us
+        raise InputError(f"cannot write {target}: {error.strerror}") from error
     probe(folder)
 
 
@@ -96,6 +100,11 @@ def write_text(target: Path, text: str) -> None:
     """
     with replacing(target) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def _short(stem: str) -> str:
+    """Shorten a name to bytes that leave room for what a temporary file's has besides."""
+    return os.fsencode(stem)[:_LONGEST].decode(errors="ignore")
 
 
 def _sync(path: Path) -> None:

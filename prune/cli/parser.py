@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
-from prune.cli import config_file, habits
+from prune.cli import config_file, habits, paths
 from prune.cli.options import with_sizes_joined
 
 _LONGEST_CHOICES = 24  # characters that all choices of an option may take in its usage
@@ -62,7 +62,7 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
     """Read a command's options; where they cannot be read, say why in one line and exit with 2.
 
     Raises:
-        InputError: the file of --config cannot be used.
+        InputError: the file of --config cannot be used, or a path that no file can have.
     """
     draft = build(name, summary, module)
     _accept_gaps(draft)
@@ -72,6 +72,7 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
         draft.error(_unknown(name, unknown[0], _option_strings(draft)))
     options = build(name, summary, module).parse_args(words, Options())
     options.typed = frozenset(vars(typed))
+    paths.expect_usable(options)
     return options
 
 

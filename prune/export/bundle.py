@@ -32,9 +32,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         InputError: there is something by that name already, or it cannot be made.
         WriteError: it cannot be moved to its place.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists already; name a new folder for the bundle")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists already; name a new folder for the bundle")
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-part-", dir=folder.parent))
     except OSError as error:
