@@ -45,7 +45,14 @@ class Decoded:
         """Say what was chosen, why, and what can be done about it."""
         other = EXP if self.decoding == SIGMOID else SIGMOID
         way = "" if self.reason == REQUESTED else f"; if that is wrong, give --decoding {other}"
-        return f"boxes decode by {self.decoding}, {self.reason}{way}"
+        return f"boxes decode by {self.decoding}{self._scale}, {self.reason}{way}"
+
+    @property
+    def _scale(self) -> str:
+        """Name the scale of centres where it is none that goes without saying."""
+        scales = [option(h, "scale_x_y", number, 1.0) for h in _yolo_heads(self.sections)]
+        odd = sorted(set(scales) - {_SCALES[self.decoding]})
+        return f" with scale_x_y={', '.join(f'{scale:g}' for scale in odd)}" if odd else ""
 
 
 def decode_as_trained(
@@ -70,11 +77,11 @@ def decode_as_trained(
             raise fault(head, "", "stands in Darknet's cfgs; read it beside .weights, not a .pt")
     plain = with_reorg_order(_with_torch_shortcuts(sections), REORG_ORDERS["torch"])
     if requested is not None:
-        return Decoded(with_decoding_of(plain, requested), requested, REQUESTED)
+        return Decoded(with_decoding_of(plain, requested, keep_scale=True), requested, REQUESTED)
     if any("new_coords" in head.options for head in _heads(sections)):
         return _as_the_cfg_says(plain)
     decoding, reason = next(rule for rule in RULES if rule[0](sections, found))[1:]
-    heeded = found.honours_scale and decoding == EXP
+    heeded = found.honours_scale
     return Decoded(with_decoding_of(plain, decoding, keep_scale=heeded), decoding, reason)
 
 
@@ -86,8 +93,7 @@ def decode_as_darknet(sections: Sequence[Section], *, requested: str | None = No
     """
     spelled = with_decoding(sections, "darknet")
     if requested is not None:
-        keep = requested == EXP
-        return Decoded(with_decoding_of(spelled, requested, keep_scale=keep), requested, REQUESTED)
+        return Decoded(with_decoding_of(spelled, requested, keep_scale=True), requested, REQUESTED)
     new = any(option(head, "new_coords", flag, 0) for head in _yolo_heads(sections))
     reason = "as its cfg has new_coords=1" if new else "as Darknet does without new_coords=1"
     return Decoded(spelled, SIGMOID if new else EXP, reason)
@@ -98,15 +104,16 @@ def with_decoding_of(
 ) -> tuple[Section, ...]:
     """Copy a cfg whose heads all decode as one of DECODINGS.
 
-    With `keep_scale` the cfg's scale_x_y counts, else that of the PyTorch code: 2 with sigmoid, 1
-    with exp.
+    The scale of centres is that of the PyTorch code: 2 with sigmoid, 1 with exp; with `keep_scale`
+    a head that means exp in the cfg keeps its own scale_x_y with exp.
     """
     changed = list(sections)
     for index in heads(sections):
         head = sections[index + 1]
         if head.kind == "yolo":
-            scale = option(head, "scale_x_y", number, _SCALES[decoding])
-            scale = scale if keep_scale else _SCALES[decoding]
+            own = keep_scale and decoding == EXP and not option(head, "new_coords", flag, 0)
+            usual = _SCALES[decoding]
+            scale = option(head, "scale_x_y", number, usual) if own else usual
             changed[index], changed[index + 1] = _spelled(changed[index], head, decoding, scale)
         elif decoding == SIGMOID:
             raise fault(head, "", "always decodes by exp; leave out --decoding")
