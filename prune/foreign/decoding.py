@@ -196,8 +196,8 @@ def _has_yolor_keys(_: Sequence[Section], found: Contents) -> bool:
     return not _YOLOR_KEYS.isdisjoint(found.keys)
 
 
-def _predates_scale(sections: Sequence[Section], _: Contents) -> bool:
-    return not any("scale_x_y" in head.options for head in _heads(sections))
+def _has_no_scale(sections: Sequence[Section], _: Contents) -> bool:
+    return all(option(head, "scale_x_y", number, 1.0) == 1.0 for head in _heads(sections))
 
 
 def _always(_: Sequence[Section], __: Contents) -> bool:
@@ -212,6 +212,6 @@ RULES: tuple[Rule, ...] = (
     (_is_yolor_class, SIGMOID, "as YOLOR's class models.models.Darknet does"),
     (_is_yolov3_class, EXP, "as the class models.Darknet of YOLOv3's code does"),
     (_has_yolor_keys, SIGMOID, "as the file has the keys of YOLOR's trainer"),
-    (_predates_scale, EXP, "as the cfg has no scale_x_y, like those of YOLOv3"),
-    (_always, SIGMOID, "as YOLOR and YOLOv4 do; neither cfg nor file says so"),
+    (_has_no_scale, EXP, "as the cfg has no scale_x_y but 1, like those of YOLOv3"),
+    (_always, SIGMOID, "as YOLOR and Scaled-YOLOv4 do; neither cfg nor file says so"),
 )
