@@ -145,7 +145,7 @@ def test_of_another_network_what_fits_is_taken_over(tmp_path: Path) -> None:
     assert {0, 1} <= same
     (note,) = done.notes
     assert note.startswith("2 of 7 layers with weights, ")
-    assert note.endswith("5 layers do not fit and start fresh (2, 3, 5, 8, 9)")
+    assert note.endswith("5 layers start fresh (2, 3, 5, 8, 9)")
     assert done.history == ()
 
 
@@ -253,3 +253,52 @@ def test_a_teacher_of_other_classes_is_refused(
     assert main(["train", "--weights", weights, "--teacher", weights, *words]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_darknet_weights_of_other_classes_than_their_cfg_are_read(
+    tmp_path: Path, classes: int
+) -> None:
+    """As Darknet's users have them: the cfg is made for the data, the weights are COCO's."""
+    before = trained(yolov3_tiny_cfg(classes=3), decoding="darknet")
+    write_darknet(before, tmp_path / "net.cfg")
+    (tmp_path / "mine.cfg").write_text(yolov3_tiny_cfg(classes=classes))
+    names = [f"class {i}" for i in range(classes)]
+    done = started(tmp_path / "net.weights", names, cfg=tmp_path / "mine.cfg")
+    for old, new in zip(head_rows(before), head_rows(done.net), strict=True):
+        torch.testing.assert_close(new[:, BOXES], old[:, BOXES])
+    assert "the numbers in the file are those of the cfg with 3 classes" in done.notes[0]
+
+
+def test_a_backbone_of_darknet_fills_the_first_layers(tmp_path: Path) -> None:
+    """What Darknet's `partial` command writes and its users start from: yolov4.conv.137."""
+    before = trained(yolov3_tiny_cfg(), decoding="darknet")
+    cfg, weights, _ = write_darknet(before, tmp_path / "net.cfg")
+    first = {name: v for name, v in before.state_dict().items() if int(name.split(".")[1]) < 5}
+    numbers = sum(value.numel() for value in first.values() if value.dim())
+    backbone = tmp_path / "net.conv.5"
+    backbone.write_bytes(weights.read_bytes()[: 20 + 4 * numbers])
+    done = started(backbone, ["red", "green", "blue"], cfg=cfg)
+    state = done.net.state_dict()
+    for name, value in first.items():
+        torch.testing.assert_close(state[name], value)
+    assert "the file ends before the cfg does, after a whole layer" in done.notes[0]
+    assert " layers start fresh (" in done.notes[1]
+    backbone.write_bytes(weights.read_bytes()[: 20 + 4 * numbers + 4])
+    with pytest.raises(CheckpointError):
+        started(backbone, ["red"], cfg=cfg)
+
+
+def test_of_a_public_network_with_other_layers_what_fits_is_taken_over(tmp_path: Path) -> None:
+    before = trained(yolor_cfg(), decoding="torch")
+    weights = save_state_dict(before, tmp_path / "net.pt")
+    other = yolor_cfg().replace("size=3\nstride=2\npad=1\nactivation=leaky", "{}")
+    other = other.format("size=5\nstride=2\npad=1\nactivation=leaky")  # of layer 5
+    (tmp_path / "other.cfg").write_text(other)
+    done = started(weights, ["red"], cfg=tmp_path / "other.cfg")
+    after, given = done.net.state_dict(), before.state_dict()
+    for layer, same in ((3, True), (5, False)):
+        name = f"module_list.{layer}.BatchNorm2d.running_mean"
+        assert after[name].equal(given[name]) == same
+    assert "whose layers are not all those of the cfg" in done.notes[0]
+    assert "1 layer starts fresh (5)" in done.notes[1]

@@ -118,7 +118,7 @@ def with_widths(sections: Sequence[Section], weights: Weights) -> tuple[Section,
         CheckpointError: a head's convolution has a width that no number of classes gives.
         CfgError: a head that no convolution feeds.
     """
-    classes = _classes(sections, weights)
+    classes = classes_of(sections, weights)
     changed = list(with_classes(sections, classes) if classes else sections)
     for index, section in enumerate(changed[1:]):
         kernel = weights.get(f"module_list.{index}.Conv2d.weight")
@@ -137,7 +137,12 @@ def _with_filters(section: Section, filters: int) -> Section:
     return with_options(section, filters=filters)
 
 
-def _classes(sections: Sequence[Section], weights: Weights) -> int | None:
+def classes_of(sections: Sequence[Section], weights: Weights) -> int | None:
+    """Read off the number of classes from the widths of the heads; None if no head is there.
+
+    Raises:
+        CheckpointError: a width that no number of classes gives, or different numbers.
+    """
     counts = {}
     for head in heads(sections):
         name = f"module_list.{head_path(sections, head)[-1]}.Conv2d.weight"

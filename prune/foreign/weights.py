@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prune.errors import CheckpointError
 from prune.foreign.epsilon import DARKNET_EPS, EPS, variances, with_our_eps
-from prune.foreign.parameters import tensors
+from prune.foreign.parameters import Shape, tensors
 from prune.models.sections import Section
 
 
@@ -28,8 +28,21 @@ def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
         CheckpointError: the file cannot be read, or holds more or fewer numbers than the cfg's.
         CfgError: the sections describe no network.
     """
+    return read_tensors(path, tensors(sections))
+
+
+def count_numbers(path: Path) -> int:
+    """Count the float32 numbers behind the header.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is none of Darknet's.
+    """
+    return int(_numbers(path).size)
+
+
+def read_tensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """Read a .weights file as tensors of these shapes, in this order; see `read_weights`."""
     numbers = _numbers(path)
-    shapes = tensors(sections)
     _check_length(numbers.size, shapes)
     state: dict[str, Tensor] = {}
     start = 0

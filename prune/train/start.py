@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.data.spec import few, reordered
-from prune.errors import CheckpointError, InputError
+from prune.errors import CfgError, CheckpointError, InputError
 from prune.foreign.parameters import tensors
+from prune.foreign.part import Part, part_of
 from prune.foreign.structure import read_cfg
-from prune.models.darknet import build
-from prune.models.sections import Section, expect_rgb, parse, with_classes, write
+from prune.models.darknet import Darknet, build
+from prune.models.image_size import image_size
+from prune.models.sections import (
+    Section,
+    expect_rgb,
+    parse,
+    with_classes,
+    with_own_reorg,
+    with_reorg_order,
+    write,
+)
 from prune.train.source import Source
 from prune.train.transfer import Transferred, class_rows, transfer
 from prune.whole import Reading, open_weights
@@ -57,9 +69,10 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
         CfgError: the cfg cannot be read.
         InputError: classes that are to be kept and are not as many as the data's.
     """
-    found, ours = _opened(start)
+    found, layers = _opened(start)
+    ours = not found.foreign
     _expect_as_many(start, found.names, names)
-    named = read_cfg(start.cfg) if start.cfg is not None and ours else None
+    named = _named(start, found) if ours else None
     other = named if named and _replaces(named, found, start) else None
     remarks = _remarks(start, found)
     if named and not other and not _same_network(named, found):
@@ -73,10 +86,10 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
     )
     net = checkpoint.network(found)
     same = len(names) == len(found.names) and all(rows.get(i) == i for i in range(len(names)))
-    if other or not same:
+    if other or not same or layers is not None:
         sections = with_classes(other or net.sections, len(names))
         expect_rgb(sections)
-        done = transfer(net, sections, rows=rows, seed=start.seed)
+        done = transfer(net, sections, rows=rows, seed=start.seed, layers=layers)
         if not done.taken:
             other_file = start.cfg or "the data's classes"
             raise CheckpointError(
@@ -96,10 +109,40 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
     )
 
 
-def _opened(start: Start) -> tuple[Checkpoint, bool]:
-    """Read the weights; say whether they are a checkpoint of ours, whose cfg is in the file."""
-    found = open_weights(start.weights, Reading(start.cfg, start.names, start.decoding))
-    return found, not found.foreign
+def _opened(start: Start) -> tuple[Checkpoint, frozenset[int] | None]:
+    """Read the weights; where they fit their cfg in part, also say which layers they are of."""
+    try:
+        return open_weights(start.weights, Reading(start.cfg, start.names, start.decoding)), None
+    except (CfgError, CheckpointError):
+        found = start.cfg and part_of(start.weights, start.cfg, decoding=start.decoding)
+        if not found:
+            raise
+    return _in_part(found, start), found.layers
+
+
+def _in_part(part: Part, start: Start) -> Checkpoint:
+    """Make a checkpoint whose layers are the file's where it has them, and drawn elsewhere."""
+    torch.manual_seed(start.seed)
+    net = Darknet(part.sections)
+    net.load_state_dict(part.weights, strict=False)
+    classes = net.heads[0].classes
+    names = start.names or part.names
+    size, notes = image_size(net)
+    found = checkpoint.capture(
+        net,
+        names=names if len(names) == classes else [str(number) for number in range(classes)],
+        imgsz=size,
+    )
+    return replace(found, foreign=True, remarks=(part.note, *notes))
+
+
+def _named(start: Start, found: Checkpoint) -> tuple[Section, ...] | None:
+    """Read the cfg that was named beside a checkpoint; its [reorg] is the checkpoint's."""
+    if start.cfg is None:
+        return None
+    orders = [s.options["order"] for s in parse(found.cfg) if "order" in s.options]
+    sections = read_cfg(start.cfg)
+    return with_reorg_order(sections, orders[0]) if orders else with_own_reorg(sections)
 
 
 def _expect_as_many(start: Start, own: Sequence[str], names: Sequence[str]) -> None:
@@ -161,8 +204,8 @@ def _taken_over(
         f"are taken over from {start.weights}"
     ]
     if done.fresh:
-        fresh_layers = [str(layer) for layer in done.fresh]
-        parts.append(f"{len(done.fresh)} layers do not fit and start fresh ({few(fresh_layers)})")
+        layers = "1 layer starts" if len(done.fresh) == 1 else f"{len(done.fresh)} layers start"
+        parts.append(f"{layers} fresh ({few([str(layer) for layer in done.fresh])})")
     if done.heads and list(own) != list(names):
         by_name = [name for i, name in enumerate(names) if i in rows]
         fresh = [name for i, name in enumerate(names) if i not in rows]

@@ -8,7 +8,7 @@ over one by one: boxes and objectness always, a class where the checkpoint has a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,12 @@ class Transferred:
 
 
 def transfer(
-    given: Darknet, sections: Sequence[Section], *, rows: Mapping[int, int], seed: int
+    given: Darknet,
+    sections: Sequence[Section],
+    *,
+    rows: Mapping[int, int],
+    seed: int,
+    layers: Container[int] | None = None,
 ) -> Transferred:
     """Build a network and take over what fits of another.
 
@@ -53,6 +58,7 @@ def transfer(
         rows: new class -> class of `given` whose row it takes; the others start fresh, predicting
             the class prior everywhere.
         seed: of the weights that start fresh.
+        layers: the layers of `given` that hold weights; None if all do.
     """
     torch.manual_seed(seed)
     net = Darknet(with_decoding_of(sections, given.sections))
@@ -61,9 +67,10 @@ def transfer(
     fresh: list[int] = []
     for layer, module in enumerate(net.module_list):
         own = module.state_dict()
-        theirs = given.module_list[layer].state_dict() if layer < len(given.module_list) else {}
         if not own:
             continue
+        held = layer < len(given.module_list) and (layers is None or layer in layers)
+        theirs = given.module_list[layer].state_dict() if held else {}
         if layer in before and layer in after:
             fits = _take_rows(own, theirs, after[layer], before[layer], rows)
         else:
