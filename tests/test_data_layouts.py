@@ -658,3 +658,32 @@ def test_an_image_in_two_splits_is_reported_and_dealt_once(
     assert convert(tmp_path, "coco", train, val, "--split", "0.7,0.3,0") == 0
     assert "two splits" not in capsys.readouterr().err
     assert sum(map(len, splits(tmp_path).values())) == 3
+
+
+def test_annotations_without_a_suffix_are_found(tmp_path: Path) -> None:
+    """Stanford Dogs; some of its files have a placeholder for a name."""
+    root = tmp_path / "set"
+    text = DOG.replace("<annotation>", "<annotation>\n\t<filename>%s</filename>")
+    for breed in ("n02085620-Chihuahua", "n02085782-Japanese_spaniel"):
+        pairs(root, f"Annotation/{breed}", f"Images/{breed}", f"{breed[:9]}_1 {breed[:9]}_2", text)
+    for path in root.glob("Annotation/*/*.xml"):
+        path.rename(path.with_suffix(""))
+    assert convert(tmp_path, "voc", root, "--split", "1,0,0") == 0
+    assert len(splits(tmp_path)["train"]) == 4
+
+
+@pytest.mark.parametrize("folder", ["images/train2017", "data", "imgs", "train_images"])
+def test_images_lie_in_folders_of_usual_names(tmp_path: Path, folder: str) -> None:
+    path = coco_set(tmp_path / "set", "annotations/train.json", f"../set/{folder}", ["a.png"])
+    picture(tmp_path / "set/images/val2017/a.png", seed=9)
+    assert convert(tmp_path, "coco", path) == 0
+    (link,) = (tmp_path / "out/d/images/train").iterdir()
+    assert link.resolve() == (tmp_path / "set" / folder / "a.png").resolve()
+
+
+def test_a_url_stands_for_a_name_that_is_not_given(tmp_path: Path) -> None:
+    path = coco_set(tmp_path, "lvis_v1_train.json", "train2017", ["1.jpg", "2.jpg"])
+    url = '"coco_url": "http://images.cocodataset.org/train2017/'
+    path.write_text(path.read_text().replace('"file_name": "', url))
+    assert convert(tmp_path, "coco", path) == 0
+    assert splits(tmp_path) == {"train": ["1.jpg", "2.jpg"]}

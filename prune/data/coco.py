@@ -189,8 +189,8 @@ def _parse(
     problems: list[Problem] = []
     pictures = _images(document, path, problems)
     boxes = _boxes(path, document, pictures, categories, problems)
-    keys = sorted(pictures, key=lambda key: text(pictures[key], "file_name", path))
-    names = [text(pictures[key], "file_name", path) for key in keys]
+    keys = sorted(pictures, key=lambda key: _name(pictures[key], path))
+    names = [_name(pictures[key], path) for key in keys]
     if not names:
         raise DataError(f"{path}: images: is empty")
     found, remarks = locate(path, names, images)
@@ -212,18 +212,24 @@ def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, E
     """
     found: dict[_Id, Entry] = {}
     for entry in entries(document, "images", path):
-        key, name = own_id(entry, path), text(entry, "file_name", path)
+        key, name = own_id(entry, path), _name(entry, path)
         if key not in found:
             found[key] = entry
             continue
         problems.append(Problem(LISTED_TWICE, path, None, name))
-        other = text(found[key], "file_name", path)
+        other = _name(found[key], path)
         if other != name:
             raise DataError(
                 f"{path}: two images have id {key}: {other} and {name}; their boxes cannot be told "
                 f"apart, so the images must be numbered anew before they are joined in one file"
             )
     return found
+
+
+def _name(entry: Entry, path: Path) -> str:
+    """Take an image's file_name; LVIS has a URL instead."""
+    has_url = "file_name" not in entry and "coco_url" in entry
+    return text(entry, "coco_url" if has_url else "file_name", path)
 
 
 def _boxes(

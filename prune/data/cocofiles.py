@@ -12,6 +12,9 @@ from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
 
+# What tools call the folder of images, beside the file or beside its folder.
+_IMAGES = (".", "images", "Images", "imgs", "img", "JPEGImages", "data")
+
 BARE_NAME = "image found by its bare name"
 
 
@@ -94,17 +97,22 @@ def _exact(root: Path, name: str, short: str) -> Path:
 
 def _places(path: Path, images: Sequence[Path]) -> list[Path]:
     """List the folders that names may be relative to, the likeliest first."""
-    parent = path.parent
-    around = (parent, parent / "images", parent.parent, parent.parent / "images")
     split = split_in(path.stem) or split_in(path.resolve().parent.name)
-    below = (".", path.stem.removeprefix("instances_"), split or ".")
-    return list(dict.fromkeys(base / name for base in images or around for name in below))
+    places = []
+    for base in images or [top / name for top in path.parents[:2] for name in _IMAGES]:
+        below = [base, base / path.stem.removeprefix("instances_")]
+        if split and base.is_dir():
+            folders = sorted(folder for folder in base.iterdir() if folder.is_dir())
+            below += [folder for folder in folders if split_in(folder.name) == split]
+        places += below
+    return list(dict.fromkeys(places))
 
 
 def _root(places: Sequence[Path], names: Sequence[str], tidy: Sequence[str]) -> Path | None:
-    """Choose the folder that has most of a hundred images, or else of all; None without any."""
+    """Choose the folder that has most of a hundred images, or of 2000; None without any."""
     everything = list(zip(names, tidy, strict=True))
-    for some in (everything[:: len(everything) // 100 + 1], everything):
+    for most in (100, 2000):
+        some = everything[:: len(everything) // most + 1]
         counts = {
             place: sum(is_file(_exact(place, name, short)) for name, short in some)
             for place in places
@@ -126,8 +134,8 @@ def _searched(
     """List the folders to look for a bare name in: with those below them, and without."""
     if images or root:
         return list(dict.fromkeys([*images, *([root] if root else [])])), []
-    around = [path.parent, path.parent.parent]
-    inside = [folder / "images" for folder in around]
+    around = list(path.parents[:2])
+    inside = [folder / name for folder in around for name in _IMAGES[1:]]
     return [folder for folder in inside if folder.is_dir()], around
 
 

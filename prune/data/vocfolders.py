@@ -80,13 +80,13 @@ def find(
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder; give one that holds XML files and images")
     if annotations or images:
-        xml = _files(annotations or folders or images, _is_xml)
+        xml = _xml(annotations or folders or images)
         found = _files(images or folders or annotations, _is_image)
         return [_source((*folders, *annotations, *images)[0], xml, found)]
     if len(folders) == 1 or any(_lists_below(folder) for folder in folders):
         return [source for folder in folders for source in _expanded(folder)]
     # Several folders without lists may be splits: their own names count as folders of the files.
-    return [_source(folders[0], _files(folders, _is_xml), _files(folders, _is_image))]
+    return [_source(folders[0], _xml(folders), _files(folders, _is_image))]
 
 
 def _expanded(folder: Path) -> list[Source]:
@@ -101,8 +101,8 @@ def _expanded(folder: Path) -> list[Source]:
     kits = [kit for place in _lists_below(folder) if (kit := _kit(place))]
     roots = {kit.root for kit in kits}
     xml, images = (
-        [file for file in _files([folder], wanted) if roots.isdisjoint(file.path.parents)]
-        for wanted in (_is_xml, _is_image)
+        [file for file in files if roots.isdisjoint(file.path.parents)]
+        for files in (_xml([folder]), _files([folder], _is_image))
     )
     return [*kits, _source(folder, xml, images)] if xml or not kits else kits
 
@@ -140,8 +140,24 @@ def _files(bases: Sequence[Path], wanted: Callable[[Path], bool]) -> list[File]:
     return list(found.values())
 
 
+def _xml(folders: Sequence[Path]) -> list[File]:
+    """List the XML files, or, where none is called so, annotations without a suffix."""
+    return _files(folders, _is_xml) or _files(folders, _is_annotation)
+
+
 def _is_xml(path: Path) -> bool:
     return path.suffix.lower() == ".xml"
+
+
+def _is_annotation(path: Path) -> bool:
+    """Tell whether a file without a suffix is an annotation: Stanford Dogs has such files."""
+    if path.suffix:
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"<annotation>" in file.read(200)
+    except OSError:
+        return False
 
 
 def _is_image(path: Path) -> bool:
