@@ -17,7 +17,15 @@ import numpy.typing as npt
 from prune.data.folders import is_file
 from prune.data.orientation import Corners, Size, orientation, swaps, turn
 from prune.data.pictures import decode, is_picture, read_bytes
-from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, OUTSIDE, Problem
+from prune.data.problem import (
+    BROKEN,
+    CLIPPED,
+    DEGENERATE,
+    DUPLICATE,
+    MISSING,
+    OUTSIDE,
+    Problem,
+)
 from prune.data.yolo import Sample
 from prune.errors import DataError
 
@@ -25,8 +33,6 @@ BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than t
 MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry
 
 # What may be wrong with an image or with the size that its annotation gives.
-BROKEN_IMAGE = "broken image"
-MISSING_IMAGE = "image missing"
 UNREADABLE = "not an image that prune reads"
 NO_SIZE = "image size missing"
 RESIZED = "image resized after it was annotated"
@@ -123,7 +129,7 @@ def _look(annotation: Annotation) -> _Look | Problem:
     """Read an image; what cannot be used is a problem."""
     report = partial(Problem, path=annotation.path)
     if not is_file(annotation.image):
-        return report(MISSING_IMAGE, detail=str(annotation.image))
+        return report(MISSING, detail=str(annotation.image))
     if not is_picture(annotation.image):
         return report(UNREADABLE, detail=annotation.image.name)
     try:
@@ -131,7 +137,7 @@ def _look(annotation: Annotation) -> _Look | Problem:
         image = decode(data, annotation.image)
     except DataError as error:
         detail = str(error).removeprefix(f"{annotation.image}: ")
-        return Problem(BROKEN_IMAGE, annotation.image, None, detail)
+        return Problem(BROKEN, annotation.image, None, detail)
     height, width = image.shape[:2]
     return _Look((width, height), orientation(data, image))
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prune.data.annotation import (
-    BROKEN_IMAGE,
-    MISSING_IMAGE,
     SWAPPED,
     UNREADABLE,
     Annotation,
     to_samples,
 )
 from prune.data.folders import identity
-from prune.data.problem import Problem
+from prune.data.problem import BROKEN, MISSING, Problem
 from prune.data.spec import SPLITS
 from prune.data.split import deal, usual_shares
 from prune.data.yolo import Sample
@@ -36,9 +34,7 @@ ALIKE = "classes with almost one name"
 NO_BOXES = "class without boxes"
 
 # What leaves an annotated image or box out because something is wrong; --strict stops at these.
-SPOILED = frozenset(
-    {BROKEN_IMAGE, BROKEN_XML, BROKEN_BOX, MISSING_IMAGE, UNREADABLE, SWAPPED, AMBIGUOUS}
-)
+SPOILED = frozenset({BROKEN, BROKEN_XML, BROKEN_BOX, MISSING, UNREADABLE, SWAPPED, AMBIGUOUS})
 
 Groups = Mapping[str, Sequence[Annotation]]  # a split, ANY or TRAINVAL -> its images
 

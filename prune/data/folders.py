@@ -4,13 +4,10 @@ import os
 import unicodedata
 from pathlib import Path
 
-from prune.data.yolo import RECORD
+from prune.data.pictures import is_hidden
 from prune.errors import DataError
 
-
-def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is an editor's or a system's own (Jupyter, macOS)."""
-    return name.startswith(".") or name == "__MACOSX"
+RECORD = "written.json"  # lies in each folder that `prune data` has written
 
 
 def as_key(name: str) -> str:
@@ -34,10 +31,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, *, written: bool = False) -> list[Path]:
     """List every file at any depth, sorted, links followed.
 
-    Left out are hidden names and the folders that `prune data` has written.
+    Args:
+        folder: the folder; hidden names below it are left out.
+        written: list what `prune data` has written there too.
 
     Raises:
         DataError: a folder cannot be read.
@@ -46,7 +45,8 @@ def files_below(folder: Path) -> list[Path]:
     seen: set[str] = set()  # of folders: a link may lead back up
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
-        if real in seen or (RECORD in names and Path(place) != folder):
+        ours = RECORD in names and Path(place) != folder and not written
+        if real in seen or ours:
             folders.clear()
             continue
         seen.add(real)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prune.data import bases
+from prune.data.folders import files_below
 from prune.data.pictures import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.errors import DataError, unreadable
@@ -40,7 +40,7 @@ def listing(entry: Path, roots: Sequence[tuple[str, Path]], where: str) -> Listi
         DataError: it names no image.
     """
     if entry.is_dir():
-        found = _sorted_out(_files(entry))
+        found = _sorted_out(files_below(entry, written=True))
     elif entry.suffix.lower() in (".txt", ".list") and not bases.is_glob(entry):
         found = _of_list(entry, roots)
     elif bases.is_glob(entry):
@@ -60,19 +60,6 @@ def _nothing(entry: Path, left_out: Sequence[Problem]) -> str:
         + (f": {others}, which is not read" if others else "")
         + f" (formats that are read: {' '.join(sorted(SUFFIXES))})"
     )
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, links followed, hidden names left out."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(place, name) for name in files if not is_hidden(name))
 
 
 def _matches(pattern: Path) -> Iterator[Path]:

@@ -8,8 +8,6 @@ from prune.data import coco, cocofiles, convert, voc
 from prune.data.annotation import (
     AS_DISPLAYED,
     AS_STORED,
-    BROKEN_IMAGE,
-    MISSING_IMAGE,
     NO_SIZE,
     RESIZED,
     SIZE_TURNED,
@@ -19,15 +17,15 @@ from prune.data.annotation import (
     WRONG_SIZE,
 )
 from prune.data.pictures import SUFFIXES
-from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, OUTSIDE, Problem
+from prune.data.problem import BROKEN, CLIPPED, DEGENERATE, DUPLICATE, MISSING, OUTSIDE, Problem
 
 _LONGEST = 160  # of a detail, in letters
 _STRICT = "; --strict stops instead"
 
 # Kind -> the sentence about so many of them; {one|many} follows the count.
 SENTENCES = {
-    BROKEN_IMAGE: "{image is|images are} broken and left out" + _STRICT,
-    MISSING_IMAGE: "{image is|images are} missing" + _STRICT,
+    BROKEN: "{image is|images are} broken and left out" + _STRICT,
+    MISSING: "{image is|images are} missing" + _STRICT,
     UNREADABLE: "{file is not an image|files are not images} that prune reads, and left out "
     f"(it reads {' '.join(sorted(SUFFIXES))}){_STRICT}",
     NO_SIZE: "{annotation does|annotations do} not give the image's size",

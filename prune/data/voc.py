@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from prune.data.annotation import MISSING_IMAGE, UNREADABLE, Annotation
+from prune.data.annotation import UNREADABLE, Annotation
 from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, convert
 from prune.data.pictures import is_picture
-from prune.data.problem import Problem
+from prune.data.problem import MISSING, Problem
 from prune.data.spec import SPLITS
 from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
@@ -107,7 +107,7 @@ def _pair(xml: File, image: File, document: Document) -> tuple[Annotation, str |
 def _without_image(xml: File, images: Sequence[File], document: Document) -> Problem:
     if images:
         return Problem(AMBIGUOUS, xml.path, None, " and ".join(str(one.path) for one in images[:2]))
-    return Problem(MISSING_IMAGE, xml.path, None, document.named or f"{xml.path.stem}.*")
+    return Problem(MISSING, xml.path, None, document.named or f"{xml.path.stem}.*")
 
 
 def _by_folders(

@@ -7,7 +7,7 @@ from os.path import commonpath
 from pathlib import Path, PurePosixPath
 
 from prune.data.folders import as_key, files_below, files_in, identity
-from prune.data.pictures import is_picture
+from prune.data.pictures import UNREAD, is_picture
 from prune.data.split import split_of
 from prune.errors import DataError
 
@@ -19,11 +19,6 @@ LISTS = (Path("ImageSets") / "Main", Path("ImageSets"))
 # Folders of images that show an answer instead of a scene.
 _MASKS = frozenset(
     {"segmentationclass", "segmentationobject", "trimaps", "masks", "mask", "pedmasks"}
-)
-
-# Image files that prune cannot read, by suffix: they are looked for so that they can be reported.
-_UNREADABLE = frozenset(
-    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jxl", ".dng", ".cr2", ".nef"}
 )
 
 ADVICE = "name the folders: --annotations DIR --images DIR"
@@ -163,7 +158,7 @@ def _is_annotation(path: Path) -> bool:
 def _is_image(path: Path) -> bool:
     """Tell whether a file is an image of a scene, readable or not."""
     is_mask = path.parent.name.lower() in _MASKS
-    return not is_mask and (is_picture(path) or path.suffix.lower() in _UNREADABLE)
+    return not is_mask and (is_picture(path) or path.suffix.lower() in UNREAD)
 
 
 def _without_folders(paths: Iterable[Path]) -> list[File]:

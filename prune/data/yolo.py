@@ -22,11 +22,11 @@ import yaml
 from loguru import logger
 
 from prune.atomic import write_text
+from prune.data.folders import RECORD
 from prune.data.labels import label_path, to_text
 from prune.data.pictures import Image
 from prune.errors import DataError, InputError
 
-RECORD = "written.json"
 _FORMAT = "prune-data/1"
 _MARK = "# Written by prune data"
 
