@@ -230,6 +230,12 @@ class Reorg(nn.Module):
         return torch.cat(phases, dim=1)
 
 
+def _across_first(x: Tensor, s: int) -> Tensor:
+    """Turn cells into channels, [N, C, H, W] -> [N, C s s, H/s, W/s], across before down."""
+    phases = [x[..., row::s, column::s] for row in range(s) for column in range(s)]
+    return torch.cat(phases, dim=1)
+
+
 class Reorg3d(nn.Module):
     """Space to channels in the order of Darknet's [reorg3d]: across first, then down."""
 
@@ -239,9 +245,7 @@ class Reorg3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, C s s, H/s, W/s]."""
-        s = self.stride
-        phases = [x[..., row::s, column::s] for row in range(s) for column in range(s)]
-        return torch.cat(phases, dim=1)
+        return _across_first(x, self.stride)
 
 
 class DarknetReorg(nn.Module):
@@ -252,9 +256,10 @@ class DarknetReorg(nn.Module):
     of two channels meet in one.
     """
 
+    traced_as = "Darknet's [reorg]"  # what a group that reaches it is told
+
     def __init__(self, stride: int = 2) -> None:
         super().__init__()
-        self.phases = Reorg3d(stride)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,8 +267,8 @@ class DarknetReorg(nn.Module):
         s = self.stride
         batch, channels, rows, columns = x.shape
         large = x.reshape(batch, channels // s**2, rows * s, columns * s)
-        out: Tensor = self.phases(large)
-        return out.reshape(batch, channels * s**2, rows // s, columns // s)
+        small = _across_first(large, s)
+        return small.reshape(batch, channels * s**2, rows // s, columns // s)
 
 
 class Implicit(nn.Module):

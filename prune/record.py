@@ -186,8 +186,8 @@ def _hooks(found: Record, keep: Collection[str]) -> Iterator[None]:
                 return
             if kind(module) and module not in found.odd:
                 _remember(found, module, args, result)
-            elif type(module).__module__.startswith("torch.nn"):
-                _label(found.labels, result.source, args, type(module).__name__)
+            elif label := _name_of_kind(module):
+                _label(found.labels, result.source, args, label)
 
     hooks = [module.register_forward_hook(note) for module in found.net.modules()]
     try:
@@ -207,6 +207,12 @@ def _remember(found: Record, module: nn.Module, args: tuple[object, ...], result
         found.odd[module] = "it runs without a batch axis"
     else:
         found.calls.append(Call(module, edge(taken[0]), result))
+
+
+def _name_of_kind(module: nn.Module) -> str:
+    """Return what to call a module that is no layer in a message; "" where its steps say more."""
+    plain = type(module).__module__.startswith("torch.nn")
+    return str(getattr(type(module), "traced_as", type(module).__name__ if plain else ""))
 
 
 def _label(labels: dict[Function, str], last: Function, args: tuple[object, ...], to: str) -> None:

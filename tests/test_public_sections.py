@@ -69,6 +69,39 @@ REORG = (
     + conv(12)
     + HEAD
 )
+TINY_V4 = (
+    conv(8, stride=2)
+    + conv(8)
+    + "[route]\nlayers=-1\ngroups=2\ngroup_id=1\n"
+    + conv(4)
+    + conv(4)
+    + "[route]\nlayers=-1,-2\n"
+    + conv(8, size=1)
+    + "[route]\nlayers=-6,-1\n[maxpool]\nsize=2\nstride=2\n"
+    + conv(12)
+    + HEAD
+)
+V7 = (
+    conv(8, stride=2)
+    + conv(4, size=1)
+    + "[route]\nlayers=-2\n"
+    + conv(4, size=1)
+    + conv(4)
+    + conv(4)
+    + "[route]\nlayers=-1,-2,-3,-5\n"  # 6: an aggregation of four
+    + conv(12, size=1)
+    + "[maxpool]\nsize=2\nstride=2\n"
+    + conv(6, size=1)
+    + "[route]\nlayers=-3\n"
+    + conv(6, size=1)
+    + conv(6, stride=2)
+    + "[route]\nlayers=-1,-4\n"  # 13: two ways down to half the size
+    + conv(8, size=1)
+    + "[maxpool]\nsize=5\nstride=1\n[route]\nlayers=-2\n[maxpool]\nsize=9\nstride=1\n"
+    + "[route]\nlayers=-4\n[maxpool]\nsize=13\nstride=1\n[route]\nlayers=-1,-3,-5,-6\n"
+    + conv(10, size=1)
+    + HEAD
+).replace("leaky", "swish")
 HALF = conv(8, stride=2) + "[route_lhalf]\nlayers=-1\n" + conv(8) + HEAD
 HALVES = HALF.replace("[route_lhalf]\n", "[route]\ngroups=2\ngroup_id=0\n")
 NETWORKS = {
@@ -78,6 +111,8 @@ NETWORKS = {
     "a product": SAM,
     "Darknet's reorg": REORG,
     "groups of a route": HALVES,
+    "blocks of yolov4-tiny": TINY_V4,
+    "blocks of yolov7, yolov7x and yolov7-tiny": V7,
 }
 
 
@@ -182,6 +217,13 @@ def test_darknets_reorg_reads_memory_as_fewer_larger_channels() -> None:
     found = DarknetReorg(2)(x.view(1, channels, rows, columns))
     assert found.shape == (1, 32, 3, 5)
     torch.testing.assert_close(found.flatten(), wanted)
+
+
+def test_what_feeds_darknets_reorg_stays_whole_and_is_told_why() -> None:
+    kept = {g.root: g.kept for g in coupled(trained(NET + REORG, decoding="darknet")) if g.kept}
+    assert kept["module_list.3.Conv2d"] == (
+        "its channels go through Darknet's [reorg], which may mix them"
+    )
 
 
 def test_reorg3d_takes_columns_before_rows() -> None:
