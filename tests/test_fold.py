@@ -167,7 +167,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 def test_a_fold_that_changes_the_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(plain: fold._Plain, layer: int) -> fold._Plain:
+    def forgetful(plain: fold.Plain, layer: int) -> fold.Plain:
         source, _ = references(plain.sections, layer)
         return plain.without(layer, instead=source)
 

@@ -60,7 +60,8 @@ def darknet_pair(folder: Path, head: str) -> tuple[Path, Path]:
     """Write a pair of Darknet files whose [net] names this size."""
     torch.manual_seed(0)
     text = tiny.CFG.format(width=32).replace("width=64\nheight=64\n", head)
-    return write_darknet(build(text), folder / "public.cfg")
+    cfg, weights, _ = write_darknet(build(text), folder / "public.cfg")
+    return cfg, weights
 
 
 def test_a_cfg_keeps_its_size_from_whole_to_darknet_and_back(

@@ -12,6 +12,7 @@ from prune.export.darknet_check import ReadBack, read_back
 from prune.export.darknet_form import darknet_form
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
+from prune.models.image_size import USUAL
 from prune.models.keys import KEYS, anything, numbers, positive
 from prune.models.sections import Section, heads, option, with_options, write
 from prune.models.windows import step, window
@@ -140,7 +141,11 @@ def _pairs(head: Section) -> int:
 
 # Keys that are always written, by kind: what they are where the cfg leaves them out.
 _SPELLED_OUT: dict[str, dict[str, Callable[[Section], object]]] = {
-    "net": {"width": lambda _: 640, "height": lambda _: 640, "channels": lambda _: 3},
+    "net": {
+        "width": lambda s: s.options.get("height", USUAL),
+        "height": lambda s: s.options.get("width", USUAL),
+        "channels": lambda _: 3,
+    },
     "convolutional": {
         "size": lambda _: 1,
         "stride": lambda s: min(step(s)),
