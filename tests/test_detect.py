@@ -214,7 +214,7 @@ def test_folder_without_images_of_its_own_is_searched(
     assert main([*words, "--source", str(tmp_path / "images"), "--nosave"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"6 boxes in {PICTURES} images"
-    assert f"itself has no images; {PICTURES} are in its sub-folders" in err
+    assert f"itself has no images; its sub-folders have {PICTURES}" in err
 
 
 def test_sub_folders_of_a_folder_with_images_are_left_out_with_a_note(

@@ -173,10 +173,21 @@ def workers(parser: argparse.ArgumentParser, *, default: int = 2) -> None:
 def thresholds(parser: argparse.ArgumentParser, *, confidence: float, iou: float) -> None:
     """Add --conf-thres and --iou-thres."""
     parser.add_argument(
-        "--conf-thres", "--conf", type=float, default=confidence, help="lowest confidence kept"
+        "--conf-thres",
+        "--conf",
+        type=float,
+        default=confidence,
+        metavar="C",
+        help=f"lowest confidence of a box that is kept (default {confidence:g})",
     )
     parser.add_argument(
-        "--iou-thres", "--iou", type=float, default=iou, help="overlap above which NMS drops a box"
+        "--iou-thres",
+        "--iou",
+        type=float,
+        default=iou,
+        metavar="IOU",
+        help="overlap with a more confident box of its class above which NMS removes a box "
+        f"(default {iou:g})",
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
@@ -139,7 +140,7 @@ def _in_folder(folder: Path) -> list[Source]:
             f"--source '{pattern}' takes them, too"
         )
     if not own:
-        logger.info(f"note: {folder} itself has no images; {len(inside)} are in its sub-folders")
+        logger.info(f"note: {folder} itself has no images; its sub-folders have {len(inside)}")
     return own or inside
 
 
@@ -245,7 +246,10 @@ def _web(source: Source) -> Reel:
     except HTTPException:  # servers of streams that speak something like HTTP
         return _stream(source)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot open {source.name}: {error}") from error
+        if isinstance(error, HTTPError):
+            error.close()  # it is the answer as well
+        why = error.reason if type(error) is URLError else error
+        raise DataError(f"cannot open {source.name}: {why}") from error
     return _stream(source) if data is None else Reel(iter([decode(data, Path(source.name))]))
 
 
