@@ -6,6 +6,7 @@ run and no code has to be kept beside it. `torch.load(path, weights_only=True)` 
 
 import hashlib
 import pickle
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -267,7 +268,8 @@ def _read(path: Path) -> object:
 
 def _not_ours(path: Path) -> str:
     return (
-        f"{path} is not a checkpoint of this project; `prune whole --weights {path}` makes one "
+        f"{path} is not a checkpoint of this project; "
+        f"`prune whole --weights {shlex.quote(str(path))}` makes one "
         "from a .pt of YOLOR or YOLOv4 or from Darknet .weights"
     )
 

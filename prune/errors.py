@@ -14,6 +14,7 @@
     └── RunError               exit 1: the input was good, the run failed
         ├── WriteError         a file that could not be written to its end: a full disk
         ├── ProofError         a pruned network that differs from the masked original
+        ├── OffTargetError     a cut that does not run in the time that was requested
         ├── ExportError        an exported file that differs from the network
         └── TrainError         a loss that is not finite, a run that cannot go on
 
@@ -85,6 +86,10 @@ class WriteError(RunError):
 
 class ProofError(RunError):
     """A pruned network whose outputs differ from the masked original's."""
+
+
+class OffTargetError(RunError):
+    """A cut whose measured time is far from what was requested or predicted; nothing is written."""
 
 
 class ExportError(RunError):

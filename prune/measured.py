@@ -1,4 +1,4 @@
-"""Scores of a checkpoint's channels, those that need pictures kept beside the checkpoint.
+"""Scores of a checkpoint's channels, those that need pictures kept in the user's cache.
 
 Gradients over some hundred pictures take a minute; the same scores serve every budget. So they lie
 in a file whose name is a hash of all they depend on.
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from prune import checkpoint, ranking
+from prune import caches, checkpoint, ranking
 from prune.criteria import CRITERIA
-from prune.errors import InputError, PlanError
+from prune.errors import InputError, PlanError, PruneError
 from prune.evidence import Evidence, gather
+from prune.progress import tracked
 from prune.pruning import Subject
 from prune.size import Size
 
@@ -72,7 +73,6 @@ def scores(
         PlanError: an unknown name, no pictures where they are needed, or broken weights.
         DataError: pictures that cannot be read.
         InputError: the data has another number of classes, or kept scores are damaged.
-        WriteError: the disk is full.
     """
     rank = partial(
         ranking.scores,
@@ -98,8 +98,12 @@ def scores(
     # A copy on its own device would cost memory for nothing.
     looks = subject.net if where in (None, own) else copy.deepcopy(subject.net).to(where)
     found = rank(evidence=evidence(looks, pictures, what, seed=seed))
-    checkpoint.write_archive(list(found), kept)
-    say(f"scores kept in {kept}")
+    try:
+        checkpoint.write_archive(list(found), kept)
+    except PruneError as error:
+        say(f"{error}; the channels are scored again next time")
+    else:
+        say(f"scores kept in {kept}")
     return found
 
 
@@ -146,7 +150,9 @@ def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evide
         return detection_loss(found, net.heads, cast(Tensor, targets), hyp=SCRATCH)[0]
 
     where = next(net.parameters()).device
-    return gather(net, _first(batches, pictures.images, where), loss, what=what)
+    number = -(-pictures.images // batch_size)
+    seen = tracked(_first(batches, pictures.images, where), "statistics", number)
+    return gather(net, seen, loss, what=what)
 
 
 def _first(
@@ -186,4 +192,4 @@ def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-    return subject.path.with_name(f"{subject.path.stem}.{name}-{code}.scores")
+    return caches.folder("scores") / f"{subject.path.stem}.{name}-{code}.scores"

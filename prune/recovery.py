@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.models.darknet import Darknet, reactivated
 from prune.plan import Plan
+from prune.progress import tracked
 from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.recover.recalibrate import recalibrate
@@ -252,22 +252,24 @@ class Prepared:
     def _row(self, step: str, net: Darknet) -> Row:
         if self._judge is None:
             return Row(step)
-        scores = self._judge(net, device=self.device)
+        scores = self._judge(net, where=self.device, name=f"scoring: {step}")
         return Row(step, map50=scores.map50, map=scores.map)
 
     def _pictures(self, path: Path) -> Pictures:
-        batches: list[Tensor] = []
+        number = -(-self.wishes.images // BATCH)
+        return Pictures(list(tracked(self._batches(path), "images", number)), self.device)
+
+    def _batches(self, path: Path) -> Iterator[Tensor]:
         missing = self.wishes.images
         epoch = 0
         while missing > 0:  # a small data set is gone through again, with other mosaics
             self._loaders[path].set_epoch(epoch)
             for batch in self._loaders[path]:
-                batches.append(batch.images[:missing])
-                missing -= len(batches[-1])
+                yield batch.images[:missing]
+                missing -= len(batch.images)
                 if missing <= 0:
                     break
             epoch += 1
-        return Pictures(batches, self.device)
 
     def _told_of(self, case: _Case, result: Checkpoint, rows: Sequence[Row]) -> Checkpoint:
         *earlier, own = result.history
@@ -356,7 +358,12 @@ def _judging(path: Path, subject: Subject) -> Callable[..., Scores]:
         stride=subject.net.stride,
         workers=0,
     )
-    return partial(score, loader=loader, names=data.names)
+
+    def judge(net: Darknet, *, where: torch.device, name: str) -> Scores:
+        batches = tracked(loader, name, len(loader))
+        return score(net, batches, data.names, device=where)
+
+    return judge
 
 
 def _opened(path: Path, subject: Subject, split: str) -> DataSpec:

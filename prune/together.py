@@ -22,6 +22,7 @@ from prune.errors import PlanError, WithinBudgetError
 from prune.graph import Group
 from prune.models.darknet import Darknet
 from prune.plan import Cut, Plan
+from prune.progress import tracked
 from prune.pruning import Subject
 from prune.selection import Selected, by_channels
 
@@ -87,18 +88,33 @@ def with_blocks(
         )
 
     gone = depth.choose(found, depth.by_number(found, number), score, again=True)
-    places = [choice.block.place for choice in gone]
-    names = {new: old for old, new in depth.skip(subject.net, places).names.items()}
-    shallow = _without(subject, [choice.block for choice in gone], called=names)
+    chosen = _narrowed(subject, [choice.block for choice in gone], narrow, judge.criterion)
+    return Trial(number, chosen, _change(subject, chosen.plan, judge))
+
+
+def with_same_blocks(
+    subject: Subject, found: Sequence[Block], before: Plan, narrow: Narrow
+) -> Selected:
+    """Cut other widths after the blocks that a plan took out; arguments as of `with_blocks`."""
+    gone = [block for block in found if set(block.layers) <= set(before.blocks)]
+    return _narrowed(subject, gone, narrow, before.criterion) if gone else narrow(subject)
+
+
+def _narrowed(subject: Subject, gone: Sequence[Block], narrow: Narrow, criterion: str) -> Selected:
+    """Take blocks out and cut widths of what is left, in the names of the whole network."""
+    names = {
+        new: old
+        for old, new in depth.skip(subject.net, [block.place for block in gone]).names.items()
+    }
+    shallow = _without(subject, gone, called=names)
     try:
         chosen = narrow(shallow)
     except WithinBudgetError:  # without the blocks the network is within the budget
-        chosen = Selected(Plan("", judge.criterion, ()), ())
+        chosen = Selected(Plan("", criterion, ()), ())
     plan = _named_as_before(subject.groups, chosen.plan, names)
-    layers = sorted(layer for choice in gone for layer in choice.block.layers)
-    plan = replace(plan, blocks=tuple(layers))
+    plan = replace(plan, blocks=tuple(sorted(layer for block in gone for layer in block.layers)))
     whole = tuple((names.get(root, root), reason) for root, reason in chosen.whole)
-    return Trial(number, Selected(plan, whole), _change(subject, plan, judge))
+    return Selected(plan, whole)
 
 
 def automatic(
@@ -111,7 +127,8 @@ def automatic(
     """
     apart = max(1, -(-len(found) // MOST_TRIED))
     trials, reasons = [], []
-    for number in range(0, len(found) + 1, apart):
+    numbers = range(0, len(found) + 1, apart)
+    for number in tracked(numbers, "numbers of blocks", len(numbers)):
         try:
             trials.append(with_blocks(subject, found, narrow, judge=judge, number=number))
         except PlanError as error:
@@ -146,12 +163,13 @@ def near(net: Darknet, pictures: Tensor) -> Darknet:
 
 
 def _change(subject: Subject, plan: Plan, judge: Judge) -> float:
-    cut = judge.recovered or partial(_bare, subject)
+    cut = judge.recovered or partial(bare, subject)
     net, original = (near(each, judge.pictures) for each in (cut(plan), subject.net))
     return _apart(original, net, judge.pictures)
 
 
-def _bare(subject: Subject, plan: Plan) -> Darknet:
+def bare(subject: Subject, plan: Plan) -> Darknet:
+    """Carry a plan out and do no more: for a look at the network, or at the clock."""
     net: Darknet = surgery.apply(subject.net, subject.groups, plan, share=True)
     places = depth.places_of(subject.net, plan.blocks)
     return depth.without(net, places) if places else net

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import shape_inference
 
-from prune.bench.profiles import PROFILERS
+from prune.bench import latency, neighbours
+from prune.bench.neighbours import Neighbours
+from prune.bench.profiles import PROFILERS, RUNS
 from prune.bench.runtimes import Opened, Setting
-from prune.bench.timing import in_turn
-from prune.latency import measure, plan
 
 
 class SyntheticMachine:
@@ -22,16 +22,26 @@ class SyntheticMachine:
 
     A convolution takes a product of its widths, rounded up to whole blocks, for each cell, in INT8
     a quarter of it; anything else what it writes.
+
+    Attributes:
+        others: cores that other processes take.
+        wait: says how many times what it computes a run, or a layer of it, takes by the wall.
+        lie: what profiles add to every layer, milliseconds.
     """
 
-    def __init__(self, *, block: int = 4, slower: float = 1.0) -> None:
-        self.block, self.slower, self.now, self.profiles = block, slower, 0.0, 0
+    def __init__(self, *, block: int = 4, slower: float = 1.0, others: float = 0.0) -> None:
+        self.block, self.slower, self.others = block, slower, others
+        self.now, self.own, self.profiles = 0.0, 0.0, 0
+        self.wait: Callable[[], float] = lambda: 1.0
+        self.lie = 0.0
 
     def install(self, patched: pytest.MonkeyPatch) -> None:
         """Take the place of ONNX Runtime where layers are timed."""
-        for module in (measure, plan):
-            patched.setattr(module, "open_model", self.opened)
-            patched.setattr(module, "in_turn", partial(in_turn, clock=lambda: self.now))
+        patched.setattr(latency, "open_model", self.opened)
+        patched.setattr(latency, "WALL", lambda: self.now)
+        patched.setattr(latency, "OWN", lambda: self.own)
+        patched.setattr(neighbours, "look", lambda: Neighbours(2, self.others))
+        patched.setattr(neighbours, "watched", lambda: nullcontext(Neighbours(2, self.others)))
         patched.setitem(PROFILERS, "onnxruntime", self.profile)
 
     def opened(self, _: str, path: Path, setting: Setting) -> Opened:
@@ -39,14 +49,18 @@ class SyntheticMachine:
         seconds = sum(self.layers(path).values()) / 1e3
 
         def run() -> None:
-            self.now += seconds
+            self.own += seconds
+            self.now += seconds * self.wait()
 
         return Opened(run, setting.shape, lambda: "float32")
 
-    def profile(self, path: Path, _: Setting) -> dict[str, float]:
+    def profile(self, path: Path, _: Setting) -> dict[str, list[float]]:
         """Say what each node takes while it is counted, which slows all of them down."""
         self.profiles += 1
-        return {name: 1.5 * ms for name, ms in self.layers(path).items()}
+        return {
+            name: [1.5 * (ms + self.lie) * self.wait() for _ in range(RUNS)]
+            for name, ms in self.layers(path).items()
+        }
 
     def layers(self, path: Path) -> dict[str, float]:
         """Give milliseconds of each node of a file."""

@@ -15,8 +15,10 @@ from prune.auto import road as roads
 from prune.auto.journal import Journal, read
 from prune.auto.road import Road, Wish, walk
 from prune.auto.verdict import conclusion, table, verdict
+from prune.bench.latency import Compared
+from prune.bench.timing import Ratio
 from prune.cli import main
-from prune.errors import InputError, StageError
+from prune.errors import InputError, OffTargetError, StageError
 from prune.size import Size
 
 DENSE_MS = 10.0
@@ -47,11 +49,10 @@ class Commands:
     """Commands that answer at once, and write down what they were asked."""
 
     def __init__(
-        self, *, faster: float = 0.8, least: float = 0.0, failing: str = "", tuned: float = 0.5
+        self, *, uncut: float = 0.8, off: float = 1.0, failing: str = "", tuned: float = 0.5
     ) -> None:
         self.said: list[list[str]] = []
-        self.faster, self.least, self.failing, self.tuned = faster, least, failing, tuned
-        self.asked = DENSE_MS
+        self.uncut, self.off, self.failing, self.tuned = uncut, off, failing, tuned
 
     def __call__(self, *words: object, **_: object) -> dict[str, object]:
         """Answer a command."""
@@ -69,10 +70,6 @@ class Commands:
         return {"max_rel_diff": 1e-6, "bytes": 1000}
 
     def _global(self, said: list[str]) -> dict[str, object]:
-        self.asked = DENSE_MS * float(said[said.index("--latency") + 1])
-        if not self.least <= self.asked < self.faster * DENSE_MS:
-            self.said.pop()
-            raise StageError("nothing to remove, or out of reach", 2)
         Path(said[said.index("--out") + 1]).write_bytes(b"cut")
         return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
 
@@ -92,9 +89,11 @@ class Commands:
     def _bench(self, said: list[str]) -> dict[str, object]:
         return {"rows": []}
 
-    def deployed_ms(self, *_: object) -> float:
-        """Take a fifth less than was asked for, as long as the cut is not deep."""
-        return self.faster * self.asked + 0.05 * (DENSE_MS - self.asked)
+    def deployed(self, _: Road, weights: Path) -> Compared:
+        """Time a cut: it takes what was asked for, times `off`; the uncut network takes `uncut`."""
+        asked = [_share(said) * self.off for said in self.of("global")]
+        ratio = asked[-1] if weights.name == "cut.pt" else self.uncut
+        return Compared(DENSE_MS, ratio * DENSE_MS, Ratio(ratio, 0.99 * ratio, 1.01 * ratio))
 
     def of(self, name: str) -> list[list[str]]:
         """List what one command was asked."""
@@ -109,121 +108,89 @@ def begun(
     folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Road:
     monkeypatch.setattr(roads, "prune", commands)
-    monkeypatch.setattr(roads, "_ms", lambda *_: DENSE_MS)
-    monkeypatch.setattr(roads, "_deployed_ms", commands.deployed_ms)
+    monkeypatch.setattr(roads, "latencies_ms", lambda files, **_: {files[0]: DENSE_MS})
+    monkeypatch.setattr(roads, "_deployed", commands.deployed)
+    monkeypatch.setattr(roads, "_compared", commands.deployed)
     journal = Journal(folder / "auto.json", {}, {})
     return Road(wish_of(folder, **changes), folder, journal, lambda _: None)
 
 
-def test_cuts_go_on_until_the_deployed_form_is_fast_enough(
+def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands()
+    commands = Commands(off=1.02)
+    road = begun(tmp_path, commands, monkeypatch)
+    walk(road)
+    (said,) = commands.of("global")
+    assert _share(said) == 0.5
+    assert "--int8" in said and said[said.index("--activation") + 1] == "relu"
+    assert "--reconstruct" in said and said[said.index("--depth") + 1] == "auto"
+    stage = road.journal.stages["cut"]
+    assert stage["tried"] == [{"asked": 0.5, "ratio": pytest.approx(0.51)}]
+    assert (stage["goal"], stage["uncut"]) == (0.5, 0.8)
+
+
+@pytest.mark.parametrize("off", [1 / 7.9, 0.6, 1.6], ids=["far too deep", "too deep", "too slow"])
+def test_a_cut_that_the_clock_does_not_confirm_is_not_trained(
+    off: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(off=off)
+    said: list[str] = []
+    road = replace(begun(tmp_path, commands, monkeypatch), say=said.append)
+    with pytest.raises(OffTargetError, match="nothing is trained"):
+        walk(road)
+    assert len(commands.of("global")) == roads.TRIES
+    assert not commands.of("train")
+    assert "cut" not in road.journal.stages, "resumed, it is cut anew"
+    assert sum("too far from the goal" in line for line in said) == roads.TRIES
+
+
+def test_a_cut_that_the_clock_confirms_the_second_time_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Settling(Commands):
+        def _global(self, said: list[str]) -> dict[str, object]:
+            self.off = 1.0 if self.of("global")[1:] else 0.2
+            return super()._global(said)
+
+    commands = Settling()
     road = begun(tmp_path, commands, monkeypatch)
     walk(road)
     tried = road.journal.stages["cut"]["tried"]
-    assert isinstance(tried, list)
-    assert tried[0] == {"asked_ms": DENSE_MS, "came_ms": 8.0}
-    assert tried[1]["asked_ms"] == 5, "the goal itself: the cut knows the form"
-    assert tried[-1]["came_ms"] == pytest.approx(5, rel=roads.NEAR)
-    for said in commands.of("global"):
-        assert "--int8" in said and said[said.index("--activation") + 1] == "relu"
-    last = commands.of("global")[-1]
-    assert "--reconstruct" in last
-    depths = [said[said.index("--depth") + 1] for said in commands.of("global")]
-    assert set(depths[1:]) == {"2"}, "the number of blocks is chosen once"
-    assert depths[0] == "auto"
-    assert "--reconstruct" in commands.of("global")[0], "what may leave shows after recovery"
-    assert all("--reconstruct" not in said for said in commands.of("global")[1:-1])
+    assert tried == [{"asked": 0.5, "ratio": 0.1}, {"asked": 0.5, "ratio": 0.5}]
+    assert commands.of("train")
 
 
-def test_a_cut_that_came_at_once_is_the_last_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wish", "uncut", "asked"),
+    [
+        ({"latency": 4.0, "is_share": False}, 0.8, 0.4),
+        ({"latency": 12.0, "is_share": False}, 1.5, 0.97),
+        ({"latency": 0.75}, 0.774, 0.75),
+    ],
+    ids=["milliseconds", "a form slower than the dense network", "nearly fast enough"],
+)
+def test_goals_become_a_ratio_below_what_the_uncut_network_takes(
+    wish: dict[str, object],
+    uncut: float,
+    asked: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    commands = Commands()
-    road = begun(tmp_path, commands, monkeypatch)
-    starting = iter([8.0])
-    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(starting, commands.asked))
+    commands = Commands(uncut=uncut)
+    walk(begun(tmp_path, commands, monkeypatch, **wish))
+    assert _share(commands.of("global")[0]) == pytest.approx(asked, abs=1e-3)
+
+
+def test_stages_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    road = replace(begun(tmp_path, Commands(), monkeypatch), say=said.append)
     walk(road)
-    first, final = commands.of("global")
-    assert _share(first) == _share(final)
-    assert final[final.index("--depth") + 1] == "2"
-    assert "--reconstruct" in final
-
-
-def test_no_more_is_asked_for_than_the_uncut_network_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every cut comes out too fast, and a milder one is none."""
-    commands = Commands()
-    road = begun(tmp_path, commands, monkeypatch, latency=0.75)
+    assert [line for line in said if line.startswith("stage")] == [
+        f"stage {i} of 7: {name}" for i, name in enumerate(roads.STAGES, start=1)
+    ]
     walk(road)
-    asked = [_share(said) for said in commands.of("global")]
-    assert asked == pytest.approx([0.75, 0.776, 0.776]), "two tries, and the final cut"
-    assert list(road.journal.stages) == list(roads.STAGES)
-
-
-def test_where_no_cut_is_deeper_the_last_one_has_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cuts come out slower than they were asked to be, and those below 4.9 ms cannot be made."""
-    commands = Commands(faster=1.0, least=4.9)
-    road = begun(tmp_path, commands, monkeypatch)
-    walk(road)
-    asked = [_share(said) for said in commands.of("global")]
-    assert asked == pytest.approx([0.5, 0.5]), "one in between was refused"
-    assert "--reconstruct" in commands.of("global")[-1]
-    assert list(road.journal.stages) == list(roads.STAGES)
-
-
-class Stubborn(Commands):
-    """Cuts hardly become faster, whatever they are asked for."""
-
-    def deployed_ms(self, *_: object) -> float:
-        """Take by its fifth root what was asked for: 5 ms where it was 2.5."""
-        return 10.0 if self.asked == DENSE_MS else 5 * (self.asked / 2.5) ** 0.2
-
-
-@pytest.mark.parametrize("least", [0.0, 3.2], ids=["any cut can be made", "no deeper one"])
-def test_of_cuts_that_all_miss_the_nearest_is_made(
-    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After five tries the goal is not reached, and a sixth share has not been tried."""
-    commands = Stubborn(faster=1.0, least=least)
-    road = begun(tmp_path, commands, monkeypatch)
-    walk(road)
-    *tries, final = commands.of("global")
-    assert len(tries) == roads.TRIES
-    assert _share(final) == min(map(_share, tries)), "all are too slow"
-    assert "--reconstruct" in final
-    tried = road.journal.stages["cut"]["tried"]
-    assert isinstance(tried, list)
-    asked = [DENSE_MS * _share(said) for said in tries]
-    assert [one["asked_ms"] for one in tried[1:]] == pytest.approx(asked, abs=1e-3)
-
-
-def test_a_cut_that_is_fast_enough_is_nearer_than_one_that_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands = Commands(faster=1.0)
-    road = begun(tmp_path, commands, monkeypatch)
-    came = iter([10.0, 5.3, 4.6, 5.2, 4.5, 5.25])
-    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(came))
-    walk(road)
-    *tries, final = commands.of("global")
-    assert _share(final) == _share(tries[1])
-
-
-def test_milliseconds_of_a_form_slower_than_the_dense_network_are_asked_for_as_a_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands = Commands(faster=1.0)
-    road = begun(tmp_path, commands, monkeypatch, latency=12.0, is_share=False)
-    came = iter([15.0])
-    monkeypatch.setattr(roads, "_deployed_ms", lambda *_: next(came, 1.5 * commands.asked))
-    walk(road)
-    shares = [_share(said) for said in commands.of("global")]
-    assert 0 < min(shares) <= max(shares) < 1
+    assert said[-1] == "stage 7 of 7: bench was done before"
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +274,7 @@ def test_int8_may_take_what_the_fine_tuned_network_has_left(
     assert float(said[said.index("--max-drop") + 1]) == pytest.approx(drop)
 
 
-def finished(*rows: tuple[str, float, float], goal: float = 5.0) -> Journal:
+def finished(*rows: tuple[str, float, float], goal: float = 0.5) -> Journal:
     """Make a journal whose bench found these: file, mAP, ms."""
     found: list[Mapping[str, object]] = [
         {
@@ -316,11 +283,15 @@ def finished(*rows: tuple[str, float, float], goal: float = 5.0) -> Journal:
             "precision": "float32",
             "map": map_,
             "median_ms": ms,
+            "ratio_to_first": ms / rows[0][2],
+            "ratio_low": 0.99 * ms / rows[0][2],
+            "ratio_high": 1.01 * ms / rows[0][2],
             "bytes": 1,
         }
         for file, map_, ms in rows
     ]
-    return Journal(Path("auto.json"), {}, {"cut": {"goal_ms": goal}, "bench": {"rows": found}})
+    cut: dict[str, object] = {"goal": goal, "macs": {}}
+    return Journal(Path("auto.json"), {}, {"cut": cut, "bench": {"rows": found}})
 
 
 @pytest.mark.parametrize(
@@ -348,7 +319,34 @@ def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
     found = verdict(finished(*rows), max_drop=1.0)
     assert (found.best.file, found.best.ms) == ("d", 4)
     assert found.good_enough and not found.fast_enough and not found.held
-    assert "no pruned file that holds the score comes down to the 5.00 ms" in conclusion(found)
+    assert "no pruned file that holds the score comes down to 0.5 of" in conclusion(found)
+
+
+def test_a_file_far_faster_than_asked_for_is_no_success() -> None:
+    """Asked for 0.4, the cut is 7.9 times as fast: far more was cut than had to be."""
+    found = verdict(finished(("d", 0.5, 10), ("p", 0.495, 10 / 7.9), goal=0.4), max_drop=1.0)
+    assert found.fast_enough and not found.held
+    assert "more was cut than had to be" in conclusion(found)
+
+
+def test_a_network_that_int8_alone_makes_fast_is_a_success() -> None:
+    journal = finished(("d", 0.5, 10), ("p", 0.495, 2), goal=0.8)
+    journal.stages["cut"] = {"goal": 0.8, "tried": []}
+    assert verdict(journal, max_drop=1.0).held
+
+
+def test_ratios_measured_for_a_busy_machine_count() -> None:
+    journal = finished(("d", 0.5, 10), ("p", 0.495, 8), goal=0.5)
+    assert not verdict(journal, max_drop=1.0).held
+    journal.stages["bench"]["ratios"] = {"p": {"middle": 0.5, "low": 0.49, "high": 0.51}}
+    assert verdict(journal, max_drop=1.0).held
+
+
+def test_a_run_of_an_older_version_is_judged_by_its_milliseconds() -> None:
+    journal = finished(("d", 0.5, 10), ("p", 0.495, 4.9))
+    journal.stages["cut"] = {"goal_ms": 5.0}
+    journal.stages["dense"] = {"ms": 10.0}
+    assert verdict(journal, max_drop=1.0).goal == 0.5
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
@@ -20,6 +21,7 @@ from shipped import CFGS, narrow
 from torch import Tensor
 
 from prune import checkpoint, surgery
+from prune.bench.latency import File, timed_files
 from prune.bench.runtimes import Setting
 from prune.costs import costs
 from prune.coupling import coupled
@@ -172,6 +174,14 @@ def _expect_widths_of_cuts(net: Darknet, *, deployed: Callable[[Darknet], Darkne
         wide_in, wide_out = found.of(left)
         np.testing.assert_allclose(wide_in, [layer.channels_in for layer in layers])
         np.testing.assert_allclose(wide_out, [layer.channels_out for layer in layers])
+
+
+def _samples(net: Darknet, setting: Setting, *, form: Form = FLOAT) -> list[Sample]:
+    """Sample a network timed in turn with itself, as it is, which says what that takes."""
+    with TemporaryDirectory() as folder:
+        path = FLOAT.write(FLOAT.network(net), Path(folder) / "net.onnx", imgsz=setting.imgsz)
+        beside = File("onnxruntime", path, setting)
+        return sampled(net, form=form, beside=beside, beside_ms=timed_files([beside]).ms())
 
 
 def test_what_cannot_be_folded_is_timed_and_constants_are_not() -> None:
@@ -404,7 +414,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
         cut = surgery.apply(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
         ms = total_ms(table, timed(folded(cut), setting.imgsz))
         assert float(model.ms(kept)) == pytest.approx(ms)
-        whole_ms = sum(sample.ms for sample in sampled(cut, form=FLOAT, setting=setting))
+        whole_ms = sum(sample.ms for sample in _samples(cut, setting))
         assert ms == pytest.approx(whole_ms, rel=0.1)
 
 
@@ -436,7 +446,7 @@ def test_layers_add_up_to_what_the_whole_network_takes(
     machine.install(monkeypatch)
     net = build(tiny.CFG.format(width=32))
     setting = Setting(1, (64, 128))
-    samples = sampled(net, form=FLOAT, setting=setting)
+    samples = _samples(net, setting)
     layers = machine.layers(draft(folded(net), tmp_path / "net.onnx", imgsz=setting.imgsz))
     assert sum(sample.ms for sample in samples) == pytest.approx(sum(layers.values()))
     third = sum(ms for name, ms in layers.items() if "module_list.2/" in name)
@@ -446,8 +456,8 @@ def test_layers_add_up_to_what_the_whole_network_takes(
 def test_layers_are_timed_as_they_are_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
     SyntheticMachine().install(monkeypatch)
     net, setting = build(tiny.CFG.format(width=32)), Setting(1, (64, 128))
-    floating = sampled(net, form=FLOAT, setting=setting)
-    samples = sampled(net, form=Form("onnxruntime", "relu", int8=True), setting=setting)
+    floating = _samples(net, setting)
+    samples = _samples(net, setting, form=Form("onnxruntime", "relu", int8=True))
     assert "activation=relu" in samples[2].kind
     assert samples[2].ms < 0.5 * floating[2].ms, "in INT8"
     assert samples[0].ms > 0.5 * floating[0].ms, "what reads the picture stays in float"

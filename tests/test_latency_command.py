@@ -16,8 +16,7 @@ from prune import checkpoint
 from prune.bench import runtimes
 from prune.cli import main
 from prune.costs import is_depthwise
-from prune.errors import RunError
-from prune.latency import measure, plan, table
+from prune.latency import approach, measure, table
 from prune.latency.form import Form
 
 Capture = pytest.CaptureFixture[str]
@@ -101,7 +100,7 @@ def test_the_written_network_takes_what_was_predicted(
     assert found["after_ms"] == pytest.approx(after)
     assert found["ratio"] == pytest.approx(after / before)
     assert found["limit_ms"] == pytest.approx(share * before)
-    assert found["predicted_ms"] <= found["limit_ms"]
+    assert found["ratio"] <= (1 + approach.NEAR) * share
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
     assert found["predicted_ms"] > 0.8 * found["limit_ms"], "no more goes than has to"
     assert found["threads"] == 1
@@ -147,18 +146,20 @@ def test_milliseconds_are_a_budget_too(
 
 def test_the_report_says_both_times(known: SyntheticMachine, dense: Path, capsys: Capture) -> None:
     assert main(_global(dense, "--latency", 0.7, "--dry-run")) == 0
-    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("latency"))
-    number = r"(\d+\.\d\d)"
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("latency"))
+    number = r"(\d+\.\d+)"
     found = re.fullmatch(
-        rf"latency  {number} -> {number} ms measured \((-\d+) %\), {number} predicted, "
-        rf"{number} allowed; onnxruntime, 1 thread",
-        line,
+        rf"latency  {number} -> {number} ms measured, ratio {number} \({number} to {number}\)"
+        rf"         {number} predicted, 0.7 requested; onnxruntime, 1 thread",
+        lines[first] + lines[first + 1],
     )
     assert found is not None
-    before, after, change, predicted, limit = map(float, found.groups())
-    assert change == pytest.approx(100 * (after / before - 1), abs=2)
-    assert after == pytest.approx(predicted, rel=0.15)
-    assert predicted <= limit == pytest.approx(0.7 * before, abs=0.01)
+    before, after, ratio, low, high, predicted = map(float, found.groups())
+    assert after == pytest.approx(ratio * before, abs=0.02)
+    assert low <= ratio <= high
+    assert ratio == pytest.approx(predicted, rel=0.15)
+    assert all(len(line) <= 80 for line in lines[first : first + 2])
 
 
 def test_a_budget_is_met_in_the_form_that_is_deployed(
@@ -194,15 +195,16 @@ def test_a_grouped_convolution_may_come_down_to_one_channel_a_share(
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
 
 
-def test_what_fails_on_the_clock_in_the_end_has_been_written(
-    known: SyntheticMachine, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_the_clock_does_not_confirm_is_not_written(
+    known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    def failing(*_: object) -> None:
-        raise RunError("no clock")
-
-    monkeypatch.setattr(plan, "compared", failing)
-    assert main(_global(dense, "--latency", 0.7)) == 1
-    assert checkpoint.load(tmp_path / "out.pt").history
+    """Layers take twenty times as long as the table knows; so cuts miss, whatever is measured."""
+    known.lie = 20.0
+    (tmp_path / "cache").unlink()
+    assert main(_global(dense, "--latency", 0.4)) == 1
+    err = capsys.readouterr().err
+    assert "far from its prediction again" in err
+    assert not (tmp_path / "out.pt").exists()
 
 
 def test_layers_are_measured_once_for_each_picture_size(
@@ -289,7 +291,6 @@ def test_wrong_use_is_one_line(
 ) -> None:
     words, message = WRONG[wrong]
     monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
-    monkeypatch.setattr(plan, "machine", lambda _: _Idle)
     before = sorted(tmp_path.rglob("*"))
     try:
         status = main(_global(dense, *words))
@@ -302,10 +303,6 @@ def test_wrong_use_is_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-class _Idle:
-    busy = False
-
-
 def test_a_damaged_table_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
 ) -> None:
@@ -313,7 +310,6 @@ def test_a_damaged_table_is_one_line(
     path = table.place(Form("onnxruntime"), threads=1)
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    monkeypatch.setattr(plan, "machine", lambda _: _Idle)
     assert main(_global(dense, "--latency", 0.5)) == 2
     err = capsys.readouterr().err
     assert "is damaged" in err and "remove it to measure anew" in err

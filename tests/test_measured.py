@@ -13,7 +13,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import measured, ranking, surgery
+from prune import caches, measured, ranking, surgery
 from prune.criteria import FROM_PICTURES
 from prune.data import loader, spec
 from prune.data.spec import DataSpec
@@ -46,7 +46,9 @@ def _same(first: Scores, second: Scores) -> bool:
 
 
 def _files(subject: Subject) -> list[Path]:
-    return sorted(subject.path.parent.glob("*.scores"))
+    """List what was kept: in the cache, and never beside the checkpoint."""
+    assert not list(subject.path.parent.glob("*.scores"))
+    return sorted(caches.folder("scores").glob("*.scores"))
 
 
 def test_weights_are_ranked_without_pictures_or_files(subject: Subject) -> None:
@@ -120,6 +122,17 @@ def test_a_second_call_reads_what_the_first_kept(
     again = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
     assert _same(first, again)
     assert said == [f"scores kept in {kept}", f"scores from {kept}"]
+
+
+def test_without_a_place_to_keep_scores_the_command_goes_on(
+    subject: Subject, data: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    said: list[str] = []
+    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
+    assert scores(subject, criterion="activation", pictures=pictures, say=said.append)
+    assert said[-1].endswith("the channels are scored again next time")
 
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 300])

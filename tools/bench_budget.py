@@ -95,7 +95,7 @@ def _cut(args: argparse.Namespace, bench: Bench, budget: str, share: float, *wor
 def timed(files: Sequence[Path], clock: Clock, rounds: int) -> Times:
     """Time checkpoints as they are deployed, in turn, [rounds, files]."""
     nets = [checkpoint.network(checkpoint.load(file)) for file in files]
-    return timed_in_turn([(net, clock.form) for net in nets], clock.setting, rounds=rounds)
+    return timed_in_turn([(net, clock.form) for net in nets], clock.setting, rounds=rounds).times
 
 
 def measured(files: Mapping[str, Path], bench: Bench, clock: Clock, rounds: int) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def prune(*words: object, allow: Sequence[int] = (0, MISSED)) -> dict[str, objec
         StageError: it failed otherwise.
     """
     said = [*map(str, words), "--json"]
-    sys.stderr.write(f"prune: {' '.join(said)}\n")
+    sys.stderr.write(f"prune: {shlex.join(['prune', *said])}\n")
     sys.stderr.flush()
     with subprocess.Popen(
         [sys.executable, "-m", "prune", *said], stdout=subprocess.PIPE, text=True

@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import cast
 
 from prune.auto.journal import Journal
+from prune.bench.timing import Ratio
+from prune.latency.approach import AMISS
 
 _CLOCK = 1.05  # times the goal that still count as reached: it is measured anew, on another minute
 
 
 @dataclass(frozen=True)
 class Row:
-    """A file in a runtime: mAP@.5:.95 in 0..1, milliseconds, bytes; as `prune bench` found them."""
+    """A file in a runtime: mAP@.5:.95 in 0..1, milliseconds, bytes; as `prune bench` found them.
+
+    `ratio` is to the first row's time, round by round.
+    """
 
     file: str
     runtime: str
     precision: str
     map: float
     ms: float
+    ratio: Ratio
     bytes: int
 
 
@@ -33,46 +39,77 @@ class Verdict:
         best: the fastest that loses no more than is allowed; the dense one where none does.
         good_enough: whether a pruned file holds the score.
         fast_enough: whether one that does takes no longer than the goal, in whichever runtime.
-        goal_ms: what was asked for.
+        too_deep: the file of the cut, in the runtime it was cut for, where it is so much faster
+            than the goal that more was cut than was asked for; None where it is not.
+        goal: what was asked for, of the dense file's time in the runtime that was asked for.
     """
 
     rows: tuple[Row, ...]
     best: Row
     fast_enough: bool
     good_enough: bool
-    goal_ms: float
+    too_deep: Row | None
+    goal: float
 
     @property
     def held(self) -> bool:
         """Tell whether everything that was asked for holds, of one file: the fast is a good one."""
-        return self.fast_enough
+        return self.fast_enough and self.too_deep is None
 
 
 def verdict(journal: Journal, *, max_drop: float) -> Verdict:
     """Judge a finished run; `max_drop` is in points (hundredths) of mAP@.5:.95."""
     found = cast("Sequence[Mapping[str, object]]", journal.stages["bench"]["rows"])
-    rows = tuple(
-        Row(
-            file=str(row["file"]),
-            runtime=str(row["runtime"]),
-            precision=str(row["precision"]),
-            map=float(cast(float, row["map"])),
-            ms=float(cast(float, row["median_ms"])),
-            bytes=int(cast(int, row["bytes"])),
-        )
-        for row in found
-    )
+    rows = tuple(_row(row, journal) for row in found)
     dense = rows[0]
-    goal = float(cast(float, journal.stages["cut"]["goal_ms"]))
+    goal = _goal(journal)
     good = [row for row in rows if row.map >= dense.map - max_drop / 100]
     pruned = [row for row in good if row.file != dense.file]
     return Verdict(
         rows,
         best=min(good, key=lambda row: row.ms),
-        fast_enough=any(row.ms <= _CLOCK * goal for row in pruned),
+        fast_enough=any(row.ratio.low <= _CLOCK * goal for row in pruned),
         good_enough=bool(pruned),
-        goal_ms=goal,
+        too_deep=_too_deep(rows, journal, goal),
+        goal=goal,
     )
+
+
+def _row(found: Mapping[str, object], journal: Journal) -> Row:
+    """Read a row of the bench; its ratio is the one that was measured for a busy machine, too."""
+    said = {"middle": "ratio_to_first", "low": "ratio_low", "high": "ratio_high"}
+    ratio = {name: found[column] for name, column in said.items()}
+    first = cast("Sequence[Mapping[str, object]]", journal.stages["bench"]["rows"])[0]
+    if found["runtime"] == first["runtime"]:
+        measured = cast(
+            "Mapping[str, dict[str, object]]", journal.stages["bench"].get("ratios", {})
+        )
+        ratio = measured.get(str(found["file"]), ratio)
+    return Row(
+        file=str(found["file"]),
+        runtime=str(found["runtime"]),
+        precision=str(found["precision"]),
+        map=float(cast(float, found["map"])),
+        ms=float(cast(float, found["median_ms"])),
+        bytes=int(cast(int, found["bytes"])),
+        ratio=Ratio(*(float(cast(float, ratio[name])) for name in said)),
+    )
+
+
+def _goal(journal: Journal) -> float:
+    """Return the fraction of the dense file's time; older runs wrote milliseconds down."""
+    cut = journal.stages["cut"]
+    if "goal" in cut:
+        return float(cast(float, cut["goal"]))
+    return float(cast(float, cut["goal_ms"])) / float(cast(float, journal.stages["dense"]["ms"]))
+
+
+def _too_deep(rows: Sequence[Row], journal: Journal, goal: float) -> Row | None:
+    """Find the last file made of the cut where it is far faster than the goal, if one was cut."""
+    own = [row for row in rows if row.runtime == rows[0].runtime and row.file != rows[0].file]
+    if not own or "macs" not in journal.stages["cut"]:
+        return None
+    return own[-1] if own[-1].ratio.high < goal / AMISS else None
 
 
 def table(found: Verdict) -> str:
@@ -102,6 +139,11 @@ def conclusion(found: Verdict) -> str:
     if not found.good_enough:
         return f"{said}; no pruned file holds the score: allow more time, more epochs or --max-drop"
     if not found.fast_enough:
-        goal = f"the {found.goal_ms:.2f} ms that were asked for"
+        goal = f"{found.goal:.3g} of the dense file's time, which was asked for"
         return f"{said}; no pruned file that holds the score comes down to {goal}"
+    if found.too_deep is not None:
+        return (
+            f"{said}; {found.too_deep.file} takes {found.too_deep.ratio} of the dense file's "
+            f"time, though {found.goal:.3g} was asked for: more was cut than had to be"
+        )
     return said

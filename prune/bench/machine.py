@@ -30,11 +30,6 @@ class Machine:
     system: str
     versions: dict[str, str]
 
-    @property
-    def busy(self) -> bool:
-        """Tell whether others want more than a quarter of the cores."""
-        return self.load is not None and self.load > self.cores / 4
-
 
 def machine(runtimes: Sequence[str]) -> Machine:
     """Describe this machine and the named runtimes."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+
+import numpy as np
 
 from prune.bench.runtimes import (
     Setting,
@@ -27,10 +29,14 @@ RUNS = 20
 _WARM_UP = 3
 
 Layers = dict[str, float]
-"""Milliseconds of each layer in one run, the median; its name and kind first."""
+"""Milliseconds of each layer in one run; its name and kind first."""
 
 Times = dict[str, list[float]]
 """Likewise of each run."""
+
+# Of the runs of a layer, the one of which a fifth took less time. An interrupted run counts for no
+# more than another one, and four in five may be: a layer is so short that some run undisturbed.
+CALM = 20  # percentile
 
 
 def slowest(runtime: str, path: Path, setting: Setting, *, most: int = 15) -> Layers | None:
@@ -40,11 +46,17 @@ def slowest(runtime: str, path: Path, setting: Setting, *, most: int = 15) -> La
     """
     if runtime not in PROFILERS:
         return None
-    layers = PROFILERS[runtime](path, setting)
+    layers = {layer: median(own) for layer, own in PROFILERS[runtime](path, setting).items()}
     return dict(sorted(layers.items(), key=lambda item: -item[1])[:most])
 
 
-def _onnxruntime(path: Path, setting: Setting) -> Layers:
+def calm(runtime: str, path: Path, setting: Setting) -> Layers:
+    """Return what each layer takes where nothing interrupts it, on a busy machine too."""
+    times = PROFILERS[runtime](path, setting)
+    return {layer: float(np.percentile(own, CALM)) for layer, own in times.items()}
+
+
+def _onnxruntime(path: Path, setting: Setting) -> Times:
     options = onnxruntime_options(setting.threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
@@ -61,15 +73,10 @@ def _onnxruntime(path: Path, setting: Setting) -> Layers:
         layer = event["name"].removesuffix("_kernel_time")
         if event["cat"] == "Node" and layer != event["name"]:
             times[f"{layer} {event['args']['op_name']}"].append(event["dur"] / 1e3)
-    return _medians({layer: own[-RUNS:] for layer, own in times.items()})
+    return {layer: own[-RUNS:] for layer, own in times.items()}
 
 
-def _medians(times: Mapping[str, Sequence[float]]) -> Layers:
-    """Take the run in the middle, layer by layer: one that was interrupted counts for no more."""
-    return {layer: median(own) for layer, own in times.items()}
-
-
-def _openvino(path: Path, setting: Setting) -> Layers:
+def _openvino(path: Path, setting: Setting) -> Times:
     compiled = compile_openvino(path, setting, PERF_COUNT=True)
     request = openvino_request(compiled, setting)
     times: Times = defaultdict(list)
@@ -78,10 +85,10 @@ def _openvino(path: Path, setting: Setting) -> Layers:
         for node in request.get_profiling_info() if turn >= 0 else ():
             took = node.real_time.total_seconds() * 1e3
             times[f"{node.node_name} {node.exec_type}"].append(took)
-    return _medians(times)
+    return times
 
 
-def _opencv(path: Path, setting: Setting) -> Layers:
+def _opencv(path: Path, setting: Setting) -> Times:
     runtime, net = library("opencv"), read_opencv(path, setting)
     net.setInput(noise(setting.shape))
     names = net.getLayerNames()
@@ -92,10 +99,10 @@ def _opencv(path: Path, setting: Setting) -> Layers:
             for number, ticks in enumerate(net.getPerfProfile()[1].ravel()):
                 named = f"{names[number]} {net.getLayer(number + 1).type}"
                 times[named].append(1e3 * float(ticks) / runtime.getTickFrequency())
-    return _medians(times)
+    return times
 
 
-def _torch(path: Path, setting: Setting) -> Layers:
+def _torch(path: Path, setting: Setting) -> Times:
     """Time the modules that have no others inside; what stands between them is nobody's."""
     torch, net = library("torch"), load_torch(path, setting)
     times: Times = defaultdict(list)
@@ -118,11 +125,11 @@ def _torch(path: Path, setting: Setting) -> Layers:
                 module.register_forward_hook(partial(end, layer))
         for _ in range(RUNS):
             net(images)
-    return _medians(times)
+    return times
 
 
-Profiler = Callable[[Path, Setting], Layers]
-"""Run the file RUNS times and say what each layer took."""
+Profiler = Callable[[Path, Setting], Times]
+"""Run the file RUNS times and say what each layer took in each."""
 
 PROFILERS: dict[str, Profiler] = {
     "onnxruntime": _onnxruntime,

@@ -105,7 +105,8 @@ def onnxruntime_options(threads: int) -> Any:  # no stubs
     here: it is what a deployed file does, and of a small network waking them is a third
     (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms a run, 6.7 with sleeping threads).
     But they stop with the run; by default they spin on while another file is timed. Where other
-    processes want the cores, spinning measures the scheduler: 43 ms a run at a load of 9.
+    processes want the cores, spinning measures the scheduler: 43 ms a run at a load of 9. There
+    `bench.latency` takes one thread.
     """
     options = library("onnxruntime").SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well

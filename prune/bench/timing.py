@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,12 @@ _CONFIDENCE = (2.5, 97.5)  # percentiles: 95 %
 
 Times = NDArray[np.float64]
 """Milliseconds of each thing in each round, [rounds, things]."""
+
+Clock = Callable[[], float]
+"""Gives seconds."""
+
+WALL: Clock = perf_counter
+OWN: Clock = process_time  # what this process had on the processors, all threads together
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Ratio:
         """Return how far the interval reaches from the middle, as a share of it."""
         return max(self.high - self.middle, self.middle - self.low) / self.middle
 
+    def __str__(self) -> str:
+        """Write the ratio and its interval."""
+        return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f})"
+
     @property
     def level(self) -> bool:
         """Tell whether the two may as well be equal."""
@@ -53,7 +63,7 @@ def in_turn(
     rounds: int,
     warm_up: int = WARM_UP,
     seed: int = 0,
-    clock: Callable[[], float] = perf_counter,
+    clock: Clock = WALL,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Times:
     """Time each thing once a round, in an order that is drawn anew for every round.
@@ -66,7 +76,7 @@ def in_turn(
         rounds: timed runs of each.
         warm_up: rounds before, not counted.
         seed: of the orders.
-        clock: gives seconds.
+        clock: times them.
         watch: passes the numbers of the rounds on; a progress bar.
 
     Returns:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         walk(road)
     except KeyboardInterrupt:
-        sys.stderr.write(f"prune: stopped; to go on: prune auto --resume {road.folder}\n")
+        again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
+        sys.stderr.write(f"prune: stopped; to go on: {again}\n")
         return 130
     found = verdicts.verdict(road.journal, max_drop=road.wish.max_drop)
     text = f"{verdicts.table(found)}\n\n{verdicts.conclusion(found)}"
@@ -123,11 +124,13 @@ def run(args: argparse.Namespace) -> int:
 def document(road: Road, found: Verdict) -> dict[str, object]:
     """Return what --json prints."""
     return {
-        "rows": [vars(row) for row in found.rows],
-        "recommended": vars(found.best),
-        "goal_ms": found.goal_ms,
+        "rows": [asdict(row) for row in found.rows],
+        "recommended": asdict(found.best),
+        "goal": found.goal,
+        "goal_ms": found.goal * found.rows[0].ms,
         "fast_enough": found.fast_enough,
         "good_enough": found.good_enough,
+        "too_deep": found.too_deep is not None,
         "folder": str(road.folder),
         "stages": road.journal.stages,
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, reading
+from prune.cli import doubts, options, reading
 
 if TYPE_CHECKING:
     from prune.bench.machine import Machine
@@ -24,7 +24,6 @@ EXAMPLE = """\
   prune bench dense.onnx pruned.onnx --profile --png bench.png"""
 
 _SCORED = 16  # pictures a batch
-_SURE = 0.03  # doubt of a ratio that goes without saying
 COLUMNS = (
     *("file", "runtime", "precision", "ms", "p10", "p90", "ratio", "95 %"),
     *("load ms", "peak MB", "file MB"),
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Open, score if asked to, time in turn, print."""
     from prune.atomic import expect_writable
-    from prune.bench.machine import machine
+    from prune.bench.machine import machine, threads_of
     from prune.bench.rows import advise, measure
     from prune.cli import console
     from prune.cli.pairs import paired
@@ -80,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, console.progress() as bar:
         pairs, notes = paired(args, Path(folder))
         here = machine(sorted({pair.runtime for pair in pairs}))
-        _warn(pairs, here)
+        doubts.note_if_busy(console.logger().info, threads=threads_of(args.threads))
+        _warn_of_shapes(pairs)
         maps, unscored = _maps(args, pairs) if args.data else ({}, [])
         task = bar.add_task("bench", total=args.rounds, note="")
         measured = measure(
@@ -91,7 +91,11 @@ def run(args: argparse.Namespace) -> None:
             watch=lambda turns: bar.track(turns, task_id=task),
         )
         profiles = [_profile(row) for row in measured.rows] if args.profile else []
-    _warn_of_doubt(measured)
+    doubts.note_if_unsure(
+        console.logger().info,
+        [row.ratio_to_first for row in measured.rows],
+        remedy="more --rounds narrow that, or an idle machine",
+    )
     advice, notes = advise(measured), [*notes, *unscored, *measured.refused]
     if args.png:
         _draw(measured, here, args.png)
@@ -142,27 +146,14 @@ def _facts(row: Row, rounds: int) -> dict[str, object]:
     }
 
 
-def _warn(pairs: Sequence[Pair], here: Machine) -> None:
-    """Say on stderr what would make the figures mean less than they seem to."""
+def _warn_of_shapes(pairs: Sequence[Pair]) -> None:
+    """Say on stderr that files take different batches: their times do not compare."""
     from prune.cli import console
 
-    log = console.logger()
-    if here.busy:
-        log.info(f"note: the machine is busy, load {here.load} on {here.cores} core(s)")
     shapes = sorted({pair.setting.shape for pair in pairs})
     if len(shapes) > 1:
-        log.info(f"note: the files take different batches: {', '.join(map(str, shapes))}")
-
-
-def _warn_of_doubt(measured: Measured) -> None:
-    from prune.cli import console
-
-    doubt = max(row.ratio_to_first.doubt for row in measured.rows)
-    if doubt > _SURE:
-        console.logger().info(
-            f"note: ratios are known to {100 * doubt:.0f} % only; more --rounds narrow that, or "
-            "an idle machine"
-        )
+        text = ", ".join(map(str, shapes))
+        console.logger().info(f"note: the files take different batches: {text}")
 
 
 def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, float], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from prune.depth import Block
-    from prune.models.darknet import Darknet
     from prune.plan import Plan
     from prune.pruning import Pruned, Subject
     from prune.recovery import Row
@@ -122,12 +121,11 @@ def finish(
     *,
     made_by: str,
     scores: Mapping[int, float] | None = None,
-    also: Callable[[Darknet], Mapping[str, object]] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Cut what was `opened`, print what goes, prove, recover, and only then write.
 
-    `scores` are of blocks; `also` measures more of the pruned network, for the report: last, so
-    that nothing is lost if it fails.
+    `scores` are of blocks; `more` is for the report.
     """
     from prune import checkpoint, pruning
     from prune.atomic import write_text
@@ -146,8 +144,7 @@ def finish(
         result, rows = recovery.run(pruned, result, recovering.say)
     if not args.dry_run:
         checkpoint.save(result, args.out)
-    more = also(pruned.net) if also else {}
-    _report(args, pruned, difference, scores=scores or {}, rows=rows, more=more)
+    _report(args, pruned, difference, scores=scores or {}, rows=rows, more=more or {})
 
 
 def _expect_files(args: argparse.Namespace) -> None:

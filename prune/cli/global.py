@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prune.budgeted import Wishes
     from prune.depth import Block
     from prune.limits import Wish
-    from prune.models.darknet import Darknet
     from prune.pruning import Subject
     from prune.selection import Selected
     from prune.sensitivity.curves import Known
@@ -117,9 +116,9 @@ def run(args: argparse.Namespace) -> None:
 
     limits(subject.groups, everywhere, layers)  # every pattern names a layer, blocks included
     free = partial(_is_free, everywhere=everywhere, layers=layers)
-    chosen = _deep(args, subject, partial(budget.narrow, wishes), free)
+    chosen, more = budget.choose(wishes, partial(_deep, args, subject, free))
     _tell(chosen, heads=subject.net.head_convolutions())
-    cutting.finish(args, subject, chosen.plan, made_by="global", also=budget.told)
+    cutting.finish(args, subject, chosen.plan, made_by="global", more=more)
 
 
 @dataclass(frozen=True)
@@ -143,16 +142,15 @@ class Counted:
         """The share of a group that may go at most, where nobody says."""
         return min(max(1.1 - self.share, 0.0), 1.0)
 
-    def narrow(self, wishes: Wishes, now: Subject) -> Selected:
-        """Choose channels of the subject, whole or without some blocks."""
+    def choose(self, wishes: Wishes, deep: timing.Deep) -> tuple[Selected, dict[str, object]]:
+        """Choose what leaves; nothing more is reported, what is left is counted for every cut."""
         from prune import budgeted
 
-        score = partial(ranked.scores, self.args)
-        return budgeted.to_budget(now, score, self.budget, wishes, imgsz=self.imgsz)
+        def narrow(now: Subject) -> Selected:
+            score = partial(ranked.scores, self.args)
+            return budgeted.to_budget(now, score, self.budget, wishes, imgsz=self.imgsz)
 
-    def told(self, _: Darknet) -> dict[str, object]:
-        """Say nothing more: what is left is counted for every cut."""
-        return {}
+        return deep(narrow, None), {}
 
 
 def _counted(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Counted:
@@ -265,10 +263,14 @@ def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
 def _deep(
     args: argparse.Namespace,
     subject: Subject,
-    narrow: Callable[[Subject], Selected],
     free: Callable[[Block], bool],
+    narrow: timing.Narrow,
+    before: Selected | None,
 ) -> Selected:
-    """Meet the budget by width, after as many of the free blocks have left as --depth says."""
+    """Meet the budget by width, after as many of the free blocks have left as --depth says.
+
+    `before` is an earlier choice whose blocks leave this time, too.
+    """
     if args.depth == "0":
         return narrow(subject)
     from prune import depth, together, worth
@@ -276,6 +278,8 @@ def _deep(
 
     imgsz = options.size(args, subject.checkpoint.imgsz)
     found = [block for block in depth.blocks(subject.net, imgsz=imgsz) if free(block)]
+    if before is not None:
+        return together.with_same_blocks(subject, found, before.plan, narrow)
     if args.data is None:  # noise ranks blocks worse than their weights do
         judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")
     else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options
+from prune.cli import doubts, options
 from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
     from prune.atomic import expect_writable
     from prune.bench.latency import compared
+    from prune.bench.machine import threads_of
     from prune.bench.runtimes import library
     from prune.cli import console
     from prune.data import spec
@@ -97,7 +98,10 @@ def run(args: argparse.Namespace) -> int:
     if not done.held:  # under its own name nobody would see that it is not what was asked for
         target = target.with_name(f"{target.stem}-missed{target.suffix}")
     quantizing.write(done, target)
+    say = console.logger().info
+    doubts.note_if_busy(say, threads=threads_of(args.threads))
     timed = compared(args.weights, target, runtime=args.runtime, threads=args.threads)
+    doubts.note_if_unsure(say, [timed.ratio], remedy="an idle machine narrows that")
     if args.json:
         console.print_json(document(done, timed, args, target))
     else:

@@ -1,11 +1,11 @@
-"""A budget in milliseconds: its options, the cut that meets it, what it came to in the end."""
+"""A budget of time: its options, the cut that meets it, and what that was measured to take."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,16 @@ from prune.cli import options, ranked
 from prune.errors import OutOfReachError, PlanError
 
 if TYPE_CHECKING:
+    from prune.bench.timing import Ratio
     from prune.budgeted import Wishes
+    from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
-    from prune.models.darknet import Darknet
     from prune.pruning import Subject
     from prune.selection import Selected
     from prune.size import Size
+
+    Narrow = Callable[[Subject], Selected]
+    Deep = Callable[[Narrow, "Selected | None"], Selected]
 
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan
 _WIDER = (0.6, 0.75, 0.9)  # shares of a group that may go where less does not reach
@@ -60,19 +64,19 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Deadline:
-    """Milliseconds that a subject's network is to come down to.
+    """A part of its time that a subject's network is to come down to.
 
     Attributes:
         args: how its channels are scored.
         subject: the checkpoint as it is.
         clock: what times it.
-        limit_ms: of one picture.
+        target: of the time that the network takes as it is.
     """
 
     args: argparse.Namespace
     subject: Subject
     clock: Clock
-    limit_ms: float
+    target: float
 
     @property
     def max_ratio(self) -> float:
@@ -80,9 +84,51 @@ class Deadline:
 
         Time falls slower than width: some layers are no wider than a block, some only move data.
         """
-        return min(max(1.25 - self.limit_ms / self.clock.start_ms, 0.0), 1.0)
+        left = self.target * self.clock.before_ms / self.clock.start_ms
+        return min(max(1.25 - left, 0.0), 1.0)
 
-    def narrow(self, wishes: Wishes, now: Subject) -> Selected:
+    def choose(self, wishes: Wishes, deep: Deep) -> tuple[Selected, dict[str, object]]:
+        """Cut until the pruned network, timed in turn with the original, is on target.
+
+        Args:
+            wishes: how to choose.
+            deep: takes out blocks, those of an earlier choice if there is one, and calls what it is
+                given to cut the widths of what is left.
+
+        Returns:
+            The choice, and what there is to report of its time.
+
+        Raises:
+            PlanError: it cannot be so fast.
+            OffTargetError: the clock does not agree with the prediction, or no cut is near.
+        """
+        from prune.latency import plan
+        from prune.latency.approach import Means, approach
+        from prune.together import bare
+
+        clock = self.clock
+        before: Selected | None = None
+
+        def cut(ratio: float) -> Selected:
+            nonlocal before
+            narrow = partial(self._narrow, wishes, clock, ratio * clock.before_ms)
+            before = deep(narrow, before)
+            return before
+
+        def predict(chosen: Selected) -> float:
+            return clock.predicted(bare(self.subject, chosen.plan)) / clock.before_ms
+
+        def measure(chosen: Selected) -> Ratio:
+            return plan.compared(clock, self.subject.net, bare(self.subject, chosen.plan)).ratio
+
+        def measure_layers() -> None:
+            nonlocal clock, before
+            clock, before = _filled(clock, self.subject, self.args, anew=True), None
+
+        attempt = approach(self.target, Means(cut, predict, measure, measure_layers, _say))
+        return attempt.cut, self._report(attempt)
+
+    def _narrow(self, wishes: Wishes, clock: Clock, limit_ms: float, now: Subject) -> Selected:
         """Choose channels of the subject, whole or without some blocks.
 
         Raises:
@@ -95,8 +141,8 @@ class Deadline:
             to_latency,
             now,
             partial(ranked.scores, self.args),
-            self.clock,
-            limit_ms=self.limit_ms,
+            clock,
+            limit_ms=limit_ms,
             criterion=wishes.criterion,
             layers=wishes.layers,
         )
@@ -111,28 +157,29 @@ class Deadline:
             return (own,)
         return (own, *(cap for cap in _WIDER if cap > own))
 
-    def told(self, pruned: Darknet) -> dict[str, object]:
-        """Say what was predicted of the pruned network, and what it takes; both nets in turn.
+    def _report(self, attempt: Attempt[Selected]) -> dict[str, object]:
+        """Say what was requested, predicted and measured.
 
-        The network before is timed as it is, in float; the pruned one in the form asked for.
-        The prediction is a share of the network's time, said in what that is by now: a machine's
-        clock drifts by more than the model errs.
+        The network before is timed as it is, in float; the pruned one in the form asked for. All
+        milliseconds are those of one clock: a machine's drifts by more than a model errs.
         """
-        from prune.latency.plan import compared
-
-        found = compared(self.clock, self.subject.net, pruned)
-        drift = found.before_ms / self.clock.before_ms
+        clock, measured = self.clock, attempt.measured
         return {
             "latency": {
-                "runtime": self.clock.form.runtime,
-                "int8": self.clock.form.int8,
-                "activation": self.clock.form.activation or None,
-                "threads": self.clock.setting.threads,
-                "before_ms": found.before_ms,
-                "after_ms": found.after_ms,
-                "ratio": found.ratio.middle,
-                "predicted_ms": drift * self.clock.predicted(pruned),
-                "limit_ms": drift * self.limit_ms,
+                "runtime": clock.form.runtime,
+                "int8": clock.form.int8,
+                "activation": clock.form.activation or None,
+                "threads": clock.setting.threads,
+                "busy": clock.busy,
+                "requested": self.target,
+                "predicted": attempt.predicted,
+                "ratio": measured.middle,
+                "ratio_low": measured.low,
+                "ratio_high": measured.high,
+                "before_ms": clock.before_ms,
+                "after_ms": measured.middle * clock.before_ms,
+                "predicted_ms": attempt.predicted * clock.before_ms,
+                "limit_ms": self.target * clock.before_ms,
             }
         }
 
@@ -153,14 +200,27 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Deadlin
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import Setting
     from prune.latency.form import Form
-    from prune.latency.plan import expect_more, filled, opened
+    from prune.latency.plan import expect_more, opened
 
     setting = Setting(threads_of(args.threads or 0), imgsz)
     form = Form(args.runtime or RUNTIMES[0], args.activation or "", args.int8)
     clock = opened(subject, form=form, setting=setting, say=_say)
-    limit_ms = wanted * clock.before_ms if is_share else wanted
-    expect_more(clock.start_ms, limit_ms, form)  # before minutes are spent on its layers
-    return Deadline(args, subject, filled(clock, subject, seed=args.seed, say=_say), limit_ms)
+    target = wanted if is_share else wanted / clock.before_ms
+    if clock.busy and not is_share:
+        _say(
+            f"{wanted:g} ms are {target:.2f} of the {clock.before_ms:.3g} ms that the network "
+            "takes on this busy machine; a fraction, e.g. --latency 0.4, does not depend on that"
+        )
+    expect_more(clock.start_ms, target * clock.before_ms, form)  # before minutes are spent
+    return Deadline(args, subject, _filled(clock, subject, args), target)
+
+
+def _filled(
+    clock: Clock, subject: Subject, args: argparse.Namespace, *, anew: bool = False
+) -> Clock:
+    from prune.latency.plan import filled
+
+    return filled(clock, subject, seed=args.seed, say=_say, anew=anew)
 
 
 def expect_none(args: argparse.Namespace) -> None:
@@ -174,16 +234,17 @@ def expect_none(args: argparse.Namespace) -> None:
 
 
 def as_text(told: Mapping[str, object]) -> str:
-    """Write what `Deadline.told` says as a line."""
+    """Write what `Deadline.choose` reports, in two lines."""
     found = told["latency"]
     assert isinstance(found, dict)
     words = [found["runtime"], f"{found['threads']} thread{'s' * (found['threads'] > 1)}"]
     words += ["afterwards in INT8"] * found["int8"]
     words += [f"with {found['activation']}"] * bool(found["activation"])
     return (
-        f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured "
-        f"({100 * (found['ratio'] - 1):+.0f} %), {found['predicted_ms']:.2f} predicted, "
-        f"{found['limit_ms']:.2f} allowed; {', '.join(words)}"
+        f"latency  {found['before_ms']:.2f} -> {found['after_ms']:.2f} ms measured, ratio "
+        f"{found['ratio']:.3f} ({found['ratio_low']:.3f} to {found['ratio_high']:.3f})\n"
+        f"         {found['predicted']:.3f} predicted, {found['requested']:.3g} requested; "
+        f"{', '.join(words)}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,7 +105,8 @@ def _run(
         team.wait()  # until all is saved: when one process leaves, torchrun ends the others
         if team.leads:
             last = folder / "weights" / "last.pt"
-            sys.stderr.write(f"prune: stopped and saved; to go on: prune train --resume {last}\n")
+            again = shlex.join(["prune", "train", "--resume", str(last)])
+            sys.stderr.write(f"prune: stopped and saved; to go on: {again}\n")
         return 130
     if team.leads:
         outcome.tell(

@@ -1,5 +1,6 @@
 """Find a Pascal VOC data set's XML files and images, whatever its folders are called."""
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -179,7 +180,8 @@ def _other_format(root: Path) -> str:
     if suffixes[".yaml"] or suffixes[".yml"]:
         return "there is a yaml file; a data.yaml of YOLO is used as it is: prune data check FILE"
     if suffixes[".json"]:
-        return f"there are JSON files; if they are COCO's: prune data coco {root} --out mine.yaml"
+        command = shlex.join(["prune", "data", "coco", str(root), "--out", "mine.yaml"])
+        return f"there are JSON files; if they are COCO's: {command}"
     return ""
 
 

@@ -1,4 +1,9 @@
-"""Fill the table: networks of random widths, each layer's time read off the runtime's profile."""
+"""Fill the table: networks of random widths, each layer's time read off the runtime's profile.
+
+A profile says what share of a run each layer takes; a network's run is timed in turn with the whole
+network's. So the table holds ratios, whatever the machine does meanwhile, in one unit: the
+milliseconds that the whole network took.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from prune import surgery
-from prune.bench.profiles import PROFILERS
-from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import in_turn, ratio, spread
+from prune.bench.latency import File, timed_files
+from prune.bench.profiles import calm
+from prune.bench.runtimes import Setting
 from prune.graph import Group
 from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, Widths, timed
@@ -24,6 +29,7 @@ from prune.latency.table import Sample, Table
 from prune.limits import multiple_of
 from prune.models.darknet import Darknet
 from prune.plan import Plan
+from prune.progress import tracked
 from prune.quantize.run import for_the_clock
 from prune.selection import cut_of
 
@@ -34,7 +40,8 @@ NUMBERS = 4  # that are fitted to the samples of a kind; as many widths tell the
 LEAST = 8  # samples of a kind that are enough for them
 NARROWEST = 0.15  # share of its channels that a group keeps at least
 BEYOND = 1.25  # times the widest sample that a model is trusted to
-ROUNDS = 20
+ROUNDS = 12  # of each network beside the whole one
+_STEP_ROUNDS = 40
 _CHAIN = 8  # convolutions; in INT8 the first and the last stay in float
 
 
@@ -46,6 +53,7 @@ def measured(
     form: Form,
     setting: Setting,
     seed: int,
+    whole_ms: float | None = None,
 ) -> Table:
     """Add samples of a network and of the same in random widths.
 
@@ -56,12 +64,19 @@ def measured(
         form: what is timed of them; its runtime is a key of PROFILERS.
         setting: threads, size and batch.
         seed: of the random widths.
+        whole_ms: what the network takes in its form, nothing cut; None to measure it.
     """
-    known = {layer.kind for layer in timed(form.network(net), setting.imgsz)}
+    deployed = form.network(net)
+    known = {layer.kind for layer in timed(deployed, setting.imgsz)}
     samples: list[Sample] = []
-    for kept in random_widths(groups, table.step, networks=NETWORKS, seed=seed):
-        narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
-        samples += sampled(narrow, form=form, setting=setting, known=known)
+    with TemporaryDirectory() as folder:
+        path = form.write(deployed, Path(folder) / "whole.onnx", imgsz=setting.imgsz)
+        whole = File(form.runtime, path, setting)
+        unit = timed_files([whole]).ms() if whole_ms is None else whole_ms
+        drawn = list(random_widths(groups, table.step, networks=NETWORKS, seed=seed))
+        for kept in tracked(drawn, "layer timing", len(drawn)):
+            narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
+            samples += sampled(narrow, form=form, beside=whole, beside_ms=unit, known=known)
     return table.with_samples(samples)
 
 
@@ -112,30 +127,38 @@ def random_widths(
 
 
 def sampled(
-    net: Darknet, *, form: Form, setting: Setting, known: Collection[str] | None = None
+    net: Darknet,
+    *,
+    form: Form,
+    beside: File,
+    beside_ms: float,
+    known: Collection[str] | None = None,
 ) -> list[Sample]:
-    """Time every layer of a network, and what belongs to none of them; `known` as of `timed`."""
-    deployed = form.network(net)
+    """Time every layer of a network, and what belongs to none of them.
+
+    Args:
+        net: the network.
+        form: what is timed of it.
+        beside: a file that it is timed in turn with, in the same setting.
+        beside_ms: what that is said to take, milliseconds.
+        known: as of `layers.timed`.
+    """
+    deployed, setting = form.network(net), beside.setting
     with TemporaryDirectory() as folder:
         path = form.write(deployed, Path(folder) / "net.onnx", imgsz=setting.imgsz)
-        profile = PROFILERS[form.runtime](path, setting)
-        whole = whole_ms(path, form.runtime, setting)
+        own = File(form.runtime, path, setting)
+        both = timed_files([beside, own], rounds=ROUNDS)
+        profile = calm(form.runtime, path, setting)
     # Counting slows a run down; what each node takes of it stays the same.
-    share = whole / sum(profile.values())
+    scale = both.ratio(1).middle * beside_ms / sum(profile.values())
     taken: dict[int, float] = defaultdict(float)
     for name, ms in profile.items():
         found = re.search(r"module_list\.(\d+)/", name)
-        taken[int(found[1]) if found else NOBODY] += share * ms
+        taken[int(found[1]) if found else NOBODY] += scale * ms
     return [
         Sample(layer.kind, layer.channels_in, layer.channels_out, taken[layer.index])
         for layer in timed(deployed, setting.imgsz, known=known)
     ]
-
-
-def whole_ms(path: Path, runtime: str, setting: Setting) -> float:
-    """Time a whole file, the median."""
-    opened = open_model(runtime, path, setting)
-    return spread(in_turn([opened.run], rounds=ROUNDS)[:, 0]).median
 
 
 def step_of(form: Form, setting: Setting) -> int:
@@ -145,14 +168,14 @@ def step_of(form: Form, setting: Setting) -> int:
     of four blocks of 16 by a quarter, 60 the last of eight blocks of 8 by half.
     """
     with TemporaryDirectory() as folder:
-        runs = []
+        files = []
         for channels in (64, 52, 60):
             path = Path(folder) / f"{channels}.onnx"
             chain = _chain(channels)
             onnx.save(for_the_clock(chain, form.runtime) if form.int8 else chain, path)
-            runs.append(open_model(form.runtime, path, Setting(setting.threads, (40, 40))).run)
-        times = in_turn(runs, rounds=2 * ROUNDS)
-    most, some = (ratio(column, times[:, 0]).middle for column in times.T[1:])
+            files.append(File(form.runtime, path, Setting(setting.threads, (40, 40))))
+        found = timed_files(files, rounds=_STEP_ROUNDS)
+    most, some = (found.ratio(which).middle for which in (1, 2))
     if most > 0.9:
         return 16
     return 8 if some > 0.965 else 4

@@ -1,4 +1,4 @@
-"""Plan a cut to milliseconds on this machine, and see afterwards whether they came."""
+"""Plan a cut to a part of the time that the network takes on this machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
-from prune.bench.latency import Compared, comparison
-from prune.bench.machine import machine
-from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import Times, in_turn
+from prune.bench import neighbours
+from prune.bench.latency import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
+from prune.bench.runtimes import Setting
 from prune.costs import costs
 from prune.errors import InputError, PruneError, WithinBudgetError
 from prune.export.onnx import expect_size
@@ -31,7 +28,6 @@ from prune.pruning import Subject
 from prune.selection import Selected, by_counts
 
 RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
-ROUNDS = 30
 AMISS = 1.25  # times off that a table of other days may be, for a network with nothing cut
 Say = Callable[[str], None]
 
@@ -43,9 +39,10 @@ class Clock:
     Attributes:
         table: of layers.
         form: what is timed of a network; its runtime is one of RUNTIMES.
-        setting: threads, picture size and batch.
+        setting: threads, image size and batch.
         before_ms: what the network took when it was measured whole, as it is.
         start_ms: likewise in its form, with nothing cut yet.
+        busy: whether other processes wanted the cores meanwhile.
         scale: of all predictions, so that this network's is `start_ms`.
     """
 
@@ -54,7 +51,13 @@ class Clock:
     setting: Setting
     before_ms: float
     start_ms: float
+    busy: bool
     scale: float = 1.0
+
+    @property
+    def of_layers(self) -> Setting:
+        """What layers are timed in: threads wait for each other on a busy machine, one does not."""
+        return replace(self.setting, threads=1) if self.busy else self.setting
 
     def model(self, net: Darknet, groups: tuple[Group, ...]) -> Model:
         """Say how long the network, or the same without some blocks, takes with fewer channels."""
@@ -95,14 +98,17 @@ def opened(subject: Subject, *, form: Form, setting: Setting, say: Say) -> Clock
         known = " or ".join(RUNTIMES)
         raise InputError(f"runtime is {form.runtime!r}; layers are timed in {known}")
     expect_size(setting.imgsz, subject.net)
-    path = tables.place(form, threads=setting.threads)
-    if (here := machine([form.runtime])).busy:
-        say(f"the machine is busy, load {here.load} on {here.cores} core(s); times are of that")
-    table = tables.load(path) or Table(step_of(form, setting), {})
-    return Clock(table, form, setting, *_start(subject.net, form, setting))
+    here = neighbours.look()
+    busy = here.busy(setting.threads)
+    layers = replace(setting, threads=1) if busy else setting
+    table = tables.load(tables.place(form, threads=layers.threads))
+    if note := neighbours.note(here, threads=setting.threads):
+        say(note)
+    table = table or Table(step_of(form, layers), {})
+    return Clock(table, form, setting, *_start(subject.net, form, setting), busy)
 
 
-def filled(clock: Clock, subject: Subject, *, seed: int, say: Say) -> Clock:
+def filled(clock: Clock, subject: Subject, *, seed: int, say: Say, anew: bool = False) -> Clock:
     """Measure the layers of the subject's network that a clock does not know; keep its table.
 
     Args:
@@ -110,21 +116,33 @@ def filled(clock: Clock, subject: Subject, *, seed: int, say: Say) -> Clock:
         subject: the checkpoint.
         seed: of the random widths that are measured.
         say: told what takes its time.
+        anew: measure them although they are known.
     """
-    table, form, setting = clock.table, clock.form, clock.setting
+    table, form, setting = clock.table, clock.form, clock.of_layers
     path = tables.place(form, threads=setting.threads)
     deployed = form.network(subject.net)
     layers = timed(deployed, setting.imgsz)
     of = widths(deployed, costs(subject.net, subject.groups, setting.shape))
-    if knows(table, layers, variety(subject.groups, of, table.step, seed=seed)):
+    known = knows(table, layers, variety(subject.groups, of, table.step, seed=seed))
+    if known and not anew:
         clock = clock.anchored(layers)
-        if 1 / AMISS <= clock.scale <= AMISS:
+        # Of a busy machine all layers are slow, which says nothing of their ratios.
+        if clock.busy or 1 / AMISS <= clock.scale <= AMISS:
             return clock
         say(f"the network takes {clock.scale:.2f} times what {path} says; it is measured anew")
+    if known:
         others = table.without({layer.kind for layer in layers})
         table = Table(step_of(form, setting), others.samples)
     say(f"measuring layers in {form.called}: {NETWORKS} networks of random widths")
-    full = measured(table, subject.net, subject.groups, form=form, setting=setting, seed=seed)
+    full = measured(
+        table,
+        subject.net,
+        subject.groups,
+        form=form,
+        setting=setting,
+        seed=seed,
+        whole_ms=clock.start_ms,
+    )
     _keep(full, path, say)
     return replace(clock, table=full).anchored(layers)
 
@@ -197,19 +215,18 @@ def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
 def _start(net: Darknet, form: Form, setting: Setting) -> tuple[float, float]:
     """Time a network as it is and in its form, milliseconds."""
     plain = Form(form.runtime)
-    forms = (plain,) if form == plain else (plain, form)
-    found = np.median(timed_in_turn([(net, one) for one in forms], setting), axis=0)
-    return float(found[0]), float(found[-1])
+    found = timed_in_turn([(net, plain), (net, form)][: 1 + (form != plain)], setting)
+    return found.ms(), found.ms(int(form != plain))
 
 
 def timed_in_turn(
     files: Sequence[tuple[Darknet, Form]], setting: Setting, *, rounds: int = ROUNDS
-) -> Times:
-    """Time networks, each in its form, in turn; [rounds, files] in milliseconds."""
+) -> TimedFiles:
+    """Time networks, each in its form, in turn."""
     with TemporaryDirectory() as folder:
-        runs = []
+        written = []
         for number, (net, form) in enumerate(files):
             target = Path(folder) / f"{number}.onnx"
-            file = form.write(form.network(net), target, imgsz=setting.imgsz)
-            runs.append(open_model(form.runtime, file, setting).run)
-        return in_turn(runs, rounds=rounds)
+            path = form.write(form.network(net), target, imgsz=setting.imgsz)
+            written.append(File(form.runtime, path, setting))
+        return timed_files(written, rounds=rounds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune import caches
 from prune.atomic import write_text
 from prune.bench.machine import machine
 from prune.errors import InputError
@@ -64,13 +64,7 @@ def place(form: Form, *, threads: int) -> Path:
     precision = "int8 " * form.int8
     said = f"{here.cpu} {form.runtime} {here.versions[form.runtime]} {precision}{threads} threads"
     name = re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")
-    return _cache() / "prune" / "latency" / f"{name}.json"
-
-
-def _cache() -> Path:
-    """Follow the XDG base directory specification, which ignores a path that is not absolute."""
-    said = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return said if said.is_absolute() else Path.home() / ".cache"
+    return caches.folder("latency") / f"{name}.json"
 
 
 def load(path: Path) -> Table | None:

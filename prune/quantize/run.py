@@ -16,6 +16,7 @@ from prune.bench.rows import CLOSE
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference
+from prune.progress import tracked
 from prune.quantize import calibrate
 from prune.quantize.calibrate import Array
 from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer, Parts, named, sort
@@ -106,7 +107,8 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
     pictures = subject.pictures(wish.images, seed=wish.seed)
     before = subject.score(subject.model, wish.split)
     say(f"ranges from {len(pictures)} pictures ({wish.method})")
-    make = _maker(subject.model, subject.parts, subject.batches(pictures), wish)
+    batches = tracked(subject.batches(pictures), "ranges", len(pictures))
+    make = _maker(subject.model, subject.parts, batches, wish)
     least = -1.0 if wish.max_drop is None else before.map - wish.max_drop / 100
     order = subject.parts.layers
     scores = {0: subject.score(make(()), wish.split)}

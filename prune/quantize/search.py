@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prune.progress import tracked
 from prune.quantize.parts import Layer
 
 Array = NDArray[np.float32]
@@ -61,7 +62,7 @@ def by_sensitivity(
     """
     moved = {
         layer: sum(change(found, own) for found, own in zip(alone(layer), wanted, strict=True))
-        for layer in layers
+        for layer in tracked(layers, "ranking layers", len(layers))
     }
     return tuple(sorted(layers, key=lambda layer: -moved[layer]))
 

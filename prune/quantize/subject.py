@@ -17,6 +17,7 @@ from prune.data.pictures import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
+from prune.progress import tracked
 from prune.quantize.parts import Parts, named, sort
 from prune.score.feed import letterboxed, split_batches
 from prune.score.metrics import Scores
@@ -74,9 +75,10 @@ class Subject:
             DataError: the split has no objects that could be found.
         """
         runner = opened(model)
-        batches, _ = split_batches(
+        batches, count = split_batches(
             runner, self.spec, split, imgsz=runner.imgsz, batch_size=BATCH, workers=0
         )
+        batches = tracked(batches, f"scoring {split}", count)
         names = self.spec.names
         found = collect(runner.detect, batches, len(names), device=runner.device).scores(names)
         if not found.instances:

@@ -19,6 +19,7 @@ from prune.errors import InputError
 from prune.graph import Group
 from prune.modes import evaluating
 from prune.plan import Plan, Removed, removed
+from prune.progress import tracked
 from prune.recover.fit import Solved, Target, fit
 from prune.recover.footprint import footprint
 from prune.recover.patches import draw, made, unsuited
@@ -161,7 +162,8 @@ def _solve(
     waiting = _waiting(batches, [taken.waiting[place] for place in places], memory * 3 // 4)
     solved: dict[str, Solved] = {}
     with walking(net, places) as walk:
-        for step, (name, reader) in enumerate(todo.items()):
+        layers = tracked(todo.items(), "least squares", len(todo))
+        for step, (name, reader) in enumerate(layers):
 
             def inputs(place: str = reader.name, step: int = step) -> Iterator[Tensor]:
                 for number, batch in enumerate(batches):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -116,4 +117,5 @@ def _left(last: Path) -> str:
     if not last.is_file():
         return "nothing was saved before"
     epoch = checkpoint.load(last).history[-1]["epoch"]
-    return f"{last} of epoch {epoch} stays; to go on: prune train --resume {last}"
+    again = shlex.join(["prune", "train", "--resume", str(last)])
+    return f"{last} of epoch {epoch} stays; to go on: {again}"
