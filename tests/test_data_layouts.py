@@ -687,3 +687,39 @@ def test_a_url_stands_for_a_name_that_is_not_given(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"file_name": "', url))
     assert convert(tmp_path, "coco", path) == 0
     assert splits(tmp_path) == {"train": ["1.jpg", "2.jpg"]}
+
+
+def test_shares_given_win_over_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cards(tmp_path / "set")
+    assert convert(tmp_path, "voc", tmp_path / "set", "--split", "0.5,0.25,0.25") == 0
+    assert [len(names) for names in splits(tmp_path).values()] == [6, 3, 3]
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_may_stand_in_a_config_file(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    plates(root)
+    config = tmp_path / "voc.yaml"
+    config.write_text(
+        f"annotations: [{root}/train/annots, {root}/valid/annots]\n"
+        f"images: [{root}/train/images, {root}/valid/images]\nskip-difficult: true\n"
+    )
+    assert convert(tmp_path, "voc", "--config", config) == 0
+    assert splits(tmp_path) == {"train": ["1.jpg", "2.jpg"], "val": ["1.jpg"]}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["fewer second", "fewer first"])
+def test_a_file_may_lack_categories_and_number_the_others_anew(
+    tmp_path: Path, turned: bool
+) -> None:
+    picture(tmp_path / "a.png")
+    every, some = {1: "cat", 2: "cow", 3: "dog"}, {1: "cat", 2: "dog"}
+    files = [("train.json", every, 3), ("val.json", some, 2)]
+    for name, categories, dog in files:
+        coco(tmp_path / name, ["a.png"], [entry(10, dog)], categories)
+    words = [tmp_path / name for name, _, _ in (reversed(files) if turned else files)]
+    assert convert(tmp_path, "coco", *words) == 0
+    names = spec.load(tmp_path / "out/d.yaml").names
+    assert names == (("cat", "dog", "cow") if turned else ("cat", "cow", "dog"))
+    for split in ("train", "val"):
+        assert read(tmp_path, f"{split}/a")[0][0] == names.index("dog")

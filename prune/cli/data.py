@@ -156,7 +156,7 @@ def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
         "--split",
         type=_shares,
         metavar="A,B,C",
-        help=f"shares of train, val, test (default: {split})",
+        help=f"fractions of train, val, test (default: {split})",
     )
     options.seed(parser, of="of the split")
     parser.add_argument(
@@ -371,7 +371,7 @@ def _shares(text: str) -> tuple[float, float, float]:
     except ValueError:
         train = val = test = math.nan
     if not all(math.isfinite(share) and share >= 0 for share in (train, val, test)) or not train:
-        raise argparse.ArgumentTypeError(f"{text!r} must be three shares, e.g. 0.8,0.1,0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} must be three fractions, e.g. 0.8,0.1,0.1")
     return train, val, test
 
 

@@ -1,7 +1,7 @@
 """Read COCO annotation files: JSON with images, categories, and boxes as x, y, w, h in pixels."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,10 +121,11 @@ def _categories(
 ) -> dict[Path, _Categories]:
     """Read each file's categories.
 
-    Files that number the same names differently are fine: a box is of its own file's category.
+    Files that number the same names differently are fine, and a file may lack some of the names: a
+    box is of its own file's category.
 
     Raises:
-        DataError: an id has two names, and the files do not have the same names.
+        DataError: an id has two names, and each of the files has names that the other lacks.
     """
     read: dict[Path, _Categories] = {path: {} for path in documents}
     for path, document in documents.items():
@@ -137,7 +138,8 @@ def _categories(
         differ = [
             key for key in categories if first[1].get(key, categories[key]) != categories[key]
         ]
-        if differ and set(categories.values()) == set(first[1].values()):
+        these, those = set(categories.values()), set(first[1].values())
+        if differ and (these <= those or those <= these):
             problems.append(Problem(RENUMBERED, path, None, f"{first[0]} numbers them differently"))
         elif differ:
             raise DataError(
@@ -159,15 +161,11 @@ def _classes(
     supercategory.
     """
     path, first = next(iter(documents.items()))
-    merged: _Categories = {}
-    for found in categories.values():
-        known = set(merged.values())
-        merged |= {key: name for key, name in found.items() if name not in known}
-    parents = {
+    parents = [
         entry.get("supercategory")
         for entry in entries(first, "categories", path)
         if identity(entry.get("id")) != 0
-    }
+    ]
     used = {
         categories[place].get(key)
         for place, document in documents.items()
@@ -177,9 +175,20 @@ def _classes(
     group = categories[path].get(0)
     if group is not None and group in parents and group not in used and group not in wanted:
         problems.append(Problem(GROUP, path, None, f"{group}, id 0, which no box has"))
-        merged = {key: name for key, name in merged.items() if name != group}
-    ordered = sorted(merged, key=lambda key: (len(str(key)), str(key)))
-    return tuple(dict.fromkeys(merged[key] for key in ordered))
+        return tuple(name for name in _ordered(categories.values()) if name != group)
+    return tuple(_ordered(categories.values()))
+
+
+def _ordered(categories: Iterable[_Categories]) -> Iterable[str]:
+    """Order all names by their ids; a name whose id an earlier file gives to another comes last."""
+    by_id: _Categories = {}
+    last: dict[str, None] = {}
+    for found in categories:
+        for key, name in found.items():
+            if name not in by_id.values() and by_id.setdefault(key, name) != name:
+                last[name] = None
+    ordered = sorted(by_id, key=lambda key: (len(str(key)), str(key)))
+    return dict.fromkeys([*(by_id[key] for key in ordered), *last])
 
 
 def _parse(

@@ -52,13 +52,14 @@ def read(
     problems: list[Problem] = []
     groups: dict[str, list[Annotation]] = defaultdict(list)
     for source in find(folders, annotations=annotations, images=images):
-        pairs = _paired(source, problems)
-        lists = {} if options.shares else _lists(source.root)
-        grouped = (
-            _by_lists(pairs, lists, source.root, problems)
-            if lists
-            else _by_folders(pairs, source.root, problems)
-        )
+        pairs, found = _paired(source)
+        if options.shares is not None:
+            grouped = _together(pairs)
+        elif lists := _lists(source.root):
+            grouped = _by_lists(pairs, lists, source.root, found)
+        else:
+            grouped = _by_folders(pairs, source.root, found)
+        problems += found
         for name, group in grouped.items():
             groups[name] += group
     first = (*folders, *annotations, *images)[0]
@@ -67,8 +68,9 @@ def read(
     )
 
 
-def _paired(source: Source, problems: list[Problem]) -> _Pairs:
-    """Read the XML files and find the image of each."""
+def _paired(source: Source) -> tuple[_Pairs, list[Problem]]:
+    """Read the XML files and find the image of each; report what has no counterpart."""
+    problems: list[Problem] = []
     documents: dict[File, Document] = {}
     for xml in source.annotations:
         document = parse(xml.path)
@@ -94,7 +96,7 @@ def _paired(source: Source, problems: list[Problem]) -> _Pairs:
         for image in source.images
         if image.path not in used and image.path.stem not in spoiled
     ]
-    return pairs
+    return pairs, problems
 
 
 def _pair(xml: File, image: File, document: Document) -> tuple[Annotation, str | None]:
@@ -108,6 +110,10 @@ def _without_image(xml: File, images: Sequence[File], document: Document) -> Pro
     if images:
         return Problem(AMBIGUOUS, xml.path, None, " and ".join(str(one.path) for one in images[:2]))
     return Problem(MISSING, xml.path, None, document.named or f"{xml.path.stem}.*")
+
+
+def _together(pairs: _Pairs) -> Mapping[str, list[Annotation]]:
+    return {ANY: [annotation for annotation, _ in pairs.values()]}
 
 
 def _by_folders(
@@ -125,10 +131,10 @@ def _by_folders(
     if "train" not in groups and rest:
         groups["train"], rest = rest, []
     if "train" not in groups or len(groups) == 1:
-        return {ANY: [annotation for annotation, _ in pairs.values()]}
+        return _together(pairs)
     problems += [Problem(NO_SPLIT, annotation.path) for annotation in rest]
     if "val" not in groups:
-        problems.append(Problem(NO_VAL, root, None, "no folder is called val"))
+        problems.append(Problem(NO_VAL, root))
         groups[TRAINVAL] = groups.pop("train")
     return groups
 
