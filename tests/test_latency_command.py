@@ -81,12 +81,12 @@ def _ms(
     weights: Path,
     folder: Path,
     *,
-    imgsz: int = 64,
+    imgsz: tuple[int, int] = (64, 64),
     form: Form = Form("onnxruntime"),  # noqa: B008  # frozen
 ) -> float:
     """Ask the machine itself what a checkpoint takes."""
     net = form.network(checkpoint.network(checkpoint.load(weights)))
-    file = form.write(net, folder / "net.onnx", imgsz=(imgsz, imgsz))
+    file = form.write(net, folder / "net.onnx", imgsz=imgsz)
     return sum(machine.layers(file).values())
 
 
@@ -211,13 +211,13 @@ def test_layers_are_measured_once_for_each_picture_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
 ) -> None:
     machine = _settle(tmp_path, monkeypatch)
-    words = _global(dense, "--latency", 0.6, "--img-size", 96, "--dry-run")
+    words = _global(dense, "--latency", 0.6, "--img-size", 96, 64, "--dry-run")
     first = _latency(words, capsys)
     after_one = machine.profiles
     assert after_one
     assert _latency(words, capsys) == pytest.approx(first)
     assert machine.profiles == after_one
-    assert first["before_ms"] == pytest.approx(_ms(machine, dense, tmp_path, imgsz=96))
+    assert first["before_ms"] == pytest.approx(_ms(machine, dense, tmp_path, imgsz=(96, 64)))
     [path] = (tmp_path / "cache" / "prune" / "latency").iterdir()
     whole = table.load(path)
     assert whole is not None and whole.step == machine.block

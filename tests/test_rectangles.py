@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+import PIL.Image
 import pytest
 import squares
 import tiny
@@ -18,9 +20,10 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint
+from prune.auto import road as roads
 from prune.bench.files import settle
 from prune.boxes import xywh_to_xyxy
-from prune.cli import main
+from prune.cli import main, read
 from prune.count import count
 from prune.data import labels
 from prune.data.frames import fit
@@ -31,6 +34,8 @@ from prune.data.spec import DataSpec
 from prune.errors import CheckpointError
 from prune.export.darknet import write_darknet
 from prune.models.darknet import build
+from prune.score.feed import letterboxed
+from prune.score.runtime import open_weights
 from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.log import Log
@@ -59,9 +64,9 @@ def document(capsys: Capture, *words: object) -> dict[str, object]:
 def darknet_pair(folder: Path, head: str) -> tuple[Path, Path]:
     """Write a pair of Darknet files whose [net] names this size."""
     torch.manual_seed(0)
-    text = tiny.CFG.format(width=32).replace("width=64\nheight=64\n", head)
-    cfg, weights, _ = write_darknet(build(text), folder / "public.cfg")
-    return cfg, weights
+    made = write_darknet(build(tiny.CFG.format(width=32)), folder / "public.cfg")
+    made.cfg.write_text(made.cfg.read_text().replace("width=64\nheight=64\n", head))
+    return made.cfg, made.weights
 
 
 def test_a_cfg_keeps_its_size_from_whole_to_darknet_and_back(
@@ -362,3 +367,44 @@ def test_a_sensitivity_file_says_its_size(tmp_path: Path, capsys: Capture) -> No
     words = ("--data", yaml, "--metric", "loss", "--ratios", "0.5", "--images", 2, "--out", out)
     assert main([*map(str, ("sensitivity", "--weights", weights, *words))]) == 0
     assert json.loads(out.read_text())["imgsz"] == [64, 96]
+
+
+def test_auto_hands_height_and_width_on_and_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    seen: list[Size] = []
+
+    def stop(road: roads.Road) -> None:
+        seen.append(road.wish.imgsz)
+        trained = read("train", [str(word) for word in roads.training(road.wish)])
+        seen.append(trained.img_size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(roads, "walk", stop)
+    words = ["--weights", str(sized(tmp_path, WIDE)), "--data", str(tiny.data(tmp_path))]
+    words += ["--latency", "0.5", "--project", str(tmp_path / "runs")]
+    assert main(["auto", *words]) == 130
+    assert main(["auto", "--resume", str(tmp_path / "runs" / "exp")]) == 130
+    assert seen == [WIDE] * 4
+
+
+@pytest.mark.parametrize("words", [[], ["--dynamic"]], ids=["fixed", "dynamic"])
+def test_a_bundle_says_height_then_width(tmp_path: Path, capsys: Capture, words: list[str]) -> None:
+    weights, folder = sized(tmp_path, WIDE), tmp_path / "made"
+    document(capsys, "export", "--weights", weights, "--bundle", folder, *words)
+    how = json.loads((folder / "preprocess.json").read_text())
+    assert (how["size"], how["any_size"]) == ([64, 96], bool(words))
+    assert "at 64 x 96" in (folder / "README.md").read_text()
+    spec = importlib.util.spec_from_file_location("bundled", folder / "detect.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for height, width in SHAPES:
+        image = np.full((height, width, 3), 255, np.uint8)
+        runner = open_weights(folder / "model.onnx", device_name="cpu")
+        wanted, frame = letterboxed(image, runner, runner.imgsz)
+        found, scale, corner = script.letterbox(PIL.Image.fromarray(image), how)
+        assert found.shape == tuple(wanted.shape)
+        assert np.array_equal(found == 1, wanted.numpy() == 1), "the same pixels are grey"
+        assert scale[:2].tolist() == [frame.scale_x, frame.scale_y]
+        assert corner[:2].tolist() == [frame.pad_x, frame.pad_y]

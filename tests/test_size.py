@@ -48,6 +48,8 @@ def test_a_size_is_the_shape_of_a_batch() -> None:
         (["--img=64", "96"], Size(64, 96)),
         (["--img-size", "64x96"], Size(64, 96)),
         (["--img-size", "64,96"], Size(64, 96)),
+        (["--img-size", "64 96"], Size(64, 96)),
+        (["--img-size", "[64, 96]"], Size(64, 96)),
     ],
     ids=str,
 )
@@ -61,7 +63,9 @@ def test_one_or_two_numbers_leave_the_file_behind_them_alone(
     assert "img_size" in args.typed
 
 
-@pytest.mark.parametrize("typed", ["0", "64 0", "-64", "64.5", "64 64 64", "wide", "64x", "٦٤"])
+@pytest.mark.parametrize(
+    "typed", ["0", "64 0", "-64", "64.5", "64 64 64", "wide", "64x", "٦٤", "64 16385"]
+)
 def test_what_is_no_size_is_refused_with_an_example(
     typed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
