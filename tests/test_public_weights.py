@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from public import difference, trained, yolov3_tiny_cfg
 from squares import data
 
 from prune import checkpoint
-from prune.cli import main
+from prune.auto import road
+from prune.cli import job, main, read
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
+from prune.train.team import Team
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +187,56 @@ def test_what_cannot_be_meant_is_one_line(
     assert status == 2
     assert expected in capsys.readouterr().err
     assert sorted(pair.iterdir()) == before
+
+
+# Commands that take longer: what they start from.
+
+
+def test_auto_starts_from_a_checkpoint_made_of_them(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stages are commands of their own, which need no word on how the weights are read."""
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(road, "walk", stop)
+    words = ["--data", str(tiny.data(pair)), "--latency", "0.5", "--img-size", "64"]
+    before = {path: path.read_bytes() for path in pair.iterdir() if path.is_file()}
+    assert main(["auto", *SOURCES["pair"], *words, "--names", "red,blue"]) == 130
+    found = checkpoint.load(Path("runs/auto/exp/net.pt"))
+    assert found.names == ["red", "blue"]
+    wish = json.loads(Path("runs/auto/exp/auto.json").read_text())["wish"]
+    assert wish["weights"] == str(Path("runs/auto/exp/net.pt").resolve())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_training_starts_from_them(
+    net: Darknet, pair: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = read("train", [*SOURCES[source], "--data", str(tiny.data(pair)), "--names", "red,blue"])
+    said: list[str] = []
+    prepared = job.prepare(args, torch.device("cpu"), Team(), said.append)
+    assert difference(prepared.source.net, net) < 1e-3
+    assert [line for line in said if "structure from net.cfg" in line]
+    assert "boxes decode by exp" in " ".join(said)
+
+
+def test_training_decodes_them_as_it_is_told(pair: Path) -> None:
+    words = [*SOURCES["public .pt"], "--data", str(tiny.data(pair)), "--decoding", "sigmoid"]
+    prepared = job.prepare(read("train", words), torch.device("cpu"), Team(), lambda _: None)
+    assert all(head.new_coords for head in prepared.source.net.heads)
+
+
+def test_words_on_weights_that_are_not_there_are_refused(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--cfg", "net.cfg", "--data", str(tiny.data(pair)), "--decoding", "exp"]
+    assert main(["train", *words]) == 2
+    assert "--decoding needs --weights" in capsys.readouterr().err
+
+
+def test_quantize_says_what_it_takes(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", "--weights", "net.weights", "--data", str(tiny.data(pair))]) == 2
+    assert "prune export" in capsys.readouterr().err

@@ -32,6 +32,11 @@ class Pair:
     source: Path
     setting: Setting
 
+    @property
+    def exported(self) -> bool:
+        """Tell whether the runtime reads an ONNX file that was written of a checkpoint."""
+        return self.source.suffix != self.file.suffix and self.source.suffix == ".onnx"
+
 
 @dataclass(frozen=True)
 class Row:

@@ -129,7 +129,7 @@ def _facts(row: Row, rounds: int) -> dict[str, object]:
     return {
         "file": str(row.pair.file),
         "runtime": row.pair.runtime,
-        "exported": row.pair.source != row.pair.file,
+        "exported": row.pair.exported,
         "shape": row.pair.setting.shape,
         "precision": row.precision,
         "median_ms": row.spread.median,
@@ -264,7 +264,7 @@ def _print(
 def _cells(row: Row) -> list[object]:
     ratio = row.ratio_to_first
     megabytes = None if row.peak_bytes is None else round(row.peak_bytes / 1e6)
-    exported = " (exported)" if row.pair.source != row.pair.file else ""
+    exported = " (exported)" if row.pair.exported else ""
     return [
         f"{row.pair.file}{exported}",
         row.pair.runtime,

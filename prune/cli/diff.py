@@ -71,17 +71,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _opened(args: argparse.Namespace) -> list[Checkpoint]:
-    """Open both files; one cfg is for each of them that is not ours."""
-    from prune.whole import Reading
+    """Open both files; one cfg is for each of them that is not ours.
 
-    cfgs = args.cfg or [None]
+    Raises:
+        PruneError: a file that cannot be used, or more than two cfgs.
+    """
+    from prune.whole import Reading, open_weights
+
+    cfgs = [reading.cfg_file(cfg) for cfg in args.cfg or [None]]
     if len(cfgs) > 2:
         raise InputError(f"--cfg names {len(cfgs)} files; one is for both, two are for A and B")
-    files = (args.first, args.second)
-    return [
-        reading.open_file(path, Reading(reading.cfg_file(cfg), decoding=args.decoding))
-        for path, cfg in zip(files, [cfgs[0], cfgs[-1]], strict=True)
-    ]
+    ways = [Reading(cfg, decoding=args.decoding) for cfg in (cfgs[0], cfgs[-1])]
+    paths = (args.first, args.second)
+    found = [open_weights(path, way) for path, way in zip(paths, ways, strict=True)]
+    foreign = any(one.foreign for one in found)
+    for path, way, one in zip(paths, ways, found, strict=True):
+        # One cfg beside one public file is meant for that, and nothing needs to be said of ours.
+        only = foreign and not one.foreign and len(cfgs) == 1
+        reading.note(path, one, Reading() if only else way)
+    return found
 
 
 Pair = tuple["Layer | None", "Layer | None"]
