@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -83,7 +83,8 @@ def dejavu() -> Path:
     return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-def system_fonts() -> Iterable[Path]:
+@lru_cache(maxsize=1)
+def system_fonts() -> Sequence[Path]:
     """List the system's font files: upright and regular ones first."""
     from matplotlib import font_manager
 

@@ -111,4 +111,4 @@ def _plain(value: object) -> object:
 
 def without_password(text: str) -> str:
     """Leave user and password out of a URL; any other text stays as it is."""
-    return re.sub(r"^([a-zA-Z][\w+.-]*://)[^/@]*@", r"\1", text)
+    return re.sub(r"^([a-zA-Z][\w+.-]*://)[^/?#]*@", r"\1", text)

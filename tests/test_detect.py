@@ -169,6 +169,8 @@ def test_broken_picture_does_not_stop_the_others(
         (["--source", "7"], "cannot open camera 7"),
         (["--source", "rtsp://me:secret@127.0.0.1:9/x"], "cannot open rtsp://127.0.0.1:9/x"),
         (["--source", "http://127.0.0.1:9/a.jpg"], "cannot open http://127.0.0.1:9/a.jpg"),
+        (["--source", "rtsp://me:p@ss@127.0.0.1:9/x"], "cannot open rtsp://127.0.0.1:9/x"),
+        (["--source", " "], "the source is empty"),
         (["--source", "ftp://127.0.0.1/a.jpg"], "a URL begins with one of http://"),
         (["--source", "x" * 300], "File name too long"),
         (["--classes", "green"], "class 'green' is unknown"),
@@ -179,7 +181,8 @@ def test_broken_picture_does_not_stop_the_others(
         (["--weights", "grey.pt"], "[net] channels: is 1; pictures are RGB"),
     ],
     ids=[
-        *("path", "glob", "folder", "file", "list", "camera", "stream", "web", "scheme", "length"),
+        *("path", "glob", "folder", "file", "list", "camera", "stream", "web"),
+        *("password", "empty", "scheme", "length"),
         *("class", "no class", "only commas", "confidence", "weights", "grey"),
     ],
 )

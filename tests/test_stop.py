@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -26,6 +27,20 @@ def test_a_signal_is_noted_and_a_second_one_ends(number: signal.Signals) -> None
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
     assert said == [f"{number.name}: finishing the step and saving; again ends at once"]
+
+
+def test_another_thread_than_the_first_listens_to_nothing() -> None:
+    """Python lets the main thread alone handle signals; a server may detect in any."""
+    asked: list[bool] = []
+
+    def run() -> None:
+        with listening(str) as stopped:
+            asked.append(stopped())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert asked == [False]
 
 
 def test_a_signal_amid_a_line_of_the_log_is_told_all_the_same(

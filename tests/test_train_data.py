@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from prune import checkpoint
 from prune.cli import main, outcome
 from prune.data.batch import Batch
 from prune.models.darknet import Darknet
+from prune.score import metrics
 from prune.train import anchors, emphasis, keep
 from prune.train.hyp import SCRATCH
 from prune.train.log import Log
@@ -92,11 +94,19 @@ def test_all_boxes_are_of_one_class(
 
 
 def test_weights_of_several_classes_get_heads_for_one(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What comes next cannot look at the data, which has other classes."""
+    monkeypatch.setattr(metrics, "LEARNED", 0.0)
     assert train("--weights", tiny.weights(tmp_path), "--single-cls") == 0
-    said = capsys.readouterr().err
-    assert "it predicts 2 classes (red, blue) and the data has 1 class (object)" in said
+    said = capsys.readouterr()
+    assert "it predicts 2 classes (red, blue) and the data has 1 class (object)" in said.err
+    (then,) = (line for line in said.out.splitlines() if line.startswith("next "))
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(then)[2:], "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize(

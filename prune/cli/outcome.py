@@ -70,14 +70,17 @@ def next_command(job: Job, folder: Path, rows: list[Row]) -> str:
 
     More training for a network that has not learned, the export of what was pruned, else a cut.
     """
-    best, data = _quoted(folder / "weights" / "best.pt"), f"--data {_quoted(job.spec.path)}"
+    best, data = _quoted(folder / "weights" / "best.pt"), f" --data {_quoted(job.spec.path)}"
+    merged = job.spec.merged is not None  # other classes than the data's: only train can join them
     pruned = job.source.pruned or job.narrowing is not None
     if not _learned(job, rows):
-        structure = " --pt" if pruned else ""
-        return f"prune train --weights {best}{structure} {data} --epochs {3 * job.settings.epochs}"
+        same = (" --pt" if pruned else "") + data + (" --single-cls" if merged else "")
+        return f"prune train --weights {best}{same} --epochs {3 * job.settings.epochs}"
     if pruned and not _faded(job):
-        return f"prune export --weights {best} {data} --out {_quoted(job.spec.path.stem)}.onnx"
-    return f"prune global --weights {best} --macs 0.5 {data} --reconstruct --out half.pt"
+        checked = "" if merged else data
+        return f"prune export --weights {best}{checked} --out {_quoted(job.spec.path.stem)}.onnx"
+    recovery = " --compensate" if merged else f"{data} --reconstruct"
+    return f"prune global --weights {best} --macs 0.5{recovery} --out half.pt"
 
 
 def notes(job: Job, folder: Path, rows: list[Row]) -> list[str]:
@@ -91,10 +94,11 @@ def notes(job: Job, folder: Path, rows: list[Row]) -> list[str]:
     if not _faded(job):
         return []
     best = _quoted(folder / "weights" / "best.pt")
+    merged = " --single-cls" if job.spec.merged is not None else ""
     return [
         "note: channels have faded for a cut, and until then the detector itself scores low: "
         f"{next_command(job, folder, rows)}; then prune train --weights half.pt --pt --teacher "
-        f"{best} --data {_quoted(job.spec.path)} --name tuned"
+        f"{best} --data {_quoted(job.spec.path)}{merged} --name tuned"
     ]
 
 

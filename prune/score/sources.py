@@ -89,6 +89,8 @@ def find(source: str) -> list[Source]:
     """
     if "://" in source:
         return [_of_url(source)]
+    if not source.strip():
+        raise DataError("the source is empty; name an image, a folder, a camera (0) or a URL")
     path = Path(source)
     try:
         if path.is_dir():

@@ -35,6 +35,9 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
     Raises:
         KeyboardInterrupt: a second signal came.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield never  # Python lets the main thread alone handle signals
+        return
     came: list[float] = []  # when, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
     teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
