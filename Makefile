@@ -20,11 +20,13 @@ test: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Minutes: random networks cut at random, each group of each shipped network cut alone, all proved;
-# runs killed at random moments, their files those of a run that nobody killed.
+# runs killed at random moments, their files those of a run that nobody killed; networks cut to a
+# part of their time while other processes want the cores, and timed when the machine is idle.
 prove: .venv/tested
 	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest \
 		tests/test_random_networks.py tests/test_shipped_groups.py
 	OMP_NUM_THREADS=1 PRUNE_KILLS=20 $(BIN)/python -m pytest tests/test_kill.py
+	$(BIN)/python tools/bench_auto_load.py --runs 5
 
 # A stamp, so that a second run costs nothing and a changed requirement installs again.
 .venv/installed: setup.cfg pyproject.toml constraints.txt

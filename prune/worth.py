@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from prune.errors import PlanError
 from prune.models.blocks import Residual, as_text
 from prune.models.darknet import Darknet
+from prune.progress import tracked
 from prune.proof import skipped
 
 
@@ -45,7 +46,8 @@ def output_change(net: Darknet, places: Sequence[Residual], look: Look) -> list[
     moved = torch.zeros(len(places), len(net.map_layers), dtype=torch.float64)
     whole = torch.zeros(len(net.map_layers), dtype=torch.float64)
     with skipped(net, passes(look.gone)):
-        for start in range(0, len(look.pictures), PICTURES_AT_ONCE):
+        starts = range(0, len(look.pictures), PICTURES_AT_ONCE)
+        for start in tracked(starts, "scoring blocks", len(starts)):
             pictures = look.pictures[start : start + PICTURES_AT_ONCE]
             maps, others = _maps_without(net, places, pictures)
             whole += _squares(maps)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from clocks import SyntheticMachine
@@ -205,6 +208,60 @@ def test_what_the_clock_does_not_confirm_is_not_written(
     err = capsys.readouterr().err
     assert "far from its prediction again" in err
     assert not (tmp_path / "out.pt").exists()
+
+
+def _spikes(machine: SyntheticMachine) -> Callable[[], float]:
+    """Have every fifth run wait for nine times what it computes."""
+    turns = itertools.count()
+    return lambda: 10.0 if not next(turns) % 5 else 1.0
+
+
+def _drift(machine: SyntheticMachine) -> Callable[[], float]:
+    """Slow down by a half each time that the clock has doubled, ten times what a table was told."""
+    return lambda: 10 * (1 + 0.5 * math.log2(1 + machine.now))
+
+
+def _waiting(machine: SyntheticMachine) -> Callable[[], float]:
+    """Wait in three of five runs, up to eight times what is computed."""
+    random = np.random.default_rng(0)
+    return lambda: 1 + 7 * random.random() * (random.random() < 0.6)
+
+
+@pytest.mark.parametrize(
+    ("wait", "others", "from_cache"),
+    [(_spikes, 0.0, True), (_drift, 2.0, True), (_waiting, 2.0, False)],
+    ids=["spikes", "ten times as slow as the table", "a table of a busy machine"],
+)
+def test_what_the_machine_does_meanwhile_does_not_reach_the_cut(
+    wait: Callable[[SyntheticMachine], Callable[[], float]],
+    others: float,
+    from_cache: bool,
+    known: SyntheticMachine,
+    dense: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    if not from_cache:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    known.wait, known.others = wait(known), others
+    found = _latency(_global(dense, "--latency", 0.5), capsys)
+    before, after = (_ms(known, path, tmp_path) for path in (dense, tmp_path / "out.pt"))
+    assert after / before == pytest.approx(0.5, rel=0.15), "measured idle"
+    assert found["ratio"] == pytest.approx(after / before, rel=0.03)
+    assert found["busy"] is (others > 0)
+    assert (known.profiles == 0) is from_cache
+
+
+def test_milliseconds_on_a_busy_machine_are_said_as_a_ratio(
+    known: SyntheticMachine, dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    known.others = 2.0
+    limit = 0.6 * _ms(known, dense, tmp_path)
+    assert main(_global(dense, "--latency", f"{limit:.6f}ms", "--dry-run")) == 0
+    err = capsys.readouterr().err
+    assert "the machine is busy: other processes take 2.0 of 2 core(s)" in err
+    assert re.search(r"ms are 0\.60 of the .* ms that the network takes on this busy machine", err)
 
 
 def test_layers_are_measured_once_for_each_picture_size(

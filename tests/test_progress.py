@@ -1,0 +1,109 @@
+"""Loops that take long are shown: on a terminal as a bar, elsewhere as a line now and then."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from prune.auto import commands
+from prune.bench import neighbours
+from prune.bench.neighbours import Neighbours
+from prune.bench.timing import Ratio
+from prune.cli import bars, doubts
+from prune.progress import shown_by, tracked
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say that it is one."""
+        return True
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that a test moves."""
+    clock = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def _loop(now: list[float], *, seconds: float, steps: int = 10) -> Iterator[int]:
+    for number in range(steps):
+        now[0] += seconds
+        yield number
+
+
+def test_without_a_listener_a_loop_is_just_passed_on() -> None:
+    assert list(tracked("abc", "letters", 3)) == ["a", "b", "c"]
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(
+    now: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shown_by(bars.shown):
+        assert list(tracked(_loop(now, seconds=20), "layer timing", 10)) == list(range(10))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "prune: layer timing: 2 of 10, about 0:02:40 left"
+    assert len(lines) == 4, "every other step"
+
+
+def test_a_short_loop_is_not_shown(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_by(bars.shown):
+        list(tracked(_loop(now, seconds=0.5), "short", 10))
+    assert not capsys.readouterr().err
+
+
+def test_on_a_terminal_a_bar_shows_name_count_and_time_left(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    with shown_by(bars.shown):
+        for _ in tracked(_loop(now, seconds=2), "layer timing", 10):
+            list(tracked(_loop(now, seconds=2, steps=2), "inner", 2))
+    assert "layer timing" in terminal.getvalue() and "/10" in terminal.getvalue()
+    assert not bars._open, "the terminal is given back"
+
+
+def test_a_loop_that_fails_takes_its_bar_away(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(ZeroDivisionError), shown_by(bars.shown):
+        for number in tracked(_loop(now, seconds=2), "failing", 10):
+            1 / (3 - number)
+    assert not bars._open
+
+
+def test_commands_of_an_automatic_run_can_be_pasted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands.sys, "executable", "/bin/true")
+    with pytest.raises(commands.RunError):
+        commands.prune("val", "--data", "my data/it's.yaml")
+    line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")
+    assert shlex.split(line) == ["prune", "val", "--data", "my data/it's.yaml", "--json"]
+
+
+def test_every_command_that_measures_says_the_same_of_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    doubts.note_if_busy(said.append, threads=2)
+    doubts.note_if_unsure(said.append, [Ratio(0.5, 0.49, 0.51)], remedy="wait")
+    assert not said
+    monkeypatch.setattr(neighbours, "look", lambda: Neighbours(2, 1.5))
+    doubts.note_if_busy(said.append, threads=2)
+    doubts.note_if_unsure(said.append, [Ratio(0.5, 0.4, 0.51)], remedy="wait")
+    assert said == [
+        "note: the machine is busy: other processes take 1.5 of 2 core(s); trust ratios, not "
+        "milliseconds",
+        "note: ratios are known to 20 % only; wait",
+    ]
