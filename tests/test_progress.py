@@ -14,7 +14,10 @@ from prune.bench import neighbours
 from prune.bench.neighbours import Neighbours
 from prune.bench.timing import Ratio
 from prune.cli import bars, doubts
+from prune.errors import RunError
 from prune.progress import shown_by, tracked
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal(io.StringIO):
@@ -29,7 +32,7 @@ class Terminal(io.StringIO):
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that a test moves."""
     clock = [0.0]
-    monkeypatch.setattr(bars.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("prune.cli.bars.time.monotonic", lambda: clock[0])
     return clock
 
 
@@ -72,21 +75,27 @@ def test_on_a_terminal_a_bar_shows_name_count_and_time_left(
     assert not bars._open, "the terminal is given back"
 
 
-def test_a_loop_that_fails_takes_its_bar_away(
+def test_a_loop_that_is_broken_off_gives_the_cursor_back(
     now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(ZeroDivisionError), shown_by(bars.shown):
-        for number in tracked(_loop(now, seconds=2), "failing", 10):
-            1 / (3 - number)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    loop = tracked(_loop(now, seconds=2), "stopped", 10)  # held, as by a traceback
+    with pytest.raises(KeyboardInterrupt), bars.drawn():
+        for number in loop:
+            if number == 5:
+                raise KeyboardInterrupt
     assert not bars._open
+    assert terminal.getvalue().rindex(SHOW_CURSOR) > terminal.getvalue().rindex(HIDE_CURSOR)
+    loop.close()  # type: ignore[attr-defined]  # a generator
 
 
 def test_commands_of_an_automatic_run_can_be_pasted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands.sys, "executable", "/bin/true")
-    with pytest.raises(commands.RunError):
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    with pytest.raises(RunError):
         commands.prune("val", "--data", "my data/it's.yaml")
     line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")
     assert shlex.split(line) == ["prune", "val", "--data", "my data/it's.yaml", "--json"]

@@ -84,14 +84,13 @@ def module(name: str) -> CommandModule:
 
 
 def _run(name: str, words: Sequence[str]) -> int:
-    from prune import progress
     from prune.cli import bars
 
     try:
         args = read(name, words)
         notes.forget()
         console.logger()  # remarks of any layer come as plain lines on stderr
-        with progress.shown_by(bars.shown):
+        with bars.drawn():
             return module(name).run(args) or 0
     except PruneError as error:
         sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from prune import progress
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -27,6 +29,18 @@ def shown(name: str, total: int) -> Iterator[Callable[[int], None]]:
         yield bar.show
     finally:
         bar.end()
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Show the loops of the block, and give the terminal back however it ends."""
+    try:
+        with progress.shown_by(shown):
+            yield
+    finally:
+        for bar in _open:
+            bar.stop()  # a loop that was broken off has not ended its own
+        _open.clear()
 
 
 class _Lines:
@@ -66,7 +80,7 @@ class _Bar:
         if self.drawing is None:
             return
         self.drawing.remove_task(self.task)
-        if not self.drawing.tasks:
+        if not self.drawing.tasks and self.drawing in _open:
             self.drawing.stop()
             _open.remove(self.drawing)
 
