@@ -94,7 +94,10 @@ def test_a_loop_that_is_broken_off_gives_the_cursor_back(
 def test_commands_of_an_automatic_run_can_be_pasted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/true")
+    def started(*_: object, **__: object) -> None:
+        raise RunError("the line comes before the process")
+
+    monkeypatch.setattr("prune.auto.commands.subprocess.Popen", started)
     with pytest.raises(RunError):
         commands.prune("val", "--data", "my data/it's.yaml")
     line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")

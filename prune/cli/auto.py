@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latency",
         metavar="B",
-        help="time of one picture to come down to: a share of the detector's own, 0.4, or 20ms",
+        help="time per image that is requested: a fraction of the detector's own, 0.4, or 20ms",
     )
     parser.add_argument(
         "--max-drop",

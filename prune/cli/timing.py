@@ -37,7 +37,7 @@ def add_arguments(
     budget.add_argument(
         "--latency",
         metavar="B",
-        help="time of one picture on this machine to come down to: a share, 0.5, or 20ms",
+        help="time per image on this machine that is requested: a fraction, 0.5, or 20ms",
     )
     add_place(parser)
     parser.add_argument(
@@ -58,7 +58,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=options.natural,
         metavar="N",
-        help="of a run, for --latency (default 0: one a core)",
+        help="inference threads when timing for --latency (default 0: one per core)",
     )
 
 
