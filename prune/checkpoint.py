@@ -322,9 +322,11 @@ def _history(document: Mapping[str, object], path: Path) -> list[dict[str, objec
 def _check_names(net: Darknet, names: Sequence[str]) -> None:
     for head in net.heads:
         if head.classes != len(names):
+            given = "1 class name was" if len(names) == 1 else f"{len(names)} class names were"
             raise CheckpointError(
-                f"the network's heads have {head.classes} classes and {len(names)} names came "
-                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+                f"the network predicts {head.classes} classes, but {given} given "
+                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}); for other classes "
+                "run prune train --weights FILE --data YAML, which takes over what fits"
             )
 
 

@@ -197,7 +197,7 @@ def test_large_finite_weights_are_no_fault(tiny: Checkpoint) -> None:
 
 
 def test_names_are_as_many_as_classes(tiny: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match=r"2 classes and 1 names came \(cat\)"):
+    with pytest.raises(CheckpointError, match=r"2 classes, but 1 class name was given \(cat\)"):
         checkpoint.network(replace(tiny, names=["cat"]))
 
 

@@ -343,7 +343,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         [],
         "module_list.8.implicit holds 32 values that are NaN or infinite",
     ),
-    "names": (lambda path: path, ["--names", "cat"], "2 classes and 1 names came (cat)"),
+    "names": (
+        lambda path: path,
+        ["--names", "cat"],
+        "2 classes, but 1 class name was given (cat); ",
+    ),
     "no names": (lambda path: path, ["--names", " , "], "names no class"),
     "size": (lambda path: path, ["--img-size", "100"], "multiple of the network's stride, 8"),
     "missing cfg": (lambda path: path, ["--cfg", "no.cfg"], "cannot read no.cfg"),
