@@ -70,30 +70,20 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
         InputError: classes that are to be kept and are not as many as the data's.
     """
     found, layers = _opened(start)
-    ours = not found.foreign
     _expect_as_many(start, found.names, names)
-    named = _named(start, found) if ours else None
-    other = named if named and _replaces(named, found, start) else None
     remarks = _remarks(start, found)
-    if named and not other and not _same_network(named, found):
-        remarks.append(
-            f"{start.cfg} is another network than {start.weights} holds; the checkpoint's is kept"
-        )
-    rows = class_rows(
-        found.names,
-        names,
-        keep=start.keep_classes or (start.teacher and not reordered(found.names, names)),
-    )
+    other = None if found.foreign else _other_network(start, found, remarks)
+    same_classes = start.teacher and not reordered(found.names, names)
+    rows = class_rows(found.names, names, keep=start.keep_classes or same_classes)
     net = checkpoint.network(found)
-    same = len(names) == len(found.names) and all(rows.get(i) == i for i in range(len(names)))
-    if other or not same or layers is not None:
+    unchanged = other is None and layers is None and len(names) == len(found.names)
+    if not unchanged or any(rows.get(i) != i for i in range(len(names))):
         sections = with_classes(other or net.sections, len(names))
         expect_rgb(sections)
         done = transfer(net, sections, rows=rows, seed=start.seed, layers=layers)
         if not done.taken:
-            other_file = start.cfg or "the data's classes"
             raise CheckpointError(
-                f"nothing of {start.weights} fits {other_file}; they are other networks"
+                f"nothing of {start.weights} fits {start.cfg}; they are other networks"
             )
         net = done.net
         remarks.append(_taken_over(start, done, own=found.names, names=names, rows=rows))
@@ -102,8 +92,8 @@ def begin(start: Start, *, names: Sequence[str]) -> Source:
     return Source(
         net=net,
         imgsz=found.imgsz,
-        pruned=found.pruned and not other,
-        history=() if other else found.history,
+        pruned=found.pruned and other is None,
+        history=found.history if other is None else (),
         parent=checkpoint.digest(start.weights),
         notes=tuple(remarks),
     )
@@ -126,23 +116,33 @@ def _in_part(part: Part, start: Start) -> Checkpoint:
     net = Darknet(part.sections)
     net.load_state_dict(part.weights, strict=False)
     classes = net.heads[0].classes
-    names = start.names or part.names
+    numbers = [str(number) for number in range(classes)]
+    names = start.names or (part.names if len(part.names) == classes else numbers)
     size, notes = image_size(net)
-    found = checkpoint.capture(
-        net,
-        names=names if len(names) == classes else [str(number) for number in range(classes)],
-        imgsz=size,
-    )
+    found = checkpoint.capture(net, names=names, imgsz=size)
     return replace(found, foreign=True, remarks=(part.note, *notes))
 
 
-def _named(start: Start, found: Checkpoint) -> tuple[Section, ...] | None:
-    """Read the cfg that was named beside a checkpoint; its [reorg] is the checkpoint's."""
+def _other_network(
+    start: Start, found: Checkpoint, remarks: list[str]
+) -> tuple[Section, ...] | None:
+    """Return the cfg whose network is trained in place of that of a checkpoint of ours, if any.
+
+    Where a cfg is named that is passed over, this is added to the remarks.
+    """
     if start.cfg is None:
         return None
     orders = [s.options["order"] for s in parse(found.cfg) if "order" in s.options]
-    sections = read_cfg(start.cfg)
-    return with_reorg_order(sections, orders[0]) if orders else with_own_reorg(sections)
+    named = read_cfg(start.cfg)
+    named = with_reorg_order(named, orders[0]) if orders else with_own_reorg(named)
+    kept = found.pruned or start.pt or _fits(named, found)
+    if start.partial or not kept:
+        return named
+    if not _same_network(named, found):
+        remarks.append(
+            f"{start.cfg} is another network than {start.weights} holds; the checkpoint's is kept"
+        )
+    return None
 
 
 def _expect_as_many(start: Start, own: Sequence[str], names: Sequence[str]) -> None:
@@ -151,13 +151,6 @@ def _expect_as_many(start: Start, own: Sequence[str], names: Sequence[str]) -> N
             f"--keep-classes: {start.weights} predicts {len(own)} classes ({few(own)}) and the "
             f"data has {len(names)} ({few(names)}); it needs as many; leave the option out"
         )
-
-
-def _replaces(named: Sequence[Section], found: Checkpoint, start: Start) -> bool:
-    """Tell whether the cfg's network is trained, and not that of a checkpoint of ours."""
-    if start.partial:
-        return True
-    return not (found.pruned or start.pt) and not _fits(named, found)
 
 
 def _fits(named: Sequence[Section], found: Checkpoint) -> bool:
