@@ -723,3 +723,15 @@ def test_a_file_may_lack_categories_and_number_the_others_anew(
     assert names == (("cat", "dog", "cow") if turned else ("cat", "cow", "dog"))
     for split in ("train", "val"):
         assert read(tmp_path, f"{split}/a")[0][0] == names.index("dog")
+
+
+def test_odd_ids_and_urls_are_no_accident(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "a.png")
+    boxes = [entry(10), entry(10) | {"id": "\udc80", "bbox": [0, 0, 0, 0]}]
+    path = coco(tmp_path / "train.json", ["a.png", "https://[b/x.png"], boxes, CATEGORIES)
+    assert convert(tmp_path, "coco", path) == 0
+    out, err = capsys.readouterr()
+    assert (out + err).isascii()
+    assert "note: 1 image is missing" in err

@@ -220,7 +220,7 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
         if shows:
             return _Frame(claimed, look.turned, TURNED, f"{detail}, EXIF entry {look.turned}")
         return _Frame(look.size, 1, SWAPPED, f"{detail}; correct the entry or turn the image")
-    return _Frame(look.size, 1, WRONG_SIZE, f"{detail}; the image's is used")
+    return _Frame(look.size, 1, WRONG_SIZE, detail)
 
 
 def _same_shape(first: Size, second: Size) -> bool:

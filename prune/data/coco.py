@@ -251,7 +251,8 @@ def _boxes(
     """Collect the boxes of each image; what cannot be used is a problem."""
     boxes: dict[_Id, list[Box]] = defaultdict(list)
     for entry in entries(document, "annotations", path):
-        label = f"annotation {entry.get('id', '?')}"
+        own = entry.get("id", "?")
+        label = f"annotation {own if isinstance(own, int) else ascii(own)[:40]}"
         image, category = identity(entry.get("image_id")), identity(entry.get("category_id"))
         corners, around = _corners(entry), _around(entry)
         if image is None or image not in images:

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from prune.data.convert import AMBIGUOUS
 from prune.data.folders import as_key, files_below, files_in, identity, is_file
@@ -79,7 +79,8 @@ def plain(name: str) -> str:
     if "?d=" in name:
         return unquote(name.partition("?d=")[2])
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        return unquote(urlsplit(name).path)
+        host_and_path = re.split("[?#]", name.partition("://")[2])[0]
+        return unquote("/" + host_and_path.partition("/")[2])
     return re.sub("^[A-Za-z]:/", "/", name)
 
 

@@ -16,7 +16,6 @@ from prune.data.annotation import (
     UNREADABLE,
     WRONG_SIZE,
 )
-from prune.data.pictures import SUFFIXES
 from prune.data.problem import BROKEN, CLIPPED, DEGENERATE, DUPLICATE, MISSING, OUTSIDE, Problem
 
 _LONGEST = 160  # of a detail, in letters
@@ -26,8 +25,8 @@ _STRICT = "; --strict stops instead"
 SENTENCES = {
     BROKEN: "{image is|images are} broken and left out" + _STRICT,
     MISSING: "{image is|images are} missing" + _STRICT,
-    UNREADABLE: "{file is not an image|files are not images} that prune reads, and left out "
-    f"(it reads {' '.join(sorted(SUFFIXES))}){_STRICT}",
+    UNREADABLE: "{file is not an image|files are not images} that prune reads, and left out"
+    + _STRICT,
     NO_SIZE: "{annotation does|annotations do} not give the image's size",
     RESIZED: "{image was|images were} resized after the annotation; the boxes are scaled",
     WRONG_SIZE: "{annotation gives|annotations give} a wrong image size; the image's own is used",

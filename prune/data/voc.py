@@ -91,10 +91,14 @@ def _paired(source: Source) -> tuple[_Pairs, list[Problem]]:
             problems.append(_without_image(xml, images, documents[xml]))
     used = {image.path for images in found.values() for image in images}
     spoiled = {problem.path.stem for problem in problems}
-    problems += [
-        Problem(NO_XML if is_picture(image.path) else UNREADABLE, image.path, None, image.path.name)
+    lone = [
+        image.path
         for image in source.images
         if image.path not in used and image.path.stem not in spoiled
+    ]
+    problems += [
+        Problem(NO_XML, path) if is_picture(path) else Problem(UNREADABLE, path, None, path.name)
+        for path in lone
     ]
     return pairs, problems
 
