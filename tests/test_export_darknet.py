@@ -226,6 +226,20 @@ def test_what_darknet_has_not_is_said_in_its_own_sections(tmp_path: Path, name: 
     assert not YOLORS_OWN & {section.kind for section in parse(cfg.read_text())}
 
 
+def test_what_our_cfgs_may_leave_out_is_written(tmp_path: Path) -> None:
+    """Darknet takes another value for a missing key than we do, or OpenCV wants the key."""
+    text = "[net]\nwidth=64\n\n[convolutional]\nfilters=8\nsize=3\npad=1\nstride=8\n"
+    text += "activation=linear\n\n[maxpool]\nsize=2\n\n[convolutional]\nfilters=14\n"
+    text += "activation=linear\n\n[yolo]\nanchors=10,12, 30,20\nclasses=2\n"
+    cfg, _, check = write_darknet(trained(text, decoding="darknet"), tmp_path / "net.cfg")
+    assert check.reader == "OpenCV"
+    net, first, pool, last, head = (dict(section.options) for section in parse(cfg.read_text()))
+    assert (net["width"], net["height"], net["channels"]) == ("64", "64", "3")
+    assert first["stride"] == "8"
+    assert (pool["stride"], last["size"], last["stride"]) == ("1", "1", "1")
+    assert (head["mask"], head["num"]) == ("0,1", "2")
+
+
 def test_opencv_reads_what_yolov2_has(tmp_path: Path) -> None:
     net = trained(YOLOV2, decoding="darknet")
     cfg, _, check = write_darknet(net, tmp_path / "net.cfg")

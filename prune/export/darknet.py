@@ -156,7 +156,11 @@ _SPELLED_OUT: dict[str, dict[str, Callable[[Section], object]]] = {
     "reorg": {"stride": lambda _: 2},
     "reorg3d": {"stride": lambda _: 2},
     "shortcut": {"activation": lambda _: "linear"},
-    "yolo": {"classes": lambda _: 20, "num": lambda s: _pairs(s)},
+    "yolo": {
+        "mask": lambda s: ",".join(map(str, range(_pairs(s)))),
+        "classes": lambda _: 20,
+        "num": lambda s: _pairs(s),
+    },
     "region": {"classes": lambda _: 20, "num": lambda s: _pairs(s)},
     "dropout": {"probability": lambda _: 0.5},
 }
