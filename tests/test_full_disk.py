@@ -241,10 +241,13 @@ def test_the_state_is_taken_out_last_of_all(train: Train, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "words",
     [
-        ("conv", "--layer", "1", "--amount", "0.5", "--criterion", "taylor", "--data", "data.yaml"),
+        (
+            *("conv", "--layer", "1", "--amount", "0.5", "--criterion", "taylor"),
+            *("--data", "data.yaml", "--out", "cut.pt"),
+        ),
         ("export", "--format", "yolor", "--out", "public.cfg"),
     ],
-    ids=["scores", "the public code's weights"],
+    ids=["scores that are not kept, and a cut", "the public code's weights"],
 )
 @pytest.mark.usefixtures("train")
 def test_other_files_of_tensors_are_whole_or_not_there(
@@ -253,7 +256,8 @@ def test_other_files_of_tensors_are_whole_or_not_there(
     before = sorted(Path().iterdir())
     with no_longer_than(1500):  # the cfg is shorter
         assert main([*words, "--weights", "dense.pt"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    *notes, line = capsys.readouterr().err.splitlines()
+    assert all(note.startswith("prune: note: ") for note in notes)
     assert line.startswith("prune: cannot write ")
     assert line.endswith(": File too large")
     assert sorted(Path().iterdir()) == before
