@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -173,6 +175,26 @@ def test_others_are_measured_by_what_this_process_did_not_take() -> None:
         sum(range(10**6))
     assert found.cores >= 1
     assert found.taken is None or 0 <= found.taken <= found.cores + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "busy_s"),
+    [
+        ("cpu 9 9 9 9\ncpu0 100 20 30 999 999 1 2 47 500 500\ncpu1 7 0 0 0 0\nintr 5\n", 2.0),
+        ("cpu 9 9 9 9\ncpu8 100 20 30 999 999 1 2 47\n", None),
+        ("", None),
+        ("cpu0 of another format\n", None),
+    ],
+    ids=["our core alone", "numbered otherwise", "empty", "not understood"],
+)
+def test_what_cores_did_is_read_of_those_that_we_may_use(
+    text: str, busy_s: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(neighbours, "_STAT", tmp_path / "stat")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    assert neighbours._busy_s() == busy_s
 
 
 @pytest.mark.parametrize(

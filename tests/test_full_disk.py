@@ -257,7 +257,7 @@ def test_other_files_of_tensors_are_whole_or_not_there(
     with no_longer_than(1500):  # the cfg is shorter
         assert main([*words, "--weights", "dense.pt"]) == 1
     *notes, line = capsys.readouterr().err.splitlines()
-    assert all(note.startswith("prune: note: ") for note in notes)
+    assert all("note: " in note for note in notes)
     assert line.startswith("prune: cannot write ")
     assert line.endswith(": File too large")
     assert sorted(Path().iterdir()) == before

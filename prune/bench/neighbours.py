@@ -61,16 +61,12 @@ def _busy_s() -> float | None:
     try:
         rows = [line.split() for line in _STAT.read_text(encoding="ascii").splitlines()]
         ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        ticks = sum(
-            int(word)
-            for name, *words in rows
-            if name in ours
-            for column, word in enumerate(words[:_GUEST])
-            if column not in _IDLE
-        )
-    except (OSError, ValueError, AttributeError):  # no Linux
+        counted = [row[1 : 1 + _GUEST] for row in rows if row[0] in ours]
+        ticks = sum(int(w) for row in counted for i, w in enumerate(row) if i not in _IDLE)
+    except (OSError, ValueError, IndexError, AttributeError):  # no Linux
         return None
-    return ticks / os.sysconf("SC_CLK_TCK")
+    # A container may number its cores in another way than the kernel does.
+    return ticks / os.sysconf("SC_CLK_TCK") if len(counted) == len(ours) else None
 
 
 def note(found: Neighbours, *, threads: int) -> str | None:

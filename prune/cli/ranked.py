@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from prune.cli import options
@@ -58,7 +57,7 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
     Raises:
         PruneError: see `measured.scores`.
     """
-    from prune import device, measured
+    from prune import device, measured, notes
 
     pictures = None
     if args.data is not None:
@@ -74,5 +73,5 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
         seed=args.seed,
         pictures=pictures,
         where=device.choose(args.device) if pictures else None,
-        say=lambda line: print(f"prune: note: {line}", file=sys.stderr),
+        say=notes.note,  # once, however many cuts are tried
     )
