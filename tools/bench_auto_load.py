@@ -148,8 +148,9 @@ def _prune(folder: Path, *words: object) -> dict[str, Any]:
 
 @contextmanager
 def _busy(processes: int) -> Iterator[None]:
-    """Keep so many processes computing."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """Keep so many processes computing, as long as this one lives."""
+    code = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(1000))"
+    command = [sys.executable, "-c", code]
     started = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield
