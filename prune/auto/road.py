@@ -51,6 +51,8 @@ class Wish:
         training: more options of `prune train`, as words.
         device: for `--device`.
         seed: of everything.
+        started_in: the working folder of the first start, "" where it is not known: paths in the
+            data's description and in `training` may be relative to it.
     """
 
     weights: Path
@@ -68,6 +70,7 @@ class Wish:
     training: tuple[str, ...]
     device: str
     seed: int
+    started_in: str = ""
 
 
 @dataclass(frozen=True)

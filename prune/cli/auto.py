@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -170,7 +171,10 @@ def _taken_up(args: argparse.Namespace) -> Road:
         said[name] = Path(str(said[name]))
     said["imgsz"] = Size.read(said["imgsz"])
     said["training"] = tuple(said["training"])  # type: ignore[arg-type]  # a list of words
-    return Road(Wish(**said), folder, journal, _say)  # type: ignore[arg-type]  # as it was written
+    wish = Wish(**said)  # type: ignore[arg-type]  # as it was written
+    if Path(wish.started_in or ".").is_dir():
+        os.chdir(wish.started_in or ".")
+    return Road(wish, folder, journal, _say)
 
 
 def _expect_given(args: argparse.Namespace) -> None:
@@ -203,6 +207,7 @@ def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
     return Wish(
         weights=args.weights.resolve(),
         data=args.data.resolve(),
+        started_in=str(Path.cwd()),
         latency=amount,
         is_share=is_share,
         int8=args.int8,

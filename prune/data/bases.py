@@ -138,7 +138,7 @@ def _roots(folder: Path, root: str, working: Path) -> list[tuple[str, Path]]:
 
 def _join(folder: Path, entry: str) -> Path | None:
     """Put an entry behind a folder; read backslashes as slashes where that names nothing."""
-    path = folder / entry
+    path = folder / (Path(entry).expanduser() if entry.startswith("~/") else entry)
     if "\\" in entry and not exists(path):
         if PureWindowsPath(entry).drive:
             return None  # a folder of a Windows machine

@@ -12,7 +12,7 @@ from pathlib import Path
 from prune.data.classes import names_of_file
 from prune.data.document import KEYS, Document, read_document
 from prune.data.labelfiles import IMAGE_FOLDERS
-from prune.data.listing import listing
+from prune.data.listing import listing, no_images
 from prune.data.split import deal
 from prune.errors import DataError
 from prune.notes import note
@@ -112,7 +112,9 @@ def _dealt(folder: Path) -> dict[str, tuple[str, ...]]:
     """
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower() in IMAGE_FOLDERS)
     at = inside[0] if inside else folder
-    images = listing(at, (), str(folder)).images
+    images = listing(at, ()).images
+    if not images:
+        raise DataError(f"{folder}: {no_images(at, ())}")
     by_name = {str(path.relative_to(at)): str(path) for path in images}
     dealt = deal(by_name, shares=SHARES, seed=0)
     return {

@@ -26,7 +26,7 @@ class Listing:
     base: str = ""
 
 
-def listing(entry: Path, roots: Sequence[tuple[str, Path]], where: str) -> Listing:
+def listing(entry: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     """List the images that an existing entry names.
 
     Names and folders that begin with a dot are left out without a word: tools keep copies in them.
@@ -34,25 +34,21 @@ def listing(entry: Path, roots: Sequence[tuple[str, Path]], where: str) -> Listi
     Args:
         entry: an absolute path or glob.
         roots: what lines of a list may be relative to, see `bases.of_list`.
-        where: the file and the split, for messages.
 
     Raises:
-        DataError: it names no image.
+        DataError: a list that cannot be read, or none of whose lines names a file.
     """
     if entry.is_dir():
-        found = _sorted_out(files_below(entry, written=True))
-    elif entry.suffix.lower() in (".txt", ".list") and not bases.is_glob(entry):
-        found = _of_list(entry, roots)
-    elif bases.is_glob(entry):
-        found = _sorted_out(_matches(entry))
-    else:
-        found = _sorted_out([entry])
-    if not found.images:
-        raise DataError(f"{where}: {_nothing(entry, found.left_out)}")
-    return found
+        return _sorted_out(files_below(entry, written=True))
+    if bases.is_glob(entry):
+        return _sorted_out(_matches(entry))
+    if entry.suffix.lower() in (".txt", ".list"):
+        return _of_list(entry, roots)
+    return _sorted_out([entry])
 
 
-def _nothing(entry: Path, left_out: Sequence[Problem]) -> str:
+def no_images(entry: Path, left_out: Sequence[Problem]) -> str:
+    """Say that an entry names no image, and what there is instead."""
     suffixes = Counter(problem.path.suffix.lower() for problem in left_out)
     others = ", ".join(f"{count} files are {suffix}" for suffix, count in suffixes.items())
     return (
@@ -84,6 +80,11 @@ def _sorted_out(files: Iterable[Path]) -> Listing:
     return found
 
 
+def _unquoted(line: str) -> str:
+    line = line.strip()
+    return line[1:-1] if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"" else line
+
+
 def _unreadable(path: Path) -> Problem:
     return Problem(UNREADABLE, path, None, f"{path.suffix.lower() or 'no suffix'} is not read")
 
@@ -99,9 +100,9 @@ def _of_list(path: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {unreadable(error)}") from error
     lines = [
-        (number, line.strip())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip() and not _is_hidden_line(line.strip())
+        (number, line)
+        for number, line in enumerate(map(_unquoted, text.splitlines()), start=1)
+        if line and not line.startswith("#") and not _is_hidden_line(line)
     ]
     if not lines:
         return Listing([], [])

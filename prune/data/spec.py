@@ -14,7 +14,7 @@ from prune.data.document import Document, read_document
 from prune.data.hints import line_to_write
 from prune.data.labels import Form
 from prune.data.layouts import read_folder
-from prune.data.listing import Listing, listing
+from prune.data.listing import listing, no_images
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.data.rows import Keypoints
 from prune.errors import DataError, InputError
@@ -98,6 +98,15 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+@dataclass(frozen=True)
+class _Split:
+    """What all entries of a split name: images, what is left out, and how lists were read."""
+
+    images: list[Path]
+    left_out: list[Problem]
+    bases: dict[str, str]  # name of a list file -> what its lines are relative to
+
+
 def load(
     path: Path,
     *,
@@ -143,6 +152,7 @@ def load(
                 found[name] = _listed(document, name, base, working)
             except DataError as error:
                 note(f"{error}; the split is left out")
+    _tell_bases(document, base, found)
     _tell_left_out(document, found)
     return DataSpec(
         path=path,
@@ -165,7 +175,7 @@ def load_names(path: Path) -> tuple[str, ...]:
 
 
 def _base(document: Document, needed: Sequence[str], working: Path) -> Base:
-    """Choose what a description's paths are relative to, and say so where it is not the usual.
+    """Choose what a description's paths are relative to; say so where they could mean others.
 
     Raises:
         DataError: the images of a split that is needed are nowhere.
@@ -175,9 +185,7 @@ def _base(document: Document, needed: Sequence[str], working: Path) -> Base:
     base = bases.choose(candidates, entries)
     if base is None:
         raise DataError(_nowhere(document, needed, candidates))
-    if not base.usual:
-        note(f"{document.path}: {' and '.join(needed)} are taken {base.told}")
-    elif others := _elsewhere(base, entries, working):
+    if base.usual and (others := _elsewhere(base, entries, working)):
         note(
             f"{document.path}: {entries[0]} is there twice; {base.find(entries[0])} is used, "
             f"{others} in the working folder is not"
@@ -216,7 +224,7 @@ def _line_to_write(document: Document, split: str) -> str:
     return line_to_write(document.folder, split, root=document.root)
 
 
-def _listed(document: Document, name: str, base: Base, working: Path) -> Listing:
+def _listed(document: Document, name: str, base: Base, working: Path) -> _Split:
     """List the images of a split.
 
     Raises:
@@ -226,14 +234,16 @@ def _listed(document: Document, name: str, base: Base, working: Path) -> Listing
     roots = [("path:" if document.root else "the file's own folder", _start(base, document))]
     if working not in (place for _, place in roots):
         roots.append(("the working folder", working))
-    whole = Listing([], [])
+    whole = _Split([], [], {})
     for entry in document.entries[name]:
         place = base.find(entry)
         if place is None or not bases.exists(place):
             raise DataError(f"{where}: {entry} does not exist")
-        found = listing(place, roots, where)
-        if found.base:
-            note(f"{place}: its lines are taken {found.base}")
+        found = listing(place, roots)
+        if not found.images:
+            line = _line_to_write(document, name)
+            raise DataError(f"{where}: {no_images(place, found.left_out)}; {line}")
+        whole.bases.update({place.name: found.base} if found.base else {})
         whole.images.extend(found.images)
         whole.left_out.extend(found.left_out)
     return whole
@@ -244,7 +254,23 @@ def _start(base: Base, document: Document) -> Path:
     return base.find(".") or document.folder
 
 
-def _tell_left_out(document: Document, found: Mapping[str, Listing]) -> None:
+def _tell_bases(document: Document, base: Base, found: Mapping[str, _Split]) -> None:
+    """Say in one note where the paths start, if it is not where they are meant to."""
+    told = [] if base.usual else [f"{_and(found)} taken {base.told}"]
+    lists: dict[str, list[str]] = {}
+    for one in found.values():
+        for name, how in one.bases.items():
+            lists.setdefault(how, []).append(name)
+    told += [f"the lines of {' and '.join(names)} are taken {how}" for how, names in lists.items()]
+    if told:
+        note(f"{document.path}: {'; '.join(told)}")
+
+
+def _and(names: Collection[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _tell_left_out(document: Document, found: Mapping[str, _Split]) -> None:
     """Say in one line what each split lacks of what was described."""
     for name, one in found.items():
         kinds = Counter((p.kind, p.path.suffix.lower()) for p in one.left_out)
