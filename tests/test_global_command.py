@@ -312,7 +312,6 @@ BAD: dict[str, list[str]] = {
     "recovery memory is nan": [
         *("--macs", "0.5", "--recover-memory", "nan", "--reconstruct", "no-data.yaml")
     ],
-    "cannot be run": ["--macs", "0.5", "--img-size", "0"],
     "no-limits.yaml": ["--macs", "0.5", "--limits", "no-limits.yaml"],
     "no-data.yaml": ["--macs", "0.5", "--data", "no-data.yaml"],
     "no-drops.json": ["--macs", "0.5", "--sensitivity", "no-drops.json"],

@@ -15,11 +15,12 @@ import onnxruntime
 import PIL.Image
 import pytest
 import squares
+import stacks
 import tiny
 import torch
 from torch import Tensor
 
-from prune import checkpoint
+from prune import checkpoint, depth
 from prune.auto import road as roads
 from prune.bench.files import settle
 from prune.boxes import xywh_to_xyxy
@@ -31,7 +32,7 @@ from prune.data.loader import score_loader, train_loader
 from prune.data.pictures import read_image
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, DataError, InputError, PlanError
 from prune.export.darknet import write_darknet
 from prune.models.darknet import build
 from prune.score.feed import letterboxed
@@ -39,6 +40,7 @@ from prune.score.runtime import open_weights
 from prune.size import Size
 from prune.train.hyp import SCRATCH
 from prune.train.log import Log
+from prune.train.run import Settings
 from prune.whole import import_foreign
 
 WIDE = Size(64, 96)
@@ -289,6 +291,16 @@ def test_gradients_are_those_of_letterboxed_rectangles(tmp_path: Path, capsys: C
     words = ("--criterion", "taylor", "--data", yaml, "--images", 4, "--reconstruct", yaml)
     told = document(capsys, "global", "--weights", weights, "--macs", 0.7, *words, "--dry-run")
     assert told["recovery"]
+
+
+def test_sizes_without_a_pixel_are_refused_below_the_command_line_too(images: DataSpec) -> None:
+    nothing = Size(0, 64)
+    with pytest.raises(InputError, match="--img-size is 0 x 64"):
+        Settings(epochs=1, imgsz=nothing)
+    with pytest.raises(DataError, match="image size is 0 x 64"):
+        score_loader(images, split="train", imgsz=nothing, batch_size=1)
+    with pytest.raises(PlanError, match="cannot be run"):
+        depth.blocks(build(stacks.CFG), imgsz=nothing)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """One value for the size of an image: height first, a square as it was always written."""
 
+from pathlib import Path
+
 import pytest
 
 from prune.cli import _hyphens, main, read
@@ -61,6 +63,14 @@ def test_one_or_two_numbers_leave_the_file_behind_them_alone(
     args = read("show", [_hyphens(word) for word in words])
     assert (args.img_size, str(args.file)) == (size, "net.pt")
     assert "img_size" in args.typed
+
+
+@pytest.mark.parametrize("line", ["img-size: [64, 96]", "img_size: 64 96", "imgsz: 64x96"])
+def test_a_config_file_holds_one_number_or_two(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{line}\n")
+    assert read("show", ["--config", str(path), "net.pt"]).img_size == Size(64, 96)
+    assert read("show", ["net.pt", "--img", "32", "--config", str(path)]).img_size == Size(32, 32)
 
 
 @pytest.mark.parametrize(

@@ -460,7 +460,6 @@ def test_json_is_all_there_is_on_stdout(
         (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
         (("--weights", "dense.pt", "--epochs", "0"), "--epochs is 0; it must be 1 or more"),
         (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
-        (("--weights", "dense.pt", "--img-size", "0"), "--img-size is 0"),
         (("--weights", "dense.pt", "--val-every", "-1"), "--val-every is -1; it must be 0 or more"),
         (("--weights", "dense.pt", "--prune-every", "2"), "--prune-every needs --prune-to"),
         (("--weights", "dense.pt", "--multi-scale", "--img-size", "16"), "--multi-scale has one"),

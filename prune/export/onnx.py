@@ -29,6 +29,7 @@ from prune.export.half import halve_weights
 from prune.export.mish import expanded
 from prune.export.structure import check_widths, name_sides, opset, shapes
 from prune.models.darknet import Darknet
+from prune.size import Size
 
 OPSET = 18  # every runtime of the last years reads it, and both exporters write it natively
 COMPARED_IOU = 0.2  # overlap at which suppression is compared: it takes some of every few boxes
@@ -175,12 +176,12 @@ def expect_size(imgsz: tuple[int, int], net: Darknet) -> None:
     Raises:
         InputError: a side is no multiple of the network's stride.
     """
-    stride = net.stride
-    if any(side < stride or side % stride for side in imgsz):
-        nearest = " x ".join(str(max(1, round(side / stride)) * stride) for side in imgsz)
+    size, stride = Size(*imgsz), net.stride
+    if not size.fits(stride):
+        nearest = Size(*(max(1, round(side / stride)) * stride for side in size))
         raise InputError(
-            f"picture size is {imgsz[0]} x {imgsz[1]}; both must be multiples of the network's "
-            f"stride, {stride}; the nearest is {nearest}"
+            f"image size is {size}; height and width must be multiples of the network's stride, "
+            f"{stride}; the nearest is {nearest}"
         )
 
 
