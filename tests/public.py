@@ -154,7 +154,13 @@ def their_code(name: str = "models.models") -> Iterator[types.ModuleType]:
 
 
 def save_module(
-    net: Darknet, path: Path, *, definitions: bool = True, module: str = "models.models"
+    net: Darknet,
+    path: Path,
+    *,
+    definitions: bool = True,
+    module: str = "models.models",
+    parallel: bool = False,
+    alone: bool = False,
 ) -> Path:
     """Pickle the network as a module of classes that do not exist where it is read."""
     with their_code(module) as code:
@@ -165,7 +171,8 @@ def save_module(
         whole.names = ["cat", "dog"]
         if definitions:
             whole.module_defs = [_definition(s.kind, dict(s.options)) for s in net.sections[1:]]
-        torch.save({"epoch": 3, "model": whole}, path)
+        saved = nn.DataParallel(whole) if parallel else whole
+        torch.save(saved if alone else {"epoch": 3, "model": saved}, path)
     return path
 
 

@@ -342,7 +342,7 @@ def test_other_pictures_than_a_file_takes_are_refused(
         ("m.onnx", b"no", "is no ONNX file"),
         ("m.onnx", b"", "is no ONNX file"),
         ("m.param", b"no", "is no .param file of ncnn"),
-        ("m.txt", b"no", "none of the files that can be timed: .onnx, .pt, .weights, .param"),
+        ("m.txt", b"no", "none of the files that can be timed: .onnx, .pt, .pth, .weights, .param"),
         ("m.onnx", None, "no such file"),
     ],
 )

@@ -303,3 +303,36 @@ def test_names_that_look_like_a_file_are_one(
         assert said.count("\n") == 1
     assert main([*words, "--names", "a" * 300]) == 0  # an odd name, and no file
     assert not (tmp_path / "w.pt").is_dir()
+
+
+def test_an_epsilon_that_a_state_dict_leaves_open_is_told_where_it_shows(tmp_path: Path) -> None:
+    """With a variance of 1e-3, 1e-4 for 1e-5 changes a channel by sqrt(1.1 / 1.01) - 1 = 4 %."""
+    weights = state(V3)
+    for name, tensor in weights.items():
+        if name.endswith("running_var"):
+            tensor.fill_(1e-3)
+    path, cfg = write(tmp_path, V3, weights)
+    assert "would differ by up to 4%" in str(import_foreign(path, cfg=cfg).history[-1]["notes"])
+    path, cfg = write(tmp_path, V3, state(V3))
+    assert "BatchNorm's" not in str(import_foreign(path, cfg=cfg).history[-1]["notes"])
+
+
+def test_names_by_number_are_names(tmp_path: Path) -> None:
+    path, cfg = write(tmp_path, V3, {"model": state(V3), "names": {0: "cat"}})
+    assert import_foreign(path, cfg=cfg).names == ["cat"]
+
+
+def test_the_first_layers_of_a_network_are_said_to_be_that(tmp_path: Path) -> None:
+    path = tmp_path / "yolov4.conv.137"
+    path.write_bytes(bytes(400))
+    with pytest.raises(CheckpointError, match="the first layers of a network"):
+        open_weights(path)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["under model", "alone"])
+def test_a_pickle_that_data_parallel_wraps_keeps_its_class(tmp_path: Path, whole: bool) -> None:
+    net = trained(yolov3_tiny_cfg(), decoding="darknet")
+    path = save_module(net, tmp_path / "net.pt", module="models", parallel=True, alone=not whole)
+    found = import_foreign(path)
+    assert difference(checkpoint.network(found), net) == 0.0
+    assert "class models.Darknet" in str(found.history[-1]["notes"])

@@ -43,7 +43,7 @@ def settle(
     """Decide what a file is run on: what is asked for, where nothing is what the file says.
 
     Args:
-        path: .onnx, .pt, .weights or .param.
+        path: .onnx, .pt, .pth, .weights or .param.
         threads: of a run.
         imgsz: side of a square image, or height and width, pixels.
         batch: pictures a run; 1 where nobody says.
@@ -159,6 +159,7 @@ Reader = Callable[[Path], Taken]
 READERS: dict[str, Reader] = {
     ".onnx": _onnx,
     ".pt": _checkpoint,
+    ".pth": _checkpoint,
     ".weights": _checkpoint,
     ".param": _ncnn,
 }

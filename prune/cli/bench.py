@@ -33,7 +33,7 @@ COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help=".onnx, .pt, .weights or .param"
+        "files", nargs="+", type=Path, metavar="FILE", help=".onnx, .pt, .pth, .weights or .param"
     )
     reading.add_arguments(parser)
     options.image_size(parser)

@@ -71,9 +71,9 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[Path, Path]:
 
     found: dict[Path, Path] = {}
     for path in args.files:
-        if path.suffix.lower() in (".pt", ".weights") and path.is_file():
+        if path.suffix.lower() in (".pt", ".pth", ".weights") and path.is_file():
             opened = reading.open_file(path, reading.reading(args))
-            if opened.foreign or args.names or args.decoding:
+            if opened.foreign or path.suffix != ".pt" or args.names or args.decoding:
                 found[path] = folder / f"{len(found)}.pt"
                 checkpoint.save(opened, found[path])
     return found

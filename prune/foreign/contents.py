@@ -172,6 +172,8 @@ def _inner(holder: Instance) -> Instance:
 
 def _names(document: object) -> tuple[str, ...]:
     stored = document.get("names") if isinstance(document, Mapping) else None
+    if isinstance(stored, dict) and list(stored) == list(range(len(stored))):
+        stored = list(stored.values())  # YOLOv5's way: number -> name
     if isinstance(stored, (list, tuple)) and all(isinstance(name, str) for name in stored):
         return tuple(stored)
     return ()

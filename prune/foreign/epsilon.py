@@ -37,6 +37,12 @@ def with_our_eps(state: Mapping[str, Tensor], theirs: Mapping[str, float]) -> di
     return changed
 
 
+def doubt(state: Mapping[str, Tensor], other: float) -> float:
+    """Tell how much a channel's output changes at most with another epsilon than ours, a ratio."""
+    ratios = [((state[n] + EPS) / (state[n] + other)).sqrt().max() for n in variances(state)]
+    return max((float(ratio) for ratio in ratios), default=1.0) - 1.0
+
+
 def variances(state: Mapping[str, Tensor]) -> list[str]:
     """List the names of a state dict's variances."""
     return [name for name in state if name.endswith(_VARIANCE)]

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from prune.errors import CheckpointError
-from prune.foreign.contents import contents
-from prune.foreign.decoding import decode_as_darknet, decode_as_trained
+from prune.foreign.contents import Contents, contents
+from prune.foreign.decoding import EXP, Decoded, decode_as_darknet, decode_as_trained
+from prune.foreign.epsilon import EPS, TORCH_EPS, doubt
 from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
 from prune.foreign.weights import read_weights
 from prune.models.sections import Section, remarks
@@ -72,8 +73,23 @@ def from_document(
     notes = [f"structure from {origin}", *remarks(sections)]
     if changed := _different_widths(sections, widened):
         notes.append(f"widths from the weights: {changed} layers differ from the cfg")
-    notes += [*found.notes, decoded.note]
+    notes += [*found.notes, *_doubt_of_epsilon(found, decoded), decoded.note]
     return Source(decoded.sections, found.weights, found.found, tuple(notes), found.names)
+
+
+def _doubt_of_epsilon(found: Contents, decoded: Decoded) -> list[str]:
+    """Say what a state dict leaves open: YOLOv3's code has two epsilons under the same names."""
+    if decoded.decoding != EXP or found.kind or found.renamed:
+        return []
+    if (change := doubt(found.weights, TORCH_EPS)) < _NOTICEABLE:
+        return []
+    return [
+        f"BatchNorm's epsilon is not in a state dict, and {EPS:g} is taken, as in YOLOv3 from v8 "
+        f"on; with {TORCH_EPS:g}, as before, outputs of channels would differ by up to {change:.0%}"
+    ]
+
+
+_NOTICEABLE = 0.01  # a channel's change that is worth a word
 
 
 def from_darknet(path: Path, *, cfg: Path | None = None, decoding: str | None = None) -> Source:
@@ -106,6 +122,11 @@ def expect_darknet(path: Path) -> None:
         raise CheckpointError(
             "a safetensors file, which is not read; load it with the safetensors package and "
             "write it with torch.save({'model': tensors}, 'name.pt')"
+        )
+    if re.search(r"\.conv\.\d+$", path.name):
+        raise CheckpointError(
+            "the first layers of a network, as Darknet's trainings start from; give it to prune "
+            "train, with the network's --cfg"
         )
     if path.suffix.lower() not in (".weights", ".backup"):
         raise CheckpointError(

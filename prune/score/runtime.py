@@ -121,7 +121,7 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
 
 
 # Files whose boxes can be scored.
-READ = (".pt", ".weights", ".onnx")
+READ = (".pt", ".pth", ".weights", ".onnx")
 
 
 @dataclass(frozen=True)
