@@ -390,5 +390,5 @@ def test_library_raises_what_the_command_prints(net: Darknet, cfg: Path) -> None
     path = save_state_dict(net, cfg.with_name("net.pt"))
     with pytest.raises(InputError, match=r"size is -8; .* stride, 8"):
         import_foreign(path, cfg=cfg, imgsz=-8)
-    with pytest.raises(CheckpointError, match="2 classes and 3 names"):
+    with pytest.raises(CheckpointError, match="2 classes, but 3 class names were given"):
         import_foreign(path, cfg=cfg, names=["a", "b", "c"])
