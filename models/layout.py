@@ -232,10 +232,12 @@ def _yolo(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]
     source = sources[0]
     outputs = _check_anchors(section) * (5 + option(section, "classes", positive, 20))
     if source.out_channels != outputs:
-        problem = f"anchors x (5 + classes) is {outputs}, but in come {_shape(source)}"
+        problem = f"anchors x (5 + classes) is {outputs}, but the head reads {_shape(source)}"
         raise fault(section, "classes", problem)
     if source.strides[0] != source.strides[1] or source.strides[0] < 1:
-        raise fault(section, "", f"needs square cells, but in come {_shape(source)}")
+        down, across = source.strides
+        problem = "expects equal vertical and horizontal strides"
+        raise fault(section, "", f"{problem}; layer {source.index} has {down} and {across}")
     return outputs, source.strides
 
 
@@ -243,8 +245,10 @@ def _check_anchors(section: Section) -> int:
     """Count the anchors a head uses."""
     values = len(option(section, "anchors", numbers))
     pairs, mask = values // 2, anchor_mask(section)
-    if values % 2 or option(section, "num", positive, pairs) != pairs:
-        raise fault(section, "anchors", f"{values} numbers are not num= pairs of width and height")
+    wanted = option(section, "num", positive, pairs)
+    if values % 2 or wanted != pairs:
+        problem = f"lists {values} numbers; num={wanted} asks for {2 * wanted}, two per anchor"
+        raise fault(section, "anchors", problem)
     if not all(0 <= i < pairs for i in mask):
         raise fault(section, "mask", f"is {mask}; the anchors are 0 to {pairs - 1}")
     return len(mask)

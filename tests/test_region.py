@@ -209,23 +209,10 @@ def test_the_public_pytorch_code_has_no_such_head(tmp_path: Path) -> None:
 
 def test_an_ncnn_file_says_how_its_classes_are_decoded(tmp_path: Path) -> None:
     pytest.importorskip("ncnn")
-    text = YOLOV2.replace("[reorg]", "[reorg3d]")
-    net = trained(text, decoding="darknet")
-    checkpoint.save(checkpoint.capture(net, names=["a", "b", "c"], imgsz=64), tmp_path / "net.pt")
+    source = checkpoint.capture(network(), names=["a", "b", "c"], imgsz=64)
+    checkpoint.save(source, tmp_path / "net.pt")
     words = ["--weights", str(tmp_path / "net.pt"), "--format", "ncnn"]
     assert main(["export", *words, "--out", str(tmp_path / "net.param")]) == 0
     (head,) = json.loads((tmp_path / "net.json").read_text())["heads"]
     assert head["softmax"] is True
     assert head["anchors"][0] == pytest.approx([0.6 * 8, 0.7 * 8])
-
-
-def test_ncnn_refuses_darknets_reorg_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("ncnn")
-    checkpoint.save(
-        checkpoint.capture(network(), names=["a", "b", "c"], imgsz=64), tmp_path / "net.pt"
-    )
-    words = ["--weights", str(tmp_path / "net.pt"), "--format", "ncnn"]
-    assert main(["export", *words, "--out", str(tmp_path / "net.param")]) == 2
-    assert "[reorg] of layer 6" in capsys.readouterr().err

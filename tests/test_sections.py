@@ -206,7 +206,7 @@ MISFITS = {
     "mask outside": (f"{HEAD}mask=1,2\n", ["line 5", "mask", "0 to 1"]),
     "oblong cells": (
         "[maxpool]\nsize=2\nstride_x=2\nstride_y=1\n" + HEAD,
-        ["[yolo]", "square cells"],
+        ["[yolo]", "equal vertical and horizontal strides", "1 and 2"],
     ),
     "a head's output": (f"{HEAD}{HEAD}", ["reads layer 1", "[yolo]"]),
     "no activation": ("[convolutional]\nfilters=4\n" + HEAD, ["line 2", "activation", "missing"]),

@@ -21,7 +21,7 @@ from prune.models.sections import references
 INPUT = "images"
 
 Array = NDArray[np.float32]
-Options = dict[int, int | float | tuple[int, ...]]
+Options = dict[int, int | float | str | tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Op:
         return f"{self.kind} {self.name} {counts} {names} {options}".rstrip()
 
 
-def _option(key: int, value: float | tuple[int, ...]) -> str:
+def _option(key: int, value: float | str | tuple[int, ...]) -> str:
+    if isinstance(value, str):
+        return f'{key}="{value}"'
     if isinstance(value, tuple):
         return f"{-23300 - key}={len(value)},{','.join(map(str, value))}"
     return f"{key}={value:.9g}" if isinstance(value, float) else f"{key}={value}"
@@ -88,7 +90,7 @@ def translated(net: Darknet) -> list[Op]:
     """Turn each layer into ncnn's, heads into outputs; layers that no head needs stay in.
 
     Raises:
-        InputError: ncnn has not an activation or a layer of the network.
+        InputError: ncnn has not an activation of the network.
     """
     writer, sections = Writer(), net.sections
     blobs = {-1: INPUT}
@@ -96,11 +98,6 @@ def translated(net: Darknet) -> list[Op]:
     writer.widths[INPUT] = 3
     for index, module in enumerate(net.module_list):
         sources = [blobs[layer] for layer in references(sections, index)]
-        if type(module) not in LAYERS:
-            kind = sections[index + 1].kind
-            raise InputError(
-                f"ncnn files cannot have the [{kind}] of layer {index} in Darknet's order; use ONNX"
-            )
         blobs[index] = LAYERS[type(module)](writer, module, sources)
         writer.widths[blobs[index]] = widths[index]
     outputs = [
@@ -121,6 +118,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, dict[int, float]]] = {
 }
 
 ADD, MULTIPLY = 0, 2  # of BinaryOp
+SHAPE = 6  # of Reshape: width, height and channels as expressions of the input's
 RAW = np.zeros(1, dtype=np.uint32)  # before a kernel: float32 follows
 
 
@@ -257,6 +255,20 @@ def _reorg3d(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
     return writer.add("Reorg", sources[0], options={0: module.stride, 1: 1})
 
 
+def _darknet_reorg(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
+    """Read the map as a larger one, sort that, read the result as a smaller one.
+
+    The sizes are computed from those of the image, which takes an ncnn of 2025 or newer.
+    """
+    assert isinstance(module, layers.DarknetReorg)
+    s, square = module.stride, module.stride**2
+    larger = {SHAPE: f"*(0w,{s}),*(0h,{s}),//(0c,{square})"}
+    smaller = {SHAPE: f"//(0w,{s}),//(0h,{s}),*(0c,{square})"}
+    large = writer.add("Reshape", sources[0], options=larger)
+    phases = writer.add("Reorg", large, options={0: s, 1: 1})  # [C, h, w] again
+    return writer.add("Reshape", phases, options=smaller)
+
+
 def _implicit(writer: Writer, module: nn.Module, _: Sequence[str]) -> str:
     assert isinstance(module, layers.Implicit)
     values = _numbers(module.implicit)
@@ -293,6 +305,7 @@ LAYERS: dict[type[nn.Module], Layer] = {
     layers.Sam: _broadcast(MULTIPLY),
     layers.Reorg: _reorg,
     layers.Reorg3d: _reorg3d,
+    layers.DarknetReorg: _darknet_reorg,
     layers.Implicit: _implicit,
     layers.ShiftChannels: _broadcast(ADD),
     layers.ControlChannels: _broadcast(MULTIPLY),
