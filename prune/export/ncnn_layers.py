@@ -262,8 +262,8 @@ def _darknet_reorg(writer: Writer, module: nn.Module, sources: Sequence[str]) ->
     """
     assert isinstance(module, layers.DarknetReorg)
     s, square = module.stride, module.stride**2
-    larger = {SHAPE: f"*(0w,{s}),*(0h,{s}),//(0c,{square})"}
-    smaller = {SHAPE: f"//(0w,{s}),//(0h,{s}),*(0c,{square})"}
+    larger: Options = {SHAPE: f"*(0w,{s}),*(0h,{s}),//(0c,{square})"}
+    smaller: Options = {SHAPE: f"//(0w,{s}),//(0h,{s}),*(0c,{square})"}
     large = writer.add("Reshape", sources[0], options=larger)
     phases = writer.add("Reorg", large, options={0: s, 1: 1})  # [C, h, w] again
     return writer.add("Reshape", phases, options=smaller)
