@@ -34,7 +34,7 @@ def test_another_thread_than_the_first_listens_to_nothing() -> None:
     asked: list[bool] = []
 
     def run() -> None:
-        with listening(str) as stopped:
+        with listening(print) as stopped:
             asked.append(stopped())
 
     thread = threading.Thread(target=run)
