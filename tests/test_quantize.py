@@ -330,7 +330,7 @@ def half(folder: Path, tmp_path: Path) -> list[str]:
         (lambda _, own: ["--out", str(own / "x.int8")], "must end in .onnx"),
         (lambda folder, _: ["--out", str(folder / "net.onnx")], "the float file itself"),
         (lambda *_: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),
-        (unlabelled, "val has no labels"),
+        (unlabelled, "no image of val has a label file; expected e.g. "),
         (half, "has float16 weights"),
     ],
     ids=["checkpoint", "suffix", "in place", "not installed", "no labels", "half"],
