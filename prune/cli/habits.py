@@ -48,6 +48,7 @@ _OPTIONS = {
     "--model": "write --weights",
     "--noautoanchor": "anchors stay as they are unless --autoanchor is given",
     "--notest": "write --noval",
+    "--rect": "rectangles are what prune val uses; training fits images into --img-size",
     "--save-dir": _PROJECT,
     "--save-json": "write --json",
     "--simplify": "every ONNX file is simplified",
@@ -58,6 +59,7 @@ _OPTIONS = {
     "export --int8": "export the model, then run prune quantize on the file",
     "export --iou-thres": "the thresholds are inputs of a file that is exported with --nms",
     "export --conf-thres": "the thresholds are inputs of a file that is exported with --nms",
+    "global --flops": "write --macs; one MAC is two FLOPs",
     "global --amount": "write --macs or --params, the fraction to keep, e.g. --macs 0.5",
 }
 

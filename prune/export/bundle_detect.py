@@ -30,12 +30,32 @@ def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]
     if how["any_size"]:
         width, height = (-(-side // how["stride"]) * how["stride"] for side in scaled)
     corner = ((width - scaled[0]) // 2, (height - scaled[1]) // 2)
-    smaller = fits < 1  # Hamming comes nearest to how training shrinks
-    kind = Image.Resampling.HAMMING if smaller else Image.Resampling.BILINEAR
-    padded = Image.new("RGB", (width, height), (how["pad"],) * 3)
-    padded.paste(picture.resize((scaled[0], scaled[1]), kind), corner)
-    pixels = np.asarray(padded, np.float32).transpose(2, 0, 1)[None] * np.float32(how["scale"])
+    padded = np.full((height, width, 3), how["pad"], np.float32)
+    inside = slice(corner[1], corner[1] + scaled[1]), slice(corner[0], corner[0] + scaled[0])
+    padded[inside] = resized(np.asarray(picture, np.float32), *scaled)
+    pixels = padded.transpose(2, 0, 1)[None] * np.float32(how["scale"])
     return pixels, np.array(scaled * 2) / (picture.size * 2), np.array(corner * 2)
+
+
+def resized(pixels: Any, width: int, height: int) -> Any:
+    """Resize [h, w, 3] as training does: areas averaged from half the size down, else bilinear."""
+    areas = max(pixels.shape[:2]) >= 2 * max(width, height)
+    down, across = (
+        shares(old, new, areas) for old, new in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    rows = np.tensordot(down, pixels, axes=(1, 0))  # [height, w, 3]
+    return np.rint(np.tensordot(rows, across, axes=(1, 1)).transpose(0, 2, 1))
+
+
+def shares(old: int, new: int, areas: bool) -> Any:
+    """How much of every old pixel of a line is in every new one, [new, old]; each row sums to 1."""
+    step, left = old / new, np.arange(old)
+    if areas:
+        ends = np.arange(new + 1)[:, None] * step
+        inside = np.minimum(ends[1:], left + 1) - np.maximum(ends[:-1], left)
+        return (inside.clip(0) / step).astype(np.float32)
+    centres = ((np.arange(new) + 0.5) * step - 0.5).clip(0, old - 1)
+    return (1 - abs(centres[:, None] - left)).clip(0).astype(np.float32)
 
 
 def overlap(box: Any, others: Any) -> Any:
