@@ -22,6 +22,7 @@ from prune.errors import CheckpointError, ForeignError, first_line
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
 from prune.size import Sides, Size
+from prune.wording import counted, few
 
 FORMAT = "prune/1"
 
@@ -322,11 +323,11 @@ def _history(document: Mapping[str, object], path: Path) -> list[dict[str, objec
 def _check_names(net: Darknet, names: Sequence[str]) -> None:
     for head in net.heads:
         if head.classes != len(names):
-            given = "1 class name was" if len(names) == 1 else f"{len(names)} class names were"
+            given = counted(len(names), "class name was", "class names were")
             raise CheckpointError(
                 f"the network predicts {head.classes} classes, but {given} given "
-                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}); for other classes "
-                "run prune train --weights FILE --data YAML, which takes over what fits"
+                f"({few(names)}); for other classes run prune train --weights FILE --data YAML, "
+                "which takes over what fits"
             )
 
 

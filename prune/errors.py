@@ -103,8 +103,3 @@ class TrainError(RunError):
 def first_line(error: Exception) -> str:
     """Give the first line of what another library's error says; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
-    """Say why a file could not be read as text."""
-    return error.strerror if isinstance(error, OSError) else "it is no text"

@@ -15,7 +15,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
+from prune.notes import note
+from prune.wording import few
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -38,11 +39,10 @@ def labels(names: tuple[str, ...]) -> tuple[Label, ...]:
     plain = [_drawable(name) for name in names]
     missing = [name for name, label in zip(plain, found, strict=True) if label.text != name]
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        logger.warning(
-            f"note: no font of this machine has the letters of {len(missing)} of {len(names)} "
-            f"class names ({shown}); images and plots show their numbers instead. Install a font "
-            "that has them, e.g. Noto Sans"
+        note(
+            f"no font of this machine has the letters of {len(missing)} of {len(names)} "
+            f"class names ({few(missing, 3)}); images and plots show their numbers "
+            "instead. Install a font that has them, e.g. Noto Sans"
         )
     return found
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from prune.cli import cutting, options
-from prune.errors import InputError, PlanError, unreadable
+from prune.errors import PlanError
+from prune.textfile import read_text
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json
@@ -24,11 +25,7 @@ def run(args: argparse.Namespace) -> None:
     """Cut as the plan says."""
     from prune.plan import from_json
 
-    try:
-        text = args.plan.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {args.plan}: {unreadable(error)}") from error
-    plan = from_json(text)
+    plan = from_json(read_text(args.plan))
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):
         raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")
     cutting.finish(args, cutting.opened(args), plan, made_by=plan.made_by or "apply")

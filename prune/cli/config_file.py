@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prune.cli import habits
-from prune.errors import InputError, first_line, unreadable
+from prune.errors import InputError, first_line
+from prune.textfile import read_text
 
 OPTION = "--config"
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
@@ -86,11 +87,7 @@ def _document(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        found = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read {path}, the file of {OPTION}: {unreadable(error)}"
-        ) from error
+        found = yaml.load(read_text(path, called=f"the file of {OPTION},"), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {first_line(error)}") from error
     if found in (None, ""):

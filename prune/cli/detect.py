@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
+from prune.wording import counted
 
 if TYPE_CHECKING:
     from prune.score.predict import Found, Output, Search
@@ -121,11 +122,11 @@ class Tally:
     def text(self, confidence: float) -> str:
         """Say how many boxes there are; where there are none, how sure the surest one was."""
         looked = [
-            _counted(number, noun)
+            counted(number, noun)
             for number, noun in ((self.images, "image"), (self.frames, "frame"))
             if number
         ]
-        total = f"{_counted(self.boxes, 'box')} in {' and '.join(looked)}"
+        total = f"{counted(self.boxes, 'box', 'boxes')} in {' and '.join(looked)}"
         if self.boxes:
             return total
         return (
@@ -138,11 +139,6 @@ class Tally:
         if self.fullest < most:
             return []
         return [f"note: an image has {most} boxes, the most that are kept; --max-det keeps more"]
-
-
-def _counted(number: int, noun: str) -> str:
-    plural = noun + ("es" if noun.endswith("x") else "s")
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def _detect(  # what a run has, all by keyword

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
+from prune.textfile import read_text
 
 if TYPE_CHECKING:
     from prune.budget import Budget
@@ -206,10 +207,9 @@ def _read_limits(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot read {path}: {why}") from error
+        found = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no limits; write e.g. max_ratio: 0.8")
     return found

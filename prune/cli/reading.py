@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.errors import InputError, unreadable
+from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 DECODINGS = ("exp", "sigmoid")  # of prune.foreign.decoding, which --help must not import
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
 
-_LISTS = (".names", ".txt")
 _DESCRIPTIONS = (".yaml", ".yml", ".data")
 
 
@@ -126,15 +125,21 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     """
     if text is None:
         return None
+    from prune.data.classes import NAME_SUFFIXES, names_of_file
+
     suffix = Path(text).suffix.lower()
     if suffix in _DESCRIPTIONS:
         from prune.data.spec import load_names
 
-        return tuple(load_names(Path(text)))
-    parted = "," not in text and ("/" in text or os.sep in text)
-    is_file = suffix in _LISTS or parted or _is_file(text)
-    lines = _lines(Path(text)) if is_file else text.split(",")
-    names = tuple(line.strip() for line in lines if line.strip())
+        return load_names(Path(text))
+    if _is_file(text):
+        return tuple(names_of_file(Path(text)))
+    if suffix in NAME_SUFFIXES or ("," not in text and ("/" in text or os.sep in text)):
+        raise InputError(
+            f"cannot read the class names in {text}: No such file; name a file with one per line, "
+            "or the classes themselves, e.g. --names person,car"
+        )
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise InputError(f"--names {text!r} names no class; write e.g. --names person,car")
     return names
@@ -145,13 +150,3 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # names that no file can have, such as long ones
         return False
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the class names in {path}: {unreadable(error)}; name a file with one "
-            "per line, or the classes themselves, e.g. --names person,car"
-        ) from error

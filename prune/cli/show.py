@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
 from prune.errors import InputError
+from prune.wording import few
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -137,9 +138,8 @@ def _group_row(group: Group) -> tuple[object, ...]:
 
 
 def _print_summary(found: Checkpoint, inventory: Inventory) -> None:
-    names = ", ".join(found.names[:8]) + (", ..." if len(found.names) > 8 else "")
     done = ", ".join(str(entry.get("command")) for entry in found.history) or "-"
     print(f"\nparameters  {inventory.params:,}")
     print(f"MACs        {inventory.macs:,} at {inventory.imgsz.described}")
-    print(f"classes     {len(found.names)}: {names}")
+    print(f"classes     {len(found.names)}: {few(found.names, 8)}")
     print(f"history     {done}")

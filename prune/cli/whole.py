@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
 from prune.errors import InputError
+from prune.wording import few
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -155,7 +156,6 @@ def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) ->
     names, notes = facts["names"], facts["notes"]
     assert isinstance(names, list)
     assert isinstance(notes, list)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     rows = [
         ("read", facts["read"]),
         *(("note", note) for note in notes),
@@ -163,7 +163,7 @@ def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) ->
             "network",
             f"{facts['layers']} layers, {facts['params']:,} parameters, {facts['macs']:,} MACs",
         ),
-        ("classes", f"{len(names)}: {shown}"),
+        ("classes", f"{len(names)}: {few(names, 8)}"),
         ("images", size.described),
         *(("written", f"{path}  {path.stat().st_size:,} bytes") for path in written),
     ]

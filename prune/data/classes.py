@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prune.errors import DataError, unreadable
+from prune.errors import DataError
 from prune.notes import note
+from prune.textfile import read_text
 
 NAME_SUFFIXES = frozenset({".names", ".txt", ".labels", ".json"})
 
@@ -49,10 +50,7 @@ def names_of_file(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or names no class.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the class names in {path}: {unreadable(error)}") from error
+    text = read_text(path, error=DataError, called="the class names in")
     if path.suffix == ".json":
         names = _of_notes(text, path)
     else:

@@ -10,8 +10,9 @@ import yaml
 
 from prune.data.classes import read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
-from prune.errors import DataError, unreadable
+from prune.errors import DataError
 from prune.notes import note
+from prune.textfile import read_text
 
 SPLITS = ("train", "val", "test")
 # Split -> the keys under which tools write it, the usual one first; upper case is the same.
@@ -72,7 +73,7 @@ def read_document(path: Path, working: Path) -> Document:
 
 
 def _yaml(path: Path) -> Mapping[object, object]:
-    text = _read(path)
+    text = read_text(path, error=DataError)
     try:
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -89,7 +90,7 @@ def _yaml(path: Path) -> Mapping[object, object]:
 def _darknet(path: Path) -> Mapping[object, object]:
     """Read "key = value" lines; what only Darknet's own training needs is left out."""
     content: dict[object, object] = {}
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, error=DataError).splitlines(), start=1):
         key, equals, value = line.partition("#")[0].partition("=")
         if equals:
             content[key.strip().lower()] = value.strip()
@@ -98,15 +99,6 @@ def _darknet(path: Path) -> Mapping[object, object]:
     renamed = {"classes": "nc"}
     unused = {"backup", "eval", "results", "top", "difficult", "labels"}
     return {renamed.get(str(k), k): v for k, v in content.items() if k not in unused}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text file: {error.reason}") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {unreadable(error)}") from error
 
 
 def _entries(content: Mapping[str, object], path: Path) -> dict[str, tuple[str, ...]]:

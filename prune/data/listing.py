@@ -11,7 +11,8 @@ from prune.data import bases
 from prune.data.folders import files_below
 from prune.data.pictures import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
 from prune.data.problem import MISSING, UNREADABLE, Problem
-from prune.errors import DataError, unreadable
+from prune.errors import DataError
+from prune.textfile import read_text
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ def _of_list(path: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     Raises:
         DataError: the list cannot be read, or none of its lines names a file.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {unreadable(error)}") from error
+    text = read_text(path, error=DataError)
     lines = [
         (number, line)
         for number, line in enumerate(map(_unquoted, text.splitlines()), start=1)

@@ -12,6 +12,7 @@ from prune.data.pictures import expect_whole, read_bytes
 from prune.data.spec import DataSpec
 from prune.errors import DataError
 from prune.notes import note
+from prune.wording import counted
 
 _Key = tuple[str, int, int]  # path, bytes, time of the last change
 
@@ -52,7 +53,7 @@ def sound(paths: Sequence[Path], *, where: str, strict: bool = False) -> tuple[P
     if broken and len(broken) == len(paths):
         raise DataError(f"{where}: none of the {len(paths)} images can be read; {broken[0]}")
     if broken:
-        what = "1 broken image is" if len(broken) == 1 else f"{len(broken)} broken images are"
+        what = counted(len(broken), "broken image is", "broken images are")
         note(f"{where}: {what} left out of {len(paths)}, e.g. {broken[0]}")
     return tuple(path for path, why in faults.items() if not why)
 

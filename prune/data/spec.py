@@ -19,6 +19,7 @@ from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.data.rows import Keypoints
 from prune.errors import DataError, InputError
 from prune.notes import note
+from prune.wording import few
 
 ONE_CLASS = "object"
 
@@ -91,11 +92,6 @@ class DataSpec:
 def reordered(first: Sequence[str], second: Sequence[str]) -> bool:
     """Tell whether two lists have the same names, numbered otherwise."""
     return list(first) != list(second) and sorted(first) == sorted(second)
-
-
-def few(names: Sequence[str]) -> str:
-    """List the first five names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from prune.data.document import SPLITS
 from prune.errors import DataError
+from prune.wording import counted
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -43,10 +44,9 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
     }
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not dealt[name]:
-            few = "1 image is" if len(order) == 1 else f"{len(order)} images are"
             raise DataError(
-                f"{few} too few: a fraction of {share} leaves none for {name}"
-                f"; give other fractions, e.g. --split 0.5,0.5,0"
+                f"{counted(len(order), 'image is', 'images are')} too few: a fraction of "
+                f"{share} leaves none for {name}; give other fractions, e.g. --split 0.5,0.5,0"
             )
     return dealt
 

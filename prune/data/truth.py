@@ -18,6 +18,7 @@ from prune.data.problem import Problem
 from prune.data.rows import ORIENTED, POLYGON, POSE
 from prune.errors import DataError
 from prune.notes import note
+from prune.wording import counted
 
 # What is made of rows that are no boxes.
 _TAKEN = {
@@ -62,8 +63,8 @@ class Truth:
     def __str__(self) -> str:
         """Count images, boxes, images without a label file and with an empty one."""
         return (
-            f"{_many(self.images, 'image')}, {_many(self.count, 'box', 'boxes')}, "
-            f"{_many(len(self.without_file), 'image')} without a label file, "
+            f"{counted(self.images, 'image')}, {counted(self.count, 'box', 'boxes')}, "
+            f"{counted(len(self.without_file), 'image')} without a label file, "
             f"{self.empty} with an empty one"
         )
 
@@ -142,7 +143,7 @@ def ambiguous(truth: Truth, where: Path) -> str:
 def remarks(truth: Truth, split: str) -> list[str]:
     """List what is odd about the labels of a split, a sentence each."""
     found = [
-        f"{split}: {_many(truth.kinds[kind], 'row')} in the form of {taken}"
+        f"{split}: {counted(truth.kinds[kind], 'row')} in the form of {taken}"
         for kind, taken in _TAKEN.items()
         if truth.kinds[kind]
     ]
@@ -156,7 +157,7 @@ def remarks(truth: Truth, split: str) -> list[str]:
     if truth.twice:
         used, other = label_files(truth.twice[0])[:2]
         found.append(
-            f"{split}: {_many(len(truth.twice), 'image')} with label files in two places, e.g. "
+            f"{split}: {counted(len(truth.twice), 'image')} with label files in two places, e.g. "
             f"{used}, which is used, and {other}"
         )
     return found
@@ -168,7 +169,3 @@ def _pose(shapes: Counter[tuple[int, tuple[int, int] | None]]) -> tuple[int, int
         return None
     ((columns, keypoints),) = shapes
     return (columns, *keypoints) if keypoints else None
-
-
-def _many(count: int, one: str, more: str = "") -> str:
-    return f"{count} {one if count == 1 else more or one + 's'}"

@@ -18,6 +18,7 @@ from prune.data.spec import SPLITS
 from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
 from prune.errors import DataError
+from prune.textfile import read_text
 
 NO_XML = "image without XML"
 NOT_LISTED = "in no split list"
@@ -161,10 +162,7 @@ def _lists(root: Path) -> dict[Path, dict[str, int]]:
 
 def _listed(path: Path) -> dict[str, int]:
     """Read a list's entries with their lines."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the list: {error}") from error
+    lines = read_text(path, error=DataError).splitlines()
     return {line.strip(): i for i, line in enumerate(lines, start=1) if line.strip()}
 
 

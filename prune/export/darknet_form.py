@@ -20,6 +20,7 @@ from prune.models.keys import positive
 from prune.models.layers import NORMALIZATIONS
 from prune.models.layout import layout
 from prune.models.sections import Section, option, references, with_options
+from prune.wording import few
 
 # Our activations -> Darknet's words for them; what is missing Darknet does not have.
 ACTIVATIONS = {
@@ -87,7 +88,7 @@ def _inexpressible(sections: Sequence[Section], layer: int, section: Section) ->
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    shown = few(numbers)
     return f"layer {shown}" if len(numbers) == 1 else f"each of the layers {shown}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prune.errors import CfgError, CheckpointError, unreadable
+from prune.errors import CfgError, CheckpointError
 from prune.foreign.parameters import tensors
 from prune.foreign.standins import Instance, array
 from prune.models.sections import (
@@ -23,6 +23,7 @@ from prune.models.sections import (
     write,
 )
 from prune.size import Size
+from prune.textfile import read_text
 
 Weights = Mapping[str, Tensor]
 
@@ -33,10 +34,7 @@ def read_cfg(path: Path) -> tuple[Section, ...]:
     Raises:
         CfgError: the file cannot be read, or is no cfg.
     """
-    try:
-        return parse(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CfgError(f"cannot read {path}: {unreadable(error)}") from error
+    return parse(read_text(path, error=CfgError), source=str(path))
 
 
 def from_definitions(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from loguru import logger
 from numpy.typing import NDArray
+
+from prune.notes import note
 
 Array = NDArray[np.float64]
 Boxes = NDArray[np.float32] | NDArray[np.float64]
@@ -132,7 +132,10 @@ def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int)
         return np.full((10, 101, classes), -1.0)
     limit = limit_of(truth)
     if limit > COCO_LIMIT:
-        _report_limit(limit)
+        note(
+            f"an image has {limit} boxes of one class; COCO counts {COCO_LIMIT} detections per "
+            f"image and class, here {limit} count, so that all of them can be found"
+        )
     annotations = _truth_records(truth)
     real = COCO(
         {"images": pictures, "categories": labels, "annotations": annotations},
@@ -154,14 +157,6 @@ def limit_of(truth: Sequence[Boxes]) -> int:
     """
     labels = (np.asarray(boxes)[:, 0].astype(np.int64) for boxes in truth if len(boxes))
     return max(COCO_LIMIT, 0, *(int(np.bincount(own).max()) for own in labels))
-
-
-@lru_cache(maxsize=64)  # a run scores one split again and again, and says this once
-def _report_limit(limit: int) -> None:
-    logger.warning(
-        f"note: an image has {limit} boxes of one class; COCO counts {COCO_LIMIT} detections per "
-        f"image and class, here {limit} count, so that all of them can be found"
-    )
 
 
 def _silent(*_: object) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 from loguru import logger
 
 from prune.data.pictures import SUFFIXES, Image, decode, is_picture, read_image
-from prune.errors import DataError, unreadable
+from prune.errors import DataError
 from prune.runs import without_password
+from prune.textfile import read_text
 
 # FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -148,10 +149,7 @@ def _in_folder(folder: Path) -> list[Source]:
 
 def _in_list(listing: Path) -> list[Source]:
     """Read a list: a source per line; empty lines and those that begin with # are left out."""
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {listing}: {unreadable(error)}") from error
+    lines = read_text(listing, error=DataError).splitlines()
     entries = {n: line.strip() for n, line in enumerate(lines, start=1)}
     entries = {n: line for n, line in entries.items() if line and not line.startswith("#")}
     found = {n: _listed(line, beside=listing.parent) for n, line in entries.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prune.atomic import write_text
 from prune.errors import InputError
+from prune.textfile import read_text
 
 # Hyper-parameters that are names. Files hold the name, a run its place in this table.
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}
@@ -84,10 +85,8 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")

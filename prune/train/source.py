@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
-from prune.data.spec import few, reordered
+from prune.data.spec import reordered
 from prune.errors import CheckpointError, InputError
 from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet, reactivated
@@ -18,6 +18,7 @@ from prune.models.sections import expect_rgb, remarks, with_classes, with_own_re
 from prune.size import Size
 from prune.train.imitation import expect_alike
 from prune.whole import open_weights
+from prune.wording import few
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
-from prune.data.spec import few, reordered
+from prune.data.spec import reordered
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.foreign.parameters import tensors
 from prune.foreign.part import Part, part_of
@@ -29,6 +29,7 @@ from prune.models.sections import (
 from prune.train.source import Source
 from prune.train.transfer import Transferred, class_rows, transfer
 from prune.whole import Reading, open_weights
+from prune.wording import counted, few
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ def _taken_over(
         f"are taken over from {start.weights}"
     ]
     if done.fresh:
-        layers = "1 layer starts" if len(done.fresh) == 1 else f"{len(done.fresh)} layers start"
-        parts.append(f"{layers} fresh ({few([str(layer) for layer in done.fresh])})")
+        layers = counted(len(done.fresh), "layer starts", "layers start")
+        parts.append(f"{layers} fresh ({few(done.fresh)})")
     if done.heads and list(own) != list(names):
         by_name = [name for i, name in enumerate(names) if i in rows]
         fresh = [name for i, name in enumerate(names) if i not in rows]
@@ -216,4 +217,4 @@ def _taken_over(
 
 
 def _classes(names: Sequence[str]) -> str:
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({few(names)})"
+    return f"{counted(len(names), 'class', 'classes')} ({few(names)})"
