@@ -54,7 +54,7 @@ def test_what_opencv_passes_over_is_no_disagreement(tmp_path: Path, corpus: Modu
     weighted = NET + WIDER.replace("from=-2", "from=-2\nweights_type=per_feature")
     (tmp_path / "net.cfg").write_text(weighted)
     row = corpus.tried(tmp_path / "net.cfg", macs=0.6, seed=0)
-    assert row.opencv == "OpenCV does not read weights_type"
+    assert row.opencv == "OpenCV does not read weights of a [shortcut] (layer 2)"
     assert row.came_back
 
 

@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,15 +33,15 @@ from prune import checkpoint
 from prune.cli import main as prune
 from prune.count import count
 from prune.errors import PruneError
+from prune.export.darknet_check import OPENCV_EPS, lacking_in_opencv
+from prune.foreign.epsilon import DARKNET_EPS
 from prune.foreign.structure import read_cfg
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
-from prune.models.sections import Section, head_path, heads, remarks, with_decoding
+from prune.models.sections import head_path, heads, remarks, with_decoding
 from prune.whole import import_foreign
 
 TOLERANCE = 1e-3  # of the largest value: rounding grows with the layers; a wrong one gives 0.1
-# OpenCV divides by sqrt(variance + 1e-6) and Darknet by sqrt(variance + 1e-5).
-OPENCV_EPS = 1e-5 - 1e-6
 SIDE = 64  # pixels; the sides of the images are the next multiple of twice the network's stride
 AGREES, DIFFERS = "agrees", "differs"
 
@@ -263,13 +263,13 @@ def by_opencv(cfg: Path, net: Darknet, folder: Path) -> tuple[str, float | None]
     """Let OpenCV read a cfg, with a network's weights, and compare the head maps."""
     weights = folder / "opencv.weights"
     state = {
-        name: value + OPENCV_EPS if name.endswith("running_var") else value
+        name: value + (DARKNET_EPS - OPENCV_EPS) if name.endswith("running_var") else value
         for name, value in net.state_dict().items()
     }
     write_weights(weights, state, net.sections)
     sections = read_cfg(cfg)
-    if unlike := unread_by_opencv(sections):
-        return f"OpenCV does not read {unlike}", None
+    if lacking := lacking_in_opencv(sections):
+        return f"OpenCV does not read {lacking}", None
     layers = [head_path(sections, head)[-1] for head in heads(sections)]
     try:
         there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
@@ -279,20 +279,6 @@ def by_opencv(cfg: Path, net: Darknet, folder: Path) -> tuple[str, float | None]
         return f"OpenCV cannot read it: {error.err}", None
     apart = difference(found, maps_of(net))
     return (AGREES if apart <= TOLERANCE else DIFFERS), apart
-
-
-def unread_by_opencv(sections: Sequence[Section]) -> str:
-    """Name the first thing that OpenCV passes over without a word; "" where there is none."""
-    found = (what for section in sections for what, is_there in PASSED_OVER if is_there(section))
-    return next(found, "")
-
-
-PASSED_OVER: tuple[tuple[str, Callable[[Section], bool]], ...] = (
-    ("weights_type", lambda s: s.options.get("weights_type", "none") != "none"),
-    ("several layers in from", lambda s: "," in s.options.get("from", "").strip(" ,")),
-    ("dilation", lambda s: s.options.get("dilation", "1") != "1"),
-    ("stride_x and stride_y", lambda s: not {"stride_x", "stride_y"}.isdisjoint(s.options)),
-)
 
 
 def line(row: Row) -> str:

@@ -21,7 +21,7 @@ from prune.models.sections import Section, option
 
 TOLERANCE = 1e-3  # relative; float32 through a hundred layers differs by 1e-6 to 1e-4
 _HEAD_NAMES = {"yolo": "yolo_{}", "region": "detection_out"}  # OpenCV's, of layer {}
-_OPENCV_EPS = 1e-6  # what OpenCV adds to a variance; Darknet adds 1e-5
+OPENCV_EPS = 1e-6  # what OpenCV adds to a variance; Darknet adds 1e-5
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _with_opencvs_eps(net: Darknet) -> Darknet:
     for module in own.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
             module.running_var += EPS - DARKNET_EPS  # as it stands in the file
-            module.eps = _OPENCV_EPS
+            module.eps = OPENCV_EPS
     return own
 
 
