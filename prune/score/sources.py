@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from loguru import logger
 
-from prune.data.pictures import SUFFIXES, Image, decode, is_picture, read_image
+from prune.data.pictures import SUFFIXES, Image, decode, is_hidden, is_picture, read_image
 from prune.errors import DataError
 from prune.runs import without_password
 from prune.textfile import read_text
@@ -133,7 +133,7 @@ def _in_folder(folder: Path) -> list[Source]:
     """List a folder's images and videos; those of its sub-folders where it has none itself."""
     own = _known(folder.iterdir())
     below = _known(path for path in folder.rglob("*") if path.parent != folder)
-    inside = [s for s in below if not _hidden(Path(s.where).relative_to(folder).parent)]
+    inside = [s for s in below if not any(map(is_hidden, Path(s.where).relative_to(folder).parts))]
     if not own + inside:
         raise DataError(f"no images or videos in {folder} or its sub-folders ({_suffixes()})")
     if own and inside:
@@ -175,13 +175,10 @@ def _listed(line: str, *, beside: Path) -> list[Source]:
 
 
 def _known(paths: Iterable[Path]) -> list[Source]:
-    """Keep images and videos, sorted; names that begin with a dot are other programs' own."""
-    files = (path for path in paths if is_picture(path) or is_video(path))
-    return [_of_file(path) for path in sorted(files) if path.name[0] != "." and not path.is_dir()]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    """Keep images and videos, sorted; hidden names are other programs' own."""
+    files = [path for path in paths if is_picture(path) or is_video(path)]
+    shown = (path for path in sorted(files) if not is_hidden(path.name))
+    return [_of_file(path) for path in shown if not path.is_dir()]
 
 
 def is_video(path: Path) -> bool:
