@@ -1,4 +1,4 @@
-"""Choose the device a command runs on, and whether it computes the same each time."""
+"""The device a command runs on: which one, how many cores, and whether results repeat."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def choose(name: str = "", *, process: int | None = None) -> torch.device:
         have = f"{gpus} GPU(s), numbered from 0" if gpus else "no GPU that torch can use; try cpu"
         raise DeviceError(f"device is {name!r}, but this machine has {have}")
     return torch.device("cuda", int(index))
+
+
+def cores() -> int:
+    """Count the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prune.bench import neighbours
-from prune.bench.machine import cores
 from prune.bench.neighbours import Neighbours
+from prune.device import cores
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from prune.boxes import xywh_to_xyxy
-from prune.data import labels, samples, store
+from prune.data import labels, orientation, samples, store
 from prune.data.batch import Batch, generator
 from prune.data.loader import TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
@@ -263,7 +263,7 @@ def test_frames_map_targets_back_to_the_labels(spec: DataSpec, rectangular: bool
 def test_turned_photographs_are_upright(tmp_path: Path, cache: str | None) -> None:
     path = tmp_path / "turned.jpg"
     exif = PIL.Image.Exif()
-    exif[store.EXIF_ORIENTATION] = 6
+    exif[orientation.EXIF_ORIENTATION] = 6
     PIL.Image.new("RGB", (40, 20)).save(path, exif=exif)  # lies on its side: 20 wide, 40 high
     path.with_suffix(".txt").touch()
     spec = DataSpec(tmp_path, ("thing",), {"val": (path,)})

@@ -29,9 +29,10 @@ import torch
 
 from prune import checkpoint
 from prune.bench import neighbours
-from prune.bench.machine import cores, threads_of
+from prune.bench.machine import threads_of
 from prune.bench.runtimes import Setting
 from prune.bench.timing import Ratio
+from prune.device import cores
 from prune.latency.form import Form
 from prune.latency.plan import timed_in_turn
 from prune.models.darknet import build

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune.bench.runtimes import library
+from prune.device import cores
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,6 @@ def machine(runtimes: Sequence[str]) -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         versions={"python": platform.python_version(), **versions},
     )
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def threads_of(wanted: int) -> int:

@@ -45,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the kind's handler does."""
-    logger()  # the readers' notes come as plain lines on stderr
     _, _, handler = KINDS[args.kind]
     handler(args)
 

@@ -93,10 +93,8 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
         raise InputError("--score needs the pictures to score on; add --data, e.g. data/mine.yaml")
     if not _steps(args) and not args.score and not args.activation:
         return None
-    from prune.cli import console
     from prune.recovery import Prepared
 
-    console.logger()  # notes on the data come as plain lines
     return Prepared(_wishes(args), subject)
 
 

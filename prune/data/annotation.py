@@ -1,6 +1,5 @@
 """An image's boxes as an annotation tool saved them, and how they become labels."""
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from prune.data.problem import (
     Problem,
 )
 from prune.data.yolo import Sample
+from prune.device import cores
 from prune.errors import DataError
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
@@ -112,7 +112,7 @@ def to_samples(
         A sample for each annotation, None where there is no usable image; every problem.
     """
     numbers = {name: i for i, name in enumerate(names)}
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about a damaged EXIF entry
         looks = list(pool.map(_look, annotations))
     habit = _habit(annotations, looks)

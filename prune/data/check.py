@@ -1,7 +1,6 @@
 """Look a whole data set over: what is in it, and everything that is wrong with it."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from prune.data.pictures import decode, is_hidden, read_bytes
 from prune.data.problem import BROKEN, Problem
 from prune.data.spec import DataSpec, load
 from prune.data.truth import Truth
+from prune.device import cores
 from prune.errors import DataError
 
 # COCO's size classes: the area in square pixels from which a box belongs to one.
@@ -76,7 +76,7 @@ def check(path: Path, *, strict: bool = False) -> Report:
         DataError: the description itself cannot be used; all else becomes a problem in the report.
     """
     spec = load(path)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, cores())) as pool:
         looks = {name: list(pool.map(_look, files)) for name, files in spec.splits.items()}
     truths = {name: truth.read_truth(files, spec.form) for name, files in spec.splits.items()}
     counts = {name: _count(truths[name], spec.names, looks[name]) for name in looks}

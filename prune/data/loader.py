@@ -21,9 +21,10 @@ from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.sift import sift
 from prune.data.spec import DataSpec
-from prune.data.store import Pictures, cpus, gather, original_sizes
+from prune.data.store import Pictures, gather, original_sizes
 from prune.data.truth import Truth, expect_truth, read_truth
 from prune.data.workers import context, start_patient
+from prune.device import cores
 from prune.errors import DataError, PruneError
 from prune.size import Sides, Size
 
@@ -56,7 +57,7 @@ class Loader:
         truth: Truth,
     ) -> None:
         self.count, self.truth = count, truth
-        self.workers = min(workers, cpus(), count)  # more only take each other's processor
+        self.workers = min(workers, cores(), count)  # more only take each other's processor
         self._open = partial(_open, make, keys, workers=self.workers)
         self._batches = self._open()
 

@@ -12,8 +12,8 @@ from prune.data.pictures import Image
 Corners = tuple[float, float, float, float]
 Size = tuple[int, int]  # width and height in pixels
 
-_ORIENTATION = 0x0112  # the number of EXIF's entry
-_UPRIGHT = 1
+EXIF_ORIENTATION = 0x0112  # the number of the entry
+UPRIGHT = 1
 
 # Orientation -> whether x and y change places, then whether x and y count from the other side.
 _MOVES = {
@@ -36,20 +36,20 @@ def orientation(data: bytes, image: Image) -> int:
         image: what was read from them, uint8 [h, w, 3].
     """
     if b"Exif" not in data and b"eXIf" not in data and data[:2] not in (b"II", b"MM"):
-        return _UPRIGHT
+        return UPRIGHT
     try:
         with Pillow.open(io.BytesIO(data)) as header:
-            entry, size, form = header.getexif().get(_ORIENTATION), header.size, header.format
+            entry, size, form = header.getexif().get(EXIF_ORIENTATION), header.size, header.format
     except Exception:  # Pillow raises any kind for a damaged entry; the image itself was read
-        return _UPRIGHT
-    if entry not in _MOVES or entry == _UPRIGHT:
-        return _UPRIGHT
+        return UPRIGHT
+    if entry not in _MOVES or entry == UPRIGHT:
+        return UPRIGHT
     if form in ("JPEG", "MPO") and swaps(entry) and size[0] != size[1]:
-        return int(entry) if image.shape[:2] == size else _UPRIGHT
+        return int(entry) if image.shape[:2] == size else UPRIGHT
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     same = stored is None or np.array_equal(stored, image)  # no reader applies it to every format
-    return _UPRIGHT if same else int(entry)
+    return UPRIGHT if same else int(entry)
 
 
 def swaps(entry: int) -> bool:
@@ -68,7 +68,7 @@ def turn(corners: Corners, size: Size, entry: int) -> Corners:
     Returns:
         Left, top, right, bottom in pixels of the image as it is displayed.
     """
-    if entry == _UPRIGHT:
+    if entry == UPRIGHT:
         return corners
     exchange, mirror_x, mirror_y = _MOVES[entry]
     points: npt.NDArray[np.float64] = np.array(corners, dtype=np.float64).reshape(2, 2)  # [2, xy]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from prune.data.pictures import expect_whole, read_bytes
 from prune.data.spec import DataSpec
+from prune.device import cores
 from prune.errors import DataError
 from prune.notes import note
 from prune.wording import counted
@@ -45,7 +45,7 @@ def sift(spec: DataSpec, splits: Collection[str], *, strict: bool = False) -> Da
 
 def sound(paths: Sequence[Path], *, where: str, strict: bool = False) -> tuple[Path, ...]:
     """Return the images that can be read; `where` is for the note, otherwise like `sift`."""
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
         faults = dict(zip(paths, pool.map(fault, paths), strict=True))
     broken = [f"{path}: {why}" for path, why in faults.items() if why]
     if broken and strict:

@@ -1,6 +1,5 @@
 """A split's pictures and labels: read, scaled to the loading size, kept in memory on request."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from prune.data.frames import Shape, loading_size, resize
 from prune.data.labels import Boxes
+from prune.data.orientation import EXIF_ORIENTATION, UPRIGHT
 from prune.data.pictures import Image, read_image
+from prune.device import cores
 from prune.errors import DataError
 from prune.notes import note
 from prune.size import Sides, Size
 
 _TRIES = 10  # images in a row that may be broken
-EXIF_ORIENTATION = 0x0112  # the tag; 1 means upright
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
     Raises:
         DataError: a file cannot be read as a picture.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor(cpus()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         # Nothing is decompressed for a header, however large the picture.
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         return tuple(pool.map(_picture_size, paths))
@@ -140,7 +140,7 @@ def _picture_size(path: Path) -> Shape:
     try:
         with PIL.Image.open(path) as header:
             width, height = header.size
-            upright = header.getexif().get(EXIF_ORIENTATION, 1) == 1
+            upright = header.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         upright = False  # Pillow cannot tell
     if upright:
@@ -167,16 +167,9 @@ def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
             raise DataError(f"{paths[index]}: decodes to another size than its header says")
         _cached(cache, index, imgsz)[0][:] = resize(whole, sizes[index])
 
-    with ThreadPoolExecutor(cpus()) as pool:  # decoding and resizing let go of the interpreter
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing let go of the interpreter
         list(pool.map(fill, range(len(paths))))
     return cache
-
-
-def cpus() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cached(cache: Cache, index: int, imgsz: Size) -> tuple[Image, Shape]:

@@ -18,7 +18,7 @@ from prune.costs import Costs, costs
 from prune.criteria import FROM_PICTURES
 from prune.data import spec as data
 from prune.data import workers
-from prune.data.store import cpus
+from prune.device import cores
 from prune.errors import InputError, PlanError, RunError
 from prune.graph import Group
 from prune.selection import lowest
@@ -79,7 +79,7 @@ def run(
     """
     _check(wish, jobs, out)
     if jobs > 1:
-        setup = replace(setup, threads=max(1, cpus() // jobs))
+        setup = replace(setup, threads=max(1, cores() // jobs))
     bench = opened(setup)
     found = _started(bench, wish, out)
     wanted = _jobs(bench, wish)
