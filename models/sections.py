@@ -403,22 +403,22 @@ def _listed(pairs: Sequence[tuple[float, float]]) -> str:
     return ", ".join(f"{width:g},{height:g}" for width, height in pairs)
 
 
-def with_decoding(sections: Sequence[Section], decoding: str) -> tuple[Section, ...]:
-    """Copy a cfg with its decoding spelled out.
+def with_darknet_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Copy a cfg with Darknet's decoding spelled out: exp() unless new_coords=1 is there.
 
-    Args:
-        sections: what `parse` gave.
-        decoding: "torch" for a cfg that came with a checkpoint of the public PyTorch code, which
-            decodes every head as xy = 2p - 0.5, wh = (2p)^2 anchor whatever the cfg says, and
-            weighs a shortcut by 2 sigmoid(w) / n; "darknet" for one that came with .weights,
-            where exp() is the rule unless new_coords=1 is there.
-
-    Raises:
-        CfgError: another word, or a head that nothing feeds.
+    What the public PyTorch code makes of a cfg is in `prune.foreign.decoding`.
     """
-    if decoding not in DECODINGS:
-        raise CfgError(f"decoding is {decoding!r}; it must be one of {', '.join(DECODINGS)}")
-    return with_reorg_order(DECODINGS[decoding](sections), REORG_ORDERS[decoding])
+    spelled = (
+        with_options(
+            section,
+            new_coords=section.options.get("new_coords", "0"),
+            scale_x_y=section.options.get("scale_x_y", "1.0"),
+        )
+        if section.kind == "yolo"
+        else section
+        for section in sections
+    )
+    return with_reorg_order(tuple(spelled), REORG_ORDERS["darknet"])
 
 
 def with_own_reorg(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -437,42 +437,5 @@ def with_reorg_order(sections: Sequence[Section], order: str) -> tuple[Section, 
     )
 
 
-def _torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
-    changed = [
-        with_options(section, weights_normalization="sigmoid")
-        if section.options.get("weights_type", "none") != "none"
-        else section
-        for section in sections
-    ]
-    for head in heads(sections):
-        if sections[head + 1].kind != "yolo":
-            problem = "stands in Darknet's cfgs; read it beside .weights, not beside a .pt"
-            raise fault(sections[head + 1], "", problem)
-        changed[head + 1] = with_options(changed[head + 1], new_coords=1, scale_x_y="2.0")
-        before = changed[head]
-        written = before.options.get("activation", "linear")
-        if "activation" not in KEYS[before.kind] or written not in ("linear", "logistic"):
-            raise fault(before, "activation", f"is {written} before a head; it must be linear")
-        changed[head] = with_options(before, activation="logistic")
-    return tuple(changed)
-
-
-def _darknet_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
-    return tuple(
-        with_options(
-            section,
-            new_coords=section.options.get("new_coords", "0"),
-            scale_x_y=section.options.get("scale_x_y", "1.0"),
-        )
-        if section.kind == "yolo"
-        else section
-        for section in sections
-    )
-
-
-DECODINGS: dict[str, Callable[[Sequence[Section]], tuple[Section, ...]]] = {
-    "torch": _torch_decoding,
-    "darknet": _darknet_decoding,
-}
-# Whose [reorg] a cfg means, as `with_decoding` names the two worlds.
+# Whose code a cfg is for -> the order of phases that it means by [reorg].
 REORG_ORDERS = {"torch": "yolor", "darknet": "darknet"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prune.foreign.contents import Contents
+from prune.foreign.decoding import SIGMOID, decode_as_trained
 from prune.models.darknet import Darknet
 from prune.models.layers import Convolution, Implicit
-from prune.models.sections import parse, with_decoding
+from prune.models.sections import Section, parse, with_darknet_decoding
 
 _CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\n"
 _HEAD = "[convolutional]\nfilters={}\nsize=1\nstride=1\npad=1\nactivation=linear\n"
@@ -88,11 +90,20 @@ def yolov3_tiny_cfg(*, classes: int = 2) -> str:
     )
 
 
+def with_torch_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Spell out what YOLOR's code computes: sigmoid, weights of sums, the order of [reorg]."""
+    return decode_as_trained(sections, Contents({}, ""), requested=SIGMOID).sections
+
+
+# Whose code trained a network -> its cfg as that code means it.
+SPELLED = {"torch": with_torch_decoding, "darknet": with_darknet_decoding}
+
+
 @torch.no_grad()
 def trained(text: str, *, decoding: str, seed: int = 0) -> Darknet:
     """Build a network whose every number differs from the one beside it, as after training."""
     torch.manual_seed(seed)
-    net = Darknet(with_decoding(parse(text), decoding))
+    net = Darknet(SPELLED[decoding](parse(text)))
     for name, tensor in net.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from public import with_torch_decoding
 from reference import CFG, GOLDEN, fill, picture
 from torch import Tensor, nn
 
 from prune.models.darknet import Darknet, build
 from prune.models.layers import Convolution, Implicit
 from prune.models.sections import heads as heads_of
-from prune.models.sections import parse, with_classes, with_decoding
+from prune.models.sections import parse, with_classes, with_darknet_decoding
 
 # Parameters at 1, 3 and 80 classes, counted on the public code.
 PARAMS = {
@@ -171,11 +172,11 @@ def test_outputs_are_those_of_the_public_code(name: str) -> None:
 def test_cfg_of_a_public_checkpoint_builds() -> None:
     legacy = parse((GOLDEN / "eighth.cfg").read_text())
     with torch.device("meta"):
-        net = Darknet(with_decoding(legacy, "torch"))
+        net = Darknet(with_torch_decoding(legacy))
         full = shipped("yolor_csp", classes=3)
     assert net.state_dict().keys() == full.state_dict().keys()
     assert all(head.new_coords and head.scale_x_y == 2 for head in net.heads)
-    assert not any(head.new_coords for head in Darknet(with_decoding(legacy, "darknet")).heads)
+    assert not any(head.new_coords for head in Darknet(with_darknet_decoding(legacy)).heads)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from public import picture, trained
+from public import picture, trained, with_torch_decoding
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +21,7 @@ from prune.export.darknet import write_yolor
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
-from prune.models.sections import parse, with_anchors, with_classes, with_decoding
+from prune.models.sections import parse, with_anchors, with_classes
 from prune.train.assignment import assign
 from prune.train.hyp import SCRATCH
 from prune.train.imitation import expect_alike, imitation_loss
@@ -122,7 +122,7 @@ def test_what_has_another_tail_is_refused_by_name() -> None:
     with pytest.raises(CfgError, match=r"\[region\] softmax: is missing"):
         build(YOLOV2.replace("softmax=1\n", ""))
     with pytest.raises(CfgError, match=r"beside \.weights"):
-        with_decoding(parse(YOLOV2), "torch")
+        with_torch_decoding(parse(YOLOV2))
 
 
 def test_other_classes_and_anchors_are_written_as_the_section_has_them() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from public import with_torch_decoding
 from reference import CFG, GOLDEN
 
 from prune.errors import CfgError
@@ -18,7 +19,7 @@ from prune.models.sections import (
     parse,
     references,
     with_classes,
-    with_decoding,
+    with_darknet_decoding,
     with_options,
     write,
 )
@@ -279,34 +280,29 @@ def test_a_head_takes_all_of_one_convolution(route: str) -> None:
 def test_the_public_pytorch_decoding_is_written_out() -> None:
     """Whatever a cfg beside a public checkpoint says, its heads decode in the one PyTorch way."""
     legacy = parse((GOLDEN / "eighth.cfg").read_text())
-    explicit = with_decoding(legacy, "torch")
+    explicit = with_torch_decoding(legacy)
     for i, section in enumerate(explicit):
         if section.kind == "yolo":
             assert section.options["new_coords"] == "1"
             assert section.options["scale_x_y"] == "2.0"
             assert explicit[i - 1].options["activation"] == "logistic"
-    assert with_decoding(explicit, "torch") == explicit
-    assert with_decoding(explicit, "darknet") == explicit
+    assert with_torch_decoding(explicit) == explicit
+    assert with_darknet_decoding(explicit) == explicit
 
 
 def test_the_public_pytorch_code_weighs_with_sigmoids() -> None:
     weighted = "[shortcut]\nfrom=0\nweights_type=per_feature\nweights_normalization=softmax\n"
     text = f"[net]\n{CONV}4\n{CONV}4\n{weighted}[shortcut]\nfrom=0\n{HEAD}"
-    written = write(with_decoding(parse(text), "torch"))
+    written = write(with_torch_decoding(parse(text)))
     assert written.count("weights_normalization=sigmoid") == 1
     assert "softmax" not in written
 
 
 def test_darknets_own_decoding_is_exp_unless_the_cfg_says_otherwise() -> None:
-    sections = with_decoding(parse(f"[net]\n{HEAD}"), "darknet")
+    sections = with_darknet_decoding(parse(f"[net]\n{HEAD}"))
     assert sections[-1].options["new_coords"] == "0"
     assert sections[-1].options["scale_x_y"] == "1.0"
     assert sections[1].options["activation"] == "linear"
-
-
-def test_an_unknown_decoding_is_refused() -> None:
-    with pytest.raises(CfgError, match="torch, darknet"):
-        with_decoding(parse(TINY), "onnx")
 
 
 def test_a_changed_key_keeps_its_place() -> None:

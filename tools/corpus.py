@@ -38,7 +38,7 @@ from prune.foreign.epsilon import DARKNET_EPS
 from prune.foreign.structure import read_cfg
 from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
-from prune.models.sections import head_path, heads, remarks, with_decoding
+from prune.models.sections import head_path, heads, remarks, with_darknet_decoding
 from prune.whole import import_foreign
 
 TOLERANCE = 1e-3  # of the largest value: rounding grows with the layers; a wrong one gives 0.1
@@ -163,7 +163,7 @@ def tried(path: Path, *, macs: float, seed: int) -> Row:
 def network(path: Path, *, seed: int) -> Darknet:
     """Build a cfg's network with weights under which signals neither die away nor grow."""
     torch.manual_seed(seed)
-    net = Darknet(with_decoding(read_cfg(path), "darknet")).train()
+    net = Darknet(with_darknet_decoding(read_cfg(path))).train()
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0  # the statistics of the one batch that follows

@@ -19,7 +19,7 @@ from prune.models.sections import (
     fault,
     heads,
     option,
-    with_decoding,
+    with_darknet_decoding,
     with_options,
     with_reorg_order,
 )
@@ -91,7 +91,7 @@ def decode_as_darknet(sections: Sequence[Section], *, requested: str | None = No
     Raises:
         CfgError: a head whose convolution has another activation than the decoding takes.
     """
-    spelled = with_decoding(sections, "darknet")
+    spelled = with_darknet_decoding(sections)
     if requested is not None:
         return Decoded(with_decoding_of(spelled, requested, keep_scale=True), requested, REQUESTED)
     new = any(option(head, "new_coords", flag, 0) for head in _yolo_heads(sections))

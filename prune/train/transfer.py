@@ -61,7 +61,7 @@ def transfer(
         layers: the layers of `given` that hold weights; None if all do.
     """
     torch.manual_seed(seed)
-    net = Darknet(with_decoding_of(sections, given.sections))
+    net = Darknet(with_decoding_like(sections, given.sections))
     before, after = _head_layers(given), _head_layers(net)
     taken: list[int] = []
     fresh: list[int] = []
@@ -107,7 +107,9 @@ def class_rows(own: Sequence[str], names: Sequence[str], *, keep: bool) -> dict[
     return {i: known[_plain(name)] for i, name in enumerate(names) if _plain(name) in known}
 
 
-def with_decoding_of(sections: Sequence[Section], given: Sequence[Section]) -> tuple[Section, ...]:
+def with_decoding_like(
+    sections: Sequence[Section], given: Sequence[Section]
+) -> tuple[Section, ...]:
     """Copy a cfg so that its heads decode as another's, whose box rows were learned that way.
 
     A head takes the anchors too where the other network has one of as many at the same layer.
