@@ -71,24 +71,25 @@ def run(args: argparse.Namespace) -> None:
     from prune.atomic import expect_writable
     from prune.bench.machine import machine, threads_of
     from prune.bench.rows import advise, measure
+    from prune.bench.timing import WARM_UP
     from prune.cli import console
     from prune.cli.pairs import paired
+    from prune.progress import tracked
 
     if args.png:
         expect_writable(args.png)
-    with tempfile.TemporaryDirectory() as folder, console.progress() as bar:
+    with tempfile.TemporaryDirectory() as folder:
         pairs, notes = paired(args, Path(folder))
         here = machine(sorted({pair.runtime for pair in pairs}))
         doubts.note_if_busy(console.logger().info, threads=threads_of(args.threads))
         _warn_of_shapes(pairs)
         maps, unscored = _maps(args, pairs) if args.data else ({}, [])
-        task = bar.add_task("bench", total=args.rounds, note="")
         measured = measure(
             pairs,
             rounds=args.rounds,
             seed=args.seed,
             maps=maps,
-            watch=lambda turns: bar.track(turns, task_id=task),
+            watch=lambda turns: tracked(turns, "timing", WARM_UP + args.rounds),
         )
         profiles = [_profile(row) for row in measured.rows] if args.profile else []
     doubts.note_if_unsure(
@@ -194,11 +195,12 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
 
 def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
     from prune.errors import DataError
+    from prune.progress import tracked
     from prune.score.feed import split_batches
     from prune.score.score import collect
 
     spec.expect_classes(runner.names, of=path)
-    batches, _ = split_batches(
+    batches, count = split_batches(
         runner,
         spec,
         args.split,
@@ -207,7 +209,11 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -
         workers=0,
     )
     collected = collect(
-        runner.detect, batches, len(spec.names), device=runner.device, shares=runner.shares
+        runner.detect,
+        tracked(batches, f"scoring {path.name}", count),
+        len(spec.names),
+        device=runner.device,
+        shares=runner.shares,
     )
     scores = collected.scores(spec.names)
     if not scores.instances:

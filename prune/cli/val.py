@@ -118,7 +118,7 @@ def document(scores: Scores) -> dict[str, object]:
 
 
 def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:
-    from prune.cli import console
+    from prune.progress import tracked
     from prune.score.feed import split_batches
     from prune.score.score import collect
 
@@ -130,17 +130,15 @@ def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collec
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    with console.progress() as bar:
-        task = bar.add_task(f"val on {args.split}", total=count, note="")
-        return collect(
-            runner.detect,
-            bar.track(batches, total=count, task_id=task),
-            len(spec.names),
-            device=runner.device,
-            shares=runner.shares,
-            confidence=args.conf_thres,
-            iou=args.iou_thres,
-        )
+    return collect(
+        runner.detect,
+        tracked(batches, f"val on {args.split}", count),
+        len(spec.names),
+        device=runner.device,
+        shares=runner.shares,
+        confidence=args.conf_thres,
+        iou=args.iou_thres,
+    )
 
 
 def _rows(scores: Scores) -> list[list[object]]:
