@@ -173,7 +173,7 @@ def no_onnx(folder: Path) -> list[str]:
     ("spoil", "message"),
     [
         (no_onnx, "net.onnx is no ONNX file"),
-        (lambda _: ["--img-size", "96"], "takes 64 x 64 pictures only"),
+        (lambda _: ["--img-size", "96"], "takes images of 64 x 64 only"),
         (lambda _: ["--batch", "4"], "batch is 4, but"),
         (lambda _: ["--runtime", "onnxruntim"], "did you mean onnxruntime?"),
         (lambda _: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),

@@ -262,7 +262,7 @@ def test_size_between_strides_is_refused(tmp_path: Path, size: int, message: str
 def test_fixed_file_takes_its_own_size_only(tmp_path: Path) -> None:
     runner = open_weights(exported(tmp_path, {}))
     assert runner.picture_size(None) == runner.picture_size(Size.of(64)) == Size.of(64)
-    with pytest.raises(InputError, match="takes 64 x 64 pictures only"):
+    with pytest.raises(InputError, match="takes images of 64 x 64 only"):
         runner.picture_size(Size.of(32))
 
 

@@ -82,7 +82,7 @@ def _fitting(
     """Return height and width; see `settle`."""
     if any(mine not in (None, side) for mine, side in zip(own, wanted, strict=True) if side):
         raise InputError(
-            f"image size is {_by(wanted)}, but {path} takes {_by(own)} pictures only; leave "
+            f"image size is {_by(wanted)}, but {path} takes images of {_by(own)} only; leave "
             "--img-size out, or export with --dynamic"
         )
     height, width = (mine or side for mine, side in zip(own, wanted, strict=True))

@@ -99,7 +99,7 @@ thresholds.
 |---|---|
 | file | {size:,} bytes{half} |
 | parameters | {params:,} |
-| multiply-adds | {macs:,} at {height} x {width} |
+| MACs | {macs:,} at {height} x {width} |
 | latency | {milliseconds:.1f} ms a picture, median of {rounds} runs |
 | measured on | {machine} |
 | accuracy | {accuracy} |

@@ -58,7 +58,7 @@ class Runner:
         if self.shape and size != self.shape:
             height, width = self.shape
             raise InputError(
-                f"image size is {size}, but this file takes {height} x {width} pictures only; "
+                f"image size is {size}, but this file takes images of {height} x {width} only; "
                 "leave --img-size out, or export with --dynamic"
             )
         if not size.fits(self.stride):
