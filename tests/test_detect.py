@@ -211,7 +211,7 @@ def test_folder_without_images_of_its_own_is_searched(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What other programs keep under names with a dot is left out."""
-    for hidden in ("images/.trash/9.png", "images/val/._0.png"):
+    for hidden in ("images/.trash/9.png", "images/val/._0.png", "images/@eaDir/0.jpg"):
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / hidden).write_bytes(b"no image")
     assert main([*words, "--source", str(tmp_path / "images"), "--nosave"]) == 0
