@@ -20,12 +20,11 @@ def replacing(target: Path) -> Iterator[Path]:
     temporary file goes.
 
     Raises:
-        InputError: the target is a folder, or its folder cannot be made or written.
+        InputError: the target is a folder or a device, or its folder cannot be made or written.
         WriteError: the system failed the block or what follows it: a full disk, a vanished folder.
     """
     try:
-        if target.is_dir():
-            raise InputError(f"cannot write {target}: it is a folder")
+        _expect_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{_short(target.stem)}{_MARK}", suffix=target.suffix, dir=target.parent
@@ -64,12 +63,11 @@ def expect_writable(target: Path) -> None:
     """Check early, and without a trace, what can be known of `replacing`'s errors.
 
     Raises:
-        InputError: the target is a folder, or lies in what is none or cannot be written into.
+        InputError: the target is a folder or a device, or its folder cannot be made or written.
     """
     try:
         folder = next(path for path in target.absolute().parents if path.exists())
-        if target.is_dir():
-            raise InputError(f"cannot write {target}: it is a folder")
+        _expect_replaceable(target)
         if not folder.is_dir():
             raise InputError(f"cannot write {target}: {folder} is no folder")
     except OSError as error:  # a name that is too long, a folder that is closed to us
@@ -100,6 +98,18 @@ def write_text(target: Path, text: str) -> None:
     """
     with replacing(target) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def _expect_replaceable(target: Path) -> None:
+    """Refuse what is no file: a file put in the place of /dev/null breaks the machine.
+
+    Raises:
+        InputError: the target is a folder, a device, a pipe or a socket.
+    """
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder")
+    if target.exists() and not target.is_file():
+        raise InputError(f"cannot write {target}: it is a device or a pipe; name a file")
 
 
 def _short(stem: str) -> str:

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from prune.atomic import replacing, sweep, write_text
+from prune.atomic import expect_writable, replacing, sweep, write_text
 from prune.errors import InputError, WriteError
 
 
@@ -63,3 +64,14 @@ def test_a_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_text(tmp_path / "file" / "inside.txt", "text")
+
+
+@pytest.mark.parametrize("check", [lambda path: write_text(path, "text"), expect_writable])
+def test_what_is_no_file_stays(tmp_path: Path, check: Callable[[Path], None]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for path in (tmp_path / "pipe", tmp_path / "null"):
+        with pytest.raises(InputError, match="it is a device or a pipe; name a file"):
+            check(path)
+        assert path.exists()
+        assert not path.is_file()

@@ -171,7 +171,8 @@ def test_odd_annotations_are_told_and_left_out(
 
 
 @pytest.mark.parametrize(
-    "bbox", [None, [], [1, 2, 3], "1 2 3 4", [1, 2, 3, "4"], [0, 0, float("nan"), 1], [10**400] * 4]
+    "bbox",
+    [None, [], [1, 2, 3], "1 2 3 4", [1, 2, 3, "four"], [0, 0, float("nan"), 1], [10**400] * 4],
 )
 def test_box_that_is_not_four_numbers_is_left_out_and_stops_it_if_strict(
     tmp_path: Path, bbox: object, capsys: pytest.CaptureFixture[str]
@@ -243,3 +244,17 @@ def test_nothing_to_learn_from_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no image with a usable box" in refused(tmp_path, capsys, one(tmp_path, box(5, 5, 0, 0)))
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path: Path) -> None:
+    texts: dict[str, object] = {
+        "image_id": "10",
+        "category_id": "3",
+        "bbox": ["0", "0.0", "10", "15.0"],
+    }
+    path = one(tmp_path, texts | {"iscrowd": "0"}, box(4, 4, 8, 8, iscrowd="1"))
+    document = json.loads(path.read_text())
+    document["images"][0] |= {"width": str(2 * SIZE[0]), "height": str(2 * SIZE[1])}
+    path.write_text(json.dumps(document))
+    assert convert(tmp_path, path) == 0
+    assert read(tmp_path, "train/a") == [[0, 0.0625, 0.125, 0.125, 0.25]]  # the crowd is left out

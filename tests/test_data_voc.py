@@ -427,3 +427,24 @@ def test_real_sets_come_over_whole(
     counts = document["splits"].values()
     assert sum(sum(count["boxes"].values()) for count in counts) == boxes
     assert [p["kind"] for p in document["problems"]] == ["degenerate box"] * degenerate
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "gb2312", "Shift_JIS", "big5", "EUC-KR", "utf-16"])
+def test_xml_is_read_in_the_encoding_it_declares(tmp_path: Path, encoding: str) -> None:
+    source = three(tmp_path / "voc")
+    text = xml([("犬", (1, 1, 40, 30))])
+    path = source / "Annotations" / "a.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>\n{text}'.encode(encoding))
+    assert convert(source) == 0
+    assert spec.load(tmp_path / "out" / "d.yaml").names == ("cat", "犬")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb-none", "euc-none"])
+def test_xml_that_is_not_in_the_encoding_it_declares_is_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    source = three(tmp_path / "voc")
+    path = source / "Annotations" / "b.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>\n<a'.encode() + b"\xff>")
+    assert convert(source, "--split", "1,0,0") == 0
+    assert "1 XML file is broken" in capsys.readouterr().err

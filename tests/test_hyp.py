@@ -72,7 +72,8 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path, optimizer: str) -> None
         ("momentum: 1.5", "momentum is 1.5; it must be 0 to 1"),
         ("degrees: -3", "degrees is -3; it must be 0 or more"),
         ("clip: -1", "clip is -1; it must be 0 or more"),
-        ("lr0: [", "is not YAML"),
+        ("lr0: [", "is not YAML: line 1: expected the node content"),
+        ("lr0: 0.1\nlr0: 0.2", "is not YAML: line 2: lr0: is given twice; keep one"),
         ("0.01", "must hold lines"),
     ],
     ids=[
@@ -86,6 +87,7 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path, optimizer: str) -> None
         "negative",
         "clip",
         "syntax",
+        "twice",
         "shape",
     ],
 )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prune.cli import habits
-from prune.errors import InputError, first_line
+from prune.errors import InputError
+from prune.plain_yaml import BrokenYamlError, read_yaml
 from prune.textfile import read_text
 
 OPTION = "--config"
@@ -84,12 +85,10 @@ def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list
 
 def _document(path: Path) -> dict[str, object]:
     """Read the file, every value as the text that stands there: 0.40 is typed as 0.40."""
-    import yaml
-
     try:
-        found = yaml.load(read_text(path, called=f"the file of {OPTION},"), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {first_line(error)}") from error
+        found = read_yaml(read_text(path, called=f"the file of {OPTION},"), typed=False)
+    except BrokenYamlError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
     if found in (None, ""):
         return {}
     if not isinstance(found, dict):

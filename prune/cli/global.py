@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
+from prune.plain_yaml import BrokenYamlError, read_yaml
 from prune.textfile import read_text
 
 if TYPE_CHECKING:
@@ -204,11 +205,9 @@ def _limits(
 
 
 def _read_limits(path: Path) -> dict[str, object]:
-    import yaml
-
     try:
-        found = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        found = read_yaml(read_text(path))
+    except BrokenYamlError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no limits; write e.g. max_ratio: 0.8")

@@ -267,7 +267,7 @@ def _boxes(
         elif placed := corners or around:
             if corners is None:
                 problems.append(Problem(FROM_OUTLINE, path, None, label))
-            mark = "crowd" if entry.get("iscrowd") else ""
+            mark = "crowd" if _is_crowd(entry) else ""
             boxes[image].append(Box(categories[category], placed, None, label, mark))
     return boxes
 
@@ -293,6 +293,12 @@ def _around(entry: Entry) -> Corners | None:
         return None
     xs, ys = points[::2], points[1::2]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _is_crowd(entry: Entry) -> bool:
+    """Read iscrowd, which tools write as 1, true and "1"."""
+    value = entry.get("iscrowd")
+    return value is True or str(value).lower() == "true" or bool(number(value))
 
 
 def _size(entry: Entry) -> Size | None:

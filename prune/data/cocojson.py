@@ -95,10 +95,11 @@ def text(entry: Entry, key: str, path: Path) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return a finite number, also one written as text ("7.5"), or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond the largest float
+        found = float(value)
+    except (OverflowError, ValueError):  # beyond the largest float; a text that is no number
         return None
+    return found if math.isfinite(found) else None

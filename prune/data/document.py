@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from prune.data.classes import read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
 from prune.errors import DataError
 from prune.notes import note
+from prune.plain_yaml import BrokenYamlError, read_yaml
 from prune.textfile import read_text
 
 SPLITS = ("train", "val", "test")
@@ -75,13 +74,11 @@ def read_document(path: Path, working: Path) -> Document:
 def _yaml(path: Path) -> Mapping[object, object]:
     text = read_text(path, error=DataError)
     try:
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        hint = "; write Windows paths with / or in single quotes" if "escape" in str(error) else ""
-        raise DataError(f"{path}:{line}: broken YAML: {error.problem}{hint}") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: broken YAML: {error}") from error
+        content = read_yaml(text)
+    except BrokenYamlError as error:
+        where = f"{path}:{error.line}" if error.line else f"{path}"
+        hint = "; write Windows paths with / or in single quotes" if "escape" in error.why else ""
+        raise DataError(f"{where}: broken YAML: {error.why}{hint}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: no data set description; it needs {_EXAMPLE}")
     return content

@@ -1,6 +1,8 @@
 """Read one Pascal VOC XML file, safely and with line numbers."""
 
+import io
 import math
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from prune.data.annotation import Box
 from prune.data.convert import BROKEN_XML
 from prune.data.problem import Problem
 
+_DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding=["']([A-Za-z0-9._-]+)["']""")
+_MULTI_BYTE = ("gb", "big5", "shift", "sjis", "euc", "iso-2022", "hz", "cp9", "ks_c", "windows-31")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -73,15 +77,30 @@ class _Builder(ContentHandler):
 def _tree(path: Path) -> ET.Element:
     builder = _Builder()
     try:
-        with path.open("rb") as handle:
-            parse_safely(handle, builder)
+        parse_safely(_source(path.read_bytes()), builder)
     except SAXParseException as error:
         raise _BrokenError(error.getMessage(), error.getLineNumber()) from error
     except DefusedXmlException as error:
         raise _BrokenError(f"refused as unsafe: {type(error).__name__}", None) from error
-    except (OSError, SAXException, ValueError) as error:
+    except (OSError, SAXException, LookupError, ValueError) as error:
         raise _BrokenError(str(error), None) from error
     return builder.tree.close()
+
+
+def _source(content: bytes) -> io.BytesIO | io.StringIO:
+    """Decode what declares an encoding of several bytes per letter: expat knows none of them.
+
+    Raises:
+        LookupError: nobody knows the encoding that the content declares.
+        ValueError: the content is not in it.
+    """
+    declared = _DECLARED.match(content)
+    name = declared.group(1).decode("ascii") if declared else ""
+    if name.lower().startswith(_MULTI_BYTE):
+        # Files that declare gb2312 hold letters that only its successors have.
+        known = "gb18030" if name.lower().startswith("gb") else name
+        return io.StringIO(content.decode(known))
+    return io.BytesIO(content)
 
 
 def _box(node: ET.Element) -> Box:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prune.atomic import write_text
 from prune.errors import InputError
+from prune.plain_yaml import BrokenYamlError, read_yaml
 from prune.textfile import read_text
 
 # Hyper-parameters that are names. Files hold the name, a run its place in this table.
@@ -82,11 +83,9 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
     Raises:
         InputError: no such file, no YAML mapping, an unknown key, or a value out of its range.
     """
-    import yaml
-
     try:
-        found = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        found = read_yaml(read_text(path))
+    except BrokenYamlError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
