@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from prune.bench import neighbours
 from prune.bench.neighbours import Neighbours
@@ -19,3 +22,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no test wait for a look at the machine, or go by it."""
     monkeypatch.setattr(neighbours, "look", lambda: Neighbours(cores(), 0.0))
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """Give the number of threads back: bench sets it for a process, and sums differ by it."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)

@@ -109,7 +109,7 @@ def test_pairs_are_written_beside_the_weights(
 
 WRONG = {
     "missing weights": (["--weights", "nowhere.pt"], "nowhere.pt"),
-    "no multiple": (["--img-size", "100"], "nearest is 96 x 96"),
+    "no multiple": (["--img-size", "100"], "the nearest is 96"),
     "no pictures": (["--batch", "0"], "batch is 0"),
     "a folder": (["--out", "folder.onnx"], "it is a folder"),
     "no name for ONNX": (["--out", "m.txt"], "m.txt is no name for an ONNX file"),
