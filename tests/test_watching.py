@@ -18,7 +18,7 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import console, main, outcome
 from prune.size import Size
 from prune.train import loop, scales
 from prune.train.log import Log
@@ -68,8 +68,23 @@ def test_bar_shows_losses_rate_speed_memory_and_time_left(tmp_path: Path) -> Non
         log.begin(0, 2, 3)
         log.step(torch.tensor((0.1, 0.2, 0.3, 0.6)), 4, 0.0125)
         bar.refresh()
-    for part in ("box 0.100", "loss 0.600", "lr 0.01250", "pictures/s", "GiB", "left"):
+    for part in ("box 0.100", "loss 0.600", "lr 0.01250", "images/s", "GiB", "left"):
         assert part in shown.getvalue()
+
+
+def test_a_narrow_bar_keeps_epoch_steps_and_time_left(tmp_path: Path) -> None:
+    bar = console.progress()  # draws nothing by itself: stderr is no terminal here
+    log = Log(tmp_path, print, bar=bar)
+    log.begin(11, 60, 300)
+    for _ in range(3):
+        log.step(torch.tensor((0.1, 0.2, 0.3, 0.6)), 4, 0.0125)
+    shown = io.StringIO()
+    rich.console.Console(file=shown, width=80).print(bar.get_renderable())
+    (line,) = shown.getvalue().splitlines()
+    assert len(line) <= 80
+    for part in ("epoch 12/60", "3/300", "box 0.100"):
+        assert part in line
+    assert re.search(r"run \d+:\d\d:\d\d left", line)
 
 
 @pytest.mark.usefixtures("without_curves")

@@ -61,7 +61,10 @@ def print_changes(totals: Mapping[str, tuple[int, int]]) -> None:
 
 
 def progress() -> Progress:
-    """Make a progress bar on stderr; nothing is drawn where stderr is no terminal."""
+    """Make a progress bar on stderr; nothing is drawn where stderr is no terminal.
+
+    On a narrow terminal the end of the note goes; name, steps and time left stay.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -70,15 +73,19 @@ def progress() -> Progress:
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    whole = Column(no_wrap=True)
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("{task.fields[note]}", table_column=rest),
         console=Console(stderr=True, no_color="NO_COLOR" in os.environ),
         disable=not sys.stderr.isatty(),
+        expand=True,
     )
 
 

@@ -112,8 +112,9 @@ class Log:
         speed = self.clock.pictures / (time.perf_counter() - self.clock.began)
         named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
         parts = " ".join(f"{name} {value:.3f}" for name, value in named)
-        note = f"{parts}  lr {rate:.5f}  {speed:.1f} pictures/s  {memory_gib():.1f} GiB"
-        note += f"  run {_left(self.clock)} left"
+        # What matters most comes first: a narrow terminal shows the beginning.
+        note = f"run {_left(self.clock)} left  {parts}  {speed:.1f} images/s"
+        note += f"  lr {rate:.5f}  {memory_gib():.1f} GiB"
         self.bar.update(self.clock.task, advance=1, note=note)
 
     def end(self) -> None:
