@@ -218,6 +218,14 @@ def test_a_run_goes_on_where_its_data_has_moved(broken: Path) -> None:
     assert history[-1]["data"] == str(moved)
 
 
+def test_a_run_whose_data_is_gone_asks_where_it_is(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("squares").rename("elsewhere")
+    said = _refusal(capsys, "--resume", str(broken))
+    assert "data.yaml is not there any more; say where it is now by --data" in said
+
+
 def test_where_the_data_has_moved_is_said_once(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

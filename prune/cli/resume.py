@@ -40,7 +40,7 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
         say: told what of that does not hold.
 
     Raises:
-        InputError: there is no such run.
+        InputError: there is no such run, or its data set has moved and nobody says where.
     """
     last = _named(Path(args.resume)) if args.resume else _newest(args.project, say)
     used = _FREE if args.resume else _FREE | {"project"}
@@ -51,6 +51,11 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
     args.img_size = Size.read(args.img_size)
     if "data" in said:
         setattr(args, STARTED_IN, None)
+    elif args.data is not None and not args.data.exists():
+        raise InputError(
+            f"cannot resume {last}: its data set {args.data} is not there any more; "
+            "say where it is now by --data, e.g. --data data/mine.yaml"
+        )
     args.resume, args.hyp = last, folder / "hyp.yaml"
     if not last.is_file():
         say(f"note: {folder} has no weights yet; the run begins anew")
