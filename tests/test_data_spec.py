@@ -223,3 +223,13 @@ def test_a_detector_of_other_classes_is_refused(names: tuple[str, ...], said: st
     assert said in str(told.value)
     data.expect_classes(("chat", "chien"), of=Path("net.pt"))
     data.expect_classes(("cat", "dog"), of=Path("net.pt"))
+
+
+@pytest.mark.parametrize(("suffix", "told"), [(".pt", True), (".onnx", False)])
+def test_a_checkpoint_of_other_classes_is_answered_with_its_training(
+    suffix: str, told: bool
+) -> None:
+    data = spec.DataSpec(Path("a.yaml"), ("cat", "dog"), {})
+    with pytest.raises(InputError) as error:
+        data.expect_classes(("cat",), of=Path(f"net{suffix}"))
+    assert ("prune train --weights net.pt --data a.yaml" in str(error.value)) == told

@@ -219,7 +219,7 @@ def test_what_stays_whole_is_told_with_its_reason(dense: Path, capsys: Capture) 
     words = ["global", "--weights", str(dense), "--macs", "0.9", "--dry-run", "--exclude", "0", "3"]
     assert main([*words, "--max-ratio", "1"]) == 0
     notes = [n for n in capsys.readouterr().err.splitlines() if n.startswith("prune: note: ")]
-    assert notes == ["prune: note: 0, 2 stays whole: it is excluded"], "3 is coupled to 2"
+    assert notes == ["prune: note: groups 0, 2 stay whole: it is excluded"], "3 is coupled to 2"
 
 
 LIMITS = """\

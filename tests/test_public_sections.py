@@ -21,6 +21,7 @@ from public import picture, trained
 
 from prune.coupling import coupled
 from prune.errors import CfgError
+from prune.foreign.structure import read_cfg
 from prune.foreign.weights import write_weights
 from prune.graph import Group
 from prune.models.blocks import residuals
@@ -176,6 +177,12 @@ def half_of(groups: Sequence[Group], *, seed: int) -> Plan:
         if not group.kept
     }
     return plan_of(groups, chosen)
+
+
+@pytest.mark.parametrize("name", ["cfg/yolor_csp_n.cfg", "yolor_csp_n"])
+def test_a_missing_cfg_of_ours_is_answered_with_its_place(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CfgError, match=r"does not exist; prune's own .*cfg.yolor_csp_n\.cfg$"):
+        read_cfg(tmp_path / name)
 
 
 def test_only_the_channels_that_are_added_are_coupled() -> None:

@@ -214,3 +214,12 @@ def test_a_resumed_run_finds_its_data_from_another_folder(
     capsys.readouterr()
     assert main(["train", "--resume", str(start / "runs/exp/weights/last.pt")]) == 0
     assert "train: 6 images, 12 boxes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["a.xml", "annots/a.xml"])
+def test_a_voc_folder_is_answered_with_its_conversion(tmp_path: Path, place: str) -> None:
+    xml = tmp_path / "my data" / place
+    xml.parent.mkdir(parents=True)
+    xml.touch()
+    with pytest.raises(DataError, match=r"prune data voc '.*my data' --out 'data/my data.yaml'"):
+        spec.load(tmp_path / "my data")

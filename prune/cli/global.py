@@ -314,7 +314,9 @@ def _tell(chosen: Selected, *, heads: Collection[str]) -> None:
         if root not in heads:
             by_reason.setdefault(reason, []).append(root)
     for reason, roots in by_reason.items():
-        sys.stderr.write(f"prune: note: {cutting.member_text(roots)} stays whole: {reason}\n")
+        verb = "stays" if len(roots) == 1 else "stay"
+        groups = f"group{'s' * (len(roots) > 1)} {cutting.member_text(roots)} {verb} whole"
+        sys.stderr.write(f"prune: note: {groups}: {reason}\n")
     for cliff in chosen.cliffs:
         sys.stderr.write(
             f"prune: warning: the last of this budget takes {cutting.short_name(cliff.root)} from "

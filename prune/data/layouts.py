@@ -6,6 +6,7 @@ train/ and valid/ with _darknet.labels in each; labelImg leaves classes.txt amon
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def read_folder(folder: Path, working: Path) -> Document:
     here = folder.absolute()
     named = _names_file(here)
     if named is None:
+        if next(here.glob("*.xml"), None) or next(here.glob("*/*.xml"), None):
+            out = f"data/{here.resolve().name}.yaml"
+            convert = shlex.join(["prune", "data", "voc", str(folder), "--out", out])
+            raise DataError(
+                f"{folder} contains VOC annotations (.xml) and no data.yaml; convert them with "
+                f"{convert}, then give {out}"
+            )
         raise DataError(
             f"{folder} holds no data.yaml, and no classes.txt that names the classes; write "
             f"{folder / 'data.yaml'} with train: images/train, val: images/val and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,9 +73,11 @@ class DataSpec:
             InputError: the classes differ.
         """
         if len(names) != len(self.names):
+            words = ["prune", "train", "--weights", str(of), "--data", str(self.path)]
+            way = "" if of.suffix == ".onnx" else f"; to train it for these: {shlex.join(words)}"
             raise InputError(
                 f"{of} detects {len(names)} classes ({few(names)}) but {self.path} has "
-                f"{len(self.names)} ({few(self.names)}); they must agree"
+                f"{len(self.names)} ({few(self.names)}); they must agree{way}"
             )
         if reordered(names, self.names):
             raise InputError(

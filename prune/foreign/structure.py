@@ -27,6 +27,9 @@ from prune.textfile import read_text
 
 Weights = Mapping[str, Tensor]
 
+# The README names them cfg/NAME.cfg, which holds only in the repository's folder.
+OWN_CFGS = Path(__file__).resolve().parents[2] / "cfg"
+
 
 def read_cfg(path: Path) -> tuple[Section, ...]:
     """Read a cfg file.
@@ -34,6 +37,9 @@ def read_cfg(path: Path) -> tuple[Section, ...]:
     Raises:
         CfgError: the file cannot be read, or is no cfg.
     """
+    own = OWN_CFGS / f"{path.stem}.cfg"
+    if not path.exists() and own.is_file():
+        raise CfgError(f"{path} does not exist; prune's own file of that name is {own}")
     return parse(read_text(path, error=CfgError), source=str(path))
 
 
