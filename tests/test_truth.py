@@ -38,6 +38,9 @@ def touched(path: Path, text: str = GOOD) -> Path:
         ("images/train/img/a.jpg", "labels/train/img/a.txt"),
         ("images/project/images/a.jpg", "images/project/labels/a.txt"),
         ("a.b/images/a.b.jpg", "a.b/labels/a.b.txt"),
+        ("images/a.jpg", "labels/a.TXT"),
+        ("images/\u00e9.jpg", "labels/e\u0301.txt"),
+        ("images/e\u0301.jpg", "labels/\u00e9.txt"),
     ],
 )
 def test_label_file_is_found_wherever_tools_put_it(

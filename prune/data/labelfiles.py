@@ -7,7 +7,8 @@ asks and from whichever working folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Folder names, in lower case, that tools use for images, and what stands in their place for labels.
@@ -43,11 +44,18 @@ def label_candidates(image: Path) -> Iterator[Path]:
 
     For each folder of the path that is called "images" or alike, from the last to the first, the
     path with "labels" in its place; then beside the image. The last folder comes first since a
-    parent folder may be called "images" by chance.
+    parent folder may be called "images" by chance. In each folder .txt comes before .TXT, and the
+    image's own spelling before other forms of the same letters.
     """
-    plain = os.path.abspath(image)  # noqa: PTH100  # resolve() would follow links
-    parts = Path(plain).with_suffix(".txt").parts
-    for i in range(len(parts) - 2, 0, -1):
-        if parts[i].lower() in IMAGE_FOLDERS:
-            yield from (Path(*parts[:i], name, *parts[i + 1 :]) for name in LABEL_FOLDERS)
-    yield Path(*parts)
+    folder, stem = Path(os.path.abspath(image)).parent.parts, image.stem  # noqa: PTH100  # no links
+    names = [form + suffix for suffix in (".txt", ".TXT") for form in _forms(stem)]
+    for i in range(len(folder) - 1, 0, -1):
+        if folder[i].lower() in IMAGE_FOLDERS:
+            for other in LABEL_FOLDERS:
+                yield from (Path(*folder[:i], other, *folder[i + 1 :], name) for name in names)
+    yield from (Path(*folder, name) for name in names)
+
+
+def _forms(name: str) -> Iterable[str]:
+    """Return the spellings of a name: macOS writes a letter and its accent apart, others as one."""
+    return dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
