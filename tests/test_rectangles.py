@@ -240,7 +240,7 @@ def test_val_detect_and_a_fixed_file_agree(tmp_path: Path, capsys: Capture) -> N
     assert metrics[0] == metrics[1] == pytest.approx((1, 1, len(squares.SPLIT)))
     assert boxes[0] == boxes[1]
     assert main(["val", "--weights", str(file), "--data", str(yaml), "--img-size", "64"]) == 2
-    assert "image size is 64, but this file takes 48 x 64" in capsys.readouterr().err
+    assert "image size is 64, but this file takes images of 48 x 64 only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
