@@ -66,10 +66,13 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
     """
     draft = build(name, summary, module)
     _accept_gaps(draft)
-    words = with_sizes_joined(config_file.insert(words, _Known(draft)))
+    known = _known(draft)
+    words = with_sizes_joined(config_file.insert(words, known))
     typed, unknown = draft.parse_known_args(words)
     if unknown:  # before a missing option: that one may be the very word that was mistyped
-        draft.error(_unknown(name, unknown[0], _option_strings(draft)))
+        draft.error(
+            _unknown(name, unknown[0], [option for option in known if option.startswith("--")])
+        )
     options = build(name, summary, module).parse_args(words, Options())
     options.typed = frozenset(vars(typed))
     paths.expect_usable(options)
@@ -92,13 +95,9 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
         yield from actions(sub)
 
 
-class _Known(dict[str, argparse.Action]):
-    """The options of a parser and of those below it, by every name that they have."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__(
-            (option, action) for action in actions(parser) for option in action.option_strings
-        )
+def _known(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Return the options of a parser and of those below it, by every name that they have."""
+    return {option: action for action in actions(parser) for option in action.option_strings}
 
 
 def _shorten(action: argparse.Action) -> None:
@@ -118,10 +117,6 @@ def _accept_gaps(parser: argparse.ArgumentParser) -> None:
     for one in (parser, *subparsers(parser).values()):
         for group in one._mutually_exclusive_groups:
             group.required = False
-
-
-def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for option in _Known(parser) if option.startswith("--")]
 
 
 def _unknown(command: str, word: str, known: Sequence[str]) -> str:
