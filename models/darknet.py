@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .head import Yolo
 from .layers import LAYERS, Convolution, present
-from .layout import LayerInfo, decoded_layers, layout
+from .layout import LayerInfo, common_stride, decoded_layers, layout
 from .sections import Section, head_path, heads, parse, with_activation, with_options, write
 
 
@@ -48,7 +48,7 @@ class Darknet(nn.Module):
         layers, decoded = layout(sections), decoded_layers(sections)
         self._built = tuple(sections)
         self._inputs = tuple(layer.inputs for layer in layers)
-        self.stride = math.lcm(*(stride for layer in layers for stride in layer.strides if stride))
+        self.stride = common_stride(layers)
         self.module_list = nn.ModuleList(
             LAYERS[layer.kind](_as_logits(section) if layer.index in decoded else section, layer)
             for section, layer in zip(sections[1:], layers, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prune.models.darknet import Darknet
 from prune.models.keys import positive
-from prune.models.sections import option
+from prune.models.sections import fault, option
 from prune.size import Size
 
 USUAL = 640  # pixels, where a cfg names neither side
@@ -17,13 +17,15 @@ def image_size(net: Darknet) -> tuple[Size, tuple[str, ...]]:
     the network's stride are raised, because Darknet too pads them on the way to the heads.
 
     Raises:
-        CfgError: a side that is not a positive whole number.
+        CfgError: a side that is not a positive whole number, or larger than an image can be.
     """
     first = net.sections[0]
     given = {side: option(first, side, positive, 0) for side in ("height", "width")}
     known = [pixels for pixels in given.values() if pixels] or [USUAL]
     named = Size(*(pixels or known[0] for pixels in given.values()))
     size = named.raised(net.stride)
+    if excess := size.excess():
+        raise fault(first, "", f"names images of {size.described}; {excess}")
     if size == named:
         return size, ()
     return size, (

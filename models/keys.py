@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from prune.dimensions import ANCHOR, SCALE_X_Y
+
 # A reader turns a value's text into what it means; its ValueError says what would be right.
 Reader = Callable[[str], object]
 
@@ -29,7 +31,7 @@ def integer(text: str) -> int:
         raise ValueError("a whole number") from None
 
 
-LARGEST = 1_000_000  # no width, size or count of a network that fits a machine comes near
+LARGEST = 1_000_000  # no width, size or count comes near; `layout` has stricter limits for most
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -72,6 +74,27 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError("numbers between commas, e.g. 12,16, 19,36") from None
 
 
+def anchors(text: str) -> tuple[float, ...]:
+    """Read the widths and heights of anchors."""
+    sides = numbers(text)
+    if not all(0 < side <= ANCHOR for side in sides):
+        raise ValueError(f"numbers above 0 and at most {ANCHOR}, e.g. 12,16, 19,36")
+    return sides
+
+
+def between(low: float, high: float, *, without_low: bool = False) -> Callable[[str], float]:
+    """Read a number from `low` to `high`; of an open interval `low` itself is left out."""
+
+    def read(text: str) -> float:
+        value = number(text)
+        if not low <= value <= high or (without_low and value == low):
+            start = f"above {low:g}" if without_low else f"from {low:g}"
+            raise ValueError(f"a number {start} {'and at most' if without_low else 'to'} {high:g}")
+        return value
+
+    return read
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """Read one of a few words."""
 
@@ -104,6 +127,8 @@ activation = one_of(
 )
 reorg_order = one_of("yolor", "darknet")
 weights_type = one_of("none", "per_feature", "per_layer", "per_channel")
+fraction = between(0, 1)
+scale_x_y = between(0, SCALE_X_Y, without_low=True)
 weights_normalization = one_of("none", "relu", "avg_relu", "softmax", "sigmoid")
 
 
@@ -201,18 +226,18 @@ KEYS: dict[str, dict[str, Reader]] = {
     "implicit_mul": {"filters": positive, "atoms": one_of("1"), **_LAYER},
     "shift_channels": {**_JOIN, **_LAYER},
     "control_channels": {**_JOIN, **_LAYER},
-    "dropout": {"probability": number, **_ignored(DROPOUT_TRAINING), **_LAYER},
+    "dropout": {"probability": fraction, **_ignored(DROPOUT_TRAINING), **_LAYER},
     "yolo": {
         "mask": integers,
-        "anchors": numbers,
+        "anchors": anchors,
         "classes": positive,
         "num": positive,
-        "scale_x_y": number,
+        "scale_x_y": scale_x_y,
         "new_coords": flag,
         **_ignored(YOLO_TRAINING),
     },
     "region": {
-        "anchors": numbers,
+        "anchors": anchors,
         "classes": positive,
         "num": positive,
         "coords": one_of("4"),

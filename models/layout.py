@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from prune.dimensions import CHANNELS, KERNEL, LAYERS, STRIDE, WEIGHTS
 from prune.errors import CfgError
 
 from .keys import (
     HEADS,
     KEYS,
-    LARGEST,
     activation,
     count,
     flag,
@@ -21,9 +22,8 @@ from .keys import (
     weights_type,
 )
 from .sections import Section, anchor_mask, fault, heads, option, references
-from .windows import Strides, check_grid, step, window
+from .windows import Strides, check_extent, check_grid, step, window
 
-LARGEST_KERNEL = 2**28  # weights, 1 GiB; those of the shipped networks stay below 2**24
 EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
 
 
@@ -57,8 +57,11 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
     """Follow widths and strides through a cfg.
 
     Raises:
-        CfgError: a reference to a layer that is not there, or layers whose shapes do not fit.
+        CfgError: a reference to a layer that is not there, layers whose shapes do not fit, or what
+            is above the limits of `prune.dimensions`.
     """
+    if len(sections) - 1 > LAYERS:
+        raise fault(sections[0], "", f"{len(sections) - 1:,} layers follow; at most {LAYERS:,} may")
     if not heads(sections):
         problem = "no [yolo] or [region] follows; a detector has at least one head"
         raise fault(sections[0], "", problem)
@@ -72,15 +75,44 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
                 problem = f"layer {index} reads layer {source.index}, a [{source.kind}] head"
                 raise fault(section, "", problem)
         width, strides = RULES[section.kind](section, sources)
-        if width > LARGEST:
-            raise fault(section, "", f"gives {width:,} channels; at most {LARGEST:,} are allowed")
+        if width > CHANNELS:
+            raise fault(section, "", f"gives {width:,} channels; at most {CHANNELS:,} are allowed")
         read = sources if section.kind == "route" else sources[:1]
         read_width = sum(source.out_channels for source in read)
         done[index] = LayerInfo(index, section.kind, inputs, read_width, width, strides)
     decoded_layers(sections)
     layers = tuple(done[index] for index in range(len(sections) - 1))
     _check_windows(sections, layers)
+    _check_stride(sections, layers)
+    _check_weights(sections, layers)
     return layers
+
+
+def common_stride(layers: Iterable[LayerInfo]) -> int:
+    """Return what every layer's stride divides; sides of an image must be multiples of it."""
+    return math.lcm(*(stride for layer in layers for stride in layer.strides if stride))
+
+
+def _check_stride(sections: Sequence[Section], layers: Sequence[LayerInfo]) -> None:
+    stride = 1
+    for layer in layers:
+        stride = math.lcm(stride, common_stride([layer]))
+        if stride > STRIDE:
+            problem = f"makes the network's stride {stride:,}; at most {STRIDE:,} are allowed"
+            raise fault(sections[layer.index + 1], "", problem)
+
+
+def _check_weights(sections: Sequence[Section], layers: Sequence[LayerInfo]) -> None:
+    pairs = zip(sections[1:], layers, strict=True)
+    total = sum(_weights(s, layer) for s, layer in pairs if layer.kind == "convolutional")
+    if total > WEIGHTS:
+        problem = f"its convolutions have {total:,} weights; at most {WEIGHTS:,} are allowed"
+        raise fault(sections[0], "", problem)
+
+
+def _weights(section: Section, layer: LayerInfo) -> int:
+    groups = option(section, "groups", positive, 1)
+    return layer.out_channels * layer.in_channels // groups * window(section)[0] ** 2
 
 
 def _check_windows(sections: Sequence[Section], layers: Sequence[LayerInfo]) -> None:
@@ -109,9 +141,9 @@ def _convolutional(section: Section, sources: Sequence[LayerInfo]) -> tuple[int,
         raise fault(section, "groups", problem)
     option(section, "activation", activation)
     weights = filters * width // groups * window(section)[0] ** 2
-    if weights > LARGEST_KERNEL:
+    if weights > KERNEL:
         problem = f"{filters} from {width} channels take {weights:,} weights; at most"
-        raise fault(section, "filters", f"{problem} {LARGEST_KERNEL:,} go into one layer")
+        raise fault(section, "filters", f"{problem} {KERNEL:,} go into one layer")
     return filters, _down(section, sources[0])
 
 
@@ -120,6 +152,7 @@ def _maxpool(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strid
 
 
 def _down(section: Section, source: LayerInfo) -> Strides:
+    check_extent(section)
     down, across = step(section)
     return source.strides[0] * down, source.strides[1] * across
 

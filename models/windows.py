@@ -8,6 +8,8 @@ another stride than the head's.
 
 from __future__ import annotations
 
+from prune.dimensions import WINDOW
+
 from .keys import count, flag, positive
 from .sections import Section, fault, option
 
@@ -39,6 +41,17 @@ def reach(section: Section) -> int:
     """Count the cells that a window spans."""
     size, _ = window(section)
     return (size - 1) * (dilation(section) if section.kind == "convolutional" else 1) + 1
+
+
+def check_extent(section: Section) -> None:
+    """Check that a window and its padding are no larger than those of real networks.
+
+    Raises:
+        CfgError: they are.
+    """
+    for key, cells in (("size", reach(section)), ("padding", window(section)[1])):
+        if cells > WINDOW:
+            raise fault(section, key, f"comes to {cells:,} cells; at most {WINDOW} are allowed")
 
 
 def check_grid(section: Section, *, one_cell: bool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+from prune.dimensions import INPUT, SIDE
 
 Sides = int | tuple[int, int]
 """What functions that others call take: the side of a square, or height and width, in pixels."""
@@ -58,6 +61,15 @@ class Size(NamedTuple):
     def raised(self, stride: int) -> Size:
         """Raise both sides to multiples of a stride, at least one each."""
         return Size(*(max(-(-side // stride), 1) * stride for side in self))
+
+    def excess(self, number: int = 1) -> str:
+        """Say which limit a batch of so many images of this size is above; "" where none is."""
+        if max(self) > SIDE:
+            return f"at most {SIDE} pixels per side are allowed"
+        if math.prod(shape := self.batch(number)) > INPUT:
+            shown = " x ".join(map(str, shape))
+            return f"at most {INPUT:,} values per batch are allowed, and {shown} are more"
+        return ""
 
     def batch(self, number: int = 1, *, channels: int = 3) -> tuple[int, int, int, int]:
         """Return the shape of so many images, [N, C, H, W]."""

@@ -12,7 +12,7 @@ from reference import CFG, GOLDEN
 
 from prune.errors import CfgError
 from prune.models.darknet import build
-from prune.models.keys import KEYS, anything, integers, number, numbers, off
+from prune.models.keys import KEYS, anchors, anything, fraction, integers, off, scale_x_y
 from prune.models.layout import layout
 from prune.models.sections import (
     Section,
@@ -94,8 +94,9 @@ WORDS = {
 READ: dict[object, st.SearchStrategy[str]] = {
     anything: PLAIN,
     integers: LISTS,
-    numbers: LISTS,
-    number: st.floats(-9, 9).map(str),
+    anchors: st.lists(st.integers(1, 99), min_size=1).map(lambda v: ",".join(map(str, v))),
+    fraction: st.floats(0, 1).map(str),
+    scale_x_y: st.floats(0.1, 9).map(str),
     off: st.just("0"),
 }
 WHOLE = st.integers(1, 4096).map(str)
@@ -125,6 +126,16 @@ REFUSED = {
     "too large": ("[net]\n[conv]\nfilters=1" + 12 * "0", ["line 3", "filters", "at most 1000000"]),
     "bad list": ("[net]\n[route]\nlayers=-1;-2", ["line 3", "layers", "-1,-4"]),
     "bad number": ("[net]\n[yolo]\nscale_x_y=nan", ["line 3", "scale_x_y", "a number"]),
+    "an anchor of no width": (
+        "[net]\n[yolo]\nanchors=10,13, 0,30",
+        ["line 3", "anchors", "above 0"],
+    ),
+    "an anchor below zero": ("[net]\n[region]\nanchors=-1,3", ["line 3", "anchors", "above 0"]),
+    "an infinite anchor": ("[net]\n[yolo]\nanchors=1e39,3", ["line 3", "anchors", "at most 65536"]),
+    "offsets of no room": ("[net]\n[yolo]\nscale_x_y=0", ["line 3", "scale_x_y", "above 0"]),
+    "offsets turned round": ("[net]\n[yolo]\nscale_x_y=-3", ["line 3", "scale_x_y", "above 0"]),
+    "offsets beyond a float": ("[net]\n[yolo]\nscale_x_y=1e300", ["scale_x_y", "at most 100"]),
+    "no probability": ("[net]\n[dropout]\nprobability=1.5", ["line 3", "from 0 to 1"]),
     "bad word": ("[net]\n[shortcut]\nactivation=gelu", ["line 3", "activation", "leaky, relu"]),
     "two values": ("[net]\n[conv]\nsize=1\nsize=3", ["line 4", "size", "1 above"]),
     "no equals sign": ("[net]\nwidth 3", ["line 2", "'width 3'"]),
@@ -221,6 +232,36 @@ MISFITS = {
         ["line 2", "filters", "weights"],
     ),
     "too many phases": (f"[reorg]\nstride=1000\n{HEAD}", ["[reorg]", "3,000,000 channels"]),
+    "too many channels": (
+        f"{CONV}100000\n{HEAD}",
+        ["[convolutional]", "100,000 channels", "65,536"],
+    ),
+    "too many weights in all": (
+        (f"{CONV}4096\nsize=2\npad=0\npadding=0\nstride=2\n" * 2 + f"{CONV}8000\n{CONV}8000\n" * 6)
+        + HEAD,
+        ["line 1", "weights", "at most 536,870,912"],
+    ),
+    "a stride beyond every image": (
+        f"{CONV}4\nsize=3\npad=1\nstride=5000\n{HEAD}",
+        ["line 2", "network's stride 5,000", "at most 1,024"],
+    ),
+    "strides that multiply": (
+        f"{CONV}4\nsize=3\npad=1\nstride=3\n" + 11 * "[maxpool]\nstride=2\n" + HEAD,
+        ["[maxpool]", "network's stride 1,536"],
+    ),
+    "a window wider than maps": (
+        "[maxpool]\nsize=999999\n" + HEAD,
+        ["size", "999,999", "at most 255"],
+    ),
+    "cells too far apart": (
+        f"{CONV}4\nsize=3\npad=1\ndilation=500000\n{HEAD}",
+        ["line 2", "size", "1,000,001 cells"],
+    ),
+    "padding that no window needs": (
+        f"{CONV}4\npadding=500000\n{HEAD}",
+        ["line 2", "padding", "1,000,000 cells"],
+    ),
+    "too many layers": (10_001 * "[dropout]\n" + HEAD, ["10,003 layers", "at most 10,000"]),
     "logits where probabilities belong": (
         f"{HEAD}new_coords=1\n",
         ["line 5", "new_coords", "activation=logistic", "[convolutional] of line 2"],

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from prune.cli import _hyphens, main, read
+from prune.errors import CfgError
+from prune.models.darknet import build
+from prune.models.image_size import image_size
 from prune.size import Size
 
 
@@ -37,6 +40,24 @@ def test_sides_are_raised_to_multiples_one_by_one() -> None:
 
 def test_a_size_is_the_shape_of_a_batch() -> None:
     assert Size(64, 96).batch(2) == (2, 3, 64, 96)
+
+
+def test_a_size_beyond_every_machine_says_which_limit_it_is_above() -> None:
+    assert not Size(1536, 1536).excess(16)
+    assert "at most 16384 pixels per side" in Size(2**40, 32).excess()
+    assert "1 x 3 x 16384 x 16384 are more" in Size.of(16384).excess()
+    assert "4096 x 3 x 640 x 640 are more" in Size.of(640).excess(4096)
+
+
+@pytest.mark.parametrize("line", ["width=100000", "height=16384"])
+def test_a_cfg_for_larger_images_than_there_are_is_refused(line: str) -> None:
+    net = build(
+        f"[net]\n{line}\n[convolutional]\nfilters=6\nactivation=linear\n"
+        "[yolo]\nanchors=8,8\nclasses=1\n",
+        source="x.cfg",
+    )
+    with pytest.raises(CfgError, match=r"x.cfg, line 1, .net.: names images of .* at most"):
+        image_size(net)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune.cli import spans
+from prune.dimensions import SIDE
 from prune.errors import PlanError
 from prune.size import Size
 
@@ -46,18 +47,15 @@ class TwoNumbers(Size):
     """A size of which both sides were typed."""
 
 
-LARGEST = 16384  # pixels of a side; a larger image is a slip, and memory ends before
-
-
 def size_of(text: str) -> Size:
     """Read 320 or 288x352 (height x width), as an argparse type; see also `with_sizes_joined`."""
     sides = re.split(r"[x,\s]+", text.strip("[]() ").lower())
     numbers = [int(side) if re.fullmatch("[0-9]{1,9}", side) else 0 for side in sides]
     found = Size.read(numbers)  # None: more than two
-    if found is None or not all(1 <= side <= LARGEST for side in found):
+    if found is None or not all(1 <= side <= SIDE for side in found):
         raise argparse.ArgumentTypeError(
             f"{text.replace(',', ' ')!r} is no image size; write one number of pixels for a square "
-            f"or height and width, up to {LARGEST}, e.g. 320 or 288 352"
+            f"or height and width, up to {SIDE}, e.g. 320 or 288 352"
         )
     return found if len(sides) == 1 else TwoNumbers(*found)
 
