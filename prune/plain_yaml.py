@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from prune.inputs import shown
+from prune.plain_json import DEPTH, DIGITS, has_half_characters
 
 if TYPE_CHECKING:
     import yaml
 
+NODES = 1_000_000  # values of a file, with those that an alias repeats
+
 
 class BrokenYamlError(ValueError):
-    """Text that is not YAML, or YAML that gives a key twice.
+    """Text that is not YAML, or YAML that gives a key twice, grows or nests without end.
 
     Attributes:
         line: the line where it is wrong, from 1; None where no line is known.
@@ -21,46 +27,129 @@ class BrokenYamlError(ValueError):
         self.line = line
 
 
-def read_yaml(text: str, *, typed: bool = True) -> object:
+def read_yaml(text: str, *, typed: bool = True, file_names: bool = False) -> object:
     """Return what the text describes; without `typed`, every value is the text that is written.
 
     YAML allows a key once per mapping, and PyYAML silently takes the last one: the other value
-    would be lost without a word.
+    would be lost without a word. Aliases let a short text describe more values than fit into
+    memory, and PyYAML's own conversions fail in many ways (0b_, 2020-13-45, !!int x).
+
+    Args:
+        text: YAML.
+        typed: whether numbers, dates, true and null are converted.
+        file_names: see `plain_json.read_json`.
 
     Raises:
-        BrokenYamlError: the text is not YAML, or gives a key twice.
+        BrokenYamlError: the text is not YAML, gives a key twice, or has a value that is none.
     """
     import yaml
 
-    loader = yaml.SafeLoader if typed else yaml.BaseLoader
+    place = _Place()
     try:
-        if (node := yaml.compose(text, Loader=loader)) is None:
+        loader = _loader(typed)(text, place)
+        if (node := loader.get_single_node()) is None:
             return None
-        _expect_single_keys(node, set())
-        return loader("").construct_document(node)
+        _Check(file_names).count(node, above=())
+        found: object = loader.construct_document(node)
+        return found
+    except BrokenYamlError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise BrokenYamlError(error.problem or "it cannot be read", line) from error
-    except yaml.YAMLError as error:
-        raise BrokenYamlError(" ".join(str(error).split()), None) from error
+    except yaml.YAMLError as error:  # a character that YAML does not have
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        raise BrokenYamlError(" ".join(str(error).split()), line) from error
+    # What PyYAML does not turn into errors of its own: characters beyond Unicode while it reads,
+    # and texts that are not what their form or their tag says.
+    except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
+        raise BrokenYamlError(place.fault, place.line) from error
 
 
-def _expect_single_keys(node: yaml.Node, seen: set[int]) -> None:
-    """Look through a node and all below it; an anchor leads to the same node again."""
+class _Place:
+    """Where in the text the reader is, and what is wrong if it fails there."""
+
+    line = 1
+    fault = "a character that does not exist"
+
+
+@cache
+def _loader(typed: bool) -> Any:
+    """Return a loader that knows its place and refuses to go on below DEPTH."""
     import yaml
 
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return
-    seen.add(id(node))
+    base: Any = yaml.SafeLoader if typed else yaml.BaseLoader
+
+    class Loader(base):  # type: ignore[misc]  # PyYAML's loaders are made by multiple inheritance
+        def __init__(self, text: str, place: _Place) -> None:
+            super().__init__(text)
+            self.place = place
+            self.depth = 0
+
+        def compose_node(self, parent: object, index: object) -> object:
+            self.place.line = self.line + 1
+            if self.depth > DEPTH:
+                raise BrokenYamlError(f"it is nested more than {DEPTH} levels deep", self.line + 1)
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+            self.place.line = node.start_mark.line + 1
+            kind = node.tag.rpartition(":")[2]
+            self.place.fault = f"{shown(node.value)} is no valid {kind}; put text in quotes"
+            return super().construct_object(node, deep)
+
+    return Loader
+
+
+class _Check:
+    """Looks through the nodes of a text before anything is made of them."""
+
+    def __init__(self, file_names: bool) -> None:
+        self.file_names = file_names
+        self.sizes: dict[int, int] = {}  # of nodes seen: an alias leads to the same node again
+
+    def count(self, node: yaml.Node, *, above: tuple[int, ...]) -> int:
+        """Count the values that a node stands for, aliases spelled out; refuse what is broken."""
+        import yaml
+
+        line = node.start_mark.line + 1
+        if id(node) in above:
+            raise BrokenYamlError("a value contains itself", line)
+        if id(node) in self.sizes:
+            return self.sizes[id(node)]
+        size = 1
+        if isinstance(node, yaml.ScalarNode):
+            self._expect_usual(node, line)
+        else:
+            inside = (*above, id(node))
+            children = _flat(node) if isinstance(node, yaml.MappingNode) else node.value
+            size += sum(self.count(child, above=inside) for child in children)
+        if size > NODES:
+            raise BrokenYamlError(f"its aliases stand for more than {NODES:,} values", line)
+        self.sizes[id(node)] = size
+        return size
+
+    def _expect_usual(self, node: yaml.ScalarNode, line: int) -> None:
+        if not node.value.isascii() and has_half_characters(node.value, file_names=self.file_names):
+            why = f"{shown(node.value)} has half a character (a lone surrogate)"
+            raise BrokenYamlError(why, line)
+        if len(node.value) > DIGITS and node.tag != "tag:yaml.org,2002:str":
+            why = f"a value of {len(node.value)} letters ({node.value[:10]}...) is too long"
+            raise BrokenYamlError(why, line)
+
+
+def _flat(node: yaml.MappingNode) -> list[yaml.Node]:
+    """Return keys and values of a mapping in turn; a key may stand in it once."""
+    import yaml
+
     keys: set[tuple[str, str]] = set()
-    for item in node.value:
-        if not isinstance(item, tuple):
-            _expect_single_keys(item, seen)
-            continue
-        key, value = item
+    for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if (key.tag, key.value) in keys:
                 line = key.start_mark.line + 1
                 raise BrokenYamlError(f"{key.value}: is given twice; keep one", line)
             keys.add((key.tag, key.value))
-        _expect_single_keys(value, seen)
+    return [part for pair in node.value for part in pair]

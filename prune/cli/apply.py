@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prune.cli import cutting, options
 from prune.errors import PlanError
-from prune.textfile import read_text
+from prune.inputs import read_text
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json

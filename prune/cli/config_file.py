@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prune.cli import habits
 from prune.errors import InputError
+from prune.inputs import read_text
 from prune.plain_yaml import BrokenYamlError, read_yaml
-from prune.textfile import read_text
 
 OPTION = "--config"
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")

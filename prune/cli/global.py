@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
+from prune.inputs import read_text
 from prune.plain_yaml import BrokenYamlError, read_yaml
-from prune.textfile import read_text
 
 if TYPE_CHECKING:
     from prune.budget import Budget

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prune.errors import DataError
+from prune.inputs import read_text
 from prune.notes import note
-from prune.textfile import read_text
 
 NAME_SUFFIXES = frozenset({".names", ".txt", ".labels", ".json"})
 

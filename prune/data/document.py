@@ -9,9 +9,9 @@ from pathlib import Path
 from prune.data.classes import read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
 from prune.errors import DataError
+from prune.inputs import read_text
 from prune.notes import note
 from prune.plain_yaml import BrokenYamlError, read_yaml
-from prune.textfile import read_text
 
 SPLITS = ("train", "val", "test")
 # Split -> the keys under which tools write it, the usual one first; upper case is the same.

@@ -12,7 +12,7 @@ from prune.data.folders import files_below
 from prune.data.pictures import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.errors import DataError
-from prune.textfile import read_text
+from prune.inputs import read_text
 
 
 @dataclass(frozen=True)

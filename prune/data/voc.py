@@ -18,7 +18,7 @@ from prune.data.spec import SPLITS
 from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
 from prune.errors import DataError
-from prune.textfile import read_text
+from prune.inputs import read_text
 
 NO_XML = "image without XML"
 NOT_LISTED = "in no split list"

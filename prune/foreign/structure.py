@@ -12,6 +12,7 @@ from torch import Tensor
 from prune.errors import CfgError, CheckpointError
 from prune.foreign.parameters import tensors
 from prune.foreign.standins import Instance, array
+from prune.inputs import read_text
 from prune.models.sections import (
     Section,
     anchor_mask,
@@ -23,7 +24,6 @@ from prune.models.sections import (
     write,
 )
 from prune.size import Size
-from prune.textfile import read_text
 
 Weights = Mapping[str, Tensor]
 

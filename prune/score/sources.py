@@ -22,8 +22,8 @@ from loguru import logger
 
 from prune.data.pictures import SUFFIXES, Image, decode, is_hidden, is_picture, read_image
 from prune.errors import DataError
+from prune.inputs import read_text
 from prune.runs import without_password
-from prune.textfile import read_text
 
 # FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prune.atomic import write_text
 from prune.errors import InputError
+from prune.inputs import read_text
 from prune.plain_yaml import BrokenYamlError, read_yaml
-from prune.textfile import read_text
 
 # Hyper-parameters that are names. Files hold the name, a run its place in this table.
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}
