@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.notes import note
+from prune.visible import visible
 from prune.wording import few
 
 if TYPE_CHECKING:
@@ -105,9 +106,8 @@ def _label(name: str, number: int) -> Label:
 
 
 def _drawable(name: str) -> str:
-    """Compose letters and accents, and leave out control characters, which no font has."""
-    composed = unicodedata.normalize("NFC", name)
-    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in composed)
+    """Compose letters and accents; no font has what `visible` writes as escapes."""
+    return visible(unicodedata.normalize("NFC", name))
 
 
 def _invisible(letter: str) -> bool:

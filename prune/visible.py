@@ -12,6 +12,7 @@ import unicodedata
 
 # Joiners that letters of Persian and of Indian languages and many emoji need, and wide spaces.
 _HARMLESS = frozenset("\u200c\u200d\u00a0\u3000")
+_MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")  # what acts amid a line of Markdown
 
 
 def visible(text: str, *, lines: bool = False) -> str:
@@ -34,7 +35,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 def markdown(text: str) -> str:
     """Write a text from a file so that Markdown and HTML show it, and do not act on it."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(visible(text), quote=False))
+    return _MARKUP.sub(r"\\\g<0>", html.escape(visible(text), quote=False))
 
 
 def _escaped(letter: str) -> str:

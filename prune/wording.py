@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prune.visible import visible
+
 
 def few(names: Sequence[object], most: int = 5) -> str:
     """List the first names: "cat, dog, ..."."""
-    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+    return ", ".join(visible(str(name)) for name in names[:most]) + (
+        ", ..." if len(names) > most else ""
+    )
 
 
 def counted(count: int, one: str, more: str = "") -> str:

@@ -43,5 +43,6 @@ def test_no_control_character_and_no_surrogate_is_left(text: str) -> None:
 
 def test_a_name_cannot_become_markup() -> None:
     assert markdown("<script>x</script>") == "&lt;script&gt;x&lt;/script&gt;"
-    assert markdown("[a](http://b)|`c`\n# d") == r"\[a\]\(http://b\)\|\`c\`\\n\# d"
-    assert markdown("traffic light") == "traffic light"
+    assert markdown("[a](http://b)|`c`\n# d") == r"\[a\](http://b)\|\`c\`\\n# d"
+    assert markdown("_a_ *b* $c$") == r"\_a\_ \*b\* \$c\$"
+    assert markdown("traffic_light-2 (red)") == "traffic_light-2 (red)"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from prune import streams
 from prune.errors import MISSED, RunError, StageError
 
 _STOPPED = 130
@@ -21,8 +22,7 @@ def prune(*words: object, allow: Sequence[int] = (0, MISSED)) -> dict[str, objec
         StageError: it failed otherwise.
     """
     said = [*map(str, words), "--json"]
-    sys.stderr.write(f"prune: {shlex.join(['prune', *said])}\n")
-    sys.stderr.flush()
+    streams.log(f"prune: {shlex.join(['prune', *said])}")
     with subprocess.Popen(
         [sys.executable, "-m", "prune", *said], stdout=subprocess.PIPE, text=True
     ) as process:

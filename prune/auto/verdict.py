@@ -10,6 +10,7 @@ from typing import cast
 from prune.auto.journal import Journal
 from prune.bench.timing import Ratio
 from prune.latency.approach import AMISS
+from prune.visible import markdown
 
 _CLOCK = 1.05  # times the goal that still count as reached: it is measured anew, on another minute
 
@@ -122,7 +123,7 @@ def table(found: Verdict) -> str:
     for row in found.rows:
         faster = dense[row.runtime].ms / row.ms
         lines.append(
-            f"| {Path(row.file).name} | {row.runtime} | {row.precision} | {row.map:.3f} "
+            f"| {markdown(Path(row.file).name)} | {row.runtime} | {row.precision} | {row.map:.3f} "
             f"| {row.ms:.2f} | {faster:.2f} | {row.bytes / 1e6:.2f} MB |"
         )
     return "\n".join(lines)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import cast
 
-from prune import __version__, notes
+from prune import __version__, notes, streams
 from prune.cli import console, habits, parser
 from prune.cli.parser import CommandModule, Options
 from prune.errors import PruneError
@@ -39,6 +43,18 @@ COMMANDS: dict[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    with streams.opened() as both, _signals_raise():
+        try:
+            status = _main(argv)
+        except KeyboardInterrupt:
+            streams.log("prune: stopped")
+            status = 130
+        except SystemExit as leaving:  # of argparse: --help, and options that cannot be read
+            raise SystemExit(streams.settled(cast(int, leaving.code or 0), both)) from None
+        return streams.settled(status, both)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -48,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name == "help":  # prune help train, prune help data voc
-        return main([*rest, "--help"])
+        return _main([*rest, "--help"])
     if name not in COMMANDS:
         meant = habits.COMMANDS.get(name) or habits.suggestion(name, COMMANDS)
         hint = f"; did you mean {meant}?" if meant else "; prune --help lists them"
-        sys.stderr.write(f"prune: unknown command {name!r}{hint}\n")
+        streams.log(f"prune: unknown command {name!r}{hint}")
         return 2
     settle()
     return _run(name, rest)
@@ -93,14 +109,34 @@ def _run(name: str, words: Sequence[str]) -> int:
         with bars.drawn():
             return module(name).run(args) or 0
     except PruneError as error:
-        sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
+        streams.log(f"prune: {' '.join(str(error).split())}")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("prune: stopped\n")
-        return 130
-    except BrokenPipeError:  # the reader went away (`| head`): drop what is left, quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: what it began to write is cleaned up.
+
+    One that the caller had ignored, as nohup does, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets the main thread alone handle signals
+        return
+    before = {
+        number: signal.signal(number, _stop)
+        for name in ("SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None))  # Windows has no SIGHUP
+        and signal.getsignal(number) == signal.SIG_DFL
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _overview() -> str:

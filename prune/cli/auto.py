@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import options, reading, resume, timing
 from prune.errors import MISSED, InputError
 from prune.size import Size
+from prune.visible import markdown, visible
 
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
@@ -110,15 +111,17 @@ def run(args: argparse.Namespace) -> int:
         walk(road)
     except KeyboardInterrupt:
         again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
-        sys.stderr.write(f"prune: stopped; to go on: {again}\n")
+        streams.log(f"prune: stopped; to go on: {again}")
         return 130
     found = verdicts.verdict(road.journal, max_drop=road.wish.max_drop)
-    text = f"{verdicts.table(found)}\n\n{verdicts.conclusion(found)}"
-    write_text(road.file("report.md"), f"# {road.wish.weights.name}\n\n{text}\n")
+    table, conclusion = verdicts.table(found), visible(verdicts.conclusion(found))
+    title = markdown(road.wish.weights.name)
+    write_text(road.file("report.md"), f"# {title}\n\n{table}\n\n{conclusion}\n")
     if args.json:
         console.print_json(document(road, found))
     else:
-        print(text)
+        print(f"{table}\n")
+        console.print_text(conclusion)
     return 0 if found.held else MISSED
 
 
@@ -257,4 +260,4 @@ def _expect_training(wish: Wish) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"prune: {line}\n")
+    streams.log(f"prune: {line}")

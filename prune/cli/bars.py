@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from prune import progress
+from prune import progress, streams
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,7 +55,7 @@ class _Lines:
         if done < self.total and now - self.told >= _TOLD_AFTER_S:
             self.told = now
             left = timedelta(seconds=round((now - self.began) / done * (self.total - done)))
-            sys.stderr.write(f"prune: {self.name}: {done} of {self.total}, about {left} left\n")
+            streams.log(f"prune: {self.name}: {done} of {self.total}, about {left} left")
 
     def end(self) -> None:
         pass
@@ -99,7 +99,7 @@ def _drawing() -> Progress:
 
     if _open:
         return _open[-1]
-    console = Console(stderr=True, no_color="NO_COLOR" in os.environ)
+    console = Console(file=streams.bare(sys.stderr), no_color="NO_COLOR" in os.environ)
     columns = (
         TextColumn("{task.description}"),
         MofNCompleteColumn(),

@@ -255,16 +255,20 @@ def _print(
     columns = (*COLUMNS, "mAP") if scored else COLUMNS
     console.print_table(columns, [_cells(row)[: len(columns)] for row in measured.rows])
     for note in notes:
-        print(f"not run  {note}")
-    print(f"\n{_conditions(measured, here)}")
-    print(", ".join(f"{library} {version}" for library, version in here.versions.items()))
+        console.print_text(f"not run  {note}")
+    print()
+    console.print_text(_conditions(measured, here))
+    console.print_text(", ".join(f"{library} {at}" for library, at in here.versions.items()))
     for row, layers in zip(measured.rows, profiles, strict=False):
         if layers is None:
-            print(f"\nslowest layers of {name(row)}: it has no profile to ask for")
+            print()
+            console.print_text(f"slowest layers of {name(row)}: it has no profile to ask for")
             continue
-        print(f"\nslowest layers of {name(row)}, ms a run")
+        print()
+        console.print_text(f"slowest layers of {name(row)}, ms a run")
         console.print_table(("layer", "ms"), [list(item) for item in layers.items()])
-    print(f"\ndeploy {name(advice.row)}: {advice.why}")
+    print()
+    console.print_text(f"deploy {name(advice.row)}: {advice.why}")
 
 
 def _cells(row: Row) -> list[object]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from prune import streams
+from prune.visible import visible
+
 if TYPE_CHECKING:
     from loguru import Logger
     from rich.progress import Progress
@@ -24,15 +27,21 @@ def logger(*, quiet: bool = False) -> Logger:
     """
     from loguru import logger as log
 
-    log.remove()
-    if not quiet:
-        log.add(sys.stderr, format="{message}", level="INFO", colorize=False)
+    streams.log_remarks()
+    if quiet:
+        log.remove()
     return log
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on stdout."""
-    print(json.dumps(document, indent=1, default=str))
+    """Print one JSON document on stdout, in ASCII."""
+    text = json.dumps(document, indent=1, default=str)
+    print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves as it is
+
+
+def print_text(text: str) -> None:
+    """Print one line on stdout; a terminal that is narrower gets it in several."""
+    print(streams.fitted(visible(text), sys.stdout))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -45,7 +54,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     right = [
         bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))
     ]
-    table = [_Column(name, [row[i] for row in cells], right[i]) for i, name in enumerate(columns)]
+    table = [
+        _Column(visible(name), [row[i] for row in cells], right[i])
+        for i, name in enumerate(columns)
+    ]
     room = shutil.get_terminal_size().columns
     for number, block in enumerate(_blocks(table, room)):
         if number:
@@ -83,7 +95,7 @@ def progress() -> Progress:
         MofNCompleteColumn(table_column=whole),
         TimeRemainingColumn(table_column=whole),
         TextColumn("{task.fields[note]}", table_column=rest),
-        console=Console(stderr=True, no_color="NO_COLOR" in os.environ),
+        console=Console(file=streams.bare(sys.stderr), no_color="NO_COLOR" in os.environ),
         disable=not sys.stderr.isatty(),
         expand=True,
     )
@@ -175,4 +187,4 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))

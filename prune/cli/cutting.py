@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import options, ranked, reading, recovering, spans, timing
 from prune.cli.spans import as_ranges
 from prune.errors import InputError, PlanError
@@ -82,15 +82,15 @@ def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[
         plan = selection.by_amount(subject.groups, scores, names, **wish)
     for group in selection.touching(subject.groups, names):
         if group.kept:
-            sys.stderr.write(f"prune: note: {group.root} keeps its channels: {group.kept}\n")
+            streams.log(f"prune: note: {group.root} keeps its channels: {group.kept}")
     return plan
 
 
 def _warn(repeated: Iterable[Repeated]) -> None:
     for group in repeated:
-        sys.stderr.write(
+        streams.log(
             f"prune: warning: {group.root} and what is coupled to it were cut {group.times} "
-            f"times; {group.after} of {group.before} channels are left\n"
+            f"times; {group.after} of {group.before} channels are left"
         )
 
 
@@ -240,7 +240,7 @@ def _report(
     if more:
         print(f"\n{timing.as_text(more)}")
     print(f"\nproved   pruned and masked original differ by at most {difference:.2g}")
-    print(f"written  {out}" if out else "written  nothing (--dry-run)")
+    console.print_text(f"written  {out}" if out else "written  nothing (--dry-run)")
 
 
 def _costs(pruned: Pruned) -> dict[str, tuple[int, int]]:

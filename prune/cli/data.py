@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options
-from prune.cli.console import logger, print_json, print_table
+from prune.cli.console import logger, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from prune.data.check import Count
@@ -262,8 +262,9 @@ def _print_written(args: argparse.Namespace, problems: Sequence[Problem]) -> Non
     print_table(["", *counts], _rows(counts))
     if problems:
         print()
-        print("\n".join(_first_of_each(problems)))
-    print(f"wrote {args.out}")
+        for line in _first_of_each(problems):
+            print_text(line)
+    print_text(f"wrote {args.out}")
 
 
 def _first_of_each(problems: Sequence[Problem]) -> list[str]:
@@ -291,7 +292,8 @@ def _print(
         rows = [(kind, number, fatal) for (kind, fatal), number in sorted(kinds.items())]
         print_table(("problem", "count", "stops training"), rows)
         print()
-        print("\n".join(str(problem) for problem in problems))
+        for problem in problems:
+            print_text(str(problem))
 
 
 def _rows(counts: Mapping[str, Count]) -> list[list[object]]:

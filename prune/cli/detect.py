@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import options, reading
 from prune.wording import counted
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and tally.read:
         console.print_json(tally.documents)
     if tally.read:
-        say = log.info if args.json else print
+        say = log.info if args.json else console.print_text
         say(tally.text(search.confidence))
         for note in tally.notes(search.most):
             log.info(note)
@@ -152,6 +153,7 @@ def _detect(  # what a run has, all by keyword
     stopped: Callable[[], bool],
 ) -> None:
     """Detect on one source and say what is there, or that it cannot be read."""
+    from prune.cli import console
     from prune.errors import DataError
     from prune.score.predict import detect_source, summary
 
@@ -162,10 +164,11 @@ def _detect(  # what a run has, all by keyword
             tally.add(found, runner.names)
             if not tally.keeps:
                 frame = "" if found.frame is None else f" frame {found.frame}"
-                print(f"{source.name}{frame}: {summary(found, runner.names)}", flush=True)
+                console.print_text(f"{source.name}{frame}: {summary(found, runner.names)}")
+                sys.stdout.flush()
     except DataError as error:
         tally.failed += 1
-        sys.stderr.write(f"prune: {' '.join(str(error).split())}\n")
+        streams.log(f"prune: {' '.join(str(error).split())}")
 
 
 def _search(args: argparse.Namespace, runner: Runner) -> Search:

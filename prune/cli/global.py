@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
 from prune.inputs import read_text
@@ -253,9 +253,9 @@ def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
                 "give --data, or another --criterion"
             )
     if known and (known.criterion, known.scope) != (args.criterion, args.scope):
-        sys.stderr.write(
+        streams.log(
             f"prune: note: drops were measured with {known.criterion} by {known.scope}, "
-            f"channels go by {args.criterion} by {args.scope}\n"
+            f"channels go by {args.criterion} by {args.scope}"
         )
 
 
@@ -289,12 +289,12 @@ def _deep(
     judge = replace(judge, recovered=recovering.trial(args, subject))
     trials = together.automatic(subject, found, narrow, judge=judge)
     if args.data is None:
-        sys.stderr.write("prune: note: without --data the number of blocks goes by noise\n")
+        streams.log("prune: note: without --data the number of blocks goes by noise")
     then = ", then recovery" if judge.recovered else ""
     for trial in sorted(trials, key=lambda trial: trial.blocks):
-        sys.stderr.write(
+        streams.log(
             f"prune: note: {trial.blocks} blocks removed{then}: head maps move by "
-            f"{trial.change:.3f}\n"
+            f"{trial.change:.3f}"
         )
     return trials[0].chosen
 
@@ -316,11 +316,11 @@ def _tell(chosen: Selected, *, heads: Collection[str]) -> None:
     for reason, roots in by_reason.items():
         verb = "stays" if len(roots) == 1 else "stay"
         groups = f"group{'s' * (len(roots) > 1)} {cutting.member_text(roots)} {verb} whole"
-        sys.stderr.write(f"prune: note: {groups}: {reason}\n")
+        streams.log(f"prune: note: {groups}: {reason}")
     for cliff in chosen.cliffs:
-        sys.stderr.write(
+        streams.log(
             f"prune: warning: the last of this budget takes {cutting.short_name(cliff.root)} from "
             f"{cliff.eased} to {cliff.kept} of {cliff.channels} channels, where its measured drop "
             f"rises from {cliff.drop_eased:.3f} to {cliff.drop:.3f}; an easier budget, or a "
-            f"max_ratio for it in --limits, spares it\n"
+            f"max_ratio for it in --limits, spares it"
         )

@@ -52,10 +52,12 @@ def tell(
         ["", "epoch", "P", "R", "F1", "mAP@.5", "mAP@.5:.95"],
         [[name, int(row["epoch"]), *(row[score] for score in scores)] for name, row in lines],
     )
-    print(f"\nbest weights  {files['best']}\nlast weights  {files['last']}")
+    print()
+    console.print_text(f"best weights  {files['best']}")
+    console.print_text(f"last weights  {files['last']}")
     if (folder / "results.png").is_file():
-        print(f"curves        {folder / 'results.png'}")
-    print(f"next          {then}")
+        console.print_text(f"curves        {folder / 'results.png'}")
+    console.print_text(f"next          {then}")
 
 
 def _best_row(rows: list[Row], after: int) -> Row:

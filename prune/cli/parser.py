@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
+from prune import streams
 from prune.cli import config_file, habits, paths
 from prune.cli.options import with_sizes_joined
 
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and leave with status 2."""
-        sys.stderr.write(f"prune: {message} (see {self.prog} --help)\n")
+        streams.log(f"prune: {message} (see {self.prog} --help)")
         sys.exit(2)
 
 

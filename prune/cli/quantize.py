@@ -151,7 +151,7 @@ def _print(done: Quantized, timed: Compared, args: argparse.Namespace, target: P
     console.print_table(COLUMNS, rows)
     count = len(done.given_back)
     print(f"\n{done.layers - count} of {done.layers} layers in INT8, {done.drop:+.2f} points lost")
-    print(_advice(done, timed, args, target))
+    console.print_text(_advice(done, timed, args, target))
 
 
 def _advice(done: Quantized, timed: Compared, args: argparse.Namespace, target: Path) -> str:

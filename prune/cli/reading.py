@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def note(path: Path, found: Checkpoint, reading: Reading) -> None:
     if reading.cfg is not None and not found.foreign:
         remarks.append(f"it is a checkpoint of ours, so that its own cfg counts, not {reading.cfg}")
     if remarks:
-        sys.stderr.write(f"prune: note: {path}: {'; '.join(remarks)}\n")
+        streams.log(f"prune: note: {path}: {'; '.join(remarks)}")
 
 
 def class_names(text: str | None) -> tuple[str, ...] | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import options
 from prune.errors import InputError
 
@@ -155,7 +155,7 @@ def _bytes(gib: float) -> int:
 
 def say(line: str) -> None:
     """Tell of a step on stderr."""
-    sys.stderr.write(f"prune: {line}\n")
+    streams.log(f"prune: {line}")
 
 
 def print_rows(rows: Sequence[Row]) -> None:

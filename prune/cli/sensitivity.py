@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
         return
     _print(groups, found)
     written = [str(args.out.with_suffix(end)) for end in (".json", ".csv", ".png")]
-    print(f"\nwritten  {', '.join(written)}")
+    print()
+    console.print_text(f"written  {', '.join(written)}")
 
 
 def _ratios(text: str) -> tuple[float, ...]:

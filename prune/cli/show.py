@@ -138,8 +138,10 @@ def _group_row(group: Group) -> tuple[object, ...]:
 
 
 def _print_summary(found: Checkpoint, inventory: Inventory) -> None:
+    from prune.cli import console
+
     done = ", ".join(str(entry.get("command")) for entry in found.history) or "-"
     print(f"\nparameters  {inventory.params:,}")
     print(f"MACs        {inventory.macs:,} at {inventory.imgsz.described}")
-    print(f"classes     {len(found.names)}: {few(found.names, 8)}")
-    print(f"history     {done}")
+    console.print_text(f"classes     {len(found.names)}: {few(found.names, 8)}")
+    console.print_text(f"history     {done}")

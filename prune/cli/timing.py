@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import options, ranked
 from prune.errors import OutOfReachError, PlanError
 
@@ -258,4 +258,4 @@ def amount(text: str) -> tuple[float, bool]:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"prune: note: {line}\n")
+    streams.log(f"prune: note: {line}")

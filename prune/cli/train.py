@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune import streams
 from prune.cli import job as jobs
 from prune.cli import options, outcome, reading, recipe, resume
 
@@ -106,7 +106,7 @@ def _run(
         if team.leads:
             last = folder / "weights" / "last.pt"
             again = shlex.join(["prune", "train", "--resume", str(last)])
-            sys.stderr.write(f"prune: stopped and saved; to go on: {again}\n")
+            streams.log(f"prune: stopped and saved; to go on: {again}")
         return 130
     if team.leads:
         outcome.tell(

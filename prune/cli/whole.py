@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         console.print_json({**facts, "out": args.out, "onnx": onnx})
     else:
-        print(_described(facts, found.imgsz, [path for path in (args.out, onnx) if path]))
+        for line in _described(facts, found.imgsz, [path for path in (args.out, onnx) if path]):
+            console.print_text(line)
 
 
 def _expect_other_files(args: argparse.Namespace) -> None:
@@ -152,7 +153,7 @@ def _facts(net: Darknet, source: Checkpoint) -> dict[str, object]:
     }
 
 
-def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) -> str:
+def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) -> list[str]:
     names, notes = facts["names"], facts["notes"]
     assert isinstance(names, list)
     assert isinstance(notes, list)
@@ -167,4 +168,4 @@ def _described(facts: dict[str, object], size: Size, written: Sequence[Path]) ->
         ("images", size.described),
         *(("written", f"{path}  {path.stat().st_size:,} bytes") for path in written),
     ]
-    return "\n".join(f"{label:9}{text}" for label, text in rows)
+    return [f"{label:9}{text}" for label, text in rows]

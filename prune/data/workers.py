@@ -3,14 +3,14 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from types import FrameType
 
 import cv2
-from loguru import logger
+
+from prune import streams
 
 
 def context(preload: Sequence[str]) -> BaseContext:
@@ -50,8 +50,7 @@ def start(_: int = 0) -> None:
     Ctrl-C reaches the whole group of processes; what follows from it is for the main one to decide.
     """
     cv2.setNumThreads(0)
-    logger.remove()
-    logger.add(sys.stderr, format="{message}", colorize=False)  # as the main process logs
+    streams.log_remarks()  # as the main process does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # blocked by its server

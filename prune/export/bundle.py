@@ -18,6 +18,7 @@ from prune.bench.latency import latencies_ms
 from prune.errors import InputError, WriteError
 from prune.export import bundle_detect
 from prune.export.facts import PREPROCESSING
+from prune.visible import markdown, visible
 
 MODEL = "model.onnx"
 ROUNDS = 10  # timed runs; a large network takes half a second for each
@@ -67,7 +68,7 @@ def complete(folder: Path, *, rounds: int = ROUNDS) -> None:
     milliseconds = latencies_ms([folder / MODEL], rounds=rounds)[folder / MODEL]
     size = (folder / MODEL).stat().st_size
     texts = {
-        "labels.txt": "".join(f"{' '.join(name.split())}\n" for name in names),
+        "labels.txt": "".join(f"{visible(' '.join(name.split()))}\n" for name in names),
         "preprocess.json": json.dumps(_preprocessing(facts), indent=2) + "\n",
         "detect.py": Path(bundle_detect.__file__).read_text(encoding="utf-8"),
         "README.md": _readme(facts, names=names, size=size, milliseconds=milliseconds),
@@ -116,7 +117,7 @@ def _readme(facts: Mapping[str, str], *, names: list[str], size: int, millisecon
     any_size = facts["dynamic"] == "True"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return _README.format(
-        classes=", ".join(names[:5]) + more,
+        classes=", ".join(map(markdown, names[:5])) + more,
         size=size,
         half=", weights in half precision" if facts["half"] == "True" else "",
         params=int(facts["params"]),

@@ -25,6 +25,7 @@ from prune.score.nms import MAX_DETECTIONS, detections
 from prune.score.runtime import Runner
 from prune.score.sources import Reel, Source, opened
 from prune.size import Size
+from prune.visible import visible
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,10 @@ def describe(found: Found, names: Sequence[str]) -> dict[str, object]:
 def summary(found: Found, names: Sequence[str]) -> str:
     """Count the boxes of each class: "3 RBC, 1 WBC"."""
     counts = Counter(found.boxes[:, 5].astype(int).tolist())
-    return ", ".join(f"{counts[label]} {names[label]}" for label in sorted(counts)) or "nothing"
+    return (
+        ", ".join(f"{counts[label]} {visible(names[label])}" for label in sorted(counts))
+        or "nothing"
+    )
 
 
 def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:

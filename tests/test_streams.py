@@ -1,0 +1,180 @@
+"""The standard streams: nothing steers the terminal, and what happens to them ends no run."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prune import cli, streams
+from prune.cli import console
+from prune.errors import InputError
+from prune.notes import note
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text: str, /) -> int:
+        """Fail."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def flush(self) -> None:
+        """Fail."""
+        raise BrokenPipeError
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+Run = Callable[[], int | None]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], int]:
+    """Run a function as the command `doctor` is run."""
+    from prune.cli import doctor
+
+    def run(inner: Run) -> int:
+        monkeypatch.setattr(doctor, "run", lambda _: inner())
+        return cli.main(["doctor"])
+
+    return run
+
+
+def test_nothing_from_a_file_steers_the_terminal(
+    command: Callable[[Run], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[31mred\x07\x9b\u202e\udc80\n"
+
+    def everywhere() -> None:
+        print(name, end="")
+        console.print_text(name)
+        console.print_table((name, "n"), [(name, 1)])
+        console.print_json({name: name + "\x7f"})
+        note(name)
+        console.logger().info(name)
+        raise InputError(name)
+
+    assert command(everywhere) == 2
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set(name) - set("\n[31mred")
+    shown = r"\x1b[31mred\x07\x9b\u202e\udc80"
+    assert err.splitlines() == [rf"note: {shown}\n", rf"{shown}\n", f"prune: {shown}"]
+    assert out.count(shown + "\\n") == 3
+    document = out[out.index("{") :]
+    assert json.loads(document) == {name: name + "\x7f"}
+    assert document.isascii()
+
+
+@pytest.mark.parametrize(("stream", "line"), [(Full, True), (Gone, False)])
+def test_a_command_whose_words_are_lost_does_its_work_and_returns_1(
+    command: Callable[[Run], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stream: type[io.StringIO],
+    line: bool,
+) -> None:
+    done = []
+
+    def work() -> None:
+        print("a table", flush=True)
+        done.append("a file")
+
+    monkeypatch.setattr(sys, "stdout", stream())
+    assert command(work) == 1
+    assert done
+    said = "prune: cannot write to the standard output: No space left on device\n"
+    assert capsys.readouterr().err == said * line
+
+
+def test_help_that_cannot_be_printed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as left:
+        cli.main(["show", "--help"])
+    assert left.value.code == 1
+
+
+def test_an_error_keeps_its_status_when_it_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert cli.main(["nonsense"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status"),
+    [(">&-", 1), ("2>&-", 0), (">&- 2>&-", 1), ("<&-", 0), ("| true; exit ${PIPESTATUS[0]}", None)],
+)
+def test_closed_streams_are_no_traceback(redirected: str, status: int | None) -> None:
+    command = f"{sys.executable} -m prune --help {redirected}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status or (status is None and done.returncode in (0, 1))
+    assert done.stderr in ("", "prune: cannot write to the standard output: Bad file descriptor\n")
+
+
+def test_an_encoding_that_lacks_the_letters_is_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "prune", "圆"], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert rb"unknown command '\u5706'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_end_every_command_as_ctrl_c_does(
+    command: Callable[[Run], int], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    from prune.atomic import replacing
+
+    def work() -> None:
+        with replacing(tmp_path / "a.txt"):
+            os.kill(os.getpid(), getattr(signal, name))
+
+    before = signal.getsignal(getattr(signal, name))
+    assert command(work) == 130
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == "prune: stopped\n"
+    assert signal.getsignal(getattr(signal, name)) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(command: Callable[[Run], int]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert command(lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_long_line_is_wrapped_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "note: " + "some words that go on " * 5
+    assert streams.fitted(text, io.StringIO()) == text
+    lines = streams.fitted(text, Terminal()).splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert [line.startswith("  ") for line in lines] == [False] + [True] * (len(lines) - 1)
+    assert " ".join(line.strip() for line in lines) == text.strip()
+
+
+@pytest.mark.parametrize("after", ["", "; it goes on for some more words", ") and more words yet"])
+def test_a_command_in_a_text_stays_in_one_line(monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    again = "prune train --weights a.pt --data 'my data.yaml' --img-size 288 352"
+    text = f"prune: stopped and saved; to go on: {again}{after}"
+    assert again in streams.fitted(text, Terminal())
