@@ -16,6 +16,7 @@
         ├── ProofError         a pruned network that differs from the masked original
         ├── OffTargetError     a cut that does not run in the time that was requested
         ├── ExportError        an exported file that differs from the network
+        ├── LoaderError        a process that loads images is gone, or cannot pass them on
         └── TrainError         a loss that is not finite, a run that cannot go on
 
 The command line turns each into one line on stderr; anything else is a bug and keeps its traceback.
@@ -94,6 +95,10 @@ class OffTargetError(RunError):
 
 class ExportError(RunError):
     """An exported file that does not compute what the network computes."""
+
+
+class LoaderError(RunError):
+    """A process that loads images is gone, or cannot pass them on."""
 
 
 class TrainError(RunError):

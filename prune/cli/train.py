@@ -223,10 +223,11 @@ def _train(
     from prune.train import keep, memory
     from prune.train.loop import train
     from prune.train.profile import Stopwatch
-    from prune.train.safe import saving
+    from prune.train.safe import loading, saving
     from prune.train.stop import listening
 
-    with _logging(args, job.team, folder, say) as log, memory.enough(job.settings, job.device):
+    opened = _logging(args, job.team, folder, say)
+    with opened as log, memory.enough(job.settings, job.device), loading(folder):
         watch = Stopwatch(job.device) if job.settings.profile else None
         with listening(log.say, launched=job.team.size > 1) as asked:
             rows = train(

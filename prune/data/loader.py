@@ -7,6 +7,7 @@ of every batch; together they have what one would.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,16 +15,17 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
+from prune.data.failures import pass_on, watched
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.sift import sift
 from prune.data.spec import DataSpec
 from prune.data.store import Pictures, gather, original_sizes
 from prune.data.truth import Truth, expect_truth, read_truth
-from prune.data.workers import context, start_patient
+from prune.data.workers import Context, start
 from prune.device import cores
 from prune.errors import DataError, PruneError
 from prune.size import Sides, Size
@@ -45,6 +47,7 @@ class Loader:
     Raises:
         DataError: while iterating, a picture that cannot be read; it is raised here, not in a
             worker, and names the file.
+        LoaderError: while iterating, a worker was killed, or cannot pass on what it has loaded.
     """
 
     def __init__(
@@ -59,19 +62,27 @@ class Loader:
         self.count, self.truth = count, truth
         self.workers = min(workers, cores(), count)  # more only take each other's processor
         self._open = partial(_open, make, keys, workers=self.workers)
-        self._batches = self._open()
+        # Now, so that the workers' server starts while the caller builds its network.
+        self._batches: DataLoader[Batch | PruneError] | None = self._open()
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        for made in self._batches:
-            if isinstance(made, PruneError):
-                # Lets the workers go now. The error's traceback would keep them until a garbage
-                # collection, which closes their queues first and then waits 5 s for each to end.
-                self._batches = self._open()
-                raise made
-            yield made
+        if self._batches is None:
+            self._batches = self._open()
+        context = self._batches.multiprocessing_context
+        try:
+            with watched(context) if isinstance(context, Context) else nullcontext():
+                for made in self._batches:
+                    if isinstance(made, PruneError):
+                        raise made
+                    yield made
+        except PruneError:
+            # Lets the workers go now. The error's traceback would keep them until a garbage
+            # collection, which closes their queues first and then waits 5 s for each to end.
+            self._batches = None
+            raise
 
 
 class TrainLoader(Loader):
@@ -307,7 +318,10 @@ class _Made(Dataset["Batch | PruneError"], Generic[Key]):
 
     def __getitem__(self, key: Key) -> Batch | PruneError:
         try:
-            return self.make(key)
+            made = self.make(key)
+            if get_worker_info() is not None:
+                pass_on(made.images, made.targets)
+            return made
         except PruneError as error:
             return error
 
@@ -323,8 +337,8 @@ def _open(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=start_patient,
-        multiprocessing_context=context([__name__]) if workers else None,
+        worker_init_fn=start,
+        multiprocessing_context=Context([__name__]) if workers else None,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own, so that loading leaves torch's numbers alone
     )

@@ -262,8 +262,8 @@ def _start_worker() -> None:
 def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
     """Open worker processes; where the block is left by an error, they end at once."""
     others = set(multiprocessing.active_children())
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(size, mp_context=spawning, initializer=_start_worker) as pool:
+    starting = workers.Context([__name__])
+    with ProcessPoolExecutor(size, mp_context=starting, initializer=_start_worker) as pool:
         try:
             yield pool
         except BaseException as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from prune import checkpoint
 from prune.atomic import probe, sweep
-from prune.errors import InputError, TrainError, WriteError
+from prune.errors import DataError, InputError, LoaderError, TrainError, WriteError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -52,6 +52,21 @@ def saving(folder: Path, epoch: int) -> Iterator[None]:
     except (InputError, WriteError, OSError) as error:
         left = _left(weights / "last.pt")
         raise TrainError(f"cannot save epoch {epoch}: {error}; {left}") from error
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Let images that cannot be loaded end the run with what there is to go on from.
+
+    Raises:
+        DataError, LoaderError: what the block raised of these, with that added.
+    """
+    try:
+        yield
+    except (DataError, LoaderError) as error:
+        alone = ("--workers", "0") if isinstance(error, LoaderError) else ()
+        left = _left(folder / "weights" / "last.pt", *alone)
+        raise type(error)(f"{error}; {left}") from error
 
 
 @contextmanager
@@ -112,10 +127,10 @@ def _blaming(folder: Path) -> Iterator[None]:
         raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
-def _left(last: Path) -> str:
-    """Say from where the run can go on."""
+def _left(last: Path, *words: str) -> str:
+    """Say from where the run can go on, with some options."""
     if not last.is_file():
         return "nothing was saved before"
     epoch = checkpoint.load(last).history[-1]["epoch"]
-    again = shlex.join(["prune", "train", "--resume", str(last)])
+    again = shlex.join(["prune", "train", "--resume", str(last), *words])
     return f"{last} of epoch {epoch} stays; to go on: {again}"
