@@ -101,6 +101,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         WriteError: the disk is full, or its folder vanished.
         TypeError: a value in it is not plain (our own mistake: the file could not be read back).
     """
+    with replacing(path) as part:
+        save_into(checkpoint, part)
+
+
+def save_into(checkpoint: Checkpoint, part: Path) -> None:
+    """Write `checkpoint` to a temporary file, as `atomic.together` gives several at once."""
     document = {
         "format": FORMAT,
         "cfg": checkpoint.cfg,
@@ -110,7 +116,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "history": checkpoint.history,
         **{key: checkpoint.training.get(key) for key in TRAINING_KEYS},
     }
-    write_archive({key: _plain(value, key) for key, value in document.items()}, path)
+    fill({key: _plain(value, key) for key, value in document.items()}, part)
 
 
 def write_archive(value: object, path: Path) -> None:
@@ -121,15 +127,25 @@ def write_archive(value: object, path: Path) -> None:
         WriteError: the disk is full, or its folder vanished.
     """
     with replacing(path) as part:
-        try:
-            # An open file, not a path: the archive's inner name would be the temporary file's,
-            # and equal networks would give files of different digests.
-            with part.open("wb") as handle:
-                torch.save(value, handle)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # what torch's archive stumbled over
-                raise error.__context__ from error
-            raise CheckpointError(f"cannot write {path}: {first_line(error)}") from error
+        fill(value, part)
+
+
+def fill(value: object, part: Path) -> None:
+    """Write tensors in plain containers to a temporary file.
+
+    Raises:
+        OSError: the disk is full.
+        CheckpointError: whatever else torch cannot write.
+    """
+    try:
+        # An open file, not a path: the archive's inner name would be the temporary file's, and
+        # equal networks would give files of different digests.
+        with part.open("wb") as handle:
+            torch.save(value, handle)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # what torch's archive stumbled over
+            raise error.__context__ from error
+        raise CheckpointError(f"cannot write the weights: {first_line(error)}") from error
 
 
 def load(path: Path) -> Checkpoint:

@@ -16,10 +16,10 @@ import pytest
 import squares
 from PIL import Image
 
-from prune import checkpoint
+from prune import atomic, checkpoint
 from prune.cli import main
 from prune.data import frames
-from prune.export import bundle, bundle_detect
+from prune.export import bundle_detect
 
 FILES = {"model.onnx", "labels.txt", "preprocess.json", "detect.py", "README.md"}
 SQUARES: list[squares.Square] = [(0, 0, 0), (1, 2, 3), (1, 2, 4), (0, 5, 7)]
@@ -192,7 +192,7 @@ def test_a_bundle_that_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:
 
 def within(folder: Path, do: Callable[[Path], None]) -> None:
     """Do something in a folder that becomes `folder`."""
-    with bundle.new_folder(folder) as part:
+    with atomic.new_folder(folder) as part:
         do(part)
 
 

@@ -24,6 +24,11 @@ def three(folder: Path) -> Path:
     return voc(folder, files, train="a\n", val="b  1\n", test="c\n")
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what a folder holds."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def convert(folder: Path, *more: str) -> int:
     return main(["data", "voc", str(folder), "--out", str(folder.parent / "out" / "d.yaml"), *more])
 
@@ -102,7 +107,7 @@ def test_second_run_replaces_the_first(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["d", "d.yaml"]
 
 
-def test_run_that_is_cut_short_leaves_no_yaml_and_can_be_repeated(
+def test_run_that_is_cut_short_leaves_the_old_data_set_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
@@ -110,15 +115,16 @@ def test_run_that_is_cut_short_leaves_no_yaml_and_can_be_repeated(
 
     source = three(tmp_path / "voc")
     assert convert(source) == 0
-    with monkeypatch.context() as patched:
-        patched.setattr("prune.data.yolo.write_text", stop)
-        assert convert(source) == 130
-    assert not (tmp_path / "out" / "d.yaml").exists()
-    with monkeypatch.context() as patched:
-        patched.setattr("prune.data.yolo._place", stop)
-        assert convert(source) == 130
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["d"]  # no half-filled folder
+    before = files(tmp_path / "out")
+    voc(tmp_path / "voc", {"e": xml([("cow", (5, 4, 14, 9))])}, train="e\n")
+    # Between the renames of the folder and the yaml, which is the last; and amid the filling.
+    for place in ("pathlib.Path.replace", "prune.data.yolo._place"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, stop)
+            assert convert(source) == 130
+        assert files(tmp_path / "out") == before
     assert convert(source) == 0
+    assert files(tmp_path / "out") != before
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from prune.atomic import expect_writable, write_text
+from prune.atomic import expect_writable, new_folder, write_text
 from prune.cli import COMMANDS, main, module
 from prune.cli.parser import actions, build
 from prune.errors import InputError
-from prune.export.bundle import new_folder
 
 LONG = "a" * 300 + ".pt"
 

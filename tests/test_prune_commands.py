@@ -127,6 +127,22 @@ def test_a_dry_run_writes_no_checkpoint_but_the_plan(
     assert len(written.cuts[0].remove) == 4
 
 
+def test_a_new_plan_never_lies_beside_an_old_checkpoint(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out, plan = tmp_path / "cut.pt", tmp_path / "plan.json"
+    words = ["conv", "--weights", dense, "--layer", 1, "--out", out, "--plan-out", plan]
+    assert main([*map(str, words), "--amount", "0.5"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)  # the last rename, that of the checkpoint
+        assert main([*map(str, words), "--amount", "0.25"]) == 130
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_table_comes_before_the_proof_and_the_file(
     dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:

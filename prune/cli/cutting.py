@@ -128,7 +128,7 @@ def finish(
     `scores` are of blocks; `more` is for the report.
     """
     from prune import checkpoint, pruning
-    from prune.atomic import write_text
+    from prune.atomic import together
     from prune.plan import to_json
 
     recovery = recovering.prepared(args, subject)
@@ -137,13 +137,15 @@ def finish(
         _print_cut(pruned, scores or {})
     result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
     difference = pruning.prove(subject, pruned, result, seed=args.seed)
-    if args.plan_out:
-        write_text(args.plan_out, to_json(pruned.plan))
     rows: list[Row] = []
     if recovery is not None:
         result, rows = recovery.run(pruned, result, recovering.say)
-    if not args.dry_run:
-        checkpoint.save(result, args.out)
+    out = None if args.dry_run else args.out
+    with together(*(path for path in (args.plan_out, out) if path)) as parts:
+        if args.plan_out:
+            parts[0].write_text(to_json(pruned.plan), encoding="utf-8")
+        if out:
+            checkpoint.save_into(result, parts[-1])
     _report(args, pruned, difference, scores=scores or {}, rows=rows, more=more or {})
 
 

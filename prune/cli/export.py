@@ -153,6 +153,7 @@ def _bundle(args: argparse.Namespace, source: Checkpoint) -> Written:
     Raises:
         InputError: a file that the folder's script could not use, or a folder that is there.
     """
+    from prune.atomic import new_folder
     from prune.errors import InputError
     from prune.export import bundle
 
@@ -160,7 +161,7 @@ def _bundle(args: argparse.Namespace, source: Checkpoint) -> Written:
         raise InputError(
             "--bundle's script takes all boxes of one picture; leave out --raw, --nms, --batch-size"
         )
-    with bundle.new_folder(args.bundle) as folder:
+    with new_folder(args.bundle) as folder:
         document, text = _one_file(args, source, folder / bundle.MODEL)
         bundle.complete(folder)
     return {**document, "out": args.bundle / bundle.MODEL}, text.replace(

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
-    from prune.atomic import expect_writable
+    from prune.atomic import expect_writable, replacing
     from prune.bench.latency import compared
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import library
@@ -97,10 +97,11 @@ def run(args: argparse.Namespace) -> int:
     done = quantizing.quantize(args.weights, data, wish, say=console.logger().info)
     if not done.held:  # under its own name nobody would see that it is not what was asked for
         target = target.with_name(f"{target.stem}-missed{target.suffix}")
-    quantizing.write(done, target)
     say = console.logger().info
     doubts.note_if_busy(say, threads=threads_of(args.threads))
-    timed = compared(args.weights, target, runtime=args.runtime, threads=args.threads)
+    with replacing(target) as part:  # a file that cannot be timed does not stay
+        quantizing.save_into(done, part)
+        timed = compared(args.weights, part, runtime=args.runtime, threads=args.threads)
     doubts.note_if_unsure(say, [timed.ratio], remedy="an idle machine narrows that")
     if args.json:
         console.print_json(document(done, timed, args, target))

@@ -8,10 +8,8 @@ touch anything else.
 import hashlib
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import numpy.typing as npt
 import yaml
 from loguru import logger
 
-from prune.atomic import write_text
+from prune.atomic import together
 from prune.data.folders import RECORD
 from prune.data.labels import label_path, to_text
 from prune.data.pictures import Image
@@ -55,8 +53,8 @@ def write(
 
     Pictures are linked, relative to the link: a project that holds pictures and links can be moved
     or mounted elsewhere as a whole, which absolute links would not survive. With `copy` the folder
-    stands alone. Everything is prepared in a folder beside the target; the yaml comes last, so a
-    run that is cut short leaves no yaml that describes half a data set.
+    stands alone. The folder and the yaml are replaced together, so that a run which is cut short
+    leaves the data set that was there before.
 
     Raises:
         InputError: the target cannot be written, or it holds files that an earlier run did not
@@ -66,17 +64,12 @@ def write(
         raise InputError(f"cannot write {target}: the name must end in .yaml")
     folder = target.with_suffix("")
     _refuse_foreign(target, folder)
-    try:
-        with _stage(folder) as stage:
-            filled = [name for name, samples in splits.items() if _fill(stage, name, samples, copy)]
-            _record(stage, made_by)
-            if target.exists():
-                logger.info(f"note: {target}, made earlier, is replaced")
-            target.unlink(missing_ok=True)
-            _swap(stage, folder)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}: {error.filename}") from error
-    write_text(target, _document(folder.name, filled, names, made_by))
+    if target.exists():
+        logger.info(f"note: {target}, made earlier, is replaced")
+    with together(target, folder=folder) as (stage, document):
+        filled = [name for name, samples in splits.items() if _fill(stage, name, samples, copy)]
+        _record(stage, made_by)
+        document.write_text(_document(folder.name, filled, names, made_by), encoding="utf-8")
 
 
 def _document(folder: str, splits: Sequence[str], names: Sequence[str], made_by: str) -> str:
@@ -114,26 +107,6 @@ def _place(source: Path | Image, path: Path, copy: bool) -> None:
     else:
         # The stage lies as deep as the folder it becomes, so what is relative to it stays right.
         path.symlink_to(os.path.relpath(source.resolve(), path.parent.resolve()))
-
-
-@contextmanager
-def _stage(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; it goes if it is still there at the end."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    stage.mkdir()
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _swap(stage: Path, folder: Path) -> None:
-    old = stage.with_name(f"{stage.name}-old")
-    if folder.exists():
-        folder.rename(old)
-    stage.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)  # only files that _refuse_foreign knew
 
 
 def _record(stage: Path, made_by: str) -> None:

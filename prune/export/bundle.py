@@ -5,17 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from prune.bench.latency import latencies_ms
-from prune.errors import InputError, WriteError
 from prune.export import bundle_detect
 from prune.export.facts import PREPROCESSING
 from prune.visible import markdown, visible
@@ -23,31 +19,6 @@ from prune.visible import markdown, visible
 MODEL = "model.onnx"
 ROUNDS = 10  # timed runs; a large network takes half a second for each
 DETECTION: dict[str, object] = {"confidence": 0.25, "iou": 0.45, "max_detections": 300}
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; it takes that name when the block ends well.
-
-    Raises:
-        InputError: there is something by that name already, or it cannot be made.
-        WriteError: it cannot be moved to its place.
-    """
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists already; name a new folder for the bundle")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-part-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    try:
-        yield part
-        part.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        part.replace(folder)
-    except OSError as error:
-        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def complete(folder: Path, *, rounds: int = ROUNDS) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prune import checkpoint
-from prune.atomic import replacing
+from prune.atomic import together
 from prune.errors import InputError
 from prune.export.darknet_check import ReadBack, read_back
 from prune.export.darknet_form import darknet_form
@@ -75,7 +75,7 @@ def write_darknet(net: Darknet, target: Path, *, imgsz: Sides | None = None) -> 
     plain = darknet_form(net)
     cfg, weights = _beside(target, ".cfg"), _beside(target, ".weights")
     sections = tuple(map(_in_darknets_keys, _sized(plain.sections, imgsz)))
-    with replacing(cfg) as cfg_part, replacing(weights) as weights_part:
+    with together(cfg, weights) as (cfg_part, weights_part):
         cfg_part.write_text(write(sections), encoding="utf-8")
         write_weights(weights_part, plain.state_dict(), plain.sections)
         check = read_back(cfg_part, weights_part, plain)
@@ -104,10 +104,10 @@ def write_yolor(
     _check_yolor(net)
     _check_yolor_strides(net, cfg)
     state = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
-    with replacing(cfg) as part:
-        sections = _yolor_sections(_sized(net.sections, imgsz))
-        part.write_text(write(sections), encoding="utf-8")
-        checkpoint.write_archive({"model": state, "names": list(names)}, weights)
+    sections = _yolor_sections(_sized(net.sections, imgsz))
+    with together(cfg, weights) as (cfg_part, weights_part):
+        cfg_part.write_text(write(sections), encoding="utf-8")
+        checkpoint.fill({"model": state, "names": list(names)}, weights_part)
     return cfg, weights
 
 

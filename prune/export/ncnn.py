@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune.atomic import replacing
+from prune.atomic import together
 from prune.bench.ncnn_text import MAGIC
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference, random_pictures
@@ -60,11 +60,7 @@ def export(net: Darknet, target: Path, *, names: Sequence[str], imgsz: tuple[int
     plain = folded(net)
     ops = _with_splits(translated(plain))
     files = _beside(target)
-    with (
-        replacing(files[0]) as param,
-        replacing(files[1]) as weights,
-        replacing(files[2]) as described,
-    ):
+    with together(*files) as (param, weights, described):
         param.write_text(_listed(ops), encoding="utf-8")
         weights.write_bytes(b"".join(array.tobytes() for op in ops for array in op.weights))
         described.write_text(_description(plain, names, imgsz), encoding="utf-8")

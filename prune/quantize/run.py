@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prune.atomic import replacing
 from prune.bench.latency import Compared
 from prune.bench.rows import CLOSE
 from prune.data.spec import DataSpec
@@ -137,19 +136,17 @@ def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: Non
     )
 
 
-def write(done: Quantized, target: Path) -> None:
-    """Write the model, whole or not at all.
+def save_into(done: Quantized, part: Path) -> None:
+    """Write the model to a temporary file.
 
     Raises:
-        InputError: the target cannot be written.
         ExportError: what was made is no valid ONNX.
     """
-    with replacing(target) as part:
-        onnx.save(done.model, part)
-        try:
-            onnx.checker.check_model(str(part), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"the INT8 file is no valid ONNX: {error}") from error
+    onnx.save(done.model, part)
+    try:
+        onnx.checker.check_model(str(part), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the INT8 file is no valid ONNX: {error}") from error
 
 
 def keeps(done: Quantized) -> bool:
