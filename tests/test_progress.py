@@ -97,7 +97,7 @@ def test_commands_of_an_automatic_run_can_be_pasted(
     def started(*_: object, **__: object) -> None:
         raise RunError("the line comes before the process")
 
-    monkeypatch.setattr("prune.auto.commands.subprocess.Popen", started)
+    monkeypatch.setattr("prune.auto.commands.children.run", started)
     with pytest.raises(RunError):
         commands.prune("val", "--data", "my data/it's.yaml")
     line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
+import signal
 from collections.abc import Sequence
 
-from prune import streams
+from prune import children, streams
 from prune.errors import MISSED, RunError, StageError
 
 _STOPPED = 130
@@ -18,22 +17,22 @@ def prune(*words: object, allow: Sequence[int] = (0, MISSED)) -> dict[str, objec
     """Run `prune WORDS --json`, its log on our stderr; return the document it prints.
 
     Raises:
-        KeyboardInterrupt: it was stopped, and has saved what it had.
+        KeyboardInterrupt: it was stopped, or this process was; it has saved what it had.
         StageError: it failed otherwise.
     """
     said = [*map(str, words), "--json"]
     streams.log(f"prune: {shlex.join(['prune', *said])}")
-    with subprocess.Popen(
-        [sys.executable, "-m", "prune", *said], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        printed = process.stdout.read()
-    if process.returncode == _STOPPED:
+    done = children.run("prune.cli:main", said)
+    status = done.returncode
+    if status == _STOPPED:
         raise KeyboardInterrupt
-    if process.returncode not in allow:
-        raise StageError(f"prune {words[0]} could not do it, see above", process.returncode)
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise StageError(f"prune {words[0]} was ended by {name}", RunError.exit_code)
+    if status not in allow:
+        raise StageError(f"prune {words[0]} could not do it, see above", status)
     try:
-        document: dict[str, object] = json.loads(printed)
+        document: dict[str, object] = json.loads(done.stdout)
     except ValueError as error:
         raise RunError(f"prune {words[0]} printed no document") from error
     return document

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from prune import children
 from prune.bench.runtimes import Setting, open_model
 
 _RUNS = 3
@@ -22,13 +22,7 @@ def peak_bytes(runtime: str, path: Path, setting: Setting) -> int | None:
         Bytes at the peak; None where the system does not tell, or the process was killed.
     """
     words = [runtime, str(path), json.dumps(asdict(setting))]
-    done = subprocess.run(
-        [sys.executable, "-m", "prune.bench.memory", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
+    done = children.run("prune.bench.memory:main", words, quiet=True)
     last = done.stdout.split()[-1:]  # a runtime may print a line of its own before
     return int(last[0]) if not done.returncode and last and last[0].isdecimal() else None
 
@@ -60,7 +54,3 @@ def _peak() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import cast
 
-from prune import __version__, notes, streams
+from prune import __version__, children, notes, streams
 from prune.cli import console, habits, parser
 from prune.cli.parser import CommandModule, Options
 from prune.errors import PruneError
@@ -83,6 +83,7 @@ def settle() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # The collector walks all that torch's import made again and again: half a second of every cut.
     gc.set_threshold(20_000)
+    children.hide_current_folder()
 
 
 def read(name: str, words: Sequence[str]) -> Options:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prune import streams
 from prune.cli import options, reading, resume, timing
-from prune.errors import MISSED, InputError
+from prune.errors import MISSED, InputError, StageError
 from prune.size import Size
 from prune.visible import markdown, visible
 
@@ -107,12 +107,14 @@ def run(args: argparse.Namespace) -> int:
     from prune.cli import console
 
     road = _taken_up(args) if args.resume else _begun(args)
+    again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
     try:
         walk(road)
     except KeyboardInterrupt:
-        again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
         streams.log(f"prune: stopped; to go on: {again}")
         return 130
+    except StageError as error:
+        raise StageError(f"{error}; to go on: {again}", error.exit_code) from error
     found = verdicts.verdict(road.journal, max_drop=road.wish.max_drop)
     table, conclusion = verdicts.table(found), visible(verdicts.conclusion(found))
     title = markdown(road.wish.weights.name)

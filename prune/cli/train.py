@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import streams
+from prune import children, streams
 from prune.cli import job as jobs
 from prune.cli import options, outcome, reading, recipe, resume
 
@@ -229,7 +229,8 @@ def _train(
     opened = _logging(args, job.team, folder, say)
     with opened as log, memory.enough(job.settings, job.device), loading(folder):
         watch = Stopwatch(job.device) if job.settings.profile else None
-        with listening(log.say, launched=job.team.size > 1) as asked:
+        launched = job.team.size > 1 or children.entered()
+        with listening(log.say, launched=launched) as asked:
             rows = train(
                 _started(job, watch),  # without a name, which would keep it while cuts replace it
                 job.batches,

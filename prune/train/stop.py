@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run goes on: the step at hand is finished and saved first."""
+"""Ctrl-C, SIGTERM and SIGHUP while a run goes on: the step at hand is finished and saved first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from types import FrameType
 
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 # Tells whether somebody asked the run to stop.
 Asked = Callable[[], bool]
@@ -29,8 +29,8 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
     Args:
         say: told once, when the first signal comes; from a thread, for the signal may have come
             amid a line of the same log, whose lock is not to be had twice.
-        launched: torchrun started the process. On Ctrl-C it sends on the signal that the terminal
-            has sent already, so that one soon after the first is no second one.
+        launched: torchrun or `prune auto` started the process. On Ctrl-C it sends on the signal
+            that the terminal has sent already, so that one soon after the first is no second one.
 
     Raises:
         KeyboardInterrupt: a second signal came.
@@ -52,7 +52,11 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
         name = signal.Signals(number).name
         lines.put(f"{name}: finishing the step and saving; again ends at once")
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {
+        number: signal.signal(number, note)
+        for number in _SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it to stay
+    }
     try:
         yield lambda: bool(came)
     finally:
