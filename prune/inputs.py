@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from prune.errors import InputError, PruneError, first_line
+from prune.visible import visible
 
 MB, GB = 2**20, 2**30
 # What a file is -> the most bytes that are read of one; far above what such files have.
@@ -132,14 +133,29 @@ def reading(
         InputError: the reader failed; of the kind that `error` names.
     """
     try:
-        yield
-    except PruneError as ours:
-        name = printable(str(path), _LONGEST_PATH)
-        if name not in str(ours) and str(path) not in str(ours):
-            ours.args = (f"{name}: {ours}",)
+        with naming(path):
+            yield
+    except PruneError:
         raise
     except Exception as cause:
         raise error(f"cannot read {_called(path, called)}: {_why(cause)}") from cause
+
+
+@contextmanager
+def naming(path: Path | str, kind: type[PruneError] = PruneError) -> Iterator[None]:
+    """Put a file's name in front of errors of ours that come of its content and lack it.
+
+    Args:
+        path: the file.
+        kind: the errors that come of it.
+    """
+    try:
+        yield
+    except kind as ours:
+        name = printable(str(path))
+        if name not in str(ours) and str(path) not in str(ours):
+            ours.args = (f"{name}: {ours}", *ours.args[1:])
+        raise
 
 
 def is_file(path: Path | str) -> bool:
@@ -179,11 +195,8 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def printable(text: str, limit: int = _LONGEST_PATH) -> str:
-    """Write text as one line of letters that a terminal shows as they are, cut to `limit`."""
-    short = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    if short.isprintable():
-        return short
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)
+    """Cut text to `limit` letters and show what would steer a terminal as escapes."""
+    return visible(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 
 class _Short(reprlib.Repr):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from prune.inputs import shown
+from prune.errors import InputError, PruneError
+from prune.inputs import printable, read_bytes, shown
 
 DEPTH = 100  # lists and objects inside each other
 DIGITS = 300  # of a number: the largest float has 309
@@ -19,17 +23,32 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class BrokenJsonError(ValueError):
-    """Text that is not JSON, or JSON that no program would read the same way.
+class BrokenTextError(ValueError):
+    """Text that is not of its format, or that no two programs would read the same way.
 
     Attributes:
-        line: the line where it is wrong, from 1; None where no line is known.
+        why: what is wrong.
+        line: the line where it is, from 1; None where no line is known.
     """
 
     def __init__(self, why: str, line: int | None = None) -> None:
         super().__init__(why if line is None else f"line {line}: {why}")
         self.why = why
         self.line = line
+
+
+class BrokenJsonError(BrokenTextError):
+    """Text that is not JSON, gives a key twice, or has a value that is none."""
+
+
+@contextmanager
+def locating(path: Path, what: str, error: type[PruneError]) -> Iterator[None]:
+    """Put file and line in front of what is wrong with a text: "a.json:3: broken JSON: ..."."""
+    try:
+        yield
+    except BrokenTextError as broken:
+        where = f"{printable(str(path))}:{broken.line}" if broken.line else printable(str(path))
+        raise error(f"{where}: {what}: {broken.why}") from broken
 
 
 def read_json(text: str | bytes, *, file_names: bool = False) -> object:
@@ -65,6 +84,24 @@ def read_json(text: str | bytes, *, file_names: bool = False) -> object:
     if _SURROGATE.search(data):
         _expect_characters(found, file_names=file_names)
     return found
+
+
+def read_json_file(
+    path: Path,
+    kind: str = "json",
+    *,
+    file_names: bool = False,
+    error: type[PruneError] = InputError,
+    called: str = "",
+) -> object:
+    """Return what a JSON file describes; see `read_json` and `inputs.open_input`.
+
+    Raises:
+        InputError: it cannot be read or is broken, with its line; of the kind that `error` names.
+    """
+    data = read_bytes(path, kind, error=error, called=called)
+    with locating(path, "broken JSON", error):
+        return read_json(data, file_names=file_names)
 
 
 def _expect_shallow(data: bytes) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.inputs import shown
-from prune.plain_json import DEPTH, DIGITS, has_half_characters
+from prune.errors import InputError, PruneError
+from prune.inputs import read_text, shown
+from prune.plain_json import DEPTH, DIGITS, BrokenTextError, has_half_characters, locating
 
 if TYPE_CHECKING:
     import yaml
@@ -14,17 +16,8 @@ if TYPE_CHECKING:
 NODES = 1_000_000  # values of a file, with those that an alias repeats
 
 
-class BrokenYamlError(ValueError):
-    """Text that is not YAML, or YAML that gives a key twice, grows or nests without end.
-
-    Attributes:
-        line: the line where it is wrong, from 1; None where no line is known.
-    """
-
-    def __init__(self, why: str, line: int | None) -> None:
-        super().__init__(why if line is None else f"line {line}: {why}")
-        self.why = why
-        self.line = line
+class BrokenYamlError(BrokenTextError):
+    """Text that is not YAML, or YAML that gives a key twice, grows or nests without end."""
 
 
 def read_yaml(text: str, *, typed: bool = True, file_names: bool = False) -> object:
@@ -56,7 +49,9 @@ def read_yaml(text: str, *, typed: bool = True, file_names: bool = False) -> obj
         raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise BrokenYamlError(error.problem or "it cannot be read", line) from error
+        why = error.problem or "it cannot be read"
+        hint = "; write Windows paths with / or in single quotes" if "escape" in why else ""
+        raise BrokenYamlError(why + hint, line) from error
     except yaml.YAMLError as error:  # a character that YAML does not have
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         raise BrokenYamlError(" ".join(str(error).split()), line) from error
@@ -64,6 +59,24 @@ def read_yaml(text: str, *, typed: bool = True, file_names: bool = False) -> obj
     # and texts that are not what their form or their tag says.
     except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
         raise BrokenYamlError(place.fault, place.line) from error
+
+
+def read_yaml_file(
+    path: Path,
+    *,
+    typed: bool = True,
+    file_names: bool = False,
+    error: type[PruneError] = InputError,
+    called: str = "",
+) -> object:
+    """Return what a YAML file describes; see `read_yaml` and `inputs.open_input`.
+
+    Raises:
+        InputError: it cannot be read or is broken, with its line; of the kind that `error` names.
+    """
+    text = read_text(path, "yaml", error=error, called=called)
+    with locating(path, "broken YAML", error):
+        return read_yaml(text, typed=typed, file_names=file_names)
 
 
 class _Place:

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, cast
 
+from prune import schema
 from prune.errors import PlanError
 from prune.graph import Group
+from prune.inputs import printable
+from prune.plain_json import BrokenJsonError, read_json
+from prune.schema import expect, listed, mapping, named, whole
 from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"
+_CUT = mapping(
+    {
+        "layer": schema.text(),
+        "channels": whole(1),
+        "remove": listed(whole(0)),
+        "members": listed(schema.text()),
+    }
+)
+_FILE = mapping(
+    {
+        "format": schema.text(choices=(FORMAT,)),
+        "network": schema.text(),
+        "criterion": schema.text(),
+        "cuts": listed(_CUT),
+        "blocks": listed(whole(0)),
+        "made_by": schema.text(),
+        "inputs": listed(mapping({"shape": listed(whole(1)), "dtype": schema.text()})).or_missing(),
+        "keep": listed(schema.text()).or_missing(),
+        "shapes": named(listed(whole(0))).or_missing(),
+    }
+)
 OF_MODULES = ("inputs", "keep", "shapes")  # plans for checkpoints have none of these
 
 
@@ -77,25 +102,41 @@ def to_json(plan: Plan) -> str:
     return rest[:-1] + (f', "cuts": [\n  {cuts}\n]}}\n' if cuts else ', "cuts": []}\n')
 
 
-def from_json(text: str) -> Plan:
+def from_json(text: str, *, where: str = "the plan") -> Plan:
     """Read a plan back.
+
+    Args:
+        text: what `to_json` wrote.
+        where: the file that it was read from, for messages.
 
     Raises:
         PlanError: not JSON, not a plan, or a field of another type.
     """
     try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise PlanError(f"the plan is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PlanError(f'the plan must be a JSON object with "format": "{FORMAT}"')
+        document: Any = read_json(text, file_names=True)
+    except BrokenJsonError as error:
+        raise PlanError(f"{where} is not JSON: {error}") from error
+    expect(document, _FILE, where=where, error=PlanError)
+    inputs = document.get("inputs", [])
+    shapes = document.get("shapes", {})
     return Plan(
-        network=_text(document, "network"),
-        criterion=_text(document, "criterion"),
-        cuts=tuple(_cut(entry) for entry in _list(document, "cuts")),
-        blocks=_numbers(document, "blocks"),
-        made_by=_text(document, "made_by"),
-        **_optional(document),
+        network=document["network"],
+        criterion=document["criterion"],
+        cuts=tuple(_cut(entry) for entry in document["cuts"]),
+        blocks=tuple(document["blocks"]),
+        made_by=document["made_by"],
+        inputs=tuple(Spec(tuple(e["shape"]), dtype_name(e["dtype"])) for e in inputs),
+        keep=tuple(document.get("keep", [])),
+        shapes=tuple((name, tuple(shape)) for name, shape in shapes.items()),
+    )
+
+
+def _cut(entry: Mapping[str, Any]) -> Cut:
+    return Cut(
+        layer=entry["layer"],
+        channels=entry["channels"],
+        remove=tuple(sorted(set(entry["remove"]))),
+        members=tuple(entry["members"]),
     )
 
 
@@ -184,7 +225,8 @@ def _claimed(groups: Sequence[Group], cut: Cut) -> list[tuple[Group, set[int]]]:
     }
     if not homes:
         raise PlanError(
-            f"{cut.layer} is the first layer of no coupled group; see `prune show --groups`"
+            f"{printable(cut.layer)} is the first layer of no coupled group; see "
+            "`prune show --groups`"
         )
     if unknown := sorted(set(cut.remove) - place.keys()):
         raise PlanError(f"{cut.layer} has outputs 0 to {max(place)}, not {unknown[0]}")
@@ -214,53 +256,3 @@ def _check_not_emptied(groups: Iterable[Group], gone: dict[tuple[str, str], set[
                 f"{place[0]} would be left without channels: {len(positions)} of {len(positions)} "
                 "are to go; leave at least one"
             )
-
-
-def _optional(document: dict[str, object]) -> dict[str, Any]:
-    """Read what a plan for a network without cfg text says of it."""
-    document = {"inputs": [], "keep": [], "shapes": {}, **document}
-    if not isinstance(document["shapes"], dict):
-        raise PlanError('"shapes" in the plan must be an object')
-    inputs = [entry if isinstance(entry, dict) else {} for entry in _list(document, "inputs")]
-    shapes = document["shapes"]
-    return {
-        "inputs": tuple(Spec(_numbers(e, "shape"), dtype_name(_text(e, "dtype"))) for e in inputs),
-        "keep": tuple(str(name) for name in _list(document, "keep")),
-        "shapes": tuple((name, _numbers(shapes, name)) for name in shapes),
-    }
-
-
-def _cut(entry: object) -> Cut:
-    if not isinstance(entry, dict):
-        raise PlanError(f"a cut in the plan is {entry!r}; it must be an object")
-    channels = entry.get("channels")
-    if not isinstance(channels, int):
-        raise PlanError(f'"channels" of a cut is {channels!r}; it must be a whole number')
-    members = _list(entry, "members")
-    return Cut(
-        layer=_text(entry, "layer"),
-        channels=channels,
-        remove=tuple(sorted(set(_numbers(entry, "remove")))),
-        members=tuple(str(member) for member in members),
-    )
-
-
-def _text(entry: dict[str, object], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str):
-        raise PlanError(f'"{key}" in the plan is {value!r}; it must be text')
-    return value
-
-
-def _list(entry: dict[str, object], key: str) -> list[object]:
-    value = entry.get(key)
-    if not isinstance(value, list):
-        raise PlanError(f'"{key}" in the plan is {value!r}; it must be a list')
-    return value
-
-
-def _numbers(entry: dict[str, object], key: str) -> tuple[int, ...]:
-    values = _list(entry, key)
-    if not all(type(value) is int for value in values):
-        raise PlanError(f'"{key}" in the plan must hold whole numbers')
-    return tuple(cast("list[int]", values))

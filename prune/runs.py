@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prune.atomic import probe, write_text
 from prune.errors import InputError
+from prune.plain_yaml import read_yaml_file
 from prune.size import Size
 
 _RECORDED = ("detector-prune", "torch", "torch-pruning", "numpy", "onnx", "onnxruntime")
@@ -93,7 +94,9 @@ def amend(folder: Path, **changed: object) -> None:
     import yaml
 
     path = folder / "opt.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = read_yaml_file(path, file_names=True)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no options")
     wanted = found | {key: _plain(value) for key, value in changed.items()}
     if wanted != found:
         write_text(path, yaml.safe_dump(wanted, sort_keys=True))

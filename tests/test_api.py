@@ -351,11 +351,11 @@ def test_a_plan_for_another_network_is_refused(
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"shapes": []}, '"shapes" in the plan must be an object'),
-        ({"shapes": {"w": [1.5]}}, '"w" in the plan must hold whole numbers'),
-        ({"inputs": [3]}, '"shape" in the plan is None'),
+        ({"shapes": []}, r"the plan: shapes is \[\]; it must be a mapping"),
+        ({"shapes": {"w": [1.5]}}, r"the plan: shapes.w\[0\] is 1.5; it must be a whole number"),
+        ({"inputs": [3]}, r"the plan: inputs\[0\] is 3; it must be a mapping"),
         ({"inputs": [{"shape": [1], "dtype": "float31"}]}, "'float31' is no kind of number"),
-        ({"keep": "fc"}, '"keep" in the plan is'),
+        ({"keep": "fc"}, "the plan: keep is 'fc'; it must be a list"),
     ],
     ids=["shapes", "shape", "inputs", "dtype", "keep"],
 )

@@ -351,7 +351,7 @@ def test_a_run_of_an_older_version_is_judged_by_its_milliseconds() -> None:
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "auto.json").write_text('{"format": "prune-auto/1"')
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"auto\.json:1: broken JSON"):
         read(tmp_path / "auto.json")
     assert main(["auto", "--resume", str(tmp_path)]) == 2
     assert main(["auto", "--resume", str(tmp_path / "none")]) == 2

@@ -72,3 +72,9 @@ def test_a_service_that_is_not_installed_is_one_line(
     with pytest.raises(InputError, match=f"pip install {service}"):
         boards.expect(service)
     boards.expect(None)
+
+
+def test_only_the_services_of_the_table_are_imported() -> None:
+    with pytest.raises(InputError, match="--log is 'this'; it must be wandb or mlflow"):
+        boards.expect("this")
+    assert "this" not in sys.modules

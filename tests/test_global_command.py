@@ -189,7 +189,7 @@ def test_what_a_plan_says_for_modules_is_refused_rather_than_ignored(
         (b"\xff\xfe", "cannot read"),
         (b"{", "not JSON"),
         (b"{}", "prune-plan/1"),
-        (b'{"format": "prune-plan/1"}', "must be text"),
+        (b'{"format": "prune-plan/1"}', "plan.json: network is missing; it must be text"),
     ],
     ids=["missing", "no text", "broken", "no plan", "empty plan"],
 )
@@ -259,21 +259,24 @@ def test_a_range_takes_the_convolutions_in_it(dense: Path, tmp_path: Path, capsy
 
 
 BAD_LIMITS = {
-    "max_share: 0.5": "max_share: 0.5 is no limit; there are max_ratio",
-    "max_ratio: half": "max_ratio: 'half' is no limit",
-    "max_ratio: 2": "max-ratio is 2",
-    "5: 3": "5: 3 is no limit",
-    "exclude: true": "exclude a list",
-    "exclude: [99]": "99 is no convolution that can be cut",
+    "max_share: 0.5": "limits.yaml: 'max_share' is an unknown key; the known ones: max_ratio",
+    "max_ratio: half": "limits.yaml: max_ratio is 'half'; it must be a number from 0 to 1",
+    "max_ratio: 2": "limits.yaml: max_ratio is 2; it must be a number from 0 to 1",
+    "5: 3": "limits.yaml: 5 is an unknown key",
+    "exclude: true": "exclude is True; it must be a list or null",
+    "exclude: [99]": "limits.yaml: layer 99 is no convolution that can be cut",
     "exclude: ['x*']": "'x*' names no layer",
-    "layers: [3]": "layers must be a mapping",
-    "layers: {3: 0.5}": "layers: 3: must be limits",
-    "layers: {3: {max_share: 0.5}}": "module_list.3.*: max_share: 0.5 is no limit",
-    "layers: {3: {5: 0.5}}": "module_list.3.*: 5: 0.5 is no limit",
+    "layers: [3]": "layers is [3]; it must be a mapping or null",
+    "layers: {3: 0.5}": "layers.3 is 0.5; it must be a mapping",
+    "layers: {3: {max_share: 0.5}}": "layers.3.'max_share' is an unknown key",
+    "layers: {3: {5: 0.5}}": "layers.3.5 is an unknown key",
     "layers: {x: {max_ratio: 0.5}}": "'x' names no layer",
     "- 3": "holds no limits",
     "": "holds no limits",
-    "{": "cannot read",
+    "{": "limits.yaml:1: broken YAML",
+    "round_to: 1e30": "round_to is '1e30'; it must be a whole number",
+    "min_channels: .nan": "min_channels is nan",
+    "max_ratio: 2020-13-45": "no valid timestamp",
 }
 
 

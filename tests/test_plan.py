@@ -52,11 +52,17 @@ GOOD: dict[str, Any] = to_dict(Plan("id", "l1", (Cut("a", 4, (1,), ("a",)),)))
     ("text", "word"),
     [
         pytest.param("{", "not JSON", id="broken"),
-        pytest.param("[]", "prune-plan/1", id="no object"),
+        pytest.param("[]", r"f.json holds \[\]; it must be a mapping", id="no object"),
         pytest.param(json.dumps(GOOD | {"format": "x"}), "prune-plan/1", id="other format"),
-        pytest.param(json.dumps(GOOD | {"network": 3}), '"network"', id="network"),
-        pytest.param(json.dumps(GOOD | {"cuts": {}}), '"cuts"', id="cuts"),
-        pytest.param(json.dumps(GOOD | {"cuts": [3]}), "a cut", id="cut"),
+        pytest.param(
+            json.dumps(GOOD | {"network": 3}), "f.json: network is 3; it must be text", id="network"
+        ),
+        pytest.param(json.dumps(GOOD | {"cuts": {}}), "f.json: cuts is {}", id="cuts"),
+        pytest.param(
+            json.dumps(GOOD | {"cuts": [3]}),
+            r"cuts\[0\] is 3; it must",
+            id="cut",
+        ),
         pytest.param(
             json.dumps(GOOD | {"cuts": [GOOD["cuts"][0] | {"channels": "4"}]}), "4", id="channels"
         ),
@@ -64,11 +70,18 @@ GOOD: dict[str, Any] = to_dict(Plan("id", "l1", (Cut("a", 4, (1,), ("a",)),)))
             json.dumps(GOOD | {"cuts": [GOOD["cuts"][0] | {"remove": [1.5]}]}), "whole", id="remove"
         ),
         pytest.param(json.dumps(GOOD | {"blocks": [True]}), "whole", id="blocks"),
+        pytest.param("[" * 100_000, "nested more than 100 levels deep", id="deep"),
+        pytest.param('{"format": 1, "format": 2}', "'format' is given twice", id="twice"),
+        pytest.param(
+            json.dumps(GOOD | {"network": ["x" * 10**6] * 9}), r"network is \['x.*\.\.\.", id="long"
+        ),
+        pytest.param(json.dumps(GOOD | {"blocks": [10**400]}), "digits .* too large", id="digits"),
+        pytest.param(json.dumps(GOOD | {"blocks": [10**299]}), "about 300 digits", id="huge"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(text: str, word: str) -> None:
     with pytest.raises(PlanError, match=word):
-        from_json(text)
+        from_json(text, where="f.json")
 
 
 def test_a_channel_takes_its_coupled_positions_along() -> None:

@@ -197,17 +197,21 @@ def test_pictures_of_an_earlier_run_do_not_stay_in_its_folder(train: Train) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a: [", "opt.yaml is damaged: while parsing"),
-        (b"\xff\xfe\xfa", "opt.yaml is damaged: 'utf-8' codec"),
+        (b"a: [", "opt.yaml:1: broken YAML: expected the node content"),
+        (b"\xff\xfe\xfa", "opt.yaml: it is UTF-16 text; save it as UTF-8"),
         (b"", "opt.yaml holds no options"),
+        (b"log: evil", "opt.yaml: log is 'evil'; it must be wandb or mlflow, as --log takes it"),
+        (b"data: [1]", "opt.yaml: data is [1]; it must be one word or number"),
     ],
-    ids=["no yaml", "no text", "empty"],
+    ids=["no yaml", "no text", "empty", "log", "data"],
 )
-def test_broken_options_are_told(
+def test_broken_options_are_told_and_nothing_is_imported(
     broken: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
 ) -> None:
+    Path("evil.py").write_text("open('marker', 'w')")
     (broken.parent.parent / "opt.yaml").write_bytes(content)
     assert message in _refusal(capsys, str(broken))
+    assert not Path("marker").exists()
 
 
 def test_a_run_goes_on_where_its_data_has_moved(broken: Path) -> None:

@@ -405,9 +405,9 @@ def test_what_was_measured_with_pictures_asks_for_them(
 
 
 SPOILT: dict[str, dict[str, object]] = {
-    "of group": {"channels": 0, "removed": 0},
-    "channels of group": {"removed": 99},
-    "drop nan": {"drop": float("nan")},
+    "rows[0].channels is 0": {"channels": 0, "removed": 0},
+    "rows[0].removed is 99 of ": {"removed": 99},
+    "NaN is not a number": {"drop": float("nan")},
     "rows of groups that": {"index": 999},
 }
 

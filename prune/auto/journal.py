@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from prune.atomic import write_text
-from prune.errors import InputError
+from prune.plain_json import read_json_file
+from prune.schema import Field, expect, listed, mapping, named, number, text, whole
 
 FORMAT = "prune-auto/1"
 Facts = dict[str, object]
@@ -45,17 +47,39 @@ class Journal:
 
 
 def read(path: Path) -> Journal:
-    """Read a run's file.
+    """Read a run's file; whether the wish in it can be had is not known here.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError(found["format"])
-        return Journal(path, dict(found["wish"]), dict(found["stages"]))
-    except OSError as error:
-        raise InputError(f"no run to go on with: {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    found: Any = read_json_file(path, file_names=True, called="the journal")
+    fields = {"format": text(choices=(FORMAT,)), "wish": mapping({}), "stages": mapping(_STAGES)}
+    expect(found, mapping(fields), where=f"{path} is damaged")
+    return Journal(path, found["wish"], found["stages"])
+
+
+_RATIO = {name: number(0, 1e9) for name in ("middle", "low", "high")}
+_ROW = {
+    **{name: text() for name in ("file", "runtime", "precision")},
+    "map": number(0, 1),
+    "median_ms": number(0, 1e9, above=True),
+    "bytes": whole(0),
+    **{name: number(0, 1e9) for name in ("ratio_to_first", "ratio_low", "ratio_high")},
+}
+# What later stages and the verdict read of each stage.
+_FACTS: Mapping[str, Mapping[str, Field]] = {
+    "dense": {"map": number(0, 1), "ms": number(0, 1e9, above=True), "file": text()},
+    "cut": {
+        "goal": number(0, 1e9, above=True).or_missing(),
+        "goal_ms": number(0, 1e9, above=True).or_missing(),  # of older runs
+    },
+    "tune": {},
+    "score": {"map": number(0, 1)},
+    "export": {"file": text()},
+    "quantize": {"file": text().or_missing()},
+    "bench": {
+        "rows": listed(mapping(_ROW), low=1),
+        "ratios": named(mapping(_RATIO)).or_missing(),
+    },
+}
+_STAGES = {name: mapping(facts).or_missing() for name, facts in _FACTS.items()}

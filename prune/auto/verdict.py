@@ -9,6 +9,7 @@ from typing import cast
 
 from prune.auto.journal import Journal
 from prune.bench.timing import Ratio
+from prune.errors import InputError
 from prune.latency.approach import AMISS
 from prune.visible import markdown
 
@@ -63,6 +64,11 @@ def verdict(journal: Journal, *, max_drop: float) -> Verdict:
     found = cast("Sequence[Mapping[str, object]]", journal.stages["bench"]["rows"])
     rows = tuple(_row(row, journal) for row in found)
     dense = rows[0]
+    if lone := {row.runtime for row in rows} - {r.runtime for r in rows if r.file == dense.file}:
+        raise InputError(
+            f"{journal.path} is damaged: stages.bench.rows has no row of {dense.file} in "
+            f"{min(lone)}"
+        )
     goal = _goal(journal)
     good = [row for row in rows if row.map >= dense.map - max_drop / 100]
     pruned = [row for row in good if row.file != dense.file]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prune.cli import cutting, options
 from prune.errors import PlanError
-from prune.inputs import read_text
+from prune.inputs import naming, printable, read_text
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json
@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> None:
     """Cut as the plan says."""
     from prune.plan import from_json
 
-    plan = from_json(read_text(args.plan))
+    plan = from_json(read_text(args.plan, "json"), where=printable(str(args.plan)))
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):
         raise PlanError(f"nothing to remove: {args.plan} names no channels and no blocks")
-    cutting.finish(args, cutting.opened(args), plan, made_by=plan.made_by or "apply")
+    subject = cutting.opened(args)
+    with naming(args.plan, PlanError):
+        cutting.finish(args, subject, plan, made_by=plan.made_by or "apply")

@@ -6,13 +6,16 @@ import argparse
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune import streams
 from prune.cli import options, reading, resume, timing
+from prune.dimensions import SIDE
 from prune.errors import MISSED, InputError, StageError
+from prune.inputs import is_dir, naming, resolved
 from prune.size import Size
 from prune.visible import markdown, visible
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
     from prune.auto.verdict import Verdict
     from prune.checkpoint import Checkpoint
+    from prune.schema import Field
 
 EXAMPLE = """\
   prune auto --weights best.pt --data mine.yaml --latency 0.4
@@ -166,20 +170,51 @@ def _taken_up(args: argparse.Namespace) -> Road:
     """Read a run's wish and what of it is done."""
     from prune.auto import journal as journals
     from prune.auto.road import Road, Wish
+    from prune.schema import expect
 
     if ignored := sorted(args.typed - {"resume", "json"}):
         _say(f"note: a resumed run keeps its own {', '.join(map(options.as_typed, ignored))}")
-    folder = args.resume.resolve()
+    folder = resolved(args.resume)
     journal = journals.read(folder / "auto.json")
-    said = dict(journal.wish)
-    for name in ("weights", "data"):
-        said[name] = Path(str(said[name]))
+    expect(journal.wish, _wish_field(), where=f"{journal.path} is damaged", key="wish")
+    said: dict[str, Any] = dict(journal.wish)
+    said |= {name: Path(said[name]) for name in ("weights", "data")}
     said["imgsz"] = Size.read(said["imgsz"])
-    said["training"] = tuple(said["training"])  # type: ignore[arg-type]  # a list of words
-    wish = Wish(**said)  # type: ignore[arg-type]  # as it was written
-    if Path(wish.started_in or ".").is_dir():
+    said["training"] = tuple(said["training"])
+    wish = Wish(**said)
+    with naming(journal.path):
+        _expect_own_words(wish.training)
+    if is_dir(wish.started_in or "."):
         os.chdir(wish.started_in or ".")
     return Road(wish, folder, journal, _say)
+
+
+def _wish_field() -> Field:
+    """Say what the wish in a journal must be: what the command line lets through."""
+    from prune.schema import Field, flag, listed, mapping, number, text, whole
+
+    size = Field((int, list), "one or two whole numbers", 1, SIDE, item=whole(1, SIDE))
+    return mapping(
+        {
+            "weights": text(),
+            "data": text(),
+            "latency": number(0, 1e9, above=True),
+            "is_share": flag(),
+            "int8": flag(),
+            "max_drop": number(0, 1e9),
+            "runtime": text(choices=timing.RUNTIMES),
+            "threads": whole(1, 4096),
+            "imgsz": size,
+            "epochs": whole(1),
+            "activation": text(choices=("", *options.ACTIVATIONS)),
+            "depth": text(),
+            "training": listed(text()),
+            "device": text(),
+            "seed": whole(0),
+            "started_in": text().or_missing(),
+        },
+        closed=True,
+    )
 
 
 def _expect_given(args: argparse.Namespace) -> None:
@@ -255,10 +290,16 @@ def _expect_training(wish: Wish) -> None:
     from prune.cli import job, read
     from prune.train.team import Team
 
-    if clash := sorted(read("train", wish.training).typed & _OWN):
-        raise InputError(f"{options.as_typed(clash[0])} is no word for --train; auto says it")
+    _expect_own_words(wish.training)
     args = read("train", ["--weights", str(wish.weights), *map(str, training(wish))])
     job.prepare(args, device.choose(wish.device), Team(), lambda _: None)
+
+
+def _expect_own_words(words: Sequence[str]) -> None:
+    from prune.cli import read
+
+    if clash := sorted(read("train", words).typed & _OWN):
+        raise InputError(f"{options.as_typed(clash[0])} is no word for --train; auto says it")
 
 
 def _say(line: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prune.cli import habits
 from prune.errors import InputError
-from prune.inputs import read_text
-from prune.plain_yaml import BrokenYamlError, read_yaml
+from prune.inputs import shown
+from prune.plain_yaml import read_yaml_file
 
 OPTION = "--config"
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
@@ -61,7 +61,7 @@ def _words(path: Path, known: Mapping[str, argparse.Action]) -> Iterator[str]:
         if action is None or option in (OPTION, "--help"):
             meant = habits.suggestion(option, known).removeprefix("--")
             hint = f"; did you mean {meant}?" if meant else "; write options as in --help"
-            raise InputError(f"{path}: {key!r} is not an option of this command{hint}")
+            raise InputError(f"{path}: {shown(key)} is not an option of this command{hint}")
         yield from _typed(option, value, takes_value=action.nargs != 0, path=path)
 
 
@@ -76,7 +76,7 @@ def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list
             return [option]
         if alone in (*_NO, *_NOTHING):
             return []
-        raise InputError(f"{path}: {option[2:]} is {value!r}; it must be true or false")
+        raise InputError(f"{path}: {option[2:]} is {shown(value)}; it must be true or false")
     if not values or alone in _NOTHING:
         return []
     # One value may begin with a hyphen; several are a list, which --option=value cannot hold.
@@ -85,10 +85,7 @@ def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list
 
 def _document(path: Path) -> dict[str, object]:
     """Read the file, every value as the text that stands there: 0.40 is typed as 0.40."""
-    try:
-        found = read_yaml(read_text(path, called=f"the file of {OPTION},"), typed=False)
-    except BrokenYamlError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+    found = read_yaml_file(path, typed=False, called=f"the file of {OPTION},")
     if found in (None, ""):
         return {}
     if not isinstance(found, dict):

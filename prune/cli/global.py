@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune import streams
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.errors import InputError, PlanError
-from prune.inputs import read_text
-from prune.plain_yaml import BrokenYamlError, read_yaml
+from prune.inputs import naming
+from prune.plain_yaml import read_yaml_file
+from prune.schema import Field, expect, flag, listed, mapping, named, number, whole
 
 if TYPE_CHECKING:
     from prune.budget import Budget
@@ -177,11 +179,9 @@ def _limits(
     """
     from prune.limits import Wish, changed
 
-    said: dict[str, object] = _read_limits(args.limits) if args.limits else {}
+    said: dict[str, Any] = _read_limits(args.limits) if args.limits else {}
     layers = said.pop("layers", None) or {}
     excluded = said.pop("exclude", None) or []
-    if not isinstance(layers, dict) or not isinstance(excluded, list):
-        raise InputError(f"{args.limits}: layers must be a mapping and exclude a list")
     wish = changed(Wish(max_ratio=max_ratio), said, where=str(args.limits))
     options_said = {
         name: value
@@ -193,25 +193,43 @@ def _limits(
         if value is not None
     }
     found: dict[str, dict[str, object]] = {}
-    for name, fields in layers.items():
-        if not isinstance(fields, dict):
-            raise InputError(f"{args.limits}: layers: {name}: must be limits, e.g. max_ratio: 0.5")
-        for pattern in _patterns(str(name), known):
-            found[pattern] = {**found.pop(pattern, {}), **fields}  # now the last one
-    for name in (*excluded, *args.exclude):
-        for pattern in _patterns(str(name), known):
-            found[pattern] = {**found.pop(pattern, {}), "exclude": True}
+    with naming(args.limits) if args.limits else nullcontext():
+        for name, fields in layers.items():
+            for pattern in _patterns(name, known):
+                found[pattern] = {**found.pop(pattern, {}), **fields}  # now the last one
+        in_file = [pattern for name in excluded for pattern in _patterns(str(name), known)]
+    typed = [pattern for name in args.exclude for pattern in _patterns(name, known)]
+    for pattern in (*in_file, *typed):
+        found[pattern] = {**found.pop(pattern, {}), "exclude": True}
     return changed(wish, options_said, where="the command line"), found
 
 
-def _read_limits(path: Path) -> dict[str, object]:
-    try:
-        found = read_yaml(read_text(path))
-    except BrokenYamlError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+def _read_limits(path: Path) -> dict[str, Any]:
+    """Read the file of --limits; layers are called by texts or numbers."""
+    found: Any = read_yaml_file(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no limits; write e.g. max_ratio: 0.8")
+    layers = found.get("layers")
+    if isinstance(layers, dict):
+        found["layers"] = {str(k) if type(k) is int else k: v for k, v in layers.items()}
+    expect(found, _LIMITS, where=str(path))
     return found
+
+
+_FIELDS = {
+    "max_ratio": number(0, 1).or_missing(),
+    "min_channels": whole(1, 10**6).or_missing(),
+    "round_to": whole(1, 10**6).or_missing(),
+}
+_LAYER = mapping({**_FIELDS, "exclude": flag().or_missing()}, closed=True)
+_LIMITS = mapping(
+    {
+        **_FIELDS,
+        "layers": named(_LAYER).or_null().or_missing(),
+        "exclude": listed(Field((str, int), "a layer or a pattern")).or_null().or_missing(),
+    },
+    closed=True,
+)
 
 
 def _patterns(layer: str, indices: Collection[int]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prune.cli import recipe
 from prune.cli.options import as_typed
 from prune.cli.reading import class_names
-from prune.cli.resume import STARTED_IN
+from prune.cli.recorded import STARTED_IN
 from prune.errors import InputError
 
 if TYPE_CHECKING:

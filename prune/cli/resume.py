@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
-from typing import cast
 
+from prune.cli import recorded
 from prune.cli.options import as_typed
 from prune.errors import CheckpointError, InputError
-from prune.size import Size
+from prune.inputs import exists
 
 Say = Callable[[str], None]
 
@@ -27,8 +27,6 @@ _DRAWN = (
     *("val_batch0.jpg", "profile.txt"),
 )
 PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
-# Where the run was started: paths in the data's description may be relative to it.
-STARTED_IN = "working_folder"
 
 
 def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
@@ -45,13 +43,12 @@ def take_up(args: argparse.Namespace, said: Set[str], say: Say) -> Path:
     last = _named(Path(args.resume)) if args.resume else _newest(args.project, say)
     used = _FREE if args.resume else _FREE | {"project"}
     folder = last.parent.parent
-    for name, value in _recorded(folder, last).items():
+    for name, value in recorded.read(folder / "opt.yaml", "train").items():
         if name not in _FREE or name not in said:
-            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
-    args.img_size = Size.read(args.img_size)
+            setattr(args, name, value)
     if "data" in said:
-        setattr(args, STARTED_IN, None)
-    elif args.data is not None and not args.data.exists():
+        setattr(args, recorded.STARTED_IN, None)
+    elif args.data is not None and not exists(args.data):
         raise InputError(
             f"cannot resume {last}: its data set {args.data} is not there any more; "
             "say where it is now by --data, e.g. --data data/mine.yaml"
@@ -144,19 +141,3 @@ def _goes_on(last: Path, say: Say) -> bool:
     except CheckpointError as error:  # another program's, as a rule
         say(f"note: passed over: {error}")
         return False
-
-
-def _recorded(folder: Path, last: Path) -> Mapping[str, str]:
-    """Read the options that a run was given."""
-    import yaml
-
-    path = folder / "opt.yaml"
-    try:
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot resume {last}: {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot resume {last}: {path} is damaged: {error}") from error
-    if not isinstance(recorded, dict):
-        raise InputError(f"cannot resume {last}: {path} holds no options")
-    return cast("dict[str, str]", recorded)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prune import children, streams
 from prune.cli import job as jobs
-from prune.cli import options, outcome, reading, recipe, resume
+from prune.cli import options, outcome, reading, recipe, recorded, resume
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,7 @@ def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:
 
 def _started_in(args: argparse.Namespace) -> dict[str, object]:
     """Return the folder that paths in the data's description may be relative to."""
-    return {resume.STARTED_IN: getattr(args, resume.STARTED_IN, None) or str(Path.cwd())}
+    return {recorded.STARTED_IN: getattr(args, recorded.STARTED_IN, None) or str(Path.cwd())}
 
 
 def _train(

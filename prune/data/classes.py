@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from prune import schema
 from prune.errors import DataError
-from prune.inputs import read_text
+from prune.inputs import is_file, printable, read_text, shown
 from prune.notes import note
+from prune.plain_json import BrokenJsonError, read_json
 
+MOST_CLASSES = 1_000_000  # the largest public vocabularies have some ten thousand
 NAME_SUFFIXES = frozenset({".names", ".txt", ".labels", ".json"})
 
 
@@ -34,10 +38,10 @@ def read_names(given: object, count: object, *, path: Path, working: Path) -> tu
     if not listed:
         raise DataError(f"{path}: names: must list the classes, e.g. names: [cat, dog]")
     names = tuple(_name(value, path) for value in listed)
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise DataError(
-                f"{path}: names: has {name!r} twice; each class needs a name of its own"
+                f"{path}: names: has {shown(name)} twice; each class needs a name of its own"
             )
     if wanted not in (None, len(names)):
         raise DataError(f"{path}: nc is {wanted}, but names has {len(names)} entries")
@@ -50,7 +54,7 @@ def names_of_file(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or names no class.
     """
-    text = read_text(path, error=DataError, called="the class names in")
+    text = read_text(path, "names", error=DataError, called="the class names in")
     if path.suffix == ".json":
         names = _of_notes(text, path)
     else:
@@ -62,19 +66,27 @@ def names_of_file(path: Path) -> list[str]:
 
 def _of_notes(text: str, path: Path) -> list[str]:
     try:
-        categories = json.loads(text)["categories"]
-        return [str(entry["name"]) for entry in sorted(categories, key=lambda entry: entry["id"])]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} has no categories with id and name: {error}") from error
+        found: Any = read_json(text)
+    except BrokenJsonError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    schema.expect(found, _NOTES, where=str(path), error=DataError)
+    return [entry["name"] for entry in sorted(found["categories"], key=lambda one: one["id"])]
+
+
+_CATEGORY = schema.mapping({"id": schema.whole(), "name": schema.text()})
+_NOTES = schema.mapping({"categories": schema.listed(_CATEGORY)})
 
 
 def _count(count: object, path: Path) -> int | None:
     if count is None:
         return None
-    text = str(count).strip()
-    if isinstance(count, bool) or not text.isdecimal() or int(text) < 1:
-        raise DataError(f"{path}: nc is {count!r}; it must be the number of classes, e.g. nc: 2")
-    return int(text)
+    number = _index(count)
+    if number is None or not 1 <= number <= MOST_CLASSES:
+        raise DataError(
+            f"{path}: nc is {shown(count)}; it must be the number of classes, up to "
+            f"{MOST_CLASSES:,}, e.g. nc: 2"
+        )
+    return number
 
 
 def _listed(given: object, path: Path, working: Path) -> Sequence[object]:
@@ -90,12 +102,13 @@ def _of_text(text: str, path: Path, working: Path) -> list[str]:
     bare = Path(text.replace("\\", "/"))
     places = [path.parent / bare, working / bare, path.parent / bare.name]
     for place in places:
-        if text and place.is_file():
+        if text and is_file(place):
             return names_of_file(place)
     if bare.suffix.lower() in NAME_SUFFIXES and "," not in text:
         raise DataError(
-            f"{path}: names: {text} does not exist; write the names, e.g. names: [cat, dog], or "
-            f"the path of a file with a name per line, relative to {path.parent.absolute()}"
+            f"{path}: names: {printable(text)} does not exist; write the names, e.g. names: [cat, "
+            f"dog], or the path of a file with a name per line, relative to "
+            f"{path.parent.absolute()}"
         )
     return [name.strip() for name in text.strip("[]").split(",") if name.strip()]
 
@@ -120,12 +133,14 @@ def _numbered(given: Mapping[object, object], path: Path) -> list[object]:
 
 
 def _index(key: object) -> int | None:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        return None
     text = str(key).strip()
-    return int(text) if text.isdecimal() and not isinstance(key, bool) else None
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _name(value: object, path: Path) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         # YAML reads a bare no, off or yes as a truth value
-        raise DataError(f"{path}: {value!r} in names: is no text; put it in quotes")
+        raise DataError(f"{path}: {shown(value)} in names: is no text; put it in quotes")
     return str(value).strip()

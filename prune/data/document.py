@@ -9,9 +9,10 @@ from pathlib import Path
 from prune.data.classes import read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
 from prune.errors import DataError
-from prune.inputs import read_text
+from prune.inputs import printable, read_text, shown
 from prune.notes import note
-from prune.plain_yaml import BrokenYamlError, read_yaml
+from prune.plain_yaml import read_yaml_file
+from prune.wording import few
 
 SPLITS = ("train", "val", "test")
 # Split -> the keys under which tools write it, the usual one first; upper case is the same.
@@ -56,11 +57,11 @@ def read_document(path: Path, working: Path) -> Document:
         DataError: the file is missing or broken, or its names cannot be read.
     """
     content = _darknet(path) if path.suffix.lower() == ".data" else _yaml(path)
-    lower = {str(key).lower(): value for key, value in content.items()}
+    lower = {_word(key).lower(): value for key, value in content.items()}
     known = _OTHER_KEYS.union(*KEYS.values())
-    ignored = sorted(str(key) for key in content if str(key).lower() not in known)
+    ignored = sorted(_word(key) for key in content if _word(key).lower() not in known)
     if ignored:
-        note(f"{path}: ignored {', '.join(f'{key}:' for key in ignored)}")
+        note(f"{path}: ignored {few([f'{key}:' for key in ignored], 20)}")
     return Document(
         path=path,
         folder=path.parent.absolute(),
@@ -71,14 +72,13 @@ def read_document(path: Path, working: Path) -> Document:
     )
 
 
+def _word(key: object) -> str:
+    """Return a key as text, shortened: keys of a file that somebody made up are shown."""
+    return printable(key) if isinstance(key, str) else shown(key)
+
+
 def _yaml(path: Path) -> Mapping[object, object]:
-    text = read_text(path, error=DataError)
-    try:
-        content = read_yaml(text)
-    except BrokenYamlError as error:
-        where = f"{path}:{error.line}" if error.line else f"{path}"
-        hint = "; write Windows paths with / or in single quotes" if "escape" in error.why else ""
-        raise DataError(f"{where}: broken YAML: {error.why}{hint}") from error
+    content = read_yaml_file(path, error=DataError)
     if not isinstance(content, dict):
         raise DataError(f"{path}: no data set description; it needs {_EXAMPLE}")
     return content
@@ -92,7 +92,9 @@ def _darknet(path: Path) -> Mapping[object, object]:
         if equals:
             content[key.strip().lower()] = value.strip()
         elif key.strip():
-            raise DataError(f"{path}:{number}: {line.strip()!r} is no line like train = train.txt")
+            raise DataError(
+                f"{path}:{number}: {shown(line.strip())} is no line like train = train.txt"
+            )
     renamed = {"classes": "nc"}
     unused = {"backup", "eval", "results", "top", "difficult", "labels"}
     return {renamed.get(str(k), k): v for k, v in content.items() if k not in unused}
@@ -113,7 +115,7 @@ def _entries(content: Mapping[str, object], path: Path) -> dict[str, tuple[str, 
 
 def _text(value: object, key: str, path: Path) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{path}: {key}: is {value!r}; it must be a path")
+        raise DataError(f"{path}: {key}: is {shown(value)}; it must be a path")
     return value.strip()
 
 
@@ -129,6 +131,6 @@ def _keypoints(content: Mapping[str, object], path: Path) -> Keypoints | None:
         if isinstance(count, int) and count > 0 and size in (2, 3):
             return count, size
     raise DataError(
-        f"{path}: kpt_shape: is {given!r}; it must be the number of keypoints and 2 or 3, e.g. "
-        "kpt_shape: [17, 3]"
+        f"{path}: kpt_shape: is {shown(given)}; it must be the number of keypoints and 2 or 3, "
+        "e.g. kpt_shape: [17, 3]"
     )

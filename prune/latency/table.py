@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prune import caches
 from prune.atomic import write_text
 from prune.bench.machine import machine
 from prune.errors import InputError
+from prune.inputs import exists
 from prune.latency.form import Form
+from prune.plain_json import read_json_file
+from prune.schema import expect, listed, mapping, number, parts, text, whole
 
 FORMAT = "prune-latency/1"
 
@@ -73,22 +76,24 @@ def load(path: Path) -> Table | None:
     Raises:
         InputError: the file is damaged.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT or int(found["step"]) < 1:
-            raise ValueError(f"format {found['format']!r}, step {found['step']!r}")
-        rows = [_sample(*row) for row in found["samples"]]
-        return Table(int(found["step"]), {}).with_samples(rows)
-    except (FileNotFoundError, NotADirectoryError):
+    if not exists(path):
         return None
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+    try:
+        found: Any = read_json_file(path)
+        expect(found, _FILE, where=str(path))
+    except InputError as error:
         raise InputError(f"{path} is damaged ({error}); remove it to measure anew") from error
+    rows = [Sample(*row) for row in found["samples"]]
+    return Table(found["step"], {}).with_samples(rows)
 
 
-def _sample(kind: str, channels_in: int, channels_out: int, ms: float) -> Sample:
-    if not isinstance(kind, str) or not math.isfinite(ms) or min(channels_in, channels_out, ms) < 0:
-        raise ValueError(f"a sample of {kind!r}")
-    return Sample(kind, int(channels_in), int(channels_out), float(ms))
+_FILE = mapping(
+    {
+        "format": text(choices=(FORMAT,)),
+        "step": whole(1, 4096),
+        "samples": listed(parts(text(), whole(0), whole(0), number(0, 1e9))),
+    }
+)
 
 
 def save(table: Table, path: Path) -> None:

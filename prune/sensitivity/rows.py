@@ -7,10 +7,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from prune.errors import InputError
+from prune.plain_json import read_json_file
+from prune.schema import expect, flag, listed, mapping, number, text, whole
 
 FORMAT = "prune-sensitivity/1"
 
@@ -73,45 +75,40 @@ def read(path: Path) -> Sensitivity:
     Raises:
         InputError: no such file, or none of ours.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise InputError(f"cannot read {path}: {why}") from error
+    document: Any = read_json_file(path, file_names=True)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is no sensitivity file: its "format" must be "{FORMAT}"')
+    expect(document, _FILE, where=f"{path} is damaged")
+    rows = tuple(Row(**entry) for entry in document["rows"])
+    for place, row in enumerate(rows):
+        if row.removed > row.channels:
+            raise InputError(
+                f"{path} is damaged: rows[{place}].removed is {row.removed} of {row.channels}"
+            )
     about = {key: value for key, value in document.items() if key not in _OWN}
-    try:
-        rows = tuple(_row(entry) for entry in _listed(document["rows"]))
-        baseline = float(document["baseline"])
-        if not isfinite(baseline):
-            raise ValueError(f"baseline {baseline}")
-        return Sensitivity(about, baseline, rows, bool(document["complete"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error!r}") from error
+    return Sensitivity(about, document["baseline"], rows, document["complete"])
 
 
 _OWN = ("format", "baseline", "rows", "complete")
-_KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
-
-
-def _listed(rows: object) -> list[Mapping[str, object]]:
-    if not isinstance(rows, list):
-        raise TypeError(f"rows is a {type(rows).__name__}")
-    return rows
-
-
-def _row(entry: Mapping[str, object]) -> Row:
-    row = Row(**entry)  # type: ignore[arg-type]  # checked below
-    for field in fields(Row):
-        value = getattr(row, field.name)
-        if not isinstance(value, _KINDS[str(field.type)]):
-            raise TypeError(f"{field.name} is {value!r}")
-    if not (0 <= row.removed <= row.channels and row.channels and row.index >= 0):
-        raise ValueError(f"{row.removed} of {row.channels} channels of group {row.index}")
-    if not (isfinite(row.value) and isfinite(row.drop)):
-        raise ValueError(f"value {row.value}, drop {row.drop}")
-    return row
+_ROW = {
+    "group": text(),
+    "index": whole(0),
+    "channels": whole(1),
+    "ratio": number(0, 1),
+    "removed": whole(0),
+    "macs": whole(0),
+    "params": whole(0),
+    "value": number(),
+    "drop": number(),
+}
+_FILE = mapping(
+    {
+        **{name: text().or_missing() for name in ("network", "weights", "criterion", "scope")},
+        "baseline": number(),
+        "rows": listed(mapping(_ROW, closed=True)),
+        "complete": flag(),
+    }
+)
 
 
 def to_csv(rows: Sequence[Row]) -> str:

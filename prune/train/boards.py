@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune.errors import InputError
+from prune.inputs import shown
 from prune.train.safe import tensorboard
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def expect(service: str | None) -> None:
 
 
 def _service(name: str) -> ModuleType:
+    if name not in SERVICES:  # nothing else is imported, whoever says so
+        raise InputError(f"--log is {shown(name)}; it must be {' or '.join(SERVICES)}")
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,13 +1,12 @@
 """Hyper-parameters: the recipes, and reading them from a file."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from prune.atomic import write_text
 from prune.errors import InputError
-from prune.inputs import read_text
-from prune.plain_yaml import BrokenYamlError, read_yaml
+from prune.plain_yaml import read_yaml_file
+from prune.schema import Field, expect, mapping, number, text
 
 # Hyper-parameters that are names. Files hold the name, a run its place in this table.
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}
@@ -69,12 +68,33 @@ ADAMW: Mapping[str, float] = {
     "weight_decay": 0.01,
     "warmup_bias_lr": 0.0,
 }
-_POSITIVE = ("lr0", "anchor_t", "cls_pw", "obj_pw")
-_UP_TO_ONE = (
-    *("lrf", "momentum", "warmup_momentum", "label_smoothing", "hsv_h", "hsv_s", "hsv_v"),
-    *("translate", "scale", "flipud", "fliplr", "mosaic", "mixup"),
-    *("close_mosaic", "close_norms"),
-)
+# What each may be. The bounds lie far beyond what trains anything: they keep out slips, and
+# numbers that a sum or a product of them would turn into infinity.
+_FRACTION, _GAIN, _MOMENTUM = number(0, 1), number(0, 1e4), number(0, 0.9999)
+FIELDS: Mapping[str, Field] = {
+    **{key: text(choices=names) for key, names in CHOICES.items()},
+    "lr0": number(1e-9, 10),
+    "lrf": _FRACTION,
+    "momentum": _MOMENTUM,
+    "weight_decay": number(0, 10),
+    "l1": number(0, 10),
+    "clip": number(0, 1e9),
+    "warmup_epochs": number(0, 1e5),
+    "warmup_momentum": _MOMENTUM,
+    "warmup_bias_lr": number(0, 10),
+    **dict.fromkeys(("box", "cls", "obj", "distill", "distill_feature"), _GAIN),
+    **dict.fromkeys(("cls_pw", "obj_pw"), number(1e-4, 1e4)),
+    "anchor_t": number(1, 1e4),
+    "label_smoothing": _FRACTION,
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), _FRACTION),
+    "degrees": number(0, 180),
+    "translate": _FRACTION,
+    "scale": _FRACTION,
+    "shear": number(0, 80),
+    "perspective": number(0, 0.01),
+    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup"), _FRACTION),
+    **dict.fromkeys(("close_mosaic", "close_norms"), _FRACTION),
+}
 
 
 def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]:
@@ -83,13 +103,12 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
     Raises:
         InputError: no such file, no YAML mapping, an unknown key, or a value out of its range.
     """
-    try:
-        found = read_yaml(read_text(path))
-    except BrokenYamlError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+    found = read_yaml_file(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
-    own = {key: _checked(key, value, path) for key, value in found.items()}
+    said = {key: _as_meant(key, value) for key, value in found.items()}
+    expect(said, _FILE, where=str(path))
+    own = {key: _number(key, value) for key, value in said.items()}
     return {**base, **(ADAMW if named("optimizer", own) == "adamw" else {}), **own}
 
 
@@ -106,30 +125,24 @@ def save(hyp: Mapping[str, float], path: Path) -> None:
     write_text(path, yaml.safe_dump(own, sort_keys=False))
 
 
-def _checked(key: object, value: object, path: Path) -> float:
-    if key not in SCRATCH:
-        raise InputError(
-            f"{path} has the unknown key {key!r}; the known ones: {', '.join(SCRATCH)}"
-        )
-    if isinstance(key, str) and key in CHOICES:
-        names = CHOICES[key]
-        if str(value).lower() not in names:
-            raise InputError(f"{path}: {key} is {value!r}; it must be {' or '.join(names)}")
-        return names.index(str(value).lower())
-    number = _number(value)
-    if not math.isfinite(number):
-        raise InputError(f"{path}: {key} is {value!r}; it must be a number")
-    if number < 0 or (key in _UP_TO_ONE and number > 1) or (key in _POSITIVE and number == 0):
-        allowed = "above 0" if key in _POSITIVE else "0 to 1" if key in _UP_TO_ONE else "0 or more"
-        raise InputError(f"{path}: {key} is {number:g}; it must be {allowed}")
-    return number
-
-
-def _number(value: object) -> float:
-    """Return a float; YAML reads 1e-4 as text, and that is meant as a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return math.nan
+def _as_meant(key: object, value: object) -> object:
+    """Read 1e-4, which is text in YAML, as the number that is meant, and AdamW as adamw."""
+    if not isinstance(value, str):
+        return value
+    if key in CHOICES:
+        return value.lower()
     try:
         return float(value)
     except ValueError:
-        return math.nan
+        return value
+
+
+def _number(key: str, value: object) -> float:
+    """Return a value that was checked; that of a name is its place in CHOICES."""
+    if isinstance(value, str):
+        return CHOICES[key].index(value)
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+_FILE = mapping({key: field.or_missing() for key, field in FIELDS.items()}, closed=True)
