@@ -179,7 +179,9 @@ def _taken_up(args: argparse.Namespace) -> Road:
     expect(journal.wish, _wish_field(), where=f"{journal.path} is damaged", key="wish")
     said: dict[str, Any] = dict(journal.wish)
     said |= {name: Path(said[name]) for name in ("weights", "data")}
-    said["imgsz"] = Size.read(said["imgsz"])
+    if (size := Size.read(said["imgsz"])) is None:
+        raise InputError(f"{journal.path}: wish.imgsz is a list of more than two numbers")
+    said["imgsz"] = size
     said["training"] = tuple(said["training"])
     wish = Wish(**said)
     with naming(journal.path):
