@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prune.atomic import probe, write_text
 from prune.errors import InputError
+from prune.lock import held
 from prune.plain_yaml import read_yaml_file
 from prune.size import Size
 
@@ -47,11 +48,12 @@ def run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Iterator[
     """Make a run's folder before its work; it goes again if the work leaves nothing in it.
 
     Raises:
-        InputError: the folder cannot be made or written into.
+        InputError: the folder cannot be made or written into, or another run has it.
     """
     folder = new_run(project, name, exist_ok=exist_ok)
     try:
-        yield folder
+        with held(folder):
+            yield folder
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -34,13 +34,13 @@ def make(prefix: str, suffix: str, folder: Path, *, is_folder: bool) -> tuple[Pa
         else:
             handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
         # A sweep may have seen it before it had its lock; then it is gone, or will be.
-        if _lock(handle) is not False and Path(name).exists():
+        if lock(handle) is not False and Path(name).exists():
             return Path(name), handle
         os.close(handle)
         remove(Path(name))
 
 
-def _lock(handle: int) -> bool | None:
+def lock(handle: int) -> bool | None:
     """Lock what is open; False where another has it, None where the system has no locks."""
     try:
         import fcntl
@@ -70,7 +70,7 @@ def sweep(folder: Path, pattern: str, *, strict: bool = False) -> None:
         try:
             handle = os.open(path, os.O_RDONLY)
             try:
-                locked = _lock(handle)
+                locked = lock(handle)
                 if locked is None:
                     locked = time.time() - path.stat().st_mtime > _STALE_S
                 if locked:

@@ -64,13 +64,18 @@ def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+def _times() -> dict[Path, int]:
+    """Tell when each file of the runs was written last; a folder's lock comes and goes."""
+    return {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*") if path.is_file()}
+
+
 def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Resume a run in vain; return the one line that is said of it."""
-    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    before = _times()
     capsys.readouterr()
     assert main(["train", "--resume", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+    assert _times() == before
     return line
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,12 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Walk the road, or what is left of it; print one table and one recommendation."""
+    with ExitStack() as kept:
+        return _run(args, _taken_up(args, kept) if args.resume else _begun(args, kept))
+
+
+def _run(args: argparse.Namespace, road: Road) -> int:
     from prune.atomic import write_text
     from prune.auto import verdict as verdicts
     from prune.auto.road import walk
     from prune.cli import console
 
-    road = _taken_up(args) if args.resume else _begun(args)
     again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
     try:
         walk(road)
@@ -146,9 +151,12 @@ def document(road: Road, found: Verdict) -> dict[str, object]:
     }
 
 
-def _begun(args: argparse.Namespace) -> Road:
-    """Check what is asked for, make the run's folder, write the wish down."""
-    from prune import runs
+def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
+    """Check what is asked for, make the run's folder, write the wish down.
+
+    The folder has this one writer for as long as `kept` stays open.
+    """
+    from prune import lock, runs
     from prune.auto.journal import Journal
     from prune.auto.road import TRAINING, Road
 
@@ -158,6 +166,7 @@ def _begun(args: argparse.Namespace) -> Road:
     with tempfile.TemporaryDirectory() as place:
         _check(_on_our_own(args, wish, found, Path(place)))
     folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
+    kept.enter_context(lock.held(folder))
     resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
     runs.record(folder, vars(args))
     wish = _on_our_own(args, wish, found, folder)
@@ -166,8 +175,9 @@ def _begun(args: argparse.Namespace) -> Road:
     return Road(wish, folder, journal, _say)
 
 
-def _taken_up(args: argparse.Namespace) -> Road:
-    """Read a run's wish and what of it is done."""
+def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
+    """Read a run's wish and what of it is done; its folder has this one writer, as above."""
+    from prune import lock
     from prune.auto import journal as journals
     from prune.auto.road import Road, Wish
     from prune.schema import expect
@@ -175,6 +185,8 @@ def _taken_up(args: argparse.Namespace) -> Road:
     if ignored := sorted(args.typed - {"resume", "json"}):
         _say(f"note: a resumed run keeps its own {', '.join(map(options.as_typed, ignored))}")
     folder = resolved(args.resume)
+    if is_dir(folder):
+        kept.enter_context(lock.held(folder))
     journal = journals.read(folder / "auto.json")
     expect(journal.wish, _wish_field(), where=f"{journal.path} is damaged", key="wish")
     said: dict[str, Any] = dict(journal.wish)

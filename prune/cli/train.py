@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,23 +62,30 @@ def run(args: argparse.Namespace) -> int | None:
     from prune.cli import console
     from prune.train import team as teams
 
-    with teams.joined() as team:
+    with teams.joined() as team, ExitStack() as kept:
         say = console.logger(quiet=not team.leads).info
-        folder, where = team.all_make(partial(_settle, args, team, say))
+        folder, where = team.all_make(partial(_settle, args, team, say, kept))
         with device.repeatable(args.deterministic), device.vanishing_as_zero():
-            return _run(args, folder, where, team, say)
+            return _run(args, folder, where, team, say, kept)
 
 
-def _settle(args: argparse.Namespace, team: Team, say: Say) -> tuple[Path | None, torch.device]:
-    """Find the folder of a run that is to go on, if it is, with its options; and the device."""
+def _settle(
+    args: argparse.Namespace, team: Team, say: Say, kept: ExitStack
+) -> tuple[Path | None, torch.device]:
+    """Find the folder of a run that is to go on, if it is, with its options; and the device.
+
+    Of the folder it becomes the one writer, for as long as `kept` stays open.
+    """
     import torch
 
-    from prune import device
+    from prune import device, lock
     from prune.train.team import local_rank
 
     asked, folder = args.device, None
     if args.resume is not None:
         folder = resume.take_up(args, args.typed, say)
+        if team.leads:
+            kept.enter_context(lock.held(folder))  # before anything of its state is read
     if args.sync_bn and team.size == 1:
         say("note: --sync-bn does nothing in one process; torchrun starts several")
     # Of several processes each has its own GPU, whichever a run had that was alone before.
@@ -90,13 +97,18 @@ def _settle(args: argparse.Namespace, team: Team, say: Say) -> tuple[Path | None
 
 
 def _run(
-    args: argparse.Namespace, folder: Path | None, where: torch.device, team: Team, say: Say
+    args: argparse.Namespace,
+    folder: Path | None,
+    where: torch.device,
+    team: Team,
+    say: Say,
+    kept: ExitStack,
 ) -> int:
     """Go on in an interrupted run's folder, or in a new one."""
     from prune.train.loop import Stopped
 
     job = team.all_make(partial(jobs.prepare, args, where, team, say))
-    make = partial(_taken_up, args, folder) if folder else partial(_new_folder, args, job)
+    make = partial(_taken_up, args, folder) if folder else partial(_new_folder, args, job, kept)
     folder = team.first(make)
     say(f"training on {job.device}, files in {folder}")
     try:
@@ -122,10 +134,11 @@ def _run(
     return 0
 
 
-def _new_folder(args: argparse.Namespace, job: Job) -> Path:
-    from prune import runs
+def _new_folder(args: argparse.Namespace, job: Job, kept: ExitStack) -> Path:
+    from prune import lock, runs
 
     folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    kept.enter_context(lock.held(folder))
     resume.clear(folder, needed=(args.weights, args.teacher))
     _record(args, job, folder)
     return folder

@@ -92,8 +92,12 @@ class Team:
         return cast(list[Thing], found)
 
     def first(self, make: Callable[[], Thing]) -> Thing:
-        """Let the first process make an object, and give it to all; it is pickled."""
-        made = make() if self.leads else None
+        """Let the first process make an object, and give it to all; it is pickled.
+
+        Raises:
+            PruneError: what `make` raised, as `all_make` does.
+        """
+        made = self.all_make(make if self.leads else lambda: None)
         if self.size > 1:
             shared = [made]
             with _partners():
