@@ -8,10 +8,10 @@ import hashlib
 import pickle
 import shlex
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,8 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from prune.atomic import replacing
 from prune.errors import CheckpointError, ForeignError, first_line
+from prune.foreign.archive import expect_stored
+from prune.inputs import open_input, printable, reading, shown
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
+from prune.models.weights import expect_values, plain_weights
+from prune.schema import Field, expect, expect_bounded, listed, mapping, named, number, text, whole
 from prune.size import Sides, Size
 from prune.wording import counted, few
 
@@ -49,8 +53,9 @@ class Checkpoint:
 
     `cfg` is Darknet text with the present widths, `model` the state dict in float32 on the CPU,
     `imgsz` is the size it is made for, `history` one plain dict a command that made or changed the
-    network, `training` the TRAINING_KEYS that have a value. `foreign` and `remarks` are not saved:
-    whether the file is of another project, and how it was read.
+    network, `training` the TRAINING_KEYS that have a value. `foreign`, `remarks` and `source` are
+    not saved: whether the file is of another project, how it was read, and its name for messages,
+    "" for what was never a file.
     """
 
     cfg: str
@@ -61,6 +66,12 @@ class Checkpoint:
     training: dict[str, object] = field(default_factory=dict)
     foreign: bool = False
     remarks: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def cfg_source(self) -> str:
+        """What messages call the cfg text."""
+        return f"the cfg in {self.source}" if self.source else "the checkpoint's cfg"
 
     @property
     def pruned(self) -> bool:
@@ -160,16 +171,23 @@ def load(path: Path) -> Checkpoint:
         raise ForeignError(_not_ours(path))
     if document["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has format {document['format']!r} and this version reads {FORMAT!r}; "
+            f"{path} has format {shown(document['format'])} and this version reads {FORMAT!r}; "
             "update detector-prune"
         )
+    where = str(path)
+    for key, value in document.items():
+        expect_bounded(value, where=where, key=shown(key), error=CheckpointError)
+    expect(document, mapping(DOCUMENT), where=where, error=CheckpointError)
+    with naming(path):
+        weights = plain_weights(document["model"])
     return Checkpoint(
-        cfg=cast(str, _field(document, "cfg", str, path)),
-        model=_weights(document, path),
-        names=_strings(document, path),
-        imgsz=_picture_size(document, path),
-        history=_history(document, path),
+        cfg=document["cfg"],
+        model=weights,
+        names=document["names"],
+        imgsz=_image_size(document.get("imgsz"), path),
+        history=document["history"],
         training={key: document[key] for key in TRAINING_KEYS if document.get(key) is not None},
+        source=where,
     )
 
 
@@ -184,9 +202,21 @@ def network(checkpoint: Checkpoint) -> Darknet:
         CheckpointError: weights that do not fit the cfg (names the layer and both shapes), that are
             not finite, or another number of names than of classes.
     """
-    net = assemble(parse(checkpoint.cfg, source="the checkpoint's cfg"), checkpoint.model)
-    _check_names(net, checkpoint.names)
+    with naming(checkpoint.source):
+        net = assemble(parse(checkpoint.cfg, source=checkpoint.cfg_source), checkpoint.model)
+        _check_names(net, checkpoint.names)
     return net
+
+
+@contextmanager
+def naming(file: Path | str) -> Iterator[None]:
+    """Put a file's name before what is wrong with its content; an empty name says nothing."""
+    try:
+        yield
+    except CheckpointError as error:
+        if not file or str(file) in str(error):
+            raise
+        raise type(error)(f"{printable(str(file))}: {error}") from error
 
 
 def assemble(sections: Sequence[Section], weights: Mapping[str, Tensor]) -> Darknet:
@@ -209,8 +239,7 @@ def assemble(sections: Sequence[Section], weights: Mapping[str, Tensor]) -> Dark
     }
     given = {**counters, **weights}
     _check_fit(expected, given)
-    for name, tensor in given.items():
-        _check_finite(name, tensor)
+    expect_values(given)
     net.load_state_dict(given, assign=True)
     return net.eval()
 
@@ -222,12 +251,12 @@ def digest(path: Path) -> str:
         CheckpointError: the file cannot be read.
     """
     total = hashlib.sha256()
-    try:
-        with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                total.update(block)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    with (
+        open_input(path, "checkpoint", error=CheckpointError) as handle,
+        reading(path, error=CheckpointError),
+    ):
+        while block := handle.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 
@@ -265,22 +294,24 @@ class _Undrawn(TorchFunctionMode):
 
 
 def _read(path: Path) -> object:
+    with open_input(path, "checkpoint", error=CheckpointError) as handle:
+        head = handle.read(4)
+        if not head:
+            raise CheckpointError(f"{path} is empty")
+        if not zipfile.is_zipfile(handle):
+            whole = not head.startswith(b"PK")
+            raise (
+                ForeignError(_not_ours(path)) if whole else CheckpointError(f"{path} is truncated")
+            )
+        with reading(path, error=CheckpointError):
+            expect_stored(handle)
     try:
-        with path.open("rb") as handle:
-            head = handle.read(4)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    if not head:
-        raise CheckpointError(f"{path} is empty")
-    if not zipfile.is_zipfile(path):
-        whole = not head.startswith(b"PK")
-        raise ForeignError(_not_ours(path)) if whole else CheckpointError(f"{path} is truncated")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ForeignError(_not_ours(path)) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
+        with reading(path, error=CheckpointError):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise ForeignError(_not_ours(path)) from error
+        raise
 
 
 def _not_ours(path: Path) -> str:
@@ -291,49 +322,37 @@ def _not_ours(path: Path) -> str:
     )
 
 
-def _field(document: Mapping[str, object], key: str, kind: type, path: Path) -> object:
-    value = document.get(key)
-    if not isinstance(value, kind):
-        found = "missing" if value is None else f"a {type(value).__name__}"
-        raise CheckpointError(f"{path}: {key!r} is {found}; it must be a {kind.__name__}")
-    return value
-
-
-def _weights(document: Mapping[str, object], path: Path) -> dict[str, Tensor]:
-    stored = cast("dict[object, object]", _field(document, "model", dict, path))
-    weights: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: model entry {name!r} is not a named tensor")
-        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return weights
-
-
-def _strings(document: Mapping[str, object], path: Path) -> list[str]:
-    names = cast("list[object]", _field(document, "names", list, path))
-    if not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path}: 'names' must hold strings only")
-    return cast("list[str]", names)
-
-
-def _picture_size(document: Mapping[str, object], path: Path) -> Size:
-    value = document.get("imgsz")
+def _image_size(value: object, path: Path) -> Size:
     size = Size.read(value)
     if size is None:
-        found = "missing" if value is None else f"{value!r}"[:40]
-        raise CheckpointError(
-            f"{path}: 'imgsz' is {found}; it must be a number of pixels, or [height, width]"
-        )
+        allowed = "a number of pixels, or [height, width]"
+        raise CheckpointError(f"{path}: imgsz is {shown(value)}; it must be {allowed}")
     if min(size) <= 0:
-        raise CheckpointError(f"{path}: 'imgsz' is {size}; it must be positive")
+        raise CheckpointError(f"{path}: imgsz is {size}; it must be positive")
+    if excess := size.excess():
+        raise CheckpointError(f"{path}: imgsz is {size}; {excess}")
     return size
 
 
-def _history(document: Mapping[str, object], path: Path) -> list[dict[str, object]]:
-    history = cast("list[object]", _field(document, "history", list, path))
-    if not all(isinstance(entry, dict) for entry in history):
-        raise CheckpointError(f"{path}: 'history' must hold dicts only")
-    return cast("list[dict[str, object]]", history)
+# What commands wrote down about themselves, where others read it; params and macs are numbers, or
+# what a cut made of them.
+_ENTRY: dict[str, Field] = {
+    "command": text().or_null(),
+    "plan": mapping({"blocks": listed(whole(0)).or_missing()}).or_null(),
+    "epoch": whole(0).or_null(),
+    "parent": text().or_null(),
+    "teacher": text().or_null(),
+    "read": text(),
+    "notes": listed(text()),
+    "scores": named(number()).or_null(),
+}
+# A file but for its weights and its image size, and for what `prune.train.state` checks.
+DOCUMENT: dict[str, Field] = {
+    "cfg": text(),
+    "model": mapping({}),
+    "names": listed(text()),
+    "history": listed(mapping({key: each.or_missing() for key, each in _ENTRY.items()})),
+}
 
 
 def _check_names(net: Darknet, names: Sequence[str]) -> None:
@@ -366,15 +385,6 @@ def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> N
                 f"the cfg does not fit the weights: {name} is {list(given[name].shape)} in the "
                 "file but the cfg has no such layer"
             )
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    # The sum needs no temporary of the size of the weights; a suspicious one is looked at closely.
-    if not tensor.sum().isfinite() and not tensor.isfinite().all():
-        bad = int((~tensor.isfinite()).sum())
-        raise CheckpointError(
-            f"{name} holds {bad} values that are NaN or infinite; the training that wrote it failed"
-        )
 
 
 def _plain(value: object, where: str) -> object:

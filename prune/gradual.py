@@ -98,9 +98,10 @@ def start_of(
     cost = int(getattr(count(net, imgsz.batch()), kind))
     for entry in reversed(history):
         change = entry.get(kind)
-        if entry.get("command") != MADE_BY or not isinstance(change, dict):
+        before = change.get("before") if isinstance(change, dict) else None
+        if entry.get("command") != MADE_BY or type(before) is not int:
             break
-        cost = int(change["before"])
+        cost = before
     return cost
 
 

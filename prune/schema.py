@@ -15,6 +15,8 @@ from math import inf
 from prune.errors import InputError, PruneError
 from prune.inputs import shown
 
+DEEPEST = 50  # containers in containers; our own files have up to 6
+MOST_VALUES = 10_000_000  # of a pickle in all; an epoch's row has about 15
 LARGEST = 2**63 - 1  # of whole numbers, unless a table says less: what others' integers hold
 
 
@@ -173,7 +175,7 @@ def _fits(value: object, field: Field) -> bool:
     if not isinstance(value, field.kind):
         return False
     if isinstance(value, str):
-        return not field.choices or value in field.choices
+        return value in field.choices if field.choices else _is_unicode(value)
     if isinstance(value, (list, dict)):
         return len(value) == len(field.parts) if field.parts else len(value) >= field.low
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -181,6 +183,41 @@ def _fits(value: object, field: Field) -> bool:
         above = value > field.low if field.above else value >= field.low
         return above and value <= field.high and -inf < value < inf
     return True
+
+
+def _is_unicode(value: str) -> bool:
+    """Tell whether text can be written: UTF-8 has no lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def expect_bounded(value: object, *, where: str, key: str, error: type[PruneError]) -> None:
+    """Check that containers end: none contains itself, or stands in a million places.
+
+    A list of two lists of two lists ... has more items than a machine has memory, from a file of a
+    few bytes. JSON has no such thing; pickles have.
+
+    Raises:
+        InputError: they are nested too deeply or hold too many values; of the kind that `error`
+            names.
+    """
+    left, todo = MOST_VALUES, [(value, 0)]
+    while todo:
+        here, depth = todo.pop()
+        if isinstance(here, Mapping):
+            here = [*here, *here.values()]
+        if not isinstance(here, (list, tuple, set, frozenset)):
+            continue
+        left -= len(here)
+        if depth > DEEPEST or left < 0:
+            most = (
+                f"nested more than {DEEPEST} deep" if left >= 0 else f"over {MOST_VALUES:,} values"
+            )
+            raise error(f"{where}: {key} is {most}")
+        todo += [(item, depth + 1) for item in here]
 
 
 def _number(value: float) -> str:

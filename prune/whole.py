@@ -1,15 +1,14 @@
 """Open weights: our own checkpoints as they are, public ones as what they become here."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from prune.checkpoint import Checkpoint, assemble, capture, digest, load, network
+from prune.checkpoint import Checkpoint, assemble, capture, digest, load, naming, network
 from prune.count import count
-from prune.errors import CheckpointError, ForeignError, InputError
+from prune.errors import ForeignError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.decoding import decode_as_darknet, with_decoding_of
 from prune.foreign.source import Source, from_darknet, from_document
@@ -64,7 +63,7 @@ def open_weights(path: Path, reading: Reading = AS_IT_IS) -> Checkpoint:
         )
         entry = found.history[-1]
         remarks = [entry["read"], *entry["notes"]]  # type: ignore[misc]  # a list, see below
-        return replace(found, foreign=True, remarks=tuple(map(str, remarks)))
+        return replace(found, foreign=True, remarks=tuple(map(str, remarks)), source=str(path))
     return _as_said(own, reading)
 
 
@@ -72,7 +71,7 @@ def _as_said(own: Checkpoint, reading: Reading) -> Checkpoint:
     """Give one of our checkpoints other names and another decoding, where the user says so."""
     remarks = []
     if reading.decoding is not None:
-        sections = with_decoding_of(parse(own.cfg, source="the checkpoint's cfg"), reading.decoding)
+        sections = with_decoding_of(parse(own.cfg, source=own.cfg_source), reading.decoding)
         own = replace(own, cfg=write(sections))
         remarks.append(f"boxes decode by {reading.decoding}, as --decoding says")
     if reading.names is not None:
@@ -110,7 +109,7 @@ def import_foreign(
     document = read_pickle(path) if is_torch_file(path) else None
     if isinstance(document, dict) and "format" in document:
         return _renewed(path, names=names, imgsz=wanted, decoding=decoding)
-    with _naming(path):
+    with naming(path):
         if document is None:
             source = from_darknet(path, cfg=cfg, decoding=decoding)
         else:
@@ -161,15 +160,6 @@ def fresh(
     notes = [f"structure from {cfg}", *cfg_remarks(sections), decoded.note, *changed, drawn]
     entry = {**_entry(cfg, net, size), "seed": seed, "read": "cfg", "notes": notes}
     return capture(net, names=classes if names is None else names, imgsz=size, history=[entry])
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with its content."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _renewed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -134,13 +135,59 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "public": (lambda path: _torch(path, {"model": {}, "epoch": 1}), "prune whole --weights"),
     "pickle": (lambda path: _torch(path, {"model": Path("x")}), "prune whole --weights"),
     "newer": (lambda path: _changed(path, format="prune/9"), "prune/9"),
-    "cfg": (lambda path: _changed(path, cfg=None), "'cfg' is missing"),
-    "names": (lambda path: _changed(path, names="cat"), "'names' is a str"),
-    "numbered names": (lambda path: _changed(path, names=[1]), "strings only"),
-    "size": (lambda path: _changed(path, imgsz=0), "must be positive"),
-    "history": (lambda path: _changed(path, history=["conv"]), "dicts only"),
-    "model": (lambda path: _changed(path, model={"a": 1}), "not a named tensor"),
+    "cfg": (lambda path: _changed(path, cfg=None), "cfg is None; it must be text"),
+    "names": (lambda path: _changed(path, names="cat"), "names is 'cat'; it must be a list"),
+    "numbered names": (lambda path: _changed(path, names=[1]), "names[0] is 1; it must be text"),
+    "half a letter": (lambda path: _changed(path, names=["\ud800"]), "names[0] is"),
+    "size": (lambda path: _changed(path, imgsz=0), "imgsz is 0; it must be positive"),
+    "size beyond machines": (lambda path: _changed(path, imgsz=2**40), "at most 16384 pixels"),
+    "area beyond machines": (lambda path: _changed(path, imgsz=16384), "at most 268,435,456"),
+    "history": (lambda path: _changed(path, history=["conv"]), "history[0] is 'conv'"),
+    "notes": (lambda path: _changed(path, history=[{"notes": 5}]), "history[0].notes is 5"),
+    "laughs": (
+        lambda path: _changed(path, history=[{"x": _doubled(40)}]),
+        "over 10,000,000 values",
+    ),
+    "endless": (lambda path: _changed(path, history=[{"x": _nested(99)}]), "nested more than 50"),
+    "model": (lambda path: _changed(path, model={"a": 1}), "'a' is no named tensor"),
+    "compressed": (lambda path: _compressed(path), "is compressed"),
+    "attribute": (lambda path: _opcode(path, b"X", b"a"), "cannot read"),
 }
+
+
+def _doubled(times: int) -> list[object]:
+    """Make a list whose items are twice the list below it: 2^times in all."""
+    found: list[object] = []
+    for _ in range(times):
+        found = [found, found]
+    return found
+
+
+def _nested(times: int) -> list[object]:
+    found: list[object] = []
+    for _ in range(times):
+        found = [found]
+    return found
+
+
+def _compressed(path: Path) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def _opcode(path: Path, before: bytes, after: bytes) -> Path:
+    """Change the kind of the pickle's first text."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            damaged = data.replace(before, after, 1) if name.endswith("data.pkl") else data
+            archive.writestr(name, damaged)
+    return path
 
 
 def _written(path: Path, data: bytes) -> Path:
@@ -166,6 +213,23 @@ def test_what_is_no_checkpoint_is_refused(saved: Path, case: str) -> None:
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cfg": "[net]\n[crnn]\n"}, r"the cfg in .*tiny\.pt needs .* \[crnn\] \(line 2\)"),
+        ({"names": ["cat"]}, r"tiny\.pt: the network predicts"),
+        ({"model": {}}, r"tiny\.pt: the cfg does not fit the weights"),
+    ],
+    ids=["cfg", "names", "weights"],
+)
+def test_what_is_wrong_with_a_network_names_its_file(
+    saved: Path, change: dict[str, object], said: str
+) -> None:
+    loaded = checkpoint.load(_changed(saved, **change))
+    with pytest.raises(InputError, match=said):
+        checkpoint.network(loaded)
 
 
 KERNEL = "module_list.2.Conv2d.weight"  # [8, 16, 1, 1] in the cfg

@@ -282,12 +282,12 @@ DAMAGED: dict[str, tuple[bool, Callable[[Path], Path], str]] = {
     "missing": (True, lambda path: path.with_name("no.pt"), "cannot read"),
     "folder": (True, lambda path: path.parent, "Is a directory"),
     "empty": (True, lambda path: _cut(path, 0), "is empty"),
-    "zip cut": (True, lambda path: _cut(path, -500), "truncated or damaged"),
-    "bit": (True, _flipped, "truncated or damaged"),
+    "zip cut": (True, lambda path: _cut(path, -500), "a damaged archive"),
+    "bit": (True, _flipped, "a damaged archive"),
     "no values": (True, lambda path: _without(path, "data/0"), "values are not in it"),
     "no pickle": (True, lambda path: _without(path, "data.pkl"), "none that torch.save writes"),
     "compressed": (True, _compressed, "is compressed"),
-    "old cut in the values": (False, lambda path: _cut(path, -9), "truncated or damaged"),
+    "old cut in the values": (False, lambda path: _cut(path, -9), "truncated"),
     "old cut in the pickle": (False, lambda path: _cut(path, 150), "broken"),
 }
 

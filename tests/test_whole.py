@@ -305,7 +305,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "missing": (lambda path: path.with_name("no.pt"), [], "cannot read"),
     "folder": (lambda path: path.parent, [], "Is a directory"),
     "empty": (lambda path: _bytes(path, b""), [], "is empty"),
-    "truncated": (lambda path: _bytes(path, path.read_bytes()[:9000]), [], "truncated or damaged"),
+    "truncated": (lambda path: _bytes(path, path.read_bytes()[:9000]), [], "a damaged archive"),
     "text": (lambda path: _bytes(path, b"hello"), [], "no checkpoint"),
     "another network": (
         lambda path: _torch(path, {"model": {"conv1.weight": torch.ones(1)}}),

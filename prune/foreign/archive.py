@@ -16,6 +16,7 @@ from torch import Tensor
 from prune.errors import CheckpointError
 from prune.foreign.machine import run
 from prune.foreign.standins import STORAGES, Name
+from prune.inputs import open_input, reading, shown
 
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -27,11 +28,8 @@ def is_torch_file(path: Path) -> bool:
     Raises:
         CheckpointError: there is no such file, or it is empty.
     """
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(4)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    with open_input(path, "checkpoint", error=CheckpointError) as handle:
+        start = handle.read(4)
     if not start:
         raise CheckpointError(f"{path} is empty")
     return start == _ZIP_START or start.startswith(b"\x80")
@@ -47,20 +45,42 @@ def read_pickle(path: Path) -> object:
     """
     if not is_torch_file(path):
         raise CheckpointError(f"{path} is no file that torch.save writes")
-    with path.open("rb") as stream:
-        try:
-            zipped = stream.read(4) == _ZIP_START
-            stream.seek(0)
-            return _read_zip(stream) if zipped else _read_legacy(stream)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, struct.error) as error:
-            raise CheckpointError(f"{path} is truncated or damaged ({error})") from error
+    with (
+        open_input(path, "checkpoint", error=CheckpointError) as stream,
+        reading(path, error=CheckpointError),
+    ):
+        zipped = stream.read(4) == _ZIP_START
+        stream.seek(0)
+        return _read_zip(stream) if zipped else _read_legacy(stream)
+
+
+def expect_stored(stream: BinaryIO) -> None:
+    """Check that an archive holds what it says it does, byte for byte, as torch writes it.
+
+    A small file whose entries are compressed, or lie over one another, could say that they are
+    terabytes.
+
+    Raises:
+        CheckpointError: they are, or are larger than the file.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        _entries(archive, stream)
+
+
+def _entries(archive: zipfile.ZipFile, stream: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    entries = {info.filename: info for info in archive.infolist()}
+    for name, info in entries.items():
+        if info.compress_type != zipfile.ZIP_STORED:
+            told = f"its entry {shown(name)} is compressed"
+            raise CheckpointError(f"{told}; torch.save does not do so")
+    if sum(info.file_size for info in entries.values()) > stream.seek(0, 2):
+        raise CheckpointError("its entries are larger than the file; it is truncated or damaged")
+    return entries
 
 
 def _read_zip(stream: BinaryIO) -> object:
     with zipfile.ZipFile(stream) as archive:
-        entries = {info.filename: info for info in archive.infolist()}
+        entries = _entries(archive, stream)
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise CheckpointError("it is a zip archive, but none that torch.save writes")
@@ -76,7 +96,7 @@ def _read_zip(stream: BinaryIO) -> object:
                 flat[key] = _read_entry(archive, entries.get(f"{root}data/{key}"))
             return _typed(flat[key], dtype, elements)
 
-        with archive.open(_stored(entries[pickles[0]])) as pickled:
+        with archive.open(entries[pickles[0]]) as pickled:
             return run(cast(BinaryIO, pickled), storage)
 
 
@@ -84,17 +104,10 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> Tenso
     """Read one storage as bytes, uint8 [n]."""
     if info is None:
         raise CheckpointError("it names a tensor whose values are not in it")
-    data = torch.empty(_stored(info).file_size, dtype=torch.uint8)
+    data = torch.empty(info.file_size, dtype=torch.uint8)
     with archive.open(info) as entry:
         _fill(data, cast(BinaryIO, entry))
     return data
-
-
-def _stored(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    # torch never compresses; a small file that claims to hold gigabytes is a trap.
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(f"its entry {info.filename} is compressed; torch.save does not do so")
-    return info
 
 
 def _read_legacy(stream: BinaryIO) -> object:
@@ -147,7 +160,7 @@ def _fill(data: Tensor, stream: BinaryIO) -> None:
     while len(view):
         count = stream.readinto(view[: 1 << 24])  # type: ignore[attr-defined]  # BinaryIO lacks it
         if not count:
-            raise EOFError("its tensors end early")
+            raise CheckpointError("it is truncated: its tensors end early")
         view = view[count:]
 
 

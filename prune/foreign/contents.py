@@ -9,6 +9,7 @@ from prune.errors import CheckpointError
 from prune.foreign.epsilon import EPS, TORCH_EPS, with_our_eps
 from prune.foreign.names import Named, by_our_names, stranger
 from prune.foreign.standins import Instance
+from prune.models.weights import expect_values, plain_weights
 
 # Where trainers put the weights, best first: the average of training is what they score and ship.
 _PLACES = (*("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net", "weights"),)
@@ -71,7 +72,8 @@ def _contents(
     stored: Mapping[str, Tensor],
     eps: Mapping[str, float],
 ) -> Contents:
-    weights = {ours: _checked(ours, stored[theirs]) for theirs, ours in named.names.items()}
+    weights = plain_weights({ours: stored[theirs] for theirs, ours in named.names.items()})
+    expect_values(weights)  # before a variance meets an epsilon
     usual = TORCH_EPS if named.renamed else EPS
     theirs = {
         ours: eps.get(name, usual)
@@ -148,12 +150,6 @@ def _attributes(holder: object) -> Mapping[object, object]:
 def _mapping(state: Mapping[object, object], key: str) -> dict[object, object]:
     value = state.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _checked(name: str, tensor: Tensor) -> Tensor:
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"{name} is {list(tensor.shape)}, more than the file holds of it")
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _definitions(holder: object) -> tuple[Mapping[object, object], ...]:

@@ -16,7 +16,9 @@ from torch import Tensor
 from prune.errors import CheckpointError
 from prune.foreign.epsilon import DARKNET_EPS, EPS, variances, with_our_eps
 from prune.foreign.parameters import Shape, tensors
+from prune.inputs import read_bytes
 from prune.models.sections import Section
+from prune.models.weights import expect_values
 
 
 def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
@@ -41,7 +43,11 @@ def count_numbers(path: Path) -> int:
 
 
 def read_tensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Read a .weights file as tensors of these shapes, in this order; see `read_weights`."""
+    """Read a .weights file as tensors of these shapes, in this order; see `read_weights`.
+
+    Raises:
+        CheckpointError: as there, or values that no network has: of another cfg, as a rule.
+    """
     numbers = _numbers(path)
     _check_length(numbers.size, shapes)
     state: dict[str, Tensor] = {}
@@ -50,6 +56,7 @@ def read_tensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         end = start + math.prod(shape)
         state[name] = torch.from_numpy(numbers[start:end].copy()).view(shape)
         start = end
+    expect_values(state)
     return with_our_eps(state, dict.fromkeys(variances(state), DARKNET_EPS))
 
 
@@ -65,10 +72,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], sections: Sequence[Se
 
 
 def _numbers(path: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}") from error
+    data = read_bytes(path, "weights", error=CheckpointError)
     if not data:
         raise CheckpointError("empty")
     major, minor = struct.unpack("<ii", data[:8]) if len(data) >= 20 else (-1, -1)
