@@ -7,6 +7,7 @@ run and no code has to be kept beside it. `torch.load(path, weights_only=True)` 
 import hashlib
 import pickle
 import shlex
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -306,7 +307,8 @@ def _read(path: Path) -> object:
         with reading(path, error=CheckpointError):
             expect_stored(handle)
     try:
-        with reading(path, error=CheckpointError):
+        with reading(path, error=CheckpointError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused in a moment
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError as error:
         if isinstance(error.__cause__, pickle.UnpicklingError):

@@ -135,7 +135,7 @@ def test_a_stored_size_that_is_none_is_refused(tmp_path: Path, value: object) ->
     if value == [64]:  # as YOLO tools write a square in metadata
         assert checkpoint.load(path).imgsz == Size(64, 64)
         return
-    with pytest.raises(CheckpointError, match="'imgsz' is"):
+    with pytest.raises(CheckpointError, match="imgsz is"):
         checkpoint.load(path)
 
 

@@ -25,6 +25,7 @@ from prune.cli import main
 from prune.count import count
 from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
+from prune.foreign.structure import from_definitions
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
 from prune.size import Size
@@ -392,3 +393,16 @@ def test_library_raises_what_the_command_prints(net: Darknet, cfg: Path) -> None
         import_foreign(path, cfg=cfg, imgsz=-8)
     with pytest.raises(CheckpointError, match="2 classes, but 3 class names were given"):
         import_foreign(path, cfg=cfg, names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[[0] * 9], 10**5000, "x" * 20_000, {"a": 1}, None],
+    ids=["nested", "endless number", "endless text", "mapping", "nothing"],
+)
+def test_a_pickles_own_cfg_holds_words_and_numbers_only(value: object) -> None:
+    definitions: list[dict[object, object]] = [{"type": "convolutional", "filters": value}]
+    with pytest.raises(
+        CheckpointError, match=r"the pickle's module_defs hold .* words and numbers"
+    ):
+        from_definitions(definitions, imgsz=Size.of(64))

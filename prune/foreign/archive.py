@@ -172,8 +172,8 @@ def _storage_id(identifier: object) -> tuple[torch.dtype, str, int]:
     _, kind, key, _, elements = parts[:5]
     dtype = STORAGES.get(kind.path) if isinstance(kind, Name) else None
     if dtype is None or not isinstance(key, str) or not isinstance(elements, int):
-        shown = kind.path if isinstance(kind, Name) else type(kind).__name__
-        raise CheckpointError(f"the pickle holds a tensor of the type {shown}, which is not read")
+        told = kind.path if isinstance(kind, Name) else type(kind).__name__
+        raise CheckpointError(f"the pickle holds a tensor of the type {told}, which is not read")
     return dtype, key, elements
 
 
@@ -181,6 +181,7 @@ def _typed(data: Tensor, dtype: torch.dtype, elements: int) -> Tensor:
     """See bytes, uint8 [n], as numbers; [elements]."""
     if data.numel() != elements * dtype.itemsize:
         raise CheckpointError(
-            f"the pickle holds a tensor of {elements} values of {dtype} in {data.numel()} bytes"
+            f"the pickle holds a tensor of {shown(elements)} values of {dtype} "
+            f"in {data.numel()} bytes"
         )
     return data.view(dtype)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, first_line
 from prune.foreign.standins import Instance, Name, call, hashable, instance, resolve
+from prune.inputs import printable
 
 # What a persistent id (("storage", type, key, location, elements), in torch's files) stands for.
 Persistent = Callable[[object], object]
@@ -63,7 +64,7 @@ def run(stream: BinaryIO, persistent: Persistent) -> object:
                 raise CheckpointError(f"the pickle uses the opcode {opcode.name}, which is refused")
             OPCODES[opcode.name](machine, argument)
     except _BROKEN as error:
-        raise CheckpointError(f"the pickle is broken ({error})") from error
+        raise CheckpointError(f"the pickle is broken ({printable(first_line(error))})") from error
     raise CheckpointError("the pickle is broken (it has no end)")
 
 

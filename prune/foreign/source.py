@@ -13,6 +13,7 @@ from prune.foreign.decoding import EXP, Decoded, decode_as_darknet, decode_as_tr
 from prune.foreign.epsilon import EPS, TORCH_EPS, doubt
 from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
 from prune.foreign.weights import read_weights
+from prune.inputs import is_file, open_input
 from prune.models.sections import Section, remarks
 from prune.size import Size
 
@@ -100,7 +101,7 @@ def from_darknet(path: Path, *, cfg: Path | None = None, decoding: str | None = 
         CfgError: the cfg cannot be read.
     """
     expect_darknet(path)
-    beside = cfg or next((path for path in namesakes(path) if path.is_file()), None)
+    beside = cfg or next(filter(is_file, namesakes(path)), None)
     if beside is None:
         raise CheckpointError(
             f"a Darknet file holds numbers only; name its cfg, e.g. --cfg {path.stem}.cfg "
@@ -136,7 +137,7 @@ def expect_darknet(path: Path) -> None:
 
 def is_safetensors(path: Path) -> bool:
     """Say whether a file begins as those of safetensors do: the length of JSON, then the JSON."""
-    with path.open("rb") as handle:
+    with open_input(path, "weights", error=CheckpointError) as handle:
         start = handle.read(9)
     return len(start) == 9 and start[8:] == b"{" and start[5:8] == bytes(3)
 

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune.errors import CheckpointError
+from prune.errors import CheckpointError, first_line
+from prune.inputs import printable, shown
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def resolve(module: object, name: object) -> Name:
     known = path in CALLS or path in DATA or path in STORAGES or path in DTYPES
     if known or _INERT.fullmatch(path):
         return Name(path)
-    shown = ascii(f"{module}.{name}"[:80])[1:-1]  # a hostile name may hold terminal codes
+    asked = printable(f"{module}.{name}", 80)  # a hostile name may hold terminal codes
     raise CheckpointError(
-        f"the pickle asks for {shown}; only tensors, plain containers and the classes of networks "
+        f"the pickle asks for {asked}; only tensors, plain containers and the classes of networks "
         "are read, and nothing was run"
     )
 
@@ -156,8 +157,9 @@ def array(stored: Instance) -> NDArray[np.generic]:
         )
         flat = np.frombuffer(data, dtype=_numpy_dtype(dtype))
         return flat.reshape(shape, order="F" if fortran else "C")
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the pickle holds a broken numpy array ({error})") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        why = printable(first_line(error))
+        raise CheckpointError(f"the pickle holds a broken numpy array ({why})") from error
 
 
 def _numpy_dtype(stored: object) -> np.dtype[np.generic]:
@@ -165,7 +167,9 @@ def _numpy_dtype(stored: object) -> np.dtype[np.generic]:
         raise CheckpointError("the pickle holds a numpy value without a dtype")
     code = str(stored.args[0]) if stored.args else ""
     if not re.fullmatch(r"b1|[iuf][1248]|c(8|16)|[SU]\d{1,4}", code):
-        raise CheckpointError(f"the pickle holds a numpy value of type {code!r}; numbers are read")
+        raise CheckpointError(
+            f"the pickle holds a numpy value of type {shown(code)}; numbers are read"
+        )
     order = stored.state[1] if isinstance(stored.state, tuple) and len(stored.state) > 1 else "|"
     return np.dtype(f"{order if order in ('<', '>') else '='}{code}")
 
@@ -185,12 +189,14 @@ def _view(storage: object, offset: object, size: object, stride: object, *_: obj
         raise CheckpointError("the pickle holds a tensor without a storage")
     shape, steps = _whole_numbers(size), _whole_numbers(stride)
     if len(shape) != len(steps) or offset < 0:
-        raise CheckpointError(f"the pickle holds a tensor of size {shape} and stride {steps}")
+        raise CheckpointError(
+            f"the pickle holds a tensor of size {shown(shape)} and stride {shown(steps)}"
+        )
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if 0 not in shape and last >= storage.numel():
         raise CheckpointError(
-            f"the pickle holds a tensor of size {shape} that ends at element {last} of a storage "
-            f"of {storage.numel()}"
+            f"the pickle holds a tensor of size {shown(shape)} that ends at element {shown(last)} "
+            f"of a storage of {storage.numel()}"
         )
     return storage.as_strided(shape, steps, offset)
 
@@ -223,7 +229,7 @@ def _from_type(function: object, _kind: object, args: object, _state: object) ->
 
 def _encode(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise CheckpointError(f"the pickle encodes a {type(text).__name__} as {encoding}")
+        raise CheckpointError(f"the pickle encodes a {type(text).__name__} as {shown(encoding)}")
     return text.encode("latin1")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from prune.errors import CfgError, CheckpointError
 from prune.foreign.parameters import tensors
 from prune.foreign.standins import Instance, array
-from prune.inputs import read_text
+from prune.inputs import exists, is_file, read_text, shown
 from prune.models.sections import (
     Section,
     anchor_mask,
@@ -38,9 +38,9 @@ def read_cfg(path: Path) -> tuple[Section, ...]:
         CfgError: the file cannot be read, or is no cfg.
     """
     own = OWN_CFGS / f"{path.stem}.cfg"
-    if not path.exists() and own.is_file():
+    if not exists(path) and is_file(own):
         raise CfgError(f"{path} does not exist; prune's own file of that name is {own}")
-    return parse(read_text(path, error=CfgError), source=str(path))
+    return parse(read_text(path, "cfg", error=CfgError), source=str(path))
 
 
 def from_definitions(
@@ -54,6 +54,7 @@ def from_definitions(
 
     Raises:
         CfgError: they describe no network.
+        CheckpointError: they hold what no cfg can.
     """
     net = f"[net]\nwidth={imgsz.width}\nheight={imgsz.height}\nchannels=3\n"
     text = "\n".join(_definition_text(entry) for entry in definitions if entry.get("type") != "net")
@@ -61,16 +62,29 @@ def from_definitions(
 
 
 def _definition_text(entry: Mapping[object, object]) -> str:
-    options = [f"{key}={_value_text(value)}" for key, value in entry.items() if key != "type"]
-    return "\n".join([f"[{entry.get('type')}]", *options, ""])
+    kind = _word(entry.get("type"))
+    options = [f"{_word(key)}={_value(value)}" for key, value in entry.items() if key != "type"]
+    return "\n".join([f"[{kind}]", *options, ""])
 
 
-def _value_text(value: object) -> str:
-    if isinstance(value, Instance):
-        return ",".join(f"{number:g}" for number in array(value).flatten().tolist())
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(item) for item in value)
+def _value(value: object) -> str:
+    """Write a word or number, or a flat list or array of them, with commas between."""
+    if isinstance(value, Instance):  # float32, whose short form is the one that was written
+        numbers = array(value).flatten().tolist()
+        return ",".join(f"{n:g}" if isinstance(n, float) else _word(n) for n in numbers)
+    return ",".join(map(_word, value)) if isinstance(value, (list, tuple)) else _word(value)
+
+
+def _word(value: object) -> str:
+    short = len(value) < 10_000 if isinstance(value, str) else _is_number(value)
+    if not short:
+        told = f"the pickle's module_defs hold {shown(value)}"
+        raise CheckpointError(f"{told}; a cfg has words and numbers")
     return str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def match(weights: Weights, named: Sequence[Path], folder: Path) -> Path:

@@ -105,7 +105,8 @@ def _opened(start: Start) -> tuple[Checkpoint, frozenset[int] | None]:
     try:
         return open_weights(start.weights, Reading(start.cfg, start.names, start.decoding)), None
     except (CfgError, CheckpointError):
-        found = start.cfg and part_of(start.weights, start.cfg, decoding=start.decoding)
+        with checkpoint.naming(start.weights):
+            found = start.cfg and part_of(start.weights, start.cfg, decoding=start.decoding)
         if not found:
             raise
     return _in_part(found, start), found.layers
