@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+from prune.dimensions import IMAGE
+
+# OpenCV reads the header of an image and refuses more pixels than this before it decodes any; it
+# looks up its limit, 2^30, only once: when it is first imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE))
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,10 @@
 """Image files: whole ones with data behind their end, broken ones, and what becomes of those."""
 
 import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,7 +14,9 @@ import tiny
 from datasets import picture
 
 from prune.cli import main
-from prune.data.pictures import decode, expect_whole
+from prune.data.frames import fit
+from prune.data.pictures import decode, expect_few_pixels, expect_whole, read_image
+from prune.data.store import picture_sizes
 from prune.data.truncation import is_truncated
 from prune.errors import DataError
 
@@ -154,3 +160,55 @@ def test_criteria_look_past_a_broken_image(
     words = ["global", "--weights", weights, "--macs", "0.9", "--criterion", "taylor"]
     assert main([*words, "--data", "data.yaml", "--out", str(tmp_path / "small.pt")]) == 0
     assert "image file is empty; another image takes its place" in capsys.readouterr().err
+
+
+def _bomb(side: int) -> bytes:
+    """Encode a black one-bit PNG: 112 MB of pixels in a few hundred kB, 2.7 GB as 8-bit colour."""
+    row = b"\0" + bytes(side // 8)
+    packer = zlib.compressobj(9)
+    packed = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", packed), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("read", [decode, expect_whole])
+def test_an_image_of_more_pixels_than_are_read_is_refused_undecoded(
+    read: Callable[[bytes, Path], object],
+) -> None:
+    with pytest.raises(DataError, match=r"a\.png: image has more than 178,956,970 pixels"):
+        read(_bomb(13_384), Path("a.png"))  # 179,131,456
+
+
+@pytest.mark.parametrize("target", ["pipe", "device", "folder"])
+def test_an_image_that_is_no_regular_file_is_refused_at_once(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    if target == "pipe":
+        os.mkfifo(path)
+    elif target == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    for read in (read_image, lambda path: picture_sizes([path])):
+        with pytest.raises(DataError, match=r"x\.jpg"):
+            read(path)
+
+
+def test_frames_larger_than_images_may_be_are_refused_undecoded() -> None:
+    expect_few_pixels(4320, 7680, of="a.mp4")
+    with pytest.raises(DataError, match=r"a\.mp4: frames have 16384 x 16384 pixels; at most 178,9"):
+        expect_few_pixels(16384.0, 16384.0, of="a.mp4")
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000), (70_000, 1), (2, 40_000)])
+def test_an_image_of_any_proportions_fits_into_its_frame(shape: tuple[int, int]) -> None:
+    image, frame = fit(np.zeros((*shape, 3), dtype=np.uint8), (64, 96))
+    assert image.shape == (64, 96, 3)
+    assert (frame.height, frame.width) == shape
+    assert min(frame.scale_x, frame.scale_y) > 0

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from prune import inputs
 from prune.data.truncation import is_truncated
+from prune.dimensions import IMAGE
 from prune.errors import DataError
 
 Image = npt.NDArray[np.uint8]
@@ -56,7 +58,7 @@ def read_image(path: Path) -> Image:
     colour, and an alpha channel is dropped.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or no image.
+        DataError: the file is missing, empty, truncated, no image, or too large.
     """
     return decode(read_bytes(path), path)
 
@@ -67,10 +69,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: the file is missing, empty, or cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read image: {error.strerror}") from error
+    data = inputs.read_bytes(path, "image", error=DataError, called="image")
     if not data:
         raise DataError(f"{path}: image file is empty")
     return data
@@ -80,7 +79,7 @@ def decode(data: bytes, path: Path) -> Image:
     """Decode an image's bytes to uint8 [h, w, 3] BGR; `path` is for messages.
 
     Raises:
-        DataError: the bytes are truncated or no image.
+        DataError: the bytes are truncated or no image, or the image is too large.
     """
     image = _decoded(data, path, cv2.IMREAD_COLOR)
     return np.asarray(image, dtype=np.uint8)
@@ -90,7 +89,7 @@ def expect_whole(data: bytes, path: Path) -> None:
     """Check that an image can be decoded; for a JPEG in less time than decoding takes.
 
     Raises:
-        DataError: the bytes are truncated or no image.
+        DataError: the bytes are truncated or no image, or the image is too large.
     """
     # libjpeg makes an image of an eighth of the size in a third of the time; of other formats
     # OpenCV reduces the whole image, and fails where a side has less than four pixels.
@@ -104,10 +103,29 @@ def _decoded(data: bytes, path: Path, flags: int) -> npt.NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # absurd sizes in a header raise where other damage returns None
-        raise DataError(f"{path}: cannot decode image: {error.err}") from error
+        why = _TOO_LARGE if "CV_IO_MAX_IMAGE" in error.err else f"cannot decode image: {error.err}"
+        raise DataError(f"{path}: {why}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: image needs more memory than there is") from error
     if image is None:
         raise DataError(f"{path}: cannot decode image{_content(data)}")
     return np.asarray(image, dtype=np.uint8)
+
+
+# OpenCV compares the header's size with the limit that `prune` sets, and does not tell the size.
+_TOO_LARGE = (
+    f"image has more than {IMAGE:,} pixels, or a side of more than {2**20:,}; cut it into tiles"
+)
+
+
+def expect_few_pixels(height: float, width: float, *, of: str) -> None:
+    """Check the size of a video's frames before one is decoded.
+
+    Raises:
+        DataError: they have more pixels than an image may have.
+    """
+    if height * width > IMAGE:
+        raise DataError(f"{of}: frames have {width:.0f} x {height:.0f} pixels; at most {IMAGE:,}")
 
 
 # How files begin whose names say that they are images, and what they are.

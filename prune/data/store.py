@@ -17,6 +17,7 @@ from prune.data.orientation import EXIF_ORIENTATION, UPRIGHT
 from prune.data.pictures import Image, read_image
 from prune.device import cores
 from prune.errors import DataError
+from prune.inputs import open_input
 from prune.notes import note
 from prune.size import Sides, Size
 
@@ -138,11 +139,13 @@ def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
 
 def _picture_size(path: Path) -> Shape:
     try:
-        with PIL.Image.open(path) as header:
+        with open_input(path, "image", error=DataError) as file, PIL.Image.open(file) as header:
             width, height = header.size
             upright = header.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
-        upright = False  # Pillow cannot tell
+    except DataError:
+        raise
+    except Exception:  # Pillow raises any kind for a damaged header, and cannot tell then
+        upright = False
     if upright:
         return height, width
     whole = read_image(path)  # the decoder in use has the last word

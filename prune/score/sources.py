@@ -20,9 +20,17 @@ import cv2
 import numpy as np
 from loguru import logger
 
-from prune.data.pictures import SUFFIXES, Image, decode, is_hidden, is_picture, read_image
+from prune.data.pictures import (
+    SUFFIXES,
+    Image,
+    decode,
+    expect_few_pixels,
+    is_hidden,
+    is_picture,
+    read_image,
+)
 from prune.errors import DataError
-from prune.inputs import read_text
+from prune.inputs import open_input, read_text
 from prune.runs import without_password
 
 # FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
@@ -215,8 +223,9 @@ def _image(source: Source) -> Reel:
 
 def _video(source: Source) -> Reel:
     path = Path(source.where)
-    if not path.is_file() or not path.stat().st_size:
-        raise DataError(f"{path}: " + ("video file is empty" if path.is_file() else "no such file"))
+    with open_input(path, "video", error=DataError) as file:
+        if not file.read(1):
+            raise DataError(f"{path}: video file is empty")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     return _reel(capture, f"{path}: cannot read video: not a video, or a codec that is not there")
 
@@ -285,13 +294,19 @@ def _reel(capture: cv2.VideoCapture, failure: str) -> Reel:
     """Wrap a capture that was just opened.
 
     Raises:
-        DataError: it could not be; the message is `failure`.
+        DataError: it could not be (the message is `failure`), or its frames are too large.
     """
     if not capture.isOpened():
         capture.release()
         raise DataError(failure)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    read, first = capture.read()
+    sides = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    try:
+        expect_few_pixels(*sides, of=failure.partition(": ")[0])
+        read, first = capture.read()
+    except DataError:
+        capture.release()
+        raise
     if not read:
         capture.release()
         raise DataError(f"{failure} (no frame in it can be decoded)")
