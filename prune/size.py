@@ -62,11 +62,11 @@ class Size(NamedTuple):
         """Raise both sides to multiples of a stride, at least one each."""
         return Size(*(max(-(-side // stride), 1) * stride for side in self))
 
-    def excess(self, number: int = 1) -> str:
+    def excess(self, number: int = 1, *, channels: int = 3) -> str:
         """Say which limit a batch of so many images of this size is above; "" where none is."""
         if max(self) > SIDE:
             return f"at most {SIDE} pixels per side are allowed"
-        if math.prod(shape := self.batch(number)) > INPUT:
+        if math.prod(shape := self.batch(number, channels=channels)) > INPUT:
             shown = " x ".join(map(str, shape))
             return f"at most {INPUT:,} values per batch are allowed, and {shown} are more"
         return ""

@@ -339,11 +339,11 @@ def test_other_pictures_than_a_file_takes_are_refused(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.onnx", b"no", "is no ONNX file"),
+        ("m.onnx", b"no", "cannot read the ONNX file"),
         ("m.onnx", b"", "is no ONNX file"),
         ("m.param", b"no", "is no .param file of ncnn"),
         ("m.txt", b"no", "none of the files that can be timed: .onnx, .pt, .pth, .weights, .param"),
-        ("m.onnx", None, "no such file"),
+        ("m.onnx", None, "No such file"),
     ],
 )
 def test_what_is_no_network_is_refused(

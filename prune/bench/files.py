@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,10 @@ from pathlib import Path
 
 from prune.bench import ncnn_text
 from prune.bench.runtimes import Setting
+from prune.dimensions import SIDE, STRIDE
 from prune.errors import InputError
+from prune.inputs import open_input, read_bytes, reading
+from prune.plain_json import BrokenTextError, read_json
 from prune.size import Sides, Size
 
 Side = int | None
@@ -55,8 +57,8 @@ def settle(
     if path.suffix.lower() not in READERS:
         known = ", ".join(READERS)
         raise InputError(f"{path} is none of the files that can be timed: {known}")
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
+    with open_input(held or path, "onnx"):
+        pass  # a regular file, so that no reader waits for a pipe
     taken = READERS[path.suffix.lower()](held or path)
     number, channels, height, width = taken.shape
     if batch is not None and number not in (None, batch):
@@ -64,9 +66,12 @@ def settle(
             f"batch is {batch}, but {path} takes {number} a run only; leave --batch out, or export "
             "with --dynamic"
         )
-    own = taken.imgsz or (None, None)
+    usual = taken.imgsz or (None, None)
+    own = (height or usual[0], width or usual[1])  # what the file recommends is for open sides
     wanted = own if imgsz is None else Size.of(imgsz)
     sides = _fitting(path, (height, width), wanted, taken.stride)
+    if excess := Size(*sides).excess(batch or number or 1, channels=channels or 3):
+        raise InputError(f"{path} cannot be timed on so many values: {excess}")
     return Setting(threads, sides, batch or number or 1, channels or 3)
 
 
@@ -108,10 +113,8 @@ def _by(sides: tuple[Side, Side]) -> str:
 def _onnx(path: Path) -> Taken:
     import onnx
 
-    try:
+    with reading(path, called="the ONNX file"):
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own, which has no stubs, or the system's
-        raise InputError(f"{path} is no ONNX file") from error
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in held]
     if not inputs:
@@ -120,18 +123,22 @@ def _onnx(path: Path) -> Taken:
     if len(dims) != 4:
         raise InputError(f"{path} takes {len(dims)} sides, not pictures, [N, C, H, W]")
     number, channels, height, width = (dim.dim_value or None for dim in dims)
+    if any(dim.dim_value < 0 for dim in dims):
+        raise InputError(f"{path} takes images of sides below zero")
     facts = {entry.key: entry.value for entry in model.metadata_props}
-    stride = _numbers(facts.get("stride", ""))
+    stride = _numbers(facts.get("stride", ""), most=STRIDE)
     return Taken((number, channels, height, width), _size(facts), stride[0] if stride else 1)
 
 
 def _size(facts: dict[str, str]) -> tuple[int, int] | None:
-    sides = _numbers(facts.get("imgsz", ""))  # "[320, 320]", "320"
+    sides = _numbers(facts.get("imgsz", ""), most=SIDE)  # "[320, 320]", "320"
     return (sides[0], sides[-1]) if sides else None
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in re.findall(r"\d+", text) if int(word)]
+def _numbers(text: str, *, most: int) -> list[int]:
+    """Find whole numbers from 1 to `most`; what is larger is a mistake of whoever wrote it."""
+    found = (int(word) for word in re.findall(r"\b\d{1,9}\b", text))
+    return [number for number in found if 1 <= number <= most]
 
 
 def _checkpoint(path: Path) -> Taken:
@@ -147,10 +154,12 @@ def _ncnn(path: Path) -> Taken:
     channels, height, width = ncnn_text.read(path).sides
     shape = (1, channels or None, height or None, width or None)
     try:
-        said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return Taken(shape, _size({"imgsz": str(said["imgsz"])}), int(said["stride"]))
-    except (OSError, ValueError, TypeError, KeyError):  # of somebody else
-        return Taken(shape)
+        said = read_json(read_bytes(path.with_suffix(".json"), "json"))
+        facts = {key: str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+    except (InputError, BrokenTextError):  # of somebody else
+        facts = {}
+    stride = _numbers(facts.get("stride", ""), most=STRIDE)
+    return Taken(shape, _size(facts), stride[0] if stride else 1)
 
 
 Reader = Callable[[Path], Taken]

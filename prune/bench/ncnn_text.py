@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune.errors import InputError
+from prune.inputs import read_text
 
 MAGIC = "7767517"  # the first line of every .param file
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
@@ -46,25 +47,28 @@ def read(path: Path) -> Graph:
     Raises:
         InputError: there is none, it is none, or it was cut short.
     """
+    text = read_text(path, called="ncnn's")
     try:
-        magic, counts, *lines = path.read_text(encoding="utf-8").splitlines()
-        if magic.strip() != MAGIC:
-            raise ValueError
-        said, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
-        if len(rows) < said:
-            raise InputError(f"{path} is damaged: it says {said} layers and holds {len(rows)}")
-        layers = [_layer(words) for words in rows]
-        source = next(layer for layer in layers if layer.kind == "Input")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        return _graph(_layers(text, path))
     except (ValueError, IndexError, StopIteration) as error:
         raise InputError(f"{path} is no .param file of ncnn with an Input layer") from error
-    return _graph(layers, source)
+
+
+def _layers(text: str, path: Path) -> list[_Layer]:
+    magic, counts, *lines = text.splitlines()
+    if magic.strip() != MAGIC:
+        raise ValueError
+    said, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
+    if len(rows) < said:
+        raise InputError(f"{path} is damaged: it says {said} layers and holds {len(rows)}")
+    return [_layer(words) for words in rows]
 
 
 def _layer(words: list[str]) -> _Layer:
     """Read `kind name reads makes blobs... key=value...`."""
     reads, makes = int(words[2]), int(words[3])
+    if min(reads, makes) < 0:
+        raise ValueError
     blobs, options = words[4 : 4 + reads + makes], words[4 + reads + makes :]
     pairs = (word.partition("=") for word in options)
     return _Layer(
@@ -75,12 +79,15 @@ def _layer(words: list[str]) -> _Layer:
     )
 
 
-def _graph(layers: list[_Layer], source: _Layer) -> Graph:
+def _graph(layers: list[_Layer]) -> Graph:
+    source = next(layer for layer in layers if layer.kind == "Input")
     read = {blob for layer in layers for blob in layer.reads}
     convolutions = [layer for layer in layers if layer.kind in _CONVOLUTIONS]
     int8 = sum(layer.options.get(_INT8, "0") != "0" for layer in convolutions)
     sides = (int(source.options.get(key, 0)) for key in (_CHANNELS, _HEIGHT, _WIDTH))
     channels, height, width = sides
+    if min(channels, height, width) < 0:
+        raise ValueError
     return Graph(
         input=source.makes[0],
         outputs=tuple(blob for layer in layers for blob in layer.makes if blob not in read),

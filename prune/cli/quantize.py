@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
     from prune.atomic import expect_writable, replacing
+    from prune.bench.files import settle
     from prune.bench.latency import compared
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import library
@@ -93,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     expect_writable(target)
+    if args.weights.suffix.lower() == ".onnx":  # others are refused with what to do
+        settle(args.weights, threads=threads_of(args.threads))
     data = spec.load(args.data, splits=("train", args.split))
     done = quantizing.quantize(args.weights, data, wish, say=console.logger().info)
     if not done.held:  # under its own name nobody would see that it is not what was asked for

@@ -17,6 +17,7 @@ from prune.data.pictures import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
+from prune.inputs import reading
 from prune.progress import tracked
 from prune.quantize.parts import Parts, named, sort
 from prune.score.feed import letterboxed, split_batches
@@ -97,7 +98,9 @@ def open_subject(path: Path, spec: DataSpec) -> Subject:
         raise CheckpointError(f"{path} is no ONNX file; `prune export` writes one of a checkpoint")
     runner = open_weights(path, device_name="cpu")
     spec.expect_classes(runner.names, of=path)
-    model = named(onnx.load(path))
+    with reading(path, error=CheckpointError):
+        loaded = onnx.load(path)
+    model = named(loaded)
     if any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer):
         raise InputError(f"{path} has float16 weights; quantise the file without --half")
     try:

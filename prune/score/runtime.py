@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune import checkpoint, device, whole
+from prune import checkpoint, device, schema, whole
 from prune.checkpoint import Checkpoint
 from prune.data.frames import Shape
-from prune.errors import CheckpointError, DeviceError, InputError, RunError
+from prune.dimensions import CHANNELS, STRIDE
+from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
+from prune.inputs import open_input, printable, reading, shown
 from prune.score.fused import fused
 from prune.score.score import Detector
 from prune.size import Size
@@ -100,21 +103,20 @@ def run_checkpoint(loaded: Checkpoint, *, device_name: str = "") -> Runner:
 
 def _open_onnx(path: Path, device_name: str) -> Runner:
     session = _session(path, device_name)
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    with reading(path, error=CheckpointError):
+        facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if facts.get("nms") == "True":
         raise CheckpointError(
             f"{path} suppresses its boxes itself, and scoring and detecting need all of them; "
             "export it without --nms"
         )
     names = _names(facts, path)
-    pictures = session.get_inputs()[0]
-    height, width = pictures.shape[2:4] if len(pictures.shape) == 4 else (None, None)
-    shape = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    shape = _taken(session.get_inputs(), path)
     return Runner(
         _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
         names,
         imgsz=Size(*shape) if shape else _size(facts, path),
-        stride=_whole(_fact(facts, "stride", path), "stride", path),
+        stride=_stride(_fact(facts, "stride", path), path),
         device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
         shape=shape,
     )
@@ -159,8 +161,9 @@ class _OnnxDetector:
 def _session(path: Path, device_name: str) -> InferenceSession:
     import onnxruntime
 
-    if not path.is_file() or not path.stat().st_size:
-        raise CheckpointError(f"{path} is empty" if path.is_file() else f"no such file: {path}")
+    with open_input(path, "onnx", error=CheckpointError) as file:
+        if not file.read(1):
+            raise CheckpointError(f"{path} is empty")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
     try:
@@ -168,7 +171,8 @@ def _session(path: Path, device_name: str) -> InferenceSession:
     except DeviceError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise CheckpointError(f"{path} is no ONNX file that can be run: {error}") from error
+        why = printable(first_line(error))
+        raise CheckpointError(f"{path} is no ONNX file that can be run: {why}") from error
 
 
 def _providers(device_name: str) -> list[str]:
@@ -188,6 +192,27 @@ def _providers(device_name: str) -> list[str]:
             "try cpu, or install onnxruntime-gpu"
         )
     return [cpu]
+
+
+def _taken(inputs: Sequence[NodeArg], path: Path) -> Shape | None:
+    """Return the one height and width of images that a file takes; None where it takes any.
+
+    Raises:
+        CheckpointError: it takes no images, several inputs, or more values than a machine holds.
+    """
+    shapes = ", ".join(printable(str(entry.shape), 80) for entry in inputs) or "nothing"
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
+        raise CheckpointError(f"{path} takes {shapes}; it must take images, [N, 3, height, width]")
+    fixed = [side if isinstance(side, int) else None for side in inputs[0].shape]
+    number, channels, height, width = fixed
+    if channels not in (None, 3) or any(side is not None and side < 1 for side in fixed):
+        raise CheckpointError(f"{path} takes {shapes}; it must take images, [N, 3, height, width]")
+    if excess := Size(height or 1, width or 1).excess(number or 1):
+        raise CheckpointError(f"{path} takes {shapes}; {excess}")
+    return None if height is None or width is None else (height, width)
+
+
+_TYPES = ("tensor(float)", "tensor(float16)")
 
 
 def _boxes_output(session: InferenceSession, path: Path) -> NodeArg:
@@ -217,33 +242,42 @@ def _names(facts: Mapping[str, str], path: Path) -> tuple[str, ...]:
             numbered = "must be numbered from 0 without gaps"
             raise CheckpointError(f"{path}: 'names' in its metadata {numbered}")
         value = [named[number] for number in numbers]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not 0 < len(value) <= CHANNELS:
         raise CheckpointError(f"{path}: 'names' in its metadata is no list of names")
-    return tuple(str(name) for name in value)
+    for number, name in enumerate(value):
+        plain = schema.text() if isinstance(name, str) else schema.whole()  # some number classes
+        schema.expect(name, plain, where=str(path), key=f"names[{number}]", error=CheckpointError)
+    return tuple(map(str, value))
 
 
 def _size(facts: Mapping[str, str], path: Path) -> Size:
     size = Size.read(_literal(_fact(facts, "imgsz", path)))
     if size is None or min(size) < 1:
         raise CheckpointError(f"{path}: 'imgsz' in its metadata is no size in pixels")
+    if excess := size.excess():
+        raise CheckpointError(f"{path}: 'imgsz' in its metadata is {size}; {excess}")
     return size
 
 
-def _whole(text: str, key: str, path: Path) -> int:
-    value = _literal(text)
-    if not isinstance(value, int | float) or not 1 <= value < 1e6:  # JSON knows NaN and Infinity
-        raise CheckpointError(f"{path}: {key!r} in its metadata is {text!r}, not a whole number")
+def _stride(fact: str, path: Path) -> int:
+    value = _literal(fact)
+    if not isinstance(value, int | float) or not 1 <= value <= STRIDE:  # JSON knows NaN, Infinity
+        told = f"'stride' in its metadata is {shown(fact)}"
+        raise CheckpointError(f"{path}: {told}; it must be a whole number from 1 to {STRIDE}")
     return int(value)
 
 
-def _literal(text: str) -> object:
-    """Read JSON, or the text of a Python literal; None where it is neither."""
+_LONGEST_FACT = 2**22  # letters; 65,536 names of classes take less
+
+
+def _literal(fact: str) -> object:
+    """Read JSON, or the text of a Python literal; None where it is neither, or has no end."""
+    if len(fact) > _LONGEST_FACT:
+        return None
+    with suppress(ValueError, RecursionError):
+        return json.loads(fact)
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        value: object = ast.literal_eval(text)
+        value: object = ast.literal_eval(fact)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     return value
