@@ -126,8 +126,8 @@ WRONG = {
     "a cfg of half precision": (["--format", "darknet", "--half"], "--half is for ONNX"),
     "a cfg of another size": (["--format", "yolor", "--img-size", "65"], "multiple of 8, e.g. 72"),
     "ncnn on pictures": (["--format", "ncnn", "--data", "d.yaml"], "--data is for ONNX"),
-    "the weights": (["--format", "darknet", "--out", "net.pt"], "is the file to read"),
-    "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "is the file to read"),
+    "the weights": (["--format", "darknet", "--out", "net.pt"], "is also --weights"),
+    "the weights, by yolor": (["--format", "yolor", "--out", "net.cfg"], "is also --weights"),
 }
 
 

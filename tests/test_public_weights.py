@@ -169,7 +169,7 @@ WRONG = {
     "random with weights": (["--random", *SOURCES["pair"]], "give --cfg alone"),
     "seed alone": ([*SOURCES["pair"], "--seed", "1"], "--seed is for --random"),
     "missing cfg": (["--random", "--cfg", "no"], "cannot read no"),
-    "cfg as out": (["--random", "--cfg", "net.cfg", "--out", "net.cfg"], "is the file to read"),
+    "cfg as out": (["--random", "--cfg", "net.cfg", "--out", "net.cfg"], "is also --cfg"),
     "no decoding": ([*SOURCES["pair"], "--decoding", "softmax"], "invalid choice"),
 }
 

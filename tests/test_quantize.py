@@ -328,7 +328,7 @@ def half(folder: Path, tmp_path: Path) -> list[str]:
     [
         (lambda folder, _: ["--weights", str(folder / "dense.pt")], "is no ONNX file"),
         (lambda _, own: ["--out", str(own / "x.int8")], "must end in .onnx"),
-        (lambda folder, _: ["--out", str(folder / "net.onnx")], "the float file itself"),
+        (lambda folder, _: ["--out", str(folder / "net.onnx")], "is also --weights"),
         (lambda *_: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),
         (unlabelled, "no image of val has a label file; expected e.g. "),
         (half, "has float16 weights"),

@@ -353,7 +353,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "size": (lambda path: path, ["--img-size", "100"], "multiple of the network's stride, 8"),
     "missing cfg": (lambda path: path, ["--cfg", "no.cfg"], "cannot read no.cfg"),
     "missing data": (lambda path: path, ["--data", "no.yaml"], "no.yaml"),
-    "itself": (lambda path: path, ["--out", "net.pt"], "is the file to read"),
+    "itself": (lambda path: path, ["--out", "net.pt"], "is also --weights"),
     "out": (lambda path: path, ["--out", "net.pt/in.pt"], "cannot write"),
     "weights without cfg": (
         lambda path: _bytes(path.with_name("other.weights"), b"\0" * 40),

@@ -38,6 +38,11 @@ def insert(words: Sequence[str], known: Mapping[str, argparse.Action]) -> list[s
     return [*rest[:first], *read, *rest[first:]]
 
 
+def named(words: Sequence[str]) -> list[str]:
+    """List the files that a command line names by --config."""
+    return _split(words)[1]
+
+
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part a command's words from the files that --config names."""
     rest: list[str] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prune import streams
 from prune.cli import options, ranked, reading, recovering, spans, timing
 from prune.cli.spans import as_ranges
-from prune.errors import InputError, PlanError
+from prune.errors import PlanError
 
 if TYPE_CHECKING:
     from prune.depth import Block
@@ -153,24 +153,12 @@ def _expect_files(args: argparse.Namespace) -> None:
     """Find out what cannot be written before anything is computed.
 
     Raises:
-        InputError: a file that cannot be written, or one name for two files.
+        InputError: a file that cannot be written.
     """
     from prune.atomic import expect_writable
 
-    out = None if args.dry_run else args.out
-    named = {
-        "--weights": args.weights,
-        "--cfg": args.cfg,
-        "--out": out,
-        "--plan-out": args.plan_out,
-    }
-    owner: dict[Path, str] = {}
-    for option, path in named.items():
-        if path is None:
-            continue
-        if (other := owner.setdefault(path.resolve(), option)) != option:
-            raise InputError(f"{option} {path} is also {other}; write to another file")
-        if option not in ("--weights", "--cfg"):
+    for path in (None if args.dry_run else args.out, args.plan_out):
+        if path is not None:
             expect_writable(path)
 
 

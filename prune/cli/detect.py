@@ -63,18 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named, the rest goes on, and 2 is returned."""
     from prune.cli import console
-    from prune.score import sources
+    from prune.score import predict, sources
     from prune.train.stop import listening
 
     log = console.logger()
     if args.pd:
         log.info("note: --pd is not needed; the checkpoint itself says what was pruned")
     found = sources.find(args.source)
+    stems = sources.stems([source.file for source in found])
+    # Only an old folder holds files already, and may be that of the sources.
+    predict.expect_other_files(found, stems, _output(args, args.project / args.name))
     runner = reading.runner(args)
     search, tally = _search(args, runner), Tally(keeps=args.json)
     with _run_folder(args, log.info) as folder, listening(log.info) as stopped:
         output = _output(args, folder)
-        for source, stem in zip(found, sources.stems([s.file for s in found]), strict=True):
+        for source, stem in zip(found, stems, strict=True):
             _detect(runner, source, search, stem=stem, output=output, tally=tally, stopped=stopped)
             if stopped():
                 break

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
 from prune import streams
-from prune.cli import config_file, habits, paths
+from prune.cli import config_file, habits, outputs, paths
 from prune.cli.options import with_sizes_joined
 
 _LONGEST_CHOICES = 24  # characters that all choices of an option may take in its usage
@@ -63,12 +63,13 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
     """Read a command's options; where they cannot be read, say why in one line and exit with 2.
 
     Raises:
-        InputError: the file of --config cannot be used, or a path that no file can have.
+        InputError: the file of --config cannot be used, a path that no file can have, or a file to
+            write that is one to read.
     """
     draft = build(name, summary, module)
     _accept_gaps(draft)
     known = _known(draft)
-    words = with_sizes_joined(config_file.insert(words, known))
+    given, words = words, with_sizes_joined(config_file.insert(words, known))
     typed, unknown = draft.parse_known_args(words)
     if unknown:  # before a missing option: that one may be the very word that was mistyped
         draft.error(
@@ -77,6 +78,12 @@ def read(name: str, summary: str, module: CommandModule, words: Sequence[str]) -
     options = build(name, summary, module).parse_args(words, Options())
     options.typed = frozenset(vars(typed))
     paths.expect_usable(options)
+    outputs.expect_separate(
+        name,
+        options,
+        configs=config_file.named(given),
+        positional={action.dest for action in actions(draft) if not action.option_strings},
+    )
     return options
 
 

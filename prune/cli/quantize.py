@@ -79,8 +79,6 @@ def run(args: argparse.Namespace) -> int:
     from prune.quantize import run as quantizing
 
     target = args.out or args.weights.with_name(f"{args.weights.stem}-int8.onnx")
-    if target.resolve() == args.weights.resolve():
-        raise InputError(f"{target} is the float file itself; choose another name by --out")
     if target.suffix.lower() != ".onnx":
         raise InputError(f"{target} is no name for an ONNX file; it must end in .onnx")
     library(args.runtime)  # raises before minutes of work, where it is not installed

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from prune import checkpoint
     from prune.cli import console
 
-    _expect_other_files(args)
+    _expect_sources(args)
     found = _fresh(args) if args.random else _imported(args)
     net = checkpoint.network(found)
     checkpoint.save(found, args.out)
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace) -> None:
             console.print_text(line)
 
 
-def _expect_other_files(args: argparse.Namespace) -> None:
-    """Check that the files to read are named, and that none is to be written over.
+def _expect_sources(args: argparse.Namespace) -> None:
+    """Check that the files to read are named.
 
     Raises:
-        InputError: one is missing, or is --out.
+        InputError: one is missing.
     """
     if args.random and (args.weights or not args.cfg):
         raise InputError("--random draws the weights of a cfg's network; give --cfg alone")
@@ -84,9 +84,6 @@ def _expect_other_files(args: argparse.Namespace) -> None:
         raise InputError("no weights; give --weights FILE, or --cfg FILE --random for fresh ones")
     if "seed" in args.typed and not args.random:
         raise InputError("--seed is for --random; remove it, or add --random")
-    for path in (args.weights, args.cfg):
-        if path and args.out.exists() and path.exists() and args.out.samefile(path):
-            raise InputError(f"{args.out} is the file to read; name another with --out")
 
 
 def _imported(args: argparse.Namespace) -> Checkpoint:

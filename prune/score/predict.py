@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prune.atomic import replacing, write_text
+from prune.data.labels import label_path
 from prune.data.pictures import Image, is_picture
 from prune.errors import InputError
 from prune.score import plots
@@ -132,6 +133,49 @@ def detect_source(  # what a caller chooses, most by keyword
                 return
 
 
+def expect_other_files(found: Sequence[Source], stems: Sequence[str], output: Output) -> None:
+    """Check that nothing that will be written is one of the sources, or their labels.
+
+    Raises:
+        InputError: a drawn image or a label file would take the place of the user's own.
+    """
+    local = [source.file for source in found if source.kind in ("image", "video")]
+    labels = [label_path(path) for path in local] if output.text else []
+    own = set(filter(None, map(_identity, (*local, *labels))))
+    for source, stem in zip(found, stems, strict=True):
+        for target in _targets(source, stem, output):
+            if _identity(target) in own:
+                raise InputError(
+                    f"{target} is a file of --source, or its labels; choose another --project or "
+                    "--name"
+                )
+
+
+def _targets(source: Source, stem: str, output: Output) -> Iterator[Path]:
+    if output.pictures:
+        yield _target(source, stem, output)
+        yield _film_target(stem, output)
+    if output.text:
+        yield _text_target(stem, output)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what all names of a file share; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _film_target(stem: str, output: Output) -> Path:
+    return output.folder / f"{stem}.mp4"
+
+
+def _text_target(stem: str, output: Output) -> Path:
+    return output.folder / "labels" / f"{stem}.txt"
+
+
 def _target(source: Source, stem: str, output: Output) -> Path:
     suffix = source.file.suffix if is_picture(source.file) else ".jpg"  # a URL may have none
     return output.folder / f"{stem}{suffix}"
@@ -188,7 +232,7 @@ def _write(
 def _write_text(found: Found, image: Image, *, stem: str, output: Output) -> None:
     if output.text:
         text = label_text(found.boxes, image, confidences=output.confidences)
-        write_text(output.folder / "labels" / f"{stem}.txt", text)
+        write_text(_text_target(stem, output), text)
 
 
 @contextmanager
@@ -199,7 +243,7 @@ def _film(
     if not output.pictures:
         yield None
         return
-    target = output.folder / f"{stem}.mp4"
+    target = _film_target(stem, output)
     size = (first.shape[1], first.shape[0])
     with replacing(target) as part:
         codec = cv2.VideoWriter.fourcc(*"mp4v")
