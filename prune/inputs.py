@@ -25,7 +25,7 @@ MB, GB = 2**20, 2**30
 # What a file is -> the most bytes that are read of one; far above what such files have.
 LIMITS: Mapping[str, int] = {
     "text": 256 * MB,  # lists of images, Darknet's .data
-    "labels": 256 * MB,
+    "labels": 64 * MB,
     "names": 16 * MB,
     "yaml": 16 * MB,  # data.yaml, hyper-parameters, limits, options
     "cfg": 16 * MB,
@@ -80,7 +80,7 @@ def open_input(
             raise
         return handle
     except (OSError, ValueError) as cause:
-        raise error(f"cannot read {_called(path, called)}: {_why(cause)}") from cause
+        raise error(f"cannot read {_called(path, called)}: {reason(cause)}") from cause
 
 
 def read_bytes(
@@ -97,7 +97,7 @@ def read_bytes(
                 _expect_small(len(data), kind)
             return data
         except (OSError, ValueError, MemoryError) as cause:
-            raise error(f"cannot read {_called(path, called)}: {_why(cause)}") from cause
+            raise error(f"cannot read {_called(path, called)}: {reason(cause)}") from cause
 
 
 def read_text(
@@ -111,7 +111,7 @@ def read_text(
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
-        raise error(f"cannot read {_called(path, called)}: {_why(cause)}") from cause
+        raise error(f"cannot read {_called(path, called)}: {reason(cause)}") from cause
     return io.StringIO(text, newline=None).read() if "\r" in text else text
 
 
@@ -138,7 +138,7 @@ def reading(
     except PruneError:
         raise
     except Exception as cause:
-        raise error(f"cannot read {_called(path, called)}: {_why(cause)}") from cause
+        raise error(f"cannot read {_called(path, called)}: {reason(cause)}") from cause
 
 
 @contextmanager
@@ -266,7 +266,7 @@ _WHY: tuple[tuple[type[Exception], Callable[..., str] | str], ...] = (
 )
 
 
-def _why(cause: Exception) -> str:
+def reason(cause: Exception) -> str:
     """Say in one short line what a reader's error means, with the line of the file if known."""
     for kind, words in _WHY:
         if isinstance(cause, kind):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def locating(path: Path, what: str, error: type[PruneError]) -> Iterator[None]:
         raise error(f"{where}: {what}: {broken.why}") from broken
 
 
-def read_json(text: str | bytes, *, file_names: bool = False) -> object:
+def read_json(text: str | bytes, *, file_names: bool = False, lenient: bool = False) -> object:
     """Return what the text describes.
 
     Python's own reader takes the last of two equal keys and numbers that JSON lacks (NaN), and
@@ -61,6 +62,8 @@ def read_json(text: str | bytes, *, file_names: bool = False) -> object:
         text: JSON; bytes are UTF-8.
         file_names: whether half characters may stand in it by which Python writes names of files
             that are not UTF-8 (PEP 383), as records of ours do; all others are refused.
+        lenient: pass on half characters and, as NaN, numbers that no float holds: for readers that
+            check every value where they take it.
 
     Raises:
         BrokenJsonError: the text is not JSON, gives a key twice, or has a value that is none.
@@ -76,12 +79,12 @@ def read_json(text: str | bytes, *, file_names: bool = False) -> object:
         found: object = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_int=_whole if long else None,
+            parse_constant=_nan if lenient else _constant,
+            parse_int=None if not long else _whole_or_nan if lenient else _whole,
         )
     except json.JSONDecodeError as error:
         raise BrokenJsonError(error.msg, error.lineno) from error
-    if _SURROGATE.search(data):
+    if not lenient and _SURROGATE.search(data):
         _expect_characters(found, file_names=file_names)
     return found
 
@@ -91,6 +94,7 @@ def read_json_file(
     kind: str = "json",
     *,
     file_names: bool = False,
+    lenient: bool = False,
     error: type[PruneError] = InputError,
     called: str = "",
 ) -> object:
@@ -101,7 +105,7 @@ def read_json_file(
     """
     data = read_bytes(path, kind, error=error, called=called)
     with locating(path, "broken JSON", error):
-        return read_json(data, file_names=file_names)
+        return read_json(data, file_names=file_names, lenient=lenient)
 
 
 def _expect_shallow(data: bytes) -> None:
@@ -122,6 +126,14 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _constant(text: str) -> object:
     raise BrokenJsonError(f"{text} is not a number")
+
+
+def _nan(_: str) -> float:
+    return math.nan
+
+
+def _whole_or_nan(text: str) -> float:
+    return math.nan if len(text) > DIGITS else int(text)
 
 
 def _whole(text: str) -> int:

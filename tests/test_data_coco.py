@@ -204,7 +204,7 @@ def test_broken_image_is_left_out_and_stops_it_if_strict(
         (None, "cannot read"),
         ("", "train.json:1: broken JSON"),
         ('{"images":\n [}', "train.json:2: broken JSON"),
-        ("[" * 100_000, "is not a COCO file"),
+        ("[" * 100_000, "nested more than 100 levels deep"),
         ("[]", "is not a COCO file: it contains a list"),
         ("{}", "has no list of categories"),
         ('{"categories": [], "images": 3, "annotations": []}', "has no list of images"),

@@ -133,7 +133,7 @@ def test_run_that_is_cut_short_leaves_the_old_data_set_and_can_be_repeated(
         ("d/labels/train/a.txt", "was changed since prune data wrote it"),
         ("d/labels/train/mine.txt", "was not written by prune data"),
         ("d.yaml", "d.yaml was not written by prune data"),
-        ("d/written.json", "record"),
+        ("d/written.json", "written.json:1: broken JSON"),
     ],
     ids=["edited-label", "own-label", "own-yaml", "no-record"],
 )

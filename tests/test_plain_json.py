@@ -56,3 +56,8 @@ def test_records_may_hold_names_of_files_that_are_not_utf8() -> None:
         read_json(json.dumps(name))
     with pytest.raises(BrokenJsonError):
         read_json(r'"\ud800"', file_names=True)
+
+
+def test_who_checks_every_value_gets_what_json_lacks_as_nan() -> None:
+    found = read_json("[NaN, -Infinity, " + "9" * 5000 + r', 7, "\ud800"]', lenient=True)
+    assert repr(found) == r"[nan, nan, nan, 7, '\ud800']"

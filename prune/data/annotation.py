@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prune.data.folders import is_file
 from prune.data.orientation import Corners, Size, orientation, swaps, turn
 from prune.data.pictures import decode, is_picture, read_bytes
 from prune.data.problem import (
@@ -28,6 +27,7 @@ from prune.data.problem import (
 from prune.data.yolo import Sample
 from prune.device import cores
 from prune.errors import DataError
+from prune.inputs import is_file
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
 MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from prune import inputs
 from prune.data.document import Document
 
 WILDCARDS = frozenset("*?[")
@@ -43,18 +45,19 @@ def exists(path: Path | None) -> bool:
     """Tell whether there is such a file or folder, or a match of such a glob."""
     if path is None:
         return False
-    return path.exists() or (is_glob(path) and any(glob(path)))
+    return inputs.exists(path) or (is_glob(path) and any(glob(path)))
 
 
 def is_glob(path: Path) -> bool:
     """Tell whether a path has wildcards and is not the name of a file or folder itself."""
-    return not WILDCARDS.isdisjoint(str(path)) and not path.exists()
+    return not WILDCARDS.isdisjoint(str(path)) and not inputs.exists(path)
 
 
 def glob(pattern: Path) -> Iterator[Path]:
-    """Yield what an absolute pattern matches."""
+    """Yield what an absolute pattern matches; one with a name that no file can have, nothing."""
     anchor = Path(pattern.anchor)
-    return anchor.glob(str(pattern.relative_to(anchor)))
+    with suppress(OSError, ValueError):
+        yield from anchor.glob(str(pattern.relative_to(anchor)))
 
 
 def of_description(document: Document, working: Path) -> Iterator[Base]:
@@ -105,9 +108,10 @@ def of_list(listing: Path, roots: Sequence[tuple[str, Path]], first: str) -> Ite
 def normal(path: Path) -> Path:
     """Make a path absolute and take out its `..`, unless a link makes that another place."""
     plain = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links
-    if ".." in path.parts and path.exists() and not (plain.exists() and plain.samefile(path)):
-        return path.resolve()
-    return plain
+    if ".." not in path.parts or not inputs.exists(path):
+        return plain
+    there = inputs.resolved(path)
+    return plain if inputs.resolved(plain) == there else there
 
 
 def _roots(folder: Path, root: str, working: Path) -> list[tuple[str, Path]]:

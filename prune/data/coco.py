@@ -11,9 +11,11 @@ from prune.data.cocojson import Entry, entries, identity, load, number, own_id, 
 from prune.data.convert import ANY, BROKEN_BOX, LISTED_TWICE, Converted, Options, convert
 from prune.data.folders import files_below
 from prune.data.orientation import Corners, Size
+from prune.data.pictures import is_picture
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
+from prune.inputs import is_dir, printable, resolved, shown
 
 UNKNOWN_IMAGE = "annotation of an unknown image"
 UNKNOWN_CATEGORY = "annotation of an unknown category"
@@ -72,7 +74,7 @@ def _files(source: Source) -> list[Source]:
     Raises:
         DataError: the folder has none.
     """
-    if not source.path.is_dir():
+    if not is_dir(source.path):
         return [source]
     found = [path for path in files_below(source.path) if path.suffix.lower() == ".json"]
     named = [path for path in found if path.name.startswith(("instances_", "_annotations.coco"))]
@@ -113,7 +115,7 @@ def _splits(sources: Sequence[Source], *, dealt: bool) -> dict[Path, str]:
 
 def _hint(path: Path) -> str | None:
     """Read the split from the file's name or else its folder's."""
-    return split_in(path.stem) or split_in(path.resolve().parent.name)
+    return split_in(path.stem) or split_in(resolved(path).parent.name)
 
 
 def _categories(
@@ -132,7 +134,9 @@ def _categories(
         for entry in entries(document, "categories", path):
             key, name = own_id(entry, path), text(entry, "name", path)
             if read[path].setdefault(key, name) != name:
-                raise DataError(f"{path}: category {key} is {name!r} and {read[path][key]!r}")
+                raise DataError(
+                    f"{path}: category {shown(key)} is {shown(name)} and {shown(read[path][key])}"
+                )
     first, *others = read.items()
     for path, categories in others:
         differ = [
@@ -143,8 +147,8 @@ def _categories(
             problems.append(Problem(RENUMBERED, path, None, f"{first[0]} numbers them differently"))
         elif differ:
             raise DataError(
-                f"{path}: category {differ[0]} is {categories[differ[0]]!r} here, "
-                f"{first[1][differ[0]]!r} in {first[0]}"
+                f"{path}: category {shown(differ[0])} is {shown(categories[differ[0]])} here, "
+                f"{shown(first[1][differ[0]])} in {first[0]}"
             )
     return read
 
@@ -204,13 +208,17 @@ def _parse(
         raise DataError(f"{path}: images: is empty")
     found, remarks = locate(path, names, images)
     annotations = [
-        Annotation(
-            path, image, plain(name).rpartition("/")[2], tuple(boxes[key]), _size(pictures[key])
-        )
+        Annotation(path, image, _file(name, image), tuple(boxes[key]), _size(pictures[key]))
         for key, name, image in zip(keys, names, found, strict=True)
         if image is not None
     ]
     return annotations, [*problems, *remarks]
+
+
+def _file(name: str, image: Path) -> str:
+    """Return what an image is called in the data set: by its entry, if that ends as images do."""
+    own = plain(name).rpartition("/")[2]
+    return own if is_picture(Path(own)) else image.name
 
 
 def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, Entry]:
@@ -229,8 +237,9 @@ def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, E
         other = _name(found[key], path)
         if other != name:
             raise DataError(
-                f"{path}: two images have id {key}: {other} and {name}; their boxes cannot be told "
-                f"apart, so the images must be numbered anew before they are joined in one file"
+                f"{path}: two images have id {shown(key)}: {printable(other)} and "
+                f"{printable(name)}; their boxes cannot be told apart, so the images must be "
+                "numbered anew before they are joined in one file"
             )
     return found
 
@@ -252,17 +261,17 @@ def _boxes(
     boxes: dict[_Id, list[Box]] = defaultdict(list)
     for entry in entries(document, "annotations", path):
         own = entry.get("id", "?")
-        label = f"annotation {own if isinstance(own, int) else ascii(own)[:40]}"
+        label = f"annotation {shown(own, 40)}"
         image, category = identity(entry.get("image_id")), identity(entry.get("category_id"))
         corners, around = _corners(entry), _around(entry)
         if image is None or image not in images:
-            detail = f"{label}: image_id {entry.get('image_id')!r}"
+            detail = f"{label}: image_id {shown(entry.get('image_id'))}"
             problems.append(Problem(UNKNOWN_IMAGE, path, None, detail))
         elif category is None or category not in categories:
-            detail = f"{label}: category_id {entry.get('category_id')!r}"
+            detail = f"{label}: category_id {shown(entry.get('category_id'))}"
             problems.append(Problem(UNKNOWN_CATEGORY, path, None, detail))
         elif corners is None and around is None:
-            detail = f"{label}: bbox is {entry.get('bbox')!r}, not 4 numbers"
+            detail = f"{label}: bbox is {shown(entry.get('bbox'))}, not 4 numbers"
             problems.append(Problem(BROKEN_BOX, path, None, detail))
         elif placed := corners or around:
             if corners is None:
@@ -303,4 +312,6 @@ def _is_crowd(entry: Entry) -> bool:
 
 def _size(entry: Entry) -> Size | None:
     width, height = number(entry.get("width")), number(entry.get("height"))
-    return (int(width), int(height)) if width and height else None
+    if width is None or height is None or min(width, height) < 1:
+        return None
+    return int(width), int(height)

@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from prune.data.convert import AMBIGUOUS
-from prune.data.folders import as_key, files_below, files_in, identity, is_file
+from prune.data.folders import as_key, files_below, files_in, identity
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
+from prune.inputs import is_dir, is_file, printable, resolved
 
 # What tools call the folder of images, beside the file or beside its folder.
 _IMAGES = (".", "images", "Images", "imgs", "img", "JPEGImages", "data")
@@ -41,7 +42,7 @@ def locate(
         DataError: not one of the images exists, or a folder given does not.
     """
     for folder in images:
-        if not folder.is_dir():
+        if not is_dir(folder):
             raise DataError(f"--images {folder} is not a folder")
     places = _places(path, images)
     tidy = [plain(name) for name in names]
@@ -64,7 +65,7 @@ def locate(
     if root is None and not any(one is None or is_file(one) for one in found):
         folder = images[0] if images else path.parent
         raise DataError(
-            f"{path}: no image found, e.g. {names[0]} in {folder}"
+            f"{path}: no image found, e.g. {printable(names[0])} in {folder}"
             f"; give the images' folder as --images DIR"
         )
     return found, problems
@@ -98,7 +99,7 @@ def _exact(root: Path, name: str, short: str) -> Path:
 
 def _places(path: Path, images: Sequence[Path]) -> list[Path]:
     """List the folders that names may be relative to, the likeliest first."""
-    split = split_in(path.stem) or split_in(path.resolve().parent.name)
+    split = split_in(path.stem) or split_in(resolved(path).parent.name)
     places = []
     for base in images or [top / name for top in path.parents[:2] for name in _IMAGES]:
         below = [base, base / path.stem.removeprefix("instances_")]

@@ -1,12 +1,13 @@
 """Values out of a COCO file's JSON, checked where they are taken."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from prune.errors import DataError
+from prune.inputs import shown
+from prune.plain_json import has_half_characters, read_json_file
 
 Entry = Mapping[str, object]
 
@@ -25,14 +26,7 @@ def load(path: Path) -> Entry:
     Raises:
         DataError: the file is missing, not JSON, or contains something else.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, an endless number, too deep
-        raise DataError(f"{path} is not a COCO file: {error}") from error
+    document = read_json_file(path, "coco", lenient=True, error=DataError)
     if not isinstance(document, dict):
         raise DataError(
             f"{path} is not a COCO file: it contains a {type(document).__name__}; export it as COCO"
@@ -76,7 +70,7 @@ def own_id(entry: Entry, path: Path) -> int | str:
     """
     found = identity(entry.get("id"))
     if found is None:
-        raise DataError(f"{path}: an entry's id is {entry.get('id')!r}: {str(dict(entry))[:80]}")
+        raise DataError(f"{path}: an entry's id is {shown(entry.get('id'))}: {shown(entry)}")
     return found
 
 
@@ -88,9 +82,9 @@ def text(entry: Entry, key: str, path: Path) -> str:
     """
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{path}: an entry has no {key}: {str(dict(entry))[:80]}")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise DataError(f"{path}: an entry's {key} is broken Unicode: {value[:80]!a}")
+        raise DataError(f"{path}: an entry has no {key}: {shown(entry)}")
+    if has_half_characters(value):
+        raise DataError(f"{path}: an entry's {key} is broken Unicode: {shown(value)}")
     return value.strip()
 
 

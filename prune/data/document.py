@@ -22,6 +22,7 @@ KEYS = {
     "test": ("test", "testing"),
 }
 _OTHER_KEYS = frozenset({"path", "nc", "names", "kpt_shape"})
+_LONGEST_PATH = 4096  # letters: what systems take
 _EXAMPLE = "train: images/train, val: images/val and names: [cat, dog]"
 
 
@@ -114,7 +115,7 @@ def _entries(content: Mapping[str, object], path: Path) -> dict[str, tuple[str, 
 
 
 def _text(value: object, key: str, path: Path) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_PATH:
         raise DataError(f"{path}: {key}: is {shown(value)}; it must be a path")
     return value.strip()
 

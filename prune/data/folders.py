@@ -23,14 +23,6 @@ def identity(path: Path) -> tuple[str, str]:
     return os.path.realpath(path.parent), path.name
 
 
-def is_file(path: Path) -> bool:
-    """Tell whether a file exists; a name that no file system takes is no error."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def files_below(folder: Path, *, written: bool = False) -> list[Path]:
     """List every file at any depth, sorted, links followed.
 

@@ -22,6 +22,7 @@ from prune.data.rows import (
     parse,
 )
 from prune.errors import DataError
+from prune.inputs import read_text
 
 Boxes = npt.NDArray[np.float32]
 
@@ -95,12 +96,12 @@ def usable(found: Scan) -> Boxes:
 def scan(path: Path, form: Form) -> Scan:
     """Read a label file like `read`, but collect what is wrong instead of raising."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return Scan(_array([]))
-    except (OSError, UnicodeDecodeError) as error:
-        problem = Problem("cannot read label file", path, None, str(error), fatal=True)
-        return Scan(_array([]), [problem])
+        text = read_text(path, "labels", error=DataError)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return Scan(_array([]))
+        why = str(error).removeprefix("cannot read ").removeprefix(f"{path}: ")
+        return Scan(_array([]), [Problem("cannot read label file", path, None, why, fatal=True)])
     rows: dict[Row, None] = {}  # a dict keeps the order and finds duplicates
     found = Scan(_array([]))
     for number, line in enumerate(text.splitlines(), start=1):

@@ -12,7 +12,7 @@ from prune.data.folders import files_below
 from prune.data.pictures import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.errors import DataError
-from prune.inputs import read_text
+from prune.inputs import is_dir, is_file, printable, read_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def listing(entry: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     Raises:
         DataError: a list that cannot be read, or none of whose lines names a file.
     """
-    if entry.is_dir():
+    if is_dir(entry):
         return _sorted_out(files_below(entry, written=True))
     if bases.is_glob(entry):
         return _sorted_out(_matches(entry))
@@ -63,7 +63,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
     """Yield the matches of a glob; what its wildcards stand for may not be hidden."""
     fixed = next(i for i, part in enumerate(pattern.parts) if bases.WILDCARDS & set(part))
     for path in bases.glob(pattern):
-        if not any(is_hidden(part) for part in path.parts[fixed:]) and not path.is_dir():
+        if not any(is_hidden(part) for part in path.parts[fixed:]) and not is_dir(path):
             yield path
 
 
@@ -108,7 +108,7 @@ def _of_list(path: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     found = Listing([], [], "" if base.usual else base.told)
     for number, line in lines:
         image = base.find(line)
-        if image is None or not image.is_file():
+        if image is None or not is_file(image):
             found.left_out.append(Problem(MISSING, path, number, line, fatal=True))
         elif is_picture(image):
             found.images.append(image)
@@ -125,7 +125,7 @@ def _base(path: Path, roots: Sequence[tuple[str, Path]], lines: Sequence[str]) -
     """
     most, chosen = 0, None
     for base in bases.of_list(path, roots, lines[0]):
-        count = sum(at is not None and at.is_file() for at in map(base.find, lines))
+        count = sum(at is not None and is_file(at) for at in map(base.find, lines))
         if count > most:
             most, chosen = count, base
         if count == len(lines):
@@ -136,10 +136,10 @@ def _base(path: Path, roots: Sequence[tuple[str, Path]], lines: Sequence[str]) -
         hint = "write paths relative to the list's own folder, e.g. ./images/a.jpg"
         if boxes and Path(image).suffix.lower() in SUFFIXES:
             hint = "boxes behind a path are not read; write a label file for each image"
+        places = dict.fromkeys([*(str(place) for _, place in roots), str(path.parent)])
         raise DataError(
-            f"{path}:1: {first} is no file, nor is any of the {len(lines)} lines (looked in "
-            f"{', '.join(dict.fromkeys(str(place) for _, place in roots))} and {path.parent}); "
-            f"{hint}"
+            f"{path}:1: {printable(first)} is no file, nor is any of the {len(lines)} lines "
+            f"(looked in {' and '.join(places)}); {hint}"
         )
     return chosen
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune.inputs import printable
+
 # What may be wrong with a box; all but a clipped one are dropped.
 CLIPPED = "box reaches out of the picture"
 OUTSIDE = "box outside the picture"
@@ -32,4 +34,4 @@ class Problem:
     def __str__(self) -> str:
         """Write "file:line: kind: detail", as compilers do."""
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return f"{place}: {self.kind}" + (f": {self.detail}" if self.detail else "")
+        return f"{place}: {self.kind}" + (f": {printable(self.detail)}" if self.detail else "")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prune.inputs import printable, shown
+
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
 
 # `kpt_shape` of a data.yaml: how many keypoints an object has, and 2 or 3 numbers for each. None
@@ -56,14 +58,16 @@ def parse(fields: Sequence[str], classes: int, keypoints: Keypoints | None = Non
     index, numbers = values[0], tuple(values[1:])
     kind = _kind(numbers, keypoints)
     if index != int(index):
-        raise ValueError(f"class {fields[0]} is no whole number")
+        raise ValueError(f"class {printable(fields[0], 80)} is no whole number")
     if not 0 <= index < classes:
-        raise ValueError(f"class {int(index)} is out of range; names has 0 to {classes - 1}")
+        raise ValueError(f"class {index:.16g} is out of range; names has 0 to {classes - 1}")
     own = numbers[:4] if kind == POSE else numbers
     slack = _FARTHEST if kind == ORIENTED else TOLERANCE
     for field, value in zip(fields[1:], own, strict=False):
         if not -slack <= value <= 1 + slack:
-            raise ValueError(f"{field} is outside 0..1; labels are fractions of the image")
+            raise ValueError(
+                f"{printable(field, 80)} is outside 0..1; labels are fractions of the image"
+            )
     return Parsed((index, *_BOXES[kind](own)), kind, numbers)
 
 
@@ -148,9 +152,9 @@ def _number(field: str) -> float:
     try:
         value = float(field)
     except ValueError:
-        raise ValueError(f"{field!r} is no number") from None
+        raise ValueError(f"{shown(field)} is no number") from None
     if not np.isfinite(value):
-        raise ValueError(f"{field!r} is no finite number")
+        raise ValueError(f"{shown(field)} is no finite number")
     return value
 
 

@@ -19,6 +19,7 @@ from prune.data.listing import listing, no_images
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.data.rows import Keypoints
 from prune.errors import DataError, InputError
+from prune.inputs import is_dir, printable, resolved
 from prune.notes import note
 from prune.wording import few
 
@@ -134,7 +135,7 @@ def load(
     """
     path = Path(path)
     working = (working or Path.cwd()).absolute()
-    document = read_folder(path, working) if path.is_dir() else read_document(path, working)
+    document = read_folder(path, working) if is_dir(path) else read_document(path, working)
     needed = list(splits) or [name for name in document.entries if name not in optional]
     if not document.entries:
         raise DataError(f"{path}: no train:, val: or test: that says where the images are")
@@ -169,7 +170,7 @@ def load_names(path: Path) -> tuple[str, ...]:
         DataError: the file is missing or broken, or names and nc disagree.
     """
     path = Path(path)
-    read = read_folder if path.is_dir() else read_document
+    read = read_folder if is_dir(path) else read_document
     return read(path, Path.cwd()).names
 
 
@@ -199,7 +200,7 @@ def _elsewhere(base: Base, entries: Sequence[str], working: Path) -> Path | None
     there, here = working / entries[0], base.find(entries[0])
     if here is None or not all(bases.exists(working / entry) for entry in entries):
         return None
-    return None if bases.normal(there).resolve() == here.resolve() else bases.normal(there)
+    return None if resolved(bases.normal(there)) == resolved(here) else bases.normal(there)
 
 
 def _nowhere(document: Document, needed: Sequence[str], candidates: Sequence[Base]) -> str:
@@ -211,10 +212,11 @@ def _nowhere(document: Document, needed: Sequence[str], candidates: Sequence[Bas
         if not any(bases.exists(base.find(entry)) for base in candidates)
     ]
     name, entry = (missing or entries[-1:])[0]  # all are there, but not from one folder
-    places = [str(place) for base in candidates if (place := base.find(entry)) is not None]
+    found = (base.find(entry) for base in candidates)
+    places = [printable(str(place)) for place in found if place is not None]
     looked = ", ".join(list(dict.fromkeys(places))[:3])
     return (
-        f"{document.path}: {name}: {entry} does not exist (looked for {looked}); "
+        f"{document.path}: {name}: {printable(entry)} does not exist (looked for {looked}); "
         f"{_line_to_write(document, name)}"
     )
 
@@ -237,7 +239,7 @@ def _listed(document: Document, name: str, base: Base, working: Path) -> _Split:
     for entry in document.entries[name]:
         place = base.find(entry)
         if place is None or not bases.exists(place):
-            raise DataError(f"{where}: {entry} does not exist")
+            raise DataError(f"{where}: {printable(entry)} does not exist")
         found = listing(place, roots)
         if not found.images:
             line = _line_to_write(document, name)

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from prune.data.folders import as_key, files_below, files_in, identity
 from prune.data.pictures import UNREAD, is_picture
 from prune.data.split import split_of
-from prune.errors import DataError
+from prune.errors import DataError, InputError
+from prune.inputs import open_input
 
 # VOC's own layout, and what was made after it: XML files and images right in these folders.
 _ANNOTATIONS = ("Annotations", "annotations")
@@ -150,9 +151,9 @@ def _is_annotation(path: Path) -> bool:
     if path.suffix:
         return False
     try:
-        with path.open("rb") as file:
+        with open_input(path, "xml") as file:
             return b"<annotation>" in file.read(200)
-    except OSError:
+    except (OSError, InputError):
         return False
 
 

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax import SAXException, SAXParseException
+from xml.sax import SAXParseException
 from xml.sax.handler import ContentHandler
 from xml.sax.xmlreader import AttributesImpl, Locator
 
@@ -16,6 +16,8 @@ from defusedxml.sax import parse as parse_safely
 from prune.data.annotation import Box
 from prune.data.convert import BROKEN_XML
 from prune.data.problem import Problem
+from prune.errors import PruneError
+from prune.inputs import read_bytes, reason, shown
 
 _DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding=["']([A-Za-z0-9._-]+)["']""")
 _MULTI_BYTE = ("gb", "big5", "shift", "sjis", "euc", "iso-2022", "hz", "cp9", "ks_c", "windows-31")
@@ -77,13 +79,15 @@ class _Builder(ContentHandler):
 def _tree(path: Path) -> ET.Element:
     builder = _Builder()
     try:
-        parse_safely(_source(path.read_bytes()), builder)
+        parse_safely(_source(read_bytes(path, "xml")), builder)
     except SAXParseException as error:
         raise _BrokenError(error.getMessage(), error.getLineNumber()) from error
     except DefusedXmlException as error:
         raise _BrokenError(f"refused as unsafe: {type(error).__name__}", None) from error
-    except (OSError, SAXException, LookupError, ValueError) as error:
-        raise _BrokenError(str(error), None) from error
+    except PruneError as error:
+        raise _BrokenError(str(error).removeprefix(f"cannot read {path}: "), None) from error
+    except Exception as error:  # whatever a broken file makes the parser raise
+        raise _BrokenError(reason(error), None) from error
     return builder.tree.close()
 
 
@@ -127,7 +131,7 @@ def _number(node: ET.Element, key: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _BrokenError(f"<{key}> is {text.strip()!r}, not a number", node.find(key))
+        raise _BrokenError(f"<{key}> is {shown(text.strip())}, not a number", node.find(key))
     return value
 
 

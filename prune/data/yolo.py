@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,8 +25,12 @@ from prune.data.folders import RECORD
 from prune.data.labels import label_path, to_text
 from prune.data.pictures import Image
 from prune.errors import DataError, InputError
+from prune.inputs import exists, open_input, read_bytes
+from prune.plain_json import read_json_file
+from prune.schema import expect, mapping, named, text
 
 _FORMAT = "prune-data/1"
+_WRITTEN = mapping({"format": text(choices=(_FORMAT,)), "files": named(text())})
 _MARK = "# Written by prune data"
 
 
@@ -137,20 +142,17 @@ def _refuse_foreign(target: Path, folder: Path) -> None:
 
 
 def _is_ours(target: Path) -> bool:
-    return target.is_file() and target.read_bytes().startswith(_MARK.encode())
+    with open_input(target, "yaml") as file:
+        return file.read(len(_MARK)) == _MARK.encode()
 
 
 def _known(record: Path) -> Mapping[str, str]:
-    try:
-        document = json.loads(record.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not exists(record):
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{record}: cannot read the record of an earlier run: {error}") from error
-    ours = isinstance(document, dict) and document.get("format") == _FORMAT
-    if not ours or not isinstance(document.get("files"), dict):
-        raise InputError(f"{record} is no record of prune data; move it away")
-    return {str(path): str(mark) for path, mark in document["files"].items()}
+    document: Any = read_json_file(record, file_names=True, called="the record of an earlier run,")
+    expect(document, _WRITTEN, where=f"{record} is no record of prune data; move it away")
+    files: Mapping[str, str] = document["files"]
+    return files
 
 
 def _files(folder: Path) -> list[str]:
@@ -166,4 +168,4 @@ def _fingerprint(path: Path) -> str:
     """Say what a file holds: a link's target, or the digest of its bytes."""
     if path.is_symlink():
         return f"-> {path.readlink()}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, "image")).hexdigest()
