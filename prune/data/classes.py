@@ -9,7 +9,7 @@ from typing import Any
 
 from prune import schema
 from prune.errors import DataError
-from prune.inputs import is_file, printable, read_text, shown
+from prune.inputs import exists, is_dir, printable, read_text, shown
 from prune.notes import note
 from prune.plain_json import BrokenJsonError, read_json
 
@@ -102,7 +102,7 @@ def _of_text(text: str, path: Path, working: Path) -> list[str]:
     bare = Path(text.replace("\\", "/"))
     places = [path.parent / bare, working / bare, path.parent / bare.name]
     for place in places:
-        if text and is_file(place):
+        if text and exists(place) and not is_dir(place):
             return names_of_file(place)
     if bare.suffix.lower() in NAME_SUFFIXES and "," not in text:
         raise DataError(

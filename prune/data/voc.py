@@ -18,7 +18,7 @@ from prune.data.spec import SPLITS
 from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
 from prune.errors import DataError
-from prune.inputs import read_text
+from prune.inputs import exists, read_text
 
 NO_XML = "image without XML"
 NOT_LISTED = "in no split list"
@@ -151,7 +151,7 @@ def _lists(root: Path) -> dict[Path, dict[str, int]]:
     """
     place = list_folder(root)
     paths = [place / f"{name}.txt" for name in (*SPLITS, TRAINVAL)] if place else []
-    lists = {path: _listed(path) for path in paths if path.is_file()}
+    lists = {path: _listed(path) for path in paths if exists(path)}
     names = {path.stem for path in lists}
     if {"train", "val"} <= names:
         return {path: listed for path, listed in lists.items() if path.stem != TRAINVAL}
