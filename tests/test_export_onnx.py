@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import squares
 import torch
 from torch.nn import functional
 
-from prune.errors import ExportError, InputError, first_line
+from prune.errors import ExportError, InputError, WriteError, first_line
 from prune.export import exporters, mish
 from prune.export.check import difference
 from prune.export.exporters import EXPORTERS, Job
@@ -228,6 +229,18 @@ def test_a_file_that_differs_is_not_left(
         export(net, target, names=NAMES, imgsz=(64, 64), exporter="wrong")
     assert target.read_text() == "an older export"
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_full_disk_names_the_file(
+    net: Darknet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(EXPORTERS, "torchscript", full)
+    with pytest.raises(WriteError, match=r"cannot write .*net.onnx: No space left on device"):
+        export(net, tmp_path / "net.onnx", names=squares.NAMES, imgsz=(64, 64))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_opset_nobody_writes_is_named(net: Darknet, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ REFUSED = {
     "--names": "whole --weights my.pt --names n.txt --out n.txt",
     "--limits": "global --macs 0.7 --limits l.yaml --plan-out l.yaml",
     "--sensitivity": "global --macs 0.7 --sensitivity p.json --out p.json",
-    "--compensate": "conv --weights best.pt --layer 1 --amount 0.5 --compensate d.yaml --out d.yaml",
+    "--compensate": "conv --weights best.pt --layer 1 --compensate d.yaml --out d.yaml",
     "--weights": "conv --weights best.pt --layer 1 --amount 0.5 --out ./sub/../best.pt",
     "--data": "export --weights best.pt --data d.yaml --out d.yaml",
     "--out": "conv --weights best.pt --layer 1 --amount 0.5 --out new.pt --plan-out new.pt",
@@ -73,6 +73,20 @@ def test_what_is_written_beside_the_output_is_looked_at_too(
     case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is also --" in refused(BESIDE[case].split(), capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bench a.onnx --png bars.onnx", "must end in .png, .svg or .pdf"),
+        ("bench a.onnx --png bars", "must end in .png, .svg or .pdf"),
+        ("sensitivity --data d.yaml --out s.csv", "must end in .json"),
+    ],
+)
+def test_a_name_of_another_format_is_refused_before_the_work(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(words.split(), capsys)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])

@@ -105,6 +105,18 @@ def test_a_command_whose_words_are_lost_does_its_work_and_returns_1(
     assert capsys.readouterr().err == said * line
 
 
+def test_a_failure_of_the_machine_is_one_line_and_a_mistake_of_ours_a_traceback(
+    command: Callable[[Run], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(number: int) -> None:
+        raise OSError(number, os.strerror(number), "/tmp/draft.onnx")
+
+    assert command(lambda: fail(errno.ENOSPC)) == 1
+    assert capsys.readouterr().err == "prune: /tmp/draft.onnx: No space left on device\n"
+    with pytest.raises(FileNotFoundError):
+        command(lambda: fail(errno.ENOENT))
+
+
 def test_help_that_cannot_be_printed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
     with pytest.raises(SystemExit) as left:

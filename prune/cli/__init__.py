@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -16,7 +17,7 @@ from typing import cast
 from prune import __version__, children, notes, streams
 from prune.cli import console, habits, parser
 from prune.cli.parser import CommandModule, Options
-from prune.errors import PruneError
+from prune.errors import PruneError, RunError
 
 COMMANDS: dict[str, str] = {
     "data": "make or check a data set: voc, coco, shapes, check",
@@ -39,6 +40,10 @@ COMMANDS: dict[str, str] = {
     "doctor": "what this machine and this installation have, and what is missing",
     "completion": "print what a shell needs to complete commands and options",
 }
+
+
+# What no check of ours can see before: a full disk, a quota, a limit of sizes, a broken device.
+_MACHINE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +114,12 @@ def _run(name: str, words: Sequence[str]) -> int:
         console.logger()  # remarks of any layer come as plain lines on stderr
         with bars.drawn():
             return module(name).run(args) or 0
+    except OSError as error:
+        if error.errno not in _MACHINE_FAILED:
+            raise  # a mistake of ours, which keeps its traceback
+        where = f"{error.filename}: " if error.filename else ""
+        streams.log(f"prune: {where}{error.strerror}")
+        return RunError.exit_code
     except PruneError as error:
         streams.log(f"prune: {' '.join(str(error).split())}")
         return error.exit_code

@@ -75,8 +75,10 @@ def run(args: argparse.Namespace) -> None:
     from prune.cli import console
     from prune.cli.pairs import paired
     from prune.progress import tracked
+    from prune.report import bars
 
     if args.png:
+        bars.expect_format(args.png)
         expect_writable(args.png)
     with tempfile.TemporaryDirectory() as folder:
         pairs, notes = paired(args, Path(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options, ranked, reading
+from prune.errors import InputError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     from prune.sensitivity.run import Wish
     from prune.sensitivity.run import run as judge
 
+    if args.out.suffix.lower() in (".csv", ".png"):
+        raise InputError(f"{args.out} is no name for the JSON file; it must end in .json")
     console.logger()
     wish = Wish(args.ratios, args.criterion, args.scope, args.seed)
     with console.progress() as bar:

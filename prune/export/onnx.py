@@ -232,6 +232,8 @@ def _written(job: Job, part: Path, *, exporter: str) -> onnx.ModelProto:
         with quiet():
             EXPORTERS[exporter](job, part)
             model: onnx.ModelProto = onnxslim.slim(onnx.load(part))
+    except OSError:  # a full disk, which whoever replaces the target tells with its name
+        raise
     except Exception as error:  # torch raises what its parts raise, without a common class
         others = " or ".join(name for name in EXPORTERS if name != exporter)
         raise ExportError(

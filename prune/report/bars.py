@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune.atomic import replacing
+from prune.errors import InputError
+from prune.visible import visible
 
 
 def bars(
@@ -36,7 +38,7 @@ def bars(
     drawn = axes.barh(
         places, middle, xerr=(below, above), capsize=3, color="#5b8db8", ecolor="#333333"
     )
-    axes.set_yticks(places, rows, fontsize=8)
+    axes.set_yticks(places, list(map(visible, rows)), fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.bar_label(drawn, fmt="%.3g", label_type="center", color="white", fontsize=8)
     axes.set_xlabel(label)
@@ -44,3 +46,15 @@ def bars(
     axes.grid(axis="x", alpha=0.3)
     with replacing(target) as part:
         figure.savefig(part, dpi=120)
+
+
+def expect_format(target: Path) -> None:
+    """Check that matplotlib writes what a name ends in, before what is drawn is measured.
+
+    Raises:
+        InputError: it does not.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if target.suffix[1:].lower() not in FigureCanvasBase.filetypes:
+        raise InputError(f"{target} is no name for an image; it must end in .png, .svg or .pdf")
