@@ -68,7 +68,7 @@ def sweep(folder: Path, pattern: str, *, strict: bool = False) -> None:
     """
     for path in folder.glob(pattern):
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may be a pipe
             try:
                 locked = lock(handle)
                 if locked is None:

@@ -69,7 +69,7 @@ def test_the_temporary_file_of_a_writer_at_work_stays(tmp_path: Path) -> None:
 def test_without_locks_only_an_old_temporary_file_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(temporary, "_lock", lambda _: None)
+    monkeypatch.setattr(temporary, "lock", lambda _: None)
     left = left_by_a_killed_writer(tmp_path / "a.txt")
     write_text(tmp_path / "a.txt", "text")
     assert left.exists()
