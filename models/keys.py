@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from prune import digits
 from prune.dimensions import ANCHOR, SCALE_X_Y
 
 # A reader turns a value's text into what it means; its ValueError says what would be right.
@@ -26,7 +27,7 @@ def anything(text: str) -> str:
 def integer(text: str) -> int:
     """Read a whole number."""
     try:
-        return int(text)
+        return digits.whole(text)
     except ValueError:
         raise ValueError("a whole number") from None
 
@@ -50,7 +51,7 @@ def at_least(low: int) -> Callable[[str], int]:
 def number(text: str) -> float:
     """Read a finite number."""
     try:
-        value = float(text)
+        value = digits.real(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -112,7 +113,7 @@ def off(text: str) -> int:
     Switched off it changes nothing, and the layer is an ordinary one.
     """
     try:
-        value = int(text)
+        value = digits.whole(text)
     except ValueError:
         value = 1
     if value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from prune.digits import real
 from prune.errors import PlanError
 
 
@@ -71,7 +72,7 @@ def as_ranges(numbers: Sequence[int]) -> str:
 
 def _factor(text: str) -> float | None:
     try:
-        value = float(text)
+        value = real(text)
     except ValueError:
         return None
     return value if 0 < value < float("inf") else None

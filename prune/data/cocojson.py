@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from prune.digits import real
 from prune.errors import DataError
 from prune.inputs import shown
 from prune.plain_json import has_half_characters, read_json_file
@@ -93,7 +94,7 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        found = real(value) if isinstance(value, str) else float(value)
     except (OverflowError, ValueError):  # beyond the largest float; a text that is no number
         return None
     return found if math.isfinite(found) else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prune.digits import real
 from prune.inputs import printable, shown
 
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
@@ -150,7 +151,7 @@ def _within(centre: float, size: float) -> bool:
 
 def _number(field: str) -> float:
     try:
-        value = float(field)
+        value = real(field)
     except ValueError:
         raise ValueError(f"{shown(field)} is no number") from None
     if not np.isfinite(value):

@@ -16,6 +16,7 @@ from defusedxml.sax import parse as parse_safely
 from prune.data.annotation import Box
 from prune.data.convert import BROKEN_XML
 from prune.data.problem import Problem
+from prune.digits import real
 from prune.errors import PruneError
 from prune.inputs import read_bytes, reason, shown
 
@@ -127,7 +128,7 @@ def _number(node: ET.Element, key: str) -> float:
     if text is None:
         raise _BrokenError(f"<{node.tag}> has no <{key}>", node)
     try:
-        value = float(text)
+        value = real(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prune.atomic import write_text
+from prune.digits import real
 from prune.errors import InputError
 from prune.plain_yaml import read_yaml_file
 from prune.schema import Field, expect, mapping, number, text
@@ -132,7 +133,7 @@ def _as_meant(key: object, value: object) -> object:
     if key in CHOICES:
         return value.lower()
     try:
-        return float(value)
+        return real(value)
     except ValueError:
         return value
 
