@@ -19,6 +19,7 @@ from prune.errors import CheckpointError, InputError, TrainError
 from prune.runs import versions
 from prune.train.log import SCORES
 from prune.train.run import Run
+from prune.train.state import expect_momentum, taking_up
 
 Row = dict[str, float]
 
@@ -179,17 +180,23 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
             "resume needs the same pictures and batch size"
         )
     run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
-    run.net.load_state_dict(parts["weights"])
+    with taking_up("optimizer.weights"):
+        run.net.load_state_dict(parts["weights"])
     # Momentum is state; what the groups hold beside it is told anew, by this version's names.
     groups = run.optimizer.state_dict()["param_groups"]
     own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
-    run.optimizer.load_state_dict({**own, "param_groups": groups})
+    with taking_up("optimizer.state"):
+        run.optimizer.load_state_dict({**own, "param_groups": groups})
+    expect_momentum(run.optimizer)
     if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
-        run.scaler.load_state_dict(parts["scaler"])
+        with taking_up("optimizer.scaler"):
+            run.scaler.load_state_dict(parts["scaler"])
     run.ema.updates = updates
-    torch.set_rng_state(generators["cpu"])
+    with taking_up("rng.cpu"):
+        torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and run.device.type == "cuda":
-        torch.cuda.set_rng_state(generators["cuda"], run.device)
+        with taking_up("rng.cuda"):
+            torch.cuda.set_rng_state(generators["cuda"], run.device)
     done = Position(position["batch"] - len(rows) * batches, tuple(position["losses"]))
     return [dict(row) for row in rows], done
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prune.checkpoint import naming
 from prune.score.score import score
 from prune.train import emphasis, features, gradients, keep, progress, scales
 from prune.train.frozen import training_mode
@@ -83,7 +84,8 @@ def train(
     if run.team.leads:
         prepare(log.folder)
     asked = partial(agreed, run.team, asked)
-    rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
+    with naming(log.weights / "last.pt"):
+        rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
     if rows:
         with _saving(run, log, len(rows)):  # a kill may have come between the weights and these
             log.table(rows)

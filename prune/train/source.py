@@ -17,6 +17,7 @@ from prune.models.image_size import image_size
 from prune.models.sections import expect_rgb, remarks, with_classes, with_own_reorg
 from prune.size import Size
 from prune.train.imitation import expect_alike
+from prune.train.state import expect_state
 from prune.whole import open_weights
 from prune.wording import few
 
@@ -124,6 +125,9 @@ def interrupted(last: Path, *, names: Sequence[str]) -> tuple[Source, dict[str, 
             f"{last} trains on the classes {few(found.names)} and the data now has "
             f"{few(names)}; a run goes on with the data it began with"
         )
+    expect_state(found.training, found.model, where=str(last))
+    if not found.history:
+        raise CheckpointError(f"{last}: history is empty; a run writes an entry of its own")
     *earlier, own = found.history
     parent, teacher = (own.get(key) for key in ("parent", "teacher"))
     source = Source(
