@@ -9,6 +9,7 @@ from math import ceil, gcd
 
 from prune.errors import PlanError
 from prune.graph import Group
+from prune.inputs import shown
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def limits(
     names = [[(called or {}).get(n, n) for n in group.producers] for group in groups]
     for pattern in layers or {}:
         if not called and not any(fnmatchcase(n, pattern) for own in names for n in own):
-            raise PlanError(f"{pattern!r} names no layer that can be cut; see prune show --groups")
+            raise PlanError(
+                f"{shown(pattern)} names no layer that can be cut; see prune show --groups"
+            )
     wishes = (wish_of(own, everywhere, layers or {}) for own in names)
     return tuple(_limit(group, wish) for group, wish in zip(groups, wishes, strict=True))
 
@@ -98,7 +101,7 @@ def changed(wish: Wish, fields: Mapping[str, object], *, where: str) -> Wish:
         known = kinds.get(name)
         if type(value) is not known and (known, type(value)) != (float, int):  # a bool is no int
             raise PlanError(
-                f"{where}: {name}: {value!r} is no limit; there are "
+                f"{where}: {name}: {shown(value)} is no limit; there are "
                 + ", ".join(f"{n} ({kind.__name__})" for n, kind in kinds.items())
             )
     return replace(wish, **dict(fields))  # type: ignore[arg-type]  # checked above

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune import streams
 from prune.errors import InputError
+from prune.inputs import exists, is_dir
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -132,7 +133,7 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
         from prune.data.spec import load_names
 
         return load_names(Path(text))
-    if _is_file(text):
+    if exists(text) and not is_dir(text):
         return tuple(names_of_file(Path(text)))
     if suffix in NAME_SUFFIXES or ("," not in text and ("/" in text or os.sep in text)):
         raise InputError(
@@ -143,10 +144,3 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     if not names:
         raise InputError(f"--names {text!r} names no class; write e.g. --names person,car")
     return names
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # names that no file can have, such as long ones
-        return False

@@ -20,6 +20,7 @@ from prune.data import spec as data
 from prune.data.loader import Loader, score_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
+from prune.inputs import read_bytes
 from prune.modes import evaluating
 from prune.pruning import Subject
 from prune.sensitivity import effect
@@ -184,5 +185,5 @@ def digest(pictures: Sequence[Path]) -> str:
     for path in pictures:
         label = labels.label_path(path)
         found.update(f"{path.name} {path.stat().st_size} ".encode())
-        found.update(label.read_bytes() if label.is_file() else b"")
+        found.update(read_bytes(label, "labels") if label.is_file() else b"")
     return found.hexdigest()
