@@ -27,6 +27,7 @@ from prune.models.sections import Section, expect_rgb, parse
 from prune.models.weights import expect_values, plain_weights
 from prune.schema import Field, expect, expect_bounded, listed, mapping, named, number, text, whole
 from prune.size import Sides, Size
+from prune.visible import visible
 from prune.wording import counted, few
 
 FORMAT = "prune/1"
@@ -309,7 +310,11 @@ def _read(path: Path) -> object:
     try:
         with reading(path, error=CheckpointError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that are refused in a moment
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if visible(str(path)) == str(path):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # torch takes no name that is not UTF-8 for a map, but any open file.
+            with path.open("rb") as handle:
+                return torch.load(handle, map_location="cpu", weights_only=True)
     except CheckpointError as error:
         if isinstance(error.__cause__, pickle.UnpicklingError):
             raise ForeignError(_not_ours(path)) from error

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Scores = tuple[Tensor | None, ...]
 
+_LONGEST = 40  # letters of a checkpoint's name in that of its scores
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -192,4 +194,4 @@ def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-    return caches.folder("scores") / f"{subject.path.stem}.{name}-{code}.scores"
+    return caches.folder("scores") / f"{subject.path.stem[:_LONGEST]}.{name}-{code}.scores"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -188,6 +189,21 @@ def test_a_bundle_that_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="a bug"):
         within(tmp_path / "made", fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_act_neither_in_a_terminal_nor_as_markup(tmp_path: Path) -> None:
+    found = checkpoint.load(squares.save(tmp_path / "net.pt"))
+    names = ["\x1b[31mred", "<script>alert()</script>", "two\nlines", "[a](b)"]
+    hostile = [*names, *found.names][: len(found.names)]
+    checkpoint.save(replace(found, names=hostile), tmp_path / "net.pt")
+    words = ["export", "--weights", str(tmp_path / "net.pt"), "--bundle", str(tmp_path / "made")]
+    assert main(words) == 0
+    labels = (tmp_path / "made" / "labels.txt").read_text().splitlines()
+    assert labels[0] == r"\x1b[31mred"
+    assert len(labels) == len(hostile)
+    readme = (tmp_path / "made" / "README.md").read_text()
+    assert "\x1b" not in readme
+    assert "<script>" not in readme
 
 
 def within(folder: Path, do: Callable[[Path], None]) -> None:

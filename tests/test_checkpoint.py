@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +40,11 @@ def test_a_network_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (back.cfg, back.names, back.imgsz) == (net.cfg_text(), ["cat", "dog"], Size.of(64))
     assert back.history == HISTORY
     assert difference(checkpoint.network(back), net) == 0.0
+
+
+def test_a_name_that_is_no_utf8_is_read_too(saved: Path, tmp_path: Path) -> None:
+    named = saved.rename(tmp_path / os.fsdecode(b"w\xff.pt"))
+    assert checkpoint.load(named).names == ["cat", "dog"]
 
 
 def test_loaded_network_is_ready_for_use(saved: Path) -> None:
