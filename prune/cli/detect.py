@@ -226,6 +226,6 @@ def _run_folder(args: argparse.Namespace, say: Callable[[str], None]) -> Iterato
         try:
             yield folder
         finally:
-            if any(folder.iterdir()):
+            if any(not path.name.startswith(".") for path in folder.iterdir()):  # but its lock
                 runs.record(folder, vars(args))
                 say(f"written to {folder}")

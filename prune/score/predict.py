@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor
 from prune.atomic import replacing, write_text
 from prune.data.labels import label_path
 from prune.data.pictures import Image, is_picture
-from prune.errors import InputError
+from prune.errors import InputError, WriteError
 from prune.score import plots
 from prune.score.feed import letterboxed
 from prune.score.frames import to_original
@@ -254,3 +255,23 @@ def _film(
             yield film
         finally:
             film.release()
+        if not _has_index(part):
+            raise WriteError(f"cannot write {target}: the video is not whole; is the disk full?")
+
+
+def _has_index(film: Path) -> bool:
+    """Tell whether an .mp4 ends with its index: OpenCV does not tell of a full disk.
+
+    It is a row of boxes, each begun by its length, 4 bytes, and its kind; "moov" is the index.
+    """
+    size, place = film.stat().st_size, 0
+    with film.open("rb") as handle:
+        while place + 8 <= size:
+            handle.seek(place)
+            length, kind = struct.unpack(">I4s", handle.read(8))
+            if length == 1:  # the length follows, in 8 bytes
+                (length,) = struct.unpack(">Q", handle.read(8).ljust(8, b"\0"))
+            if kind == b"moov":
+                return bool(place + length <= size)
+            place += max(length, 8)
+    return False
