@@ -198,3 +198,13 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(
     out, err = capsys.readouterr()
     assert "cannot make the folder" in err and len(err.splitlines()) == 1
     assert not out
+
+
+def test_another_size_than_the_weights_were_made_for_is_noted(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, notes in (("64", 0), ("96", 1)):
+        assert main([*words, "--no-plots", "--img-size", size]) == 0
+        assert (
+            capsys.readouterr().err.count("was made for images of 64; it is scored at 96") == notes
+        )

@@ -236,6 +236,17 @@ def test_command_writes_a_checkpoint_and_says_what_it_read(
     assert difference(checkpoint.network(found), net) == 0.0
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_without_class_names_are_noted(
+    net: Darknet, cfg: Path, capsys: pytest.CaptureFixture[str], named: bool
+) -> None:
+    path, out = save_state_dict(net, cfg.with_name("net.pt")), cfg.with_name("whole.pt")
+    words = ["--weights", str(path), "--cfg", str(cfg), "--out", str(out)]
+    assert main(["whole", *words, *(["--names", "0,1"] if named else [])]) == 0
+    said = "has no class names: they are numbers, from 0 to 1; --names FILE"
+    assert (said in capsys.readouterr().err) != named
+
+
 def test_json_is_one_document(net: Darknet, cfg: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = save_module(net, cfg.with_name("net.pt")), cfg.with_name("whole.pt")
     words = ["--weights", str(path), "--img-size", "96", "--out", str(out), "--json"]

@@ -83,6 +83,10 @@ def run(args: argparse.Namespace) -> None:
             f"note: {args.weights} names its classes otherwise than {args.data}; the data's "
             "names are shown"
         )
+    if (size := runner.picture_size(args.img_size)) != runner.imgsz:
+        log.info(
+            f"note: {args.weights} was made for images of {runner.imgsz}; it is scored at {size}"
+        )
     with _run_folder(args) as folder:
         collected = _collect(args, runner, spec)
         scores = collected.scores(spec.names)

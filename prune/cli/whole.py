@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
 from prune.errors import InputError
+from prune.notes import note
 from prune.wording import few
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ def run(args: argparse.Namespace) -> None:
     found = _fresh(args) if args.random else _imported(args)
     net = checkpoint.network(found)
     checkpoint.save(found, args.out)
+    if list(found.names) == [str(number) for number in range(len(found.names))] and not (
+        args.names or args.data
+    ):
+        note(
+            f"{args.weights or args.cfg} has no class names: they are numbers, from 0 to "
+            f"{len(found.names) - 1}; --names FILE or --data FILE names them"
+        )
     onnx = _onnx(net, found, args.out) if args.onnx else None
     facts = _facts(net, found)
     if args.json:
