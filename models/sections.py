@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from prune.errors import CfgError
+from prune.inputs import shown
 
 from .keys import (
     ALIASES,
@@ -69,7 +70,7 @@ def option(section: Section, key: str, read: Callable[[str], T], default: T | No
     try:
         return read(section.options[key])
     except ValueError as error:
-        raise fault(section, key, f"is {section.options[key]!r}; it must be {error}") from None
+        raise fault(section, key, f"is {shown(section.options[key])}; it must be {error}") from None
 
 
 START = "a cfg starts with [net]"
@@ -100,7 +101,7 @@ def parse(text: str, *, source: str = "cfg") -> tuple[Section, ...]:
             sections.append(_header(code, line, source=source, comments=waiting))
             missing += _unknown_section(sections[-1])
         elif code and not sections:
-            raise CfgError(f"{source}, line {line}: {code!r} before any section; {START}")
+            raise CfgError(f"{source}, line {line}: {shown(code)} before any section; {START}")
         elif code:
             sections[-1], lacking = _with_line(sections[-1], code, line, comments=waiting)
             missing += lacking
@@ -173,7 +174,7 @@ def _without_comment(raw: str) -> tuple[str, tuple[str, ...]]:
 
 def _header(code: str, line: int, *, source: str, comments: tuple[str, ...]) -> Section:
     if not code.endswith("]"):
-        raise CfgError(f"{source}, line {line}: {code!r} is no section; write e.g. [net]")
+        raise CfgError(f"{source}, line {line}: {shown(code)} is no section; write e.g. [net]")
     kind = code[1:-1].strip()
     kind, implied = ALIASES.get(kind, (kind, {}))
     return Section(kind, implied, line, comments, source)
@@ -193,7 +194,7 @@ def _with_line(
     here = replace(section, line=line)
     key, sign, value = (part.strip() for part in code.partition("="))
     if not sign:
-        raise fault(here, "", f"{code!r} is not key=value")
+        raise fault(here, "", f"{shown(code)} is not key=value")
     if section.kind not in KEYS:  # refused as a whole, once everything is read
         return section, []
     if key not in KEYS[section.kind]:
@@ -216,7 +217,7 @@ def _with_line(
             return found, [_Missing(place, line, "")]
         return found, [_Missing(f"{place}={value}", line, f"{place} must be {error}")]
     except ValueError as error:
-        raise fault(here, key, f"is {value!r}; it must be {error}") from None
+        raise fault(here, key, f"is {shown(value)}; it must be {error}") from None
     return found, []
 
 
