@@ -99,6 +99,12 @@ def test_where_no_cut_is_deeper_the_last_has_to_do() -> None:
         case.to(0.3)
 
 
+def test_a_target_that_is_missed_by_what_a_clock_cannot_tell_is_in_reach() -> None:
+    assert Case(lambda ratio: ratio, least=0.405).to(0.4).cut == pytest.approx((1 + NEAR) * 0.4)
+    with pytest.raises(OutOfReachError):
+        Case(lambda ratio: ratio, least=0.42).to(0.4)
+
+
 def test_attempts_come_to_an_end() -> None:
     case = Case(lambda ratio: 0.4 * (ratio / 0.3) ** 0.5)
     case.to(0.35)

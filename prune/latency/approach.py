@@ -8,11 +8,12 @@ training is spent on it otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from prune.bench.timing import Ratio
-from prune.errors import OffTargetError, PlanError
+from prune.errors import OffTargetError, OutOfReachError, PlanError
 
 TRIES = 5
 NEAR = 0.03  # a cut is on target if it misses by so much: what a clock can tell
@@ -99,7 +100,7 @@ def _attempts(target: float, means: Means[T]) -> list[Attempt[T]] | None:
     requested, correction = target, 1.0
     while len(attempts) < TRIES and requested not in [one.requested for one in attempts]:
         try:
-            cut = means.cut(requested)
+            cut = means.cut(requested) if attempts else _first(requested, means)
         except PlanError:
             if not attempts:
                 raise
@@ -119,6 +120,16 @@ def _attempts(target: float, means: Means[T]) -> list[Attempt[T]] | None:
         correction = found / attempt.predicted
         requested *= target / found
     return attempts
+
+
+def _first(target: float, means: Means[T]) -> T:
+    """Cut to the target, or as little beside it as still counts as on target."""
+    try:
+        return means.cut(target)
+    except OutOfReachError:
+        with suppress(OutOfReachError):
+            return means.cut((1 + NEAR) * target)
+        raise  # the message is of what was requested
 
 
 def _fits(attempt: Attempt[T], target: float) -> bool:
