@@ -82,13 +82,13 @@ def main() -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--latency", type=float, default=0.4, help="ratio (default 0.4)")
+    parser.add_argument("--latency", type=float, default=0.45, help="ratio (default 0.45)")
     parser.add_argument("--busy", type=int, default=cores(), help="processes (default: a core's)")
     parser.add_argument("--within", type=float, default=0.15, help="error allowed (default 0.15)")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path, help="run prune auto with this data set")
-    parser.add_argument("--depth", default="4", help="residual blocks that leave (default 4)")
-    parser.add_argument("--threads", type=int, default=0, help="of a run (default: one per core)")
+    parser.add_argument("--depth", default="6", help="residual blocks that leave (default 6)")
+    parser.add_argument("--threads", type=int, default=1, help="of a run (default 1)")
     return parser
 
 
