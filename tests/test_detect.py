@@ -150,10 +150,12 @@ def test_broken_picture_does_not_stop_the_others(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images" / "val" / "1.png").write_bytes(b"no picture")
-    assert main([*words, "--json"]) == 2
+    assert main([*words, "--json"]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)) == PICTURES - 1
     assert len([line for line in err.splitlines() if line.startswith("prune: ")]) == 1
+    assert f"note: 1 of {PICTURES} sources could not be read" in err
+    assert main([*words, "--json", "--strict", "--name", "strict"]) == 2
     assert not (tmp_path / "runs" / "exp" / "1.png").exists()
     assert (tmp_path / "runs" / "exp" / "3.png").exists()
 

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of boxes per image (default 300)",
     )
+    options.strict(parser)
     options.device(parser)
     parser.add_argument("--save-txt", action="store_true", help="write YOLO label files too")
     parser.add_argument("--save-conf", action="store_true", help="with confidences in them")
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect on every source; what cannot be read is named, the rest goes on, and 2 is returned."""
+    """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
     from prune.cli import console
     from prune.score import predict, sources
     from prune.train.stop import listening
@@ -79,18 +80,18 @@ def run(args: argparse.Namespace) -> int:
         output = _output(args, folder)
         for source, stem in zip(found, stems, strict=True):
             _detect(runner, source, search, stem=stem, output=output, tally=tally, stopped=stopped)
-            if stopped():
+            if stopped() or (args.strict and tally.failed):
                 break
     if args.json and tally.read:
         console.print_json(tally.documents)
     if tally.read:
         say = log.info if args.json else console.print_text
         say(tally.text(search.confidence))
-        for note in tally.notes(search.most):
+        for note in tally.notes(search.most, of=len(found)):
             log.info(note)
     if stopped():
         return 130
-    return 2 if tally.failed else 0
+    return 2 if tally.failed and (args.strict or not tally.read) else 0
 
 
 @dataclass
@@ -138,11 +139,16 @@ class Tally:
             f"is {confidence:g}: lower --conf-thres, or train longer"
         )
 
-    def notes(self, most: int) -> list[str]:
-        """Say that boxes may have been left out for want of room."""
-        if self.fullest < most:
-            return []
-        return [f"note: an image has {most} boxes, the most that are kept; --max-det keeps more"]
+    def notes(self, most: int, *, of: int) -> list[str]:
+        """Say what was left out: sources that cannot be read, boxes for want of room."""
+        notes = []
+        if self.failed:
+            notes.append(f"note: {self.failed} of {of} sources could not be read; see above")
+        if self.fullest >= most:
+            notes.append(
+                f"note: an image has {most} boxes, the most that are kept; --max-det keeps more"
+            )
+        return notes
 
 
 def _detect(  # what a run has, all by keyword
