@@ -110,7 +110,7 @@ def test_a_config_file_holds_lists_and_leaves_the_words_of_a_command_first(tmp_p
         ("pt: 3", "pt is '3'; it must be true or false"),
         ("data: {a: 1}", "data holds a mapping"),
         ("[1, 2]", "must hold options"),
-        ("a: [", "is not YAML"),
+        ("a: [", "broken YAML"),
         (None, "cannot read"),
     ],
     ids=["slip", "unknown", "flag", "mapping", "list", "syntax", "missing"],

@@ -172,14 +172,14 @@ def no_onnx(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (no_onnx, "net.onnx is no ONNX file"),
+        (no_onnx, "cannot read the ONNX file"),
         (lambda _: ["--img-size", "96"], "takes images of 64 x 64 only"),
         (lambda _: ["--batch", "4"], "batch is 4, but"),
         (lambda _: ["--runtime", "onnxruntim"], "did you mean onnxruntime?"),
         (lambda _: ["--runtime", "openvino"], "pip install 'detector-prune[openvino]'"),
         (lambda _: ["--runtime", "torch"], "torch reads .pt, not"),
         (lambda folder: ["--data", str(folder / "none.yaml")], "none.yaml"),
-        (lambda folder: ["--png", str(folder)], "it is a folder"),
+        (lambda folder: ["--png", str(folder)], "is no name for an image"),
         (lambda _: ["--rounds", "0"], "must be at least 1"),
     ],
     ids=[

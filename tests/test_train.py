@@ -17,9 +17,10 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.schema import mapping
 from prune.score import metrics
 from prune.size import Size
-from prune.train import features, keep
+from prune.train import features, hyp, keep
 from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings
 
@@ -398,6 +399,13 @@ def test_same_cfg_beside_the_weights_is_no_news(
     assert "note:" not in capsys.readouterr().err
 
 
+@pytest.fixture
+def any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take learning rates and gains that no run should have."""
+    monkeypatch.setattr(hyp, "_FILE", mapping({}))
+
+
+@pytest.mark.usefixtures("any_rate")
 def test_loss_that_is_not_finite_stops_with_the_pictures(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,6 +418,7 @@ def test_loss_that_is_not_finite_stops_with_the_pictures(
     assert not list((tmp_path / "runs" / "exp" / "weights").iterdir())
 
 
+@pytest.mark.usefixtures("any_rate")
 def test_weights_that_are_not_finite_are_not_kept(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -457,7 +466,7 @@ def test_json_is_all_there_is_on_stdout(
         (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
         (("--weights", "dense.pt", "--keep-classes", "--data", "three.yaml"), "--keep-classes: "),
         (("--cfg", "grey.cfg", "--keep-classes"), "--keep-classes needs --weights"),
-        (("--weights", "dense.pt", "--hyp", "typo.yaml"), "unknown key 'lr'"),
+        (("--weights", "dense.pt", "--hyp", "typo.yaml"), "'lr' is an unknown key"),
         (("--weights", "dense.pt", "--epochs", "0"), "--epochs is 0; it must be 1 or more"),
         (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
         (("--weights", "dense.pt", "--val-every", "-1"), "--val-every is -1; it must be 0 or more"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "voc": "  prune data voc VOCdevkit/VOC2007 --out data/voc.yaml",
-    "coco": "  prune data coco train=a.json val=b.json --images mine --out mine.yaml",
+    "coco": "  prune data coco train=a.json val=b.json --images photos --out mine.yaml",
     "shapes": "  prune data shapes --out data/shapes.yaml",
     "check": "  prune data check data/mine.yaml",
 }
