@@ -235,6 +235,17 @@ def test_images_folder_and_flat_folder_work_too(tmp_path: Path) -> None:
     assert len(boxes(tmp_path, "train/a")) == 2
 
 
+def test_a_size_of_hundreds_of_digits_is_told_shortly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = three(tmp_path / "voc")
+    (source / "Annotations/a.xml").write_text(xml([("cat", (1, 1, 5, 5))], size=(10**200, 30)))
+    assert convert(source) == 0
+    told = capsys.readouterr()
+    assert "a whole number of about 201 digits" in told.err
+    assert "0" * 100 not in told.out + told.err
+
+
 def test_everything_odd_is_told_with_file_and_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

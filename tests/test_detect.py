@@ -172,6 +172,8 @@ def test_broken_picture_does_not_stop_the_others(
         (["--source", "rtsp://me:secret@127.0.0.1:9/x"], "cannot open rtsp://127.0.0.1:9/x"),
         (["--source", "http://127.0.0.1:9/a.jpg"], "cannot open http://127.0.0.1:9/a.jpg"),
         (["--source", "rtsp://me:p@ss@127.0.0.1:9/x"], "cannot open rtsp://127.0.0.1:9/x"),
+        (["--source", "pipe"], "cannot read pipe: it is a pipe; a regular file is needed"),
+        (["--source", os.devnull], "it is a device; a regular file is needed"),
         (["--source", " "], "the source is empty"),
         (["--source", "ftp://127.0.0.1/a.jpg"], "a URL begins with one of http://"),
         (["--source", "x" * 300], "File name too long"),
@@ -184,7 +186,7 @@ def test_broken_picture_does_not_stop_the_others(
     ],
     ids=[
         *("path", "glob", "folder", "file", "list", "camera", "stream", "web"),
-        *("password", "empty", "scheme", "length"),
+        *("password", "pipe", "device", "empty", "scheme", "length"),
         *("class", "no class", "only commas", "confidence", "weights", "grey"),
     ],
 )
@@ -199,6 +201,7 @@ def test_wrong_input_is_one_line_and_nothing_written(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "net.txt").write_text("no weights")
     (tmp_path / "empty" / "net.pdf").write_text("no image")
+    os.mkfifo(tmp_path / "empty" / "pipe")
     grey = build(squares.CFG.replace("channels=3", "channels=1"))
     taken = checkpoint.capture(grey, names=squares.NAMES, imgsz=squares.SIZE)
     checkpoint.save(taken, tmp_path / "empty" / "grey.pt")

@@ -219,6 +219,25 @@ def test_broken_options_are_told_and_nothing_is_imported(
     assert not Path("marker").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lr_factor: ['1']", "factor is '1'"),
+        ("prune_to: x", "--prune-to is 'x'"),
+        ("freeze: ['99999']", "layers 99999"),
+        ("nominal_batch: 0", "--nominal-batch is 0; it must be 1 or more"),
+    ],
+)
+def test_an_option_that_the_network_refuses_names_the_file_it_was_read_from(
+    broken: Path, capsys: pytest.CaptureFixture[str], *, line: str, message: str
+) -> None:
+    options = broken.parent.parent / "opt.yaml"
+    key = line.partition(":")[0]
+    kept = [old for old in options.read_text().splitlines() if not old.startswith(f"{key}:")]
+    options.write_text("\n".join([*kept, line]))
+    assert f"{options}: {message}" in _refusal(capsys, str(broken))
+
+
 def test_a_run_goes_on_where_its_data_has_moved(broken: Path) -> None:
     moved = Path("squares").rename("elsewhere") / "data.yaml"
     free = ("--cache", "--eager", "--no-plots", "--profile", "--workers", "0")
@@ -231,7 +250,7 @@ def test_a_run_whose_data_is_gone_asks_where_it_is(
     broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("squares").rename("elsewhere")
-    said = _refusal(capsys, "--resume", str(broken))
+    said = _refusal(capsys, str(broken))
     assert "data.yaml is not there any more; say where it is now by --data" in said
 
 

@@ -468,6 +468,11 @@ def test_json_is_all_there_is_on_stdout(
         (("--cfg", "grey.cfg", "--keep-classes"), "--keep-classes needs --weights"),
         (("--weights", "dense.pt", "--hyp", "typo.yaml"), "'lr' is an unknown key"),
         (("--weights", "dense.pt", "--epochs", "0"), "--epochs is 0; it must be 1 or more"),
+        (("--weights", "dense.pt", "--epochs", "9" * 20), "it must be 1,000,000 or less"),
+        (
+            ("--weights", "dense.pt", "--nominal-batch", "9" * 400),
+            "digits; it must be 1,000,000,000 or less",
+        ),
         (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
         (("--weights", "dense.pt", "--val-every", "-1"), "--val-every is -1; it must be 0 or more"),
         (("--weights", "dense.pt", "--prune-every", "2"), "--prune-every needs --prune-to"),

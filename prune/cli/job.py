@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from prune.cli.options import as_typed
 from prune.cli.reading import class_names
 from prune.cli.recorded import STARTED_IN
 from prune.errors import InputError
+from prune.inputs import naming
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +62,9 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     source, state = _source(args, spec)
     for note in source.notes:
         say(f"note: {note}")
-    settings, hyp = recipe.settings(args, source, where.type, say), recipe.hyper_parameters(args)
+    with _named(args):
+        settings = recipe.settings(args, source, where.type, say)
+    hyp = recipe.hyper_parameters(args)
     if args.batch_size == "auto":
         if team.size > 1:
             raise InputError("--batch-size auto fits one process; several need a number")
@@ -70,11 +74,13 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     stride = source.net.stride
     batches = _batches(args, spec, settings, hyp=hyp, stride=stride, part=team.part)
     source = _with_anchors(args, source, batches, hyp, say)
-    recipe.freeze(args, source.net, say)  # of the very network that trains
+    with _named(args):
+        recipe.freeze(args, source.net, say)  # of the very network that trains
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
-    narrowing = recipe.narrowing(args, source, settings)
+    with _named(args):
+        narrowing = recipe.narrowing(args, source, settings)
     if narrowing is not None:
         settings = replace(settings, best_after=narrowing.done)
     judge, test = _judges(args, spec, settings, stride=stride, part=team.part, say=say)
@@ -95,6 +101,11 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         state=state,
         narrowing=narrowing,
     )
+
+
+def _named(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """Say where options were read that nobody typed: in the opt.yaml of a run that goes on."""
+    return nullcontext() if args.resume is None else naming(args.resume.parents[1] / "opt.yaml")
 
 
 def _spec(args: argparse.Namespace) -> DataSpec:

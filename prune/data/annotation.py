@@ -27,7 +27,7 @@ from prune.data.problem import (
 from prune.data.yolo import Sample
 from prune.device import cores
 from prune.errors import DataError
-from prune.inputs import is_file
+from prune.inputs import is_file, shown
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
 MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry
@@ -211,7 +211,7 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
         return _Frame(look.size)
     if claimed is None:
         return _Frame(look.size, 1, NO_SIZE, f"taken as {here}")
-    detail = f"{claimed[0]}x{claimed[1]} where the image has {here}"
+    detail = f"{shown(claimed[0])}x{shown(claimed[1])} where the image has {here}"
     if _same_shape(claimed, look.size):
         return _Frame(claimed, 1, RESIZED, detail)
     if _same_shape(claimed, look.size[::-1]):

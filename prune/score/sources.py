@@ -41,6 +41,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 WEB, STREAMS = ("http", "https"), ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt")
 
+_VIDEO4LINUX = 81  # the major number of its devices
 _TIMEOUT_S = 10  # without an answer, or between two frames of a stream
 _LARGEST = 256 << 20  # bytes of an image that a web server sends
 
@@ -104,10 +105,12 @@ def find(source: str) -> list[Source]:
     try:
         if path.is_dir():
             return _in_folder(path)
-        if (source.isdecimal() and not path.exists()) or path.is_char_device():
+        if (source.isdecimal() and not path.exists()) or _is_camera(path):
             return [Source(source, "camera")]
         if path.is_file():
             return _in_list(path) if path.suffix.lower() == ".txt" else [_of_file(path)]
+        if path.exists():  # a pipe, a socket, another device: the door says which
+            open_input(path, "image", error=DataError).close()
         found = _known(map(Path, _matches(source)))
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror}") from error
@@ -117,6 +120,11 @@ def find(source: str) -> list[Source]:
             "glob, a .txt list, a camera's number (0), or a URL (rtsp://, http://)"
         )
     return found
+
+
+def _is_camera(path: Path) -> bool:
+    """Tell whether a path is one of Linux's cameras; /dev/zero is a device, too, and has no end."""
+    return path.is_char_device() and os.major(path.stat().st_rdev) == _VIDEO4LINUX
 
 
 def _of_url(url: str) -> Source:

@@ -12,6 +12,7 @@ import torch
 from prune.coupling import coupled
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
+from prune.inputs import shown
 from prune.size import Size
 from prune.train import scales
 from prune.train.ema import Average
@@ -40,14 +41,15 @@ DISTILLED: dict[str, tuple[str, ...]] = {
     "feature": ("feature",),
     "both": ("output", "feature"),
 }
-_LOWEST = {
-    "epochs": 1,
-    "batch_size": 1,
-    "nominal_batch": 1,
-    "seed": 0,
-    "val_every": 0,
-    "save_period": 0,
-    "patience": 0,
+# What a count may be, from and to: above any use, and below what a float or a list cannot hold.
+_BOUNDS = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "nominal_batch": (1, 10**9),
+    "seed": (0, 2**63 - 1),
+    "val_every": (0, 10**9),
+    "save_period": (0, 10**9),
+    "patience": (0, 10**9),
 }
 
 
@@ -96,11 +98,12 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.imgsz) < 1:
             raise InputError(f"--img-size is {self.imgsz}; it must be 1 or more")
-        for name, low in _LOWEST.items():
+        for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
-            if value < low:
+            if not low <= value <= high:
+                rule = f"{low} or more" if value < low else f"{high:,} or less"
                 option = name.replace("_", "-")
-                raise InputError(f"--{option} is {value}; it must be {low} or more")
+                raise InputError(f"--{option} is {shown(value)}; it must be {rule}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
         if self.distill not in DISTILLED:
