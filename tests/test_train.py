@@ -471,7 +471,7 @@ def test_json_is_all_there_is_on_stdout(
         (("--weights", "dense.pt", "--epochs", "9" * 20), "it must be 1,000,000 or less"),
         (
             ("--weights", "dense.pt", "--nominal-batch", "9" * 400),
-            "digits; it must be 1,000,000,000 or less",
+            "it must be 1,000,000,000 or less",
         ),
         (("--weights", "dense.pt", "--batch-size", "0"), "--batch-size is 0"),
         (("--weights", "dense.pt", "--val-every", "-1"), "--val-every is -1; it must be 0 or more"),
