@@ -244,7 +244,7 @@ def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder:
     """
     from prune import checkpoint
 
-    if not (found.foreign or args.names or args.decoding):
+    if reading.is_ours_as_read(args, found):
         return wish
     target = folder / f"{wish.weights.stem}.pt"
     checkpoint.save(found, target)

@@ -73,7 +73,7 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[Path, Path]:
     for path in args.files:
         if path.suffix.lower() in (".pt", ".pth", ".weights") and path.is_file():
             opened = reading.open_file(path, reading.reading(args))
-            if opened.foreign or path.suffix != ".pt" or args.names or args.decoding:
+            if path.suffix != ".pt" or not reading.is_ours_as_read(args, opened):
                 found[path] = folder / f"{len(found)}.pt"
                 checkpoint.save(opened, found[path])
     return found

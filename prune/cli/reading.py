@@ -64,6 +64,14 @@ def open_file(path: Path, reading: Reading) -> Checkpoint:
     return found
 
 
+def is_ours_as_read(args: argparse.Namespace, found: Checkpoint) -> bool:
+    """Tell whether a file is a checkpoint of ours that says by itself how it is read.
+
+    All others are written as one before they are passed on, by path, to what knows no options.
+    """
+    return not (found.foreign or args.names or args.decoding)
+
+
 def runner(args: argparse.Namespace) -> Runner:
     """Open --weights to detect with: a checkpoint, public weights or an ONNX file.
 
