@@ -15,7 +15,7 @@ from prune.foreign.source import Source, from_darknet, from_document
 from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet
 from prune.models.image_size import image_size
-from prune.models.sections import expect_rgb, parse, with_classes, with_own_reorg, write
+from prune.models.sections import Section, expect_rgb, parse, with_classes, with_own_reorg, write
 from prune.models.sections import remarks as cfg_remarks
 from prune.runs import versions
 from prune.size import Sides, Size
@@ -147,10 +147,7 @@ def fresh(
         CfgError: the cfg cannot be read, or describes no network of RGB images.
         InputError: an image size that the network cannot take.
     """
-    sections = with_own_reorg(read_cfg(cfg))
-    if names is not None:
-        sections = with_classes(sections, len(names))
-    expect_rgb(sections)
+    sections = fresh_sections(cfg, classes=None if names is None else len(names))
     decoded = decode_as_darknet(sections, requested=decoding)
     torch.manual_seed(seed)
     net = Darknet(decoded.sections)
@@ -160,6 +157,23 @@ def fresh(
     notes = [f"structure from {cfg}", *cfg_remarks(sections), decoded.note, *changed, drawn]
     entry = {**_entry(cfg, net, size), "seed": seed, "read": "cfg", "notes": notes}
     return capture(net, names=classes if names is None else names, imgsz=size, history=[entry])
+
+
+def fresh_sections(cfg: Path, *, classes: int | None = None) -> tuple[Section, ...]:
+    """Read the cfg of a network that no weights come with.
+
+    Args:
+        cfg: the file.
+        classes: what the heads are made for; None leaves them as they are.
+
+    Raises:
+        CfgError: the cfg cannot be read, or describes no network of RGB images.
+    """
+    sections = with_own_reorg(read_cfg(cfg))
+    if classes is not None:
+        sections = with_classes(sections, classes)
+    expect_rgb(sections)
+    return sections
 
 
 def _renewed(

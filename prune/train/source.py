@@ -11,14 +11,13 @@ import torch
 from prune import checkpoint
 from prune.data.spec import reordered
 from prune.errors import CheckpointError, InputError
-from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet, reactivated
 from prune.models.image_size import image_size
-from prune.models.sections import expect_rgb, remarks, with_classes, with_own_reorg
+from prune.models.sections import remarks
 from prune.size import Size
 from prune.train.imitation import expect_alike
 from prune.train.state import expect_state
-from prune.whole import open_weights
+from prune.whole import fresh_sections, open_weights
 from prune.wording import few
 
 
@@ -43,15 +42,13 @@ def fresh(cfg: Path, *, names: Sequence[str], seed: int) -> Source:
     """Build the cfg's network with the data's classes and random weights.
 
     Raises:
-        CfgError: no such file, or no network for RGB pictures in it.
+        CfgError: the cfg cannot be read, or it describes no network of RGB images.
     """
     torch.manual_seed(seed)
-    read = read_cfg(cfg)
-    sections = with_classes(with_own_reorg(read), len(names))
-    expect_rgb(sections)
+    sections = fresh_sections(cfg, classes=len(names))
     net = Darknet(sections)
     imgsz, notes = image_size(net)
-    return Source(net=net, imgsz=imgsz, notes=(*remarks(read), *notes))
+    return Source(net=net, imgsz=imgsz, notes=(*remarks(sections), *notes))
 
 
 def activated(source: Source, activation: str) -> Source:
