@@ -159,10 +159,7 @@ def is_dir(path: Path | str) -> bool:
 
 def exists(path: Path | str) -> bool:
     """Tell whether a path leads to anything; one that is too long or loops does not."""
-    try:
-        return os.path.exists(path)  # noqa: PTH110 - as above
-    except (OSError, ValueError):
-        return False
+    return os.path.exists(path)  # noqa: PTH110 - as above
 
 
 def resolved(path: Path | str) -> Path:
