@@ -300,7 +300,9 @@ def _read(path: Path) -> object:
         head = handle.read(4)
         if not head:
             raise CheckpointError(f"{path} is empty")
-        if not zipfile.is_zipfile(handle):
+        with reading(path, error=CheckpointError):  # of an archive in parts it raises
+            is_archive = zipfile.is_zipfile(handle)
+        if not is_archive:
             whole = not head.startswith(b"PK")
             raise (
                 ForeignError(_not_ours(path)) if whole else CheckpointError(f"{path} is truncated")

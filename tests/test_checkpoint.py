@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -275,3 +276,12 @@ def test_networks_for_other_pictures_than_rgb_are_refused(tiny: Checkpoint) -> N
     grey = tiny.cfg.replace("channels=3", "channels=1")
     with pytest.raises(CfgError, match=r"line 1, \[net\] channels: is 1; pictures are RGB"):
         checkpoint.network(replace(tiny, cfg=grey))
+
+
+def test_an_archive_in_several_parts_is_refused_by_name(tmp_path: Path) -> None:
+    """Python's own zipfile raises where it only asks whether a file is an archive."""
+    path = tmp_path / "w.pt"
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 5)  # of an archive of five disks
+    path.write_bytes(b"PK\3\4" + bytes(60) + locator + b"PK\5\6" + bytes(18))
+    with pytest.raises(CheckpointError, match=r"cannot read .*w\.pt: it is a damaged archive"):
+        checkpoint.load(path)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from prune.bench import ncnn_text
@@ -173,3 +174,9 @@ def test_what_stands_beside_ncnn_text_is_believed_where_it_can_be(
     path.write_text("7767517\n2 2\n" + LAYERS.format(64))
     path.with_suffix(".json").write_text(beside)
     assert settle(path, threads=1).shape == (1, 3, 64, 64)
+
+
+def test_a_fixed_batch_of_open_sides_is_counted_before_it_is_filled_up(tmp_path: Path) -> None:
+    runner = open_weights(write(tmp_path / "m.onnx", (2**20, 3, "H", "W")))
+    with pytest.raises(CheckpointError, match=r"m\.onnx takes 1048576 images per run; at most"):
+        runner.detect(torch.zeros(1, 3, 64, 64))

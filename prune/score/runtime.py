@@ -143,6 +143,8 @@ class _OnnxDetector:
 
     def _run(self, images: Tensor, size: int) -> Tensor:
         entry: NodeArg = self.session.get_inputs()[0]
+        if excess := Size(*images.shape[2:]).excess(size):  # a fixed batch of open sides
+            raise CheckpointError(f"{self.path} takes {size} images per run; {excess}")
         blank = images.new_zeros(size - len(images), *images.shape[1:])
         kind = torch.float16 if "float16" in entry.type else torch.float32
         filled = torch.cat((images, blank)).to(kind).numpy()
