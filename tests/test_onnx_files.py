@@ -180,3 +180,17 @@ def test_a_fixed_batch_of_open_sides_is_counted_before_it_is_filled_up(tmp_path:
     runner = open_weights(write(tmp_path / "m.onnx", (2**20, 3, "H", "W")))
     with pytest.raises(CheckpointError, match=r"m\.onnx takes 1048576 images per run; at most"):
         runner.detect(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_shape_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", ("N", 3, "HEIGHT", "WIDTH"))
+    path.write_bytes(path.read_bytes().replace(b"HEIGHT", b"\xffEIGHT"))
+    with pytest.raises(CheckpointError, match=r"cannot read .*m\.onnx"):
+        open_weights(path)
+
+
+def test_metadata_that_are_not_utf8_are_no_metadata_to_time_by(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", ("N", 3, "H", "W"), facts={"imgsz": "[64, 64]"})
+    path.write_bytes(path.read_bytes().replace(b"[64, 64]", b"[64, \xff4]"))
+    with pytest.raises(InputError, match=r"m\.onnx: metadata not in UTF-8"):
+        settle(path, threads=1)

@@ -125,7 +125,8 @@ def _onnx(path: Path) -> Taken:
     number, channels, height, width = (dim.dim_value or None for dim in dims)
     if any(dim.dim_value < 0 for dim in dims):
         raise InputError(f"{path} takes images of sides below zero")
-    facts = {entry.key: entry.value for entry in model.metadata_props}
+    # What is not UTF-8 comes as bytes, and says nothing.
+    facts = {e.key: e.value for e in model.metadata_props if isinstance(e.value, str)}
     stride = _numbers(facts.get("stride", ""), most=STRIDE)
     return Taken((number, channels, height, width), _size(facts), stride[0] if stride else 1)
 

@@ -105,12 +105,16 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
     session = _session(path, device_name)
     with reading(path, error=CheckpointError):
         facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        for entry in (*session.get_inputs(), *session.get_outputs()):
+            _ = entry.name, entry.shape, entry.type  # decoded here: what is not UTF-8 raises
     if facts.get("nms") == "True":
         raise CheckpointError(
             f"{path} suppresses its boxes itself, and scoring and detecting need all of them; "
             "export it without --nms"
         )
     names = _names(facts, path)
+    with reading(path, error=CheckpointError):  # a side's name may be no text
+        _ = [entry.shape for entry in (*session.get_inputs(), *session.get_outputs())]
     shape = _taken(session.get_inputs(), path)
     return Runner(
         _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
