@@ -11,7 +11,7 @@ from prune.bench import ncnn_text
 from prune.bench.runtimes import Setting
 from prune.dimensions import SIDE, STRIDE
 from prune.errors import InputError
-from prune.inputs import open_input, read_bytes, reading
+from prune.inputs import open_input, read_bytes, reading, shown
 from prune.plain_json import BrokenTextError, read_json
 from prune.size import Sides, Size
 
@@ -125,8 +125,10 @@ def _onnx(path: Path) -> Taken:
     number, channels, height, width = (dim.dim_value or None for dim in dims)
     if any(dim.dim_value < 0 for dim in dims):
         raise InputError(f"{path} takes images of sides below zero")
-    # What is not UTF-8 comes as bytes, and says nothing.
-    facts = {e.key: e.value for e in model.metadata_props if isinstance(e.value, str)}
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    for key, value in facts.items():
+        if not isinstance(key, str) or not isinstance(value, str):  # as protobuf gives other bytes
+            raise InputError(f"{path}: metadata not in UTF-8: {shown(key)}")
     stride = _numbers(facts.get("stride", ""), most=STRIDE)
     return Taken((number, channels, height, width), _size(facts), stride[0] if stride else 1)
 
