@@ -8,8 +8,6 @@ from pathlib import Path
 
 from prune.cli import habits
 from prune.errors import InputError
-from prune.inputs import shown
-from prune.plain_yaml import read_yaml_file
 
 OPTION = "--config"
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
@@ -60,6 +58,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _words(path: Path, known: Mapping[str, argparse.Action]) -> Iterator[str]:
+    from prune.inputs import shown
+
     for key, value in _document(path).items():
         option = "--" + key.removeprefix("--").replace("_", "-")
         action = known.get(option)
@@ -72,6 +72,8 @@ def _words(path: Path, known: Mapping[str, argparse.Action]) -> Iterator[str]:
 
 def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list[str]:
     """Write an option as one would type it; without a value it is left out."""
+    from prune.inputs import shown
+
     if isinstance(value, Mapping):
         raise InputError(f"{path}: {option[2:]} holds a mapping; write a value or a list")
     values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
@@ -90,6 +92,8 @@ def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list
 
 def _document(path: Path) -> dict[str, object]:
     """Read the file, every value as the text that stands there: 0.40 is typed as 0.40."""
+    from prune.plain_yaml import read_yaml_file  # here, so that commands without it start fast
+
     found = read_yaml_file(path, typed=False, called=f"the file of {OPTION},")
     if found in (None, ""):
         return {}
