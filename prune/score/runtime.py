@@ -113,8 +113,6 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
             "export it without --nms"
         )
     names = _names(facts, path)
-    with reading(path, error=CheckpointError):  # a side's name may be no text
-        _ = [entry.shape for entry in (*session.get_inputs(), *session.get_outputs())]
     shape = _taken(session.get_inputs(), path)
     return Runner(
         _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
