@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune import temporary
-from prune.errors import InputError, WriteError
+from prune.errors import InputError, PruneError, WriteError
 from prune.temporary import DRAWN
 
 _MARK = "-part-"  # in temporary names
@@ -69,6 +69,9 @@ def together(*targets: Path, folder: Path | None = None) -> Iterator[tuple[Path,
             for part in parts:
                 _complete(part)
             _take_places(parts)
+        except PruneError as error:  # of a file inside a folder, which has its name only later
+            error.args = (_by_its_name(str(error), parts, named), *error.args[1:])
+            raise
         except OSError as error:
             raise WriteError(
                 f"cannot write {_blamed(error, parts, named)}: {error.strerror or error}"
@@ -284,6 +287,13 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _by_its_name(text: str, parts: Sequence[_Part], named: Sequence[Path]) -> str:
+    """Put the names that the user gave in the place of temporary ones."""
+    for path, part in zip(named, parts, strict=True):
+        text = text.replace(str(part.path), str(path))
+    return text
 
 
 def _blamed(error: OSError, parts: Sequence[_Part], named: Sequence[Path]) -> str:

@@ -100,7 +100,7 @@ def read_text(
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
-        raise error(f"cannot read {_called(path, called)}: {reason(cause)}") from cause
+        raise error(f"cannot read {_called(path, called)}: {_no_text(cause)}") from cause
     return io.StringIO(text, newline=None).read() if "\r" in text else text
 
 
@@ -263,13 +263,17 @@ def _of_system(cause: OSError) -> str:
     return cause.strerror or first_line(cause)
 
 
-def _of_unicode(cause: UnicodeError) -> str:
-    if not isinstance(cause, UnicodeDecodeError):
-        return "it has characters that no text can have"
+def _no_text(cause: UnicodeDecodeError) -> str:
     if bytes(cause.object[:2]) in (b"\xff\xfe", b"\xfe\xff"):
         return "it is UTF-16 text; save it as UTF-8"
     line = bytes(cause.object[: cause.start]).count(b"\n") + 1
     return f"it is no text file: line {line} is not UTF-8"
+
+
+def _of_unicode(cause: UnicodeError) -> str:
+    if isinstance(cause, UnicodeDecodeError):
+        return "it is damaged: a text in it is not UTF-8"
+    return "it has characters that no text can have"
 
 
 # What a reader raises -> what is wrong with the file; the first that fits.
@@ -285,6 +289,10 @@ _WHY: tuple[tuple[type[Exception], Callable[..., str] | str], ...] = (
 )
 
 
+# What only code raises that did not expect such a file; its words are of use to nobody but us.
+_OF_CODE = (AttributeError, TypeError, LookupError, AssertionError, ArithmeticError)
+
+
 def reason(cause: Exception) -> str:
     """Say in one short line what a reader's error means, with the line of the file if known."""
     for kind, words in _WHY:
@@ -295,6 +303,8 @@ def reason(cause: Exception) -> str:
         return "a name cannot have a NUL character"
     line = getattr(cause, "line", None) or getattr(cause, "lineno", None)
     place = f"line {line}: " if isinstance(line, int) and not what.startswith("line ") else ""
-    plain = isinstance(cause, ValueError) and str(cause)
-    kind_of = "" if plain else f"{type(cause).__name__}: "
-    return printable(f"{place}{kind_of}{what}", _LONGEST_WHY)
+    if isinstance(cause, _OF_CODE):
+        what = f"it is damaged or not supported ({type(cause).__name__}: {what})"
+    elif not (isinstance(cause, ValueError) and str(cause)):
+        what = f"{type(cause).__name__}: {what}"
+    return printable(f"{place}{what}", _LONGEST_WHY)

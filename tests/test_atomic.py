@@ -37,6 +37,20 @@ def test_a_write_that_the_system_fails_leaves_the_old_file_and_tells_the_cause(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_file_that_fails_inside_a_new_folder_is_named_as_the_user_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bundle = tmp_path / "bundle"
+    with pytest.raises(WriteError) as caught, new_folder(bundle) as folder:
+        monkeypatch.setattr(os, "fsync", full)
+        write_text(folder / "model.onnx", "half")
+    assert str(caught.value) == f"cannot write {bundle / 'model.onnx'}: No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
 def left_by_a_killed_writer(target: Path) -> Path:
     """Make what a killed process leaves."""
     left = target.with_name(f".{target.stem}-part-abcd1234{target.suffix}")

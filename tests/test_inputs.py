@@ -132,9 +132,16 @@ def _json_error() -> Exception:
 RAISED = [
     (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
     (OverflowError("int too large"), "a number in it is too large"),
-    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "it is no text file: line 1 is not UTF-8"),
-    (LookupError("unknown encoding: x"), "LookupError: unknown encoding: x"),
-    (IndexError("list index out of range"), "IndexError: list index out of range"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "it is damaged: a text in it is not UTF-8"),
+    (
+        LookupError("unknown encoding: x"),
+        "it is damaged or not supported (LookupError: unknown encoding: x)",
+    ),
+    (
+        AttributeError("'tuple' object has no attribute 'dtype'"),
+        "it is damaged or not supported (AttributeError: 'tuple' object has no attribute 'dtype')",
+    ),
+    (RuntimeError("of torch"), "RuntimeError: of torch"),
     (struct.error("unpack requires 4 bytes"), "it ends too early or is damaged"),
     (BadZipFile("File is not a zip file"), "it is a damaged archive"),
     (MemoryError(), "it needs more memory than there is"),

@@ -23,7 +23,7 @@ from prune import checkpoint
 from prune.data import failures, spec
 from prune.data.loader import TrainLoader, train_loader
 from prune.data.workers import Context
-from prune.errors import DataError, LoaderError
+from prune.errors import DataError, LoaderError, PruneError, TrainError
 from prune.train.hyp import SCRATCH
 from prune.train.safe import loading
 
@@ -177,17 +177,20 @@ def test_a_worker_ends_with_its_main_process_however_that_ends(
 
 
 @pytest.mark.parametrize(
-    ("error", "more"), [(LoaderError, " --workers 0"), (DataError, "")], ids=["process", "image"]
+    ("error", "ends", "more"),
+    [(LoaderError, LoaderError, " --workers 0"), (DataError, TrainError, "")],
+    ids=["process", "image"],
 )
 def test_a_training_that_cannot_load_says_how_it_goes_on(
-    tmp_path: Path, error: type[Exception], more: str
+    tmp_path: Path, error: type[PruneError], ends: type[PruneError], more: str
 ) -> None:
-    with pytest.raises(error, match=r"^why; nothing was saved before$"), loading(tmp_path):
+    assert ends.exit_code == 1
+    with pytest.raises(ends, match=r"^why; nothing was saved before$"), loading(tmp_path):
         raise error("why")
     last = tmp_path / "weights" / "last.pt"
     last.parent.mkdir()
     saved = checkpoint.load(tiny.weights(tmp_path))
     saved.history.append({"command": "train", "epoch": 3})
     checkpoint.save(saved, last)
-    with pytest.raises(error, match=f"epoch 3 stays; .* --resume {last}{more}$"), loading(tmp_path):
+    with pytest.raises(ends, match=f"epoch 3 stays; .* --resume {last}{more}$"), loading(tmp_path):
         raise error("why")

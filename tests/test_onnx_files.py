@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from prune.bench import ncnn_text
 from prune.bench.files import settle
 from prune.errors import CheckpointError, InputError
+from prune.score import runtime
 from prune.score.runtime import open_weights
 
 FACTS = {"names": '["cat", "dog", "car"]', "stride": "8", "imgsz": "64"}
@@ -130,10 +131,17 @@ def test_what_is_timed_fits_a_machine(case: str, tmp_path: Path) -> None:
         settle(write(tmp_path / "o.onnx", ("N", 3, 64, 64)), threads=1, batch=10**9)
 
 
-def test_where_the_shape_is_fixed_metadata_of_another_size_do_not_count(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.onnx", facts={"imgsz": "[1]"})
+@pytest.mark.parametrize("written", ["[1]", "(", "[64, 64]"])
+def test_where_the_shape_is_fixed_metadata_of_another_size_get_a_note(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(runtime, "note", said.append)
+    path = write(tmp_path / "m.onnx", facts={"imgsz": written})
     assert settle(path, threads=1).shape == (1, 3, 64, 64)
     assert open_weights(path).imgsz == (64, 64)
+    assert len(said) == (written != "[64, 64]")
+    assert all(f"is '{written}', but the file takes 64 pixels only" in text for text in said)
 
 
 def test_a_size_that_no_network_takes_is_not_believed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from prune.data.frames import Shape
 from prune.dimensions import CHANNELS, STRIDE
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
 from prune.inputs import open_input, printable, reading, shown
+from prune.notes import note
 from prune.score.fused import fused
 from prune.score.score import Detector
 from prune.size import Size
@@ -117,7 +118,7 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
     return Runner(
         _OnnxDetector(session, path, _boxes_output(session, path).name, classes=len(names)),
         names,
-        imgsz=Size(*shape) if shape else _size(facts, path),
+        imgsz=_fixed_size(shape, facts, path) if shape else _size(facts, path),
         stride=_stride(_fact(facts, "stride", path), path),
         device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
         shape=shape,
@@ -260,6 +261,15 @@ def _size(facts: Mapping[str, str], path: Path) -> Size:
         raise CheckpointError(f"{path}: 'imgsz' in its metadata is no size in pixels")
     if excess := size.excess():
         raise CheckpointError(f"{path}: 'imgsz' in its metadata is {size}; {excess}")
+    return size
+
+
+def _fixed_size(shape: Shape, facts: Mapping[str, str], path: Path) -> Size:
+    """Return the only size that a file takes; a note says so where its metadata has another."""
+    size = Size(*shape)
+    if "imgsz" in facts and Size.read(_literal(facts["imgsz"])) != size:
+        its = shown(facts["imgsz"])
+        note(f"{path}: 'imgsz' in its metadata is {its}, but the file takes {size.described} only")
     return size
 
 

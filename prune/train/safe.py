@@ -58,15 +58,19 @@ def saving(folder: Path, epoch: int) -> Iterator[None]:
 def loading(folder: Path) -> Iterator[None]:
     """Let images that cannot be loaded end the run with what there is to go on from.
 
+    The data set was whole when the run began: an image that is lost since is the run's failure.
+
     Raises:
-        DataError, LoaderError: what the block raised of these, with that added.
+        TrainError: the block raised a DataError; with what there is to go on from.
+        LoaderError: the block raised it; with the same.
     """
+    last = folder / "weights" / "last.pt"
     try:
         yield
-    except (DataError, LoaderError) as error:
-        alone = ("--workers", "0") if isinstance(error, LoaderError) else ()
-        left = _left(folder / "weights" / "last.pt", *alone)
-        raise type(error)(f"{error}; {left}") from error
+    except DataError as error:
+        raise TrainError(f"{error}; {_left(last)}") from error
+    except LoaderError as error:
+        raise LoaderError(f"{error}; {_left(last, '--workers', '0')}") from error
 
 
 @contextmanager

@@ -125,4 +125,6 @@ def taking_up(key: str) -> Iterator[None]:
         yield
     except Exception as error:
         why = printable(first_line(error), 200)
-        raise CheckpointError(f"{key} does not fit this run: {why}") from error
+        raise CheckpointError(
+            f"{key} does not fit this run: {why}; was the file, or the run's opt.yaml, changed?"
+        ) from error
