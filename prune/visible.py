@@ -6,9 +6,7 @@ drawn on images or written for people to read (labels.txt, README.md, reports) p
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
 
 # Joiners that letters of Persian and of Indian languages and many emoji need, and wide spaces.
 _HARMLESS = frozenset("\u200c\u200d\u00a0\u3000")
@@ -35,10 +33,14 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 def markdown(text: str) -> str:
     """Write a text from a file so that Markdown and HTML show it, and do not act on it."""
+    import html  # here, as below: every command starts with this file, and few come this far
+
     return _MARKUP.sub(r"\\\g<0>", html.escape(visible(text), quote=False))
 
 
 def _escaped(letter: str) -> str:
+    import unicodedata
+
     if unicodedata.category(letter) == "Zs":
         return letter  # the spaces of other scripts
     return letter.encode("unicode_escape").decode("ascii")

@@ -1,5 +1,7 @@
 """The command line as a whole: what a mistyped word gets."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,12 @@ def test_help_fits_80_columns(
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])
     assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
+
+
+def test_the_overview_imports_no_parser() -> None:
+    code = (
+        "import sys; from prune.cli import main; main(['--help'])\n"
+        "assert not {'argparse', 'dataclasses', 'json', 'loguru', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,7 @@
-"""The command line: a table of commands, each a file of its own, imported when it is asked for."""
+"""The command line: a table of commands, each a file of its own, imported when it is asked for.
+
+So is what only some of them need: `prune --help` is to be there at once.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from prune import __version__, children, notes, streams
-from prune.cli import console, habits, parser
-from prune.cli.parser import CommandModule, Options
+from prune import __version__, streams
 from prune.errors import PruneError, RunError
+
+if TYPE_CHECKING:
+    from prune.cli.parser import CommandModule, Options
 
 COMMANDS: dict[str, str] = {
     "data": "make or check a data set: voc, coco, shapes, check",
@@ -71,6 +75,8 @@ def _main(argv: Sequence[str] | None) -> int:
     if name == "help":  # prune help train, prune help data voc
         return _main([*rest, "--help"])
     if name not in COMMANDS:
+        from prune.cli import habits
+
         meant = habits.COMMANDS.get(name) or habits.suggestion(name, COMMANDS)
         hint = f"; did you mean {meant}?" if meant else "; prune --help lists them"
         streams.log(f"prune: unknown command {name!r}{hint}")
@@ -81,6 +87,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def settle() -> None:
     """Set up the process as every command is; before torch is imported, which reads it."""
+    from prune import children
+
     # Threads that wait must not spin for long where others want the processor, a loader's workers
     # first of all: on a busy machine that took steps from 5 s to over 40. Asleep at once, they wake
     # too late for the next operation, which made steps 1.4 times as long: so a few microseconds.
@@ -97,16 +105,19 @@ def read(name: str, words: Sequence[str]) -> Options:
     Raises:
         InputError: the file of --config cannot be used.
     """
+    from prune.cli import parser
+
     return parser.read(name, COMMANDS[name], module(name), words)
 
 
 def module(name: str) -> CommandModule:
     """Import the file of a command."""
-    return cast(CommandModule, importlib.import_module(f"prune.cli.{name}"))
+    return cast("CommandModule", importlib.import_module(f"prune.cli.{name}"))
 
 
 def _run(name: str, words: Sequence[str]) -> int:
-    from prune.cli import bars
+    from prune import notes
+    from prune.cli import bars, console
 
     try:
         args = read(name, words)
