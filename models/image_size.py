@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from prune.common.size import Size
 from prune.models.darknet import Darknet
 from prune.models.keys import positive
 from prune.models.sections import fault, option
-from prune.size import Size
 
 USUAL = 640  # pixels, where a cfg names neither side
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from prune import digits
-from prune.dimensions import ANCHOR, SCALE_X_Y
+from prune.common import digits
+from prune.common.dimensions import ANCHOR, SCALE_X_Y
 
 # A reader turns a value's text into what it means; its ValueError says what would be right.
 Reader = Callable[[str], object]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prune.dimensions import CHANNELS, KERNEL, LAYERS, STRIDE, WEIGHTS
+from prune.common.dimensions import CHANNELS, KERNEL, LAYERS, STRIDE, WEIGHTS
 from prune.errors import CfgError
 
 from .keys import (
@@ -58,7 +58,7 @@ def layout(sections: Sequence[Section]) -> tuple[LayerInfo, ...]:
 
     Raises:
         CfgError: a reference to a layer that is not there, layers whose shapes do not fit, or what
-            is above the limits of `prune.dimensions`.
+            is above the limits of `prune.common.dimensions`.
     """
     if len(sections) - 1 > LAYERS:
         raise fault(sections[0], "", f"{len(sections) - 1:,} layers follow; at most {LAYERS:,} may")

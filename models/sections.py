@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from prune.common.inputs import shown
 from prune.errors import CfgError
-from prune.inputs import shown
 
 from .keys import (
     ALIASES,

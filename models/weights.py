@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from prune.dimensions import WEIGHTS
+from prune.common.dimensions import WEIGHTS
+from prune.common.inputs import printable, shown
 from prune.errors import CheckpointError
-from prune.inputs import printable, shown
 
 COUNTER = "num_batches_tracked"  # BatchNorm's; all other weights are numbers with fractions
 VARIANCE = "running_var"

@@ -8,7 +8,7 @@ another stride than the head's.
 
 from __future__ import annotations
 
-from prune.dimensions import WINDOW
+from prune.common.dimensions import WINDOW
 
 from .keys import count, flag, positive
 from .sections import Section, fault, option

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from prune.dimensions import IMAGE
+from prune.common.dimensions import IMAGE
 
 # OpenCV reads the header of an image and refuses more pixels than this before it decodes any; it
 # looks up its limit, 2^30, only once: when it is first imported.

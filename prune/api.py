@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from prune import evidence, proof, surgery, trial
 from prune.budget import Budget, Evaluation
+from prune.common.eval_mode import evaluating
 from prune.costs import costs
 from prune.criteria import CRITERIA
 from prune.errors import PlanError, PruneError
 from prune.evidence import Evidence, Loss
 from prune.graph import Group, groups_of, structures
 from prune.limits import Limit, Wish, limits, rounded
-from prune.modes import evaluating
 from prune.plan import Plan, from_json, to_json
 from prune.ranking import scores
 from prune.selection import by_budget, cut_of, lowest

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from prune import surgery
 from prune.budget import Budget, Evaluation
+from prune.common.size import Sides, Size
 from prune.costs import Costs, costs
 from prune.coupling import coupled
 from prune.criteria import CRITERIA
@@ -17,7 +18,6 @@ from prune.measured import Scores
 from prune.plan import joined
 from prune.pruning import Subject
 from prune.selection import Selected, by_budget
-from prune.size import Sides, Size
 
 Curve = Sequence[tuple[float, float]]
 

@@ -18,17 +18,27 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from prune.atomic import replacing
+from prune.common.files import replacing
+from prune.common.inputs import open_input, printable, reading, shown
+from prune.common.schema import (
+    Field,
+    expect,
+    expect_bounded,
+    listed,
+    mapping,
+    named,
+    number,
+    text,
+    whole,
+)
+from prune.common.size import Sides, Size
+from prune.common.visible import visible
+from prune.common.wording import counted, few
 from prune.errors import CheckpointError, ForeignError, first_line
 from prune.foreign.archive import expect_stored
-from prune.inputs import open_input, printable, reading, shown
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
 from prune.models.weights import expect_values, plain_weights
-from prune.schema import Field, expect, expect_bounded, listed, mapping, named, number, text, whole
-from prune.size import Sides, Size
-from prune.visible import visible
-from prune.wording import counted, few
 
 FORMAT = "prune/1"
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from prune import worth
 from prune.checkpoint import assemble
+from prune.common.size import Sides, Size
 from prune.count import per_layer
 from prune.errors import CfgError, PlanError
 from prune.models import blocks as residual_blocks
 from prune.models.blocks import Residual
 from prune.models.darknet import Darknet
 from prune.proof import Skip
-from prune.size import Sides, Size
 
 
 @dataclass(frozen=True)

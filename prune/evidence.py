@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from prune.common.eval_mode import evaluating
 from prune.errors import PlanError
-from prune.modes import evaluating
 
 Loss = Callable[[object, object], Tensor]
 """(what the network returned, the batch's targets) -> a number."""

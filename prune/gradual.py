@@ -19,6 +19,7 @@ from torch import nn
 
 from prune import budgeted, checkpoint, measured, pruning, ranking, surgery
 from prune.budget import Budget
+from prune.common.size import Size
 from prune.costs import costs
 from prune.count import count
 from prune.coupling import coupled
@@ -30,7 +31,6 @@ from prune.limits import Wish, limits
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
 from prune.selection import Selected
-from prune.size import Size
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed
 

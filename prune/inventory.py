@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prune.checkpoint import Checkpoint, network
+from prune.common.size import Size
 from prune.count import Cost, per_layer
 from prune.coupling import coupled
 from prune.graph import Group
 from prune.models.darknet import Darknet
-from prune.size import Size
 
 
 @dataclass(frozen=True)

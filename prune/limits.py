@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil, gcd
 
+from prune.common.inputs import shown
 from prune.errors import PlanError
 from prune.graph import Group
-from prune.inputs import shown
 
 
 @dataclass(frozen=True)

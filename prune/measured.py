@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from prune import caches, checkpoint, ranking
+from prune import checkpoint, ranking
+from prune.common import cache_dir
+from prune.common.progress import tracked
+from prune.common.size import Size
 from prune.criteria import CRITERIA
 from prune.errors import InputError, PlanError, PruneError
 from prune.evidence import Evidence, gather
-from prune.progress import tracked
 from prune.pruning import Subject
-from prune.size import Size
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
@@ -129,9 +130,9 @@ def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evide
         DataError: pictures that cannot be read.
         PlanError: a loss that is not finite.
     """
+    from prune.common.hyperparameters import SCRATCH
     from prune.data import loader  # here, so that a criterion of weights alone loads no images
     from prune.data.samples import HYP_KEYS
-    from prune.train.hyp import SCRATCH
     from prune.train.loss import detection_loss
 
     plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
@@ -194,4 +195,4 @@ def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-    return caches.folder("scores") / f"{subject.path.stem[:_LONGEST]}.{name}-{code}.scores"
+    return cache_dir.folder("scores") / f"{subject.path.stem[:_LONGEST]}.{name}-{code}.scores"

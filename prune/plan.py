@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, cast
 
-from prune import schema
+from prune.common import schema
+from prune.common.inputs import printable
+from prune.common.plain_json import BrokenJsonError, read_json
+from prune.common.schema import expect, listed, mapping, named, whole
 from prune.errors import PlanError
 from prune.graph import Group
-from prune.inputs import printable
-from prune.plain_json import BrokenJsonError, read_json
-from prune.schema import expect, listed, mapping, named, whole
 from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from prune import checkpoint, depth, plan, proof, runs, surgery
+from prune import checkpoint, depth, plan, proof, surgery
 from prune.checkpoint import Checkpoint
+from prune.common import run_dir
 from prune.count import Cost, count
 from prune.coupling import coupled
 from prune.depth import Block
@@ -159,7 +160,7 @@ def as_checkpoint(subject: Subject, pruned: Pruned, *, seed: int) -> Checkpoint:
         "params": {"before": pruned.before.params, "after": pruned.after.params},
         "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
         "seed": seed,
-        "versions": runs.versions(),
+        "versions": run_dir.versions(),
         "parent": subject.digest(),
     }
     return checkpoint.capture(

@@ -16,15 +16,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prune import checkpoint, depth, device, pruning
+from prune import checkpoint, depth, pruning
 from prune.checkpoint import Checkpoint
+from prune.common import device
+from prune.common.hyperparameters import SCRATCH
+from prune.common.progress import tracked
+from prune.common.size import Size
 from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.models.darknet import Darknet, reactivated
 from prune.plan import Plan
-from prune.progress import tracked
 from prune.pruning import Pruned, Subject
 from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.recover.recalibrate import recalibrate
@@ -32,8 +35,6 @@ from prune.recover.reconstruct import Settings, reconstruct
 from prune.recover.restate import restate
 from prune.score.metrics import LEARNED, Scores
 from prune.score.score import score
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 
 BATCH = 16  # pictures; what training takes by default
 WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from prune import depth, surgery
+from prune.common.progress import tracked
 from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import PlanError, WithinBudgetError
 from prune.graph import Group
 from prune.models.darknet import Darknet
 from prune.plan import Cut, Plan
-from prune.progress import tracked
 from prune.pruning import Subject
 from prune.selection import Selected, by_channels
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from prune.checkpoint import Checkpoint, assemble, capture, digest, load, naming, network
+from prune.common.run_dir import versions
+from prune.common.size import Sides, Size
 from prune.count import count
 from prune.errors import ForeignError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
@@ -17,8 +19,6 @@ from prune.models.darknet import Darknet
 from prune.models.image_size import image_size
 from prune.models.sections import Section, expect_rgb, parse, with_classes, with_own_reorg, write
 from prune.models.sections import remarks as cfg_remarks
-from prune.runs import versions
-from prune.size import Sides, Size
 
 
 @dataclass(frozen=True)

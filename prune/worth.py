@@ -9,10 +9,10 @@ from math import isfinite
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.common.progress import tracked
 from prune.errors import PlanError
 from prune.models.blocks import Residual, as_text
 from prune.models.darknet import Darknet
-from prune.progress import tracked
 from prune.proof import skipped
 
 

@@ -9,7 +9,7 @@ import torch
 
 from prune.bench import neighbours
 from prune.bench.neighbours import Neighbours
-from prune.device import cores
+from prune.common.device import cores
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prune import atomic, temporary
-from prune.atomic import expect_writable, new_folder, replacing, sweep, together, write_text
+from prune.common import files as atomic
+from prune.common import temporary
+from prune.common.files import expect_writable, new_folder, replacing, sweep, together, write_text
 from prune.errors import InputError, WriteError
 
 

@@ -18,8 +18,8 @@ from prune.auto.verdict import conclusion, table, verdict
 from prune.bench.latency import Compared
 from prune.bench.timing import Ratio
 from prune.cli import main
+from prune.common.size import Size
 from prune.errors import InputError, OffTargetError, StageError
-from prune.size import Size
 
 DENSE_MS = 10.0
 

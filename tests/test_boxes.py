@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune.boxes import ciou, pairwise_iou, xywh_to_xyxy, xyxy_to_xywh
+from prune.common.boxes import ciou, pairwise_iou, xywh_to_xyxy, xyxy_to_xywh
 
 _side = st.floats(0.5, 50, width=32)
 _place = st.floats(-50, 50, width=32)

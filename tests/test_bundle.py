@@ -17,8 +17,9 @@ import pytest
 import squares
 from PIL import Image
 
-from prune import atomic, checkpoint
+from prune import checkpoint
 from prune.cli import main
+from prune.common import files
 from prune.data import frames
 from prune.export import bundle_detect
 
@@ -208,7 +209,7 @@ def test_names_act_neither_in_a_terminal_nor_as_markup(tmp_path: Path) -> None:
 
 def within(folder: Path, do: Callable[[Path], None]) -> None:
     """Do something in a folder that becomes `folder`."""
-    with atomic.new_folder(folder) as part:
+    with files.new_folder(folder) as part:
         do(part)
 
 

@@ -15,8 +15,8 @@ from public import difference, trained, yolor_cfg
 
 from prune import checkpoint
 from prune.checkpoint import TRAINING_KEYS, Checkpoint
+from prune.common.size import Size
 from prune.errors import CfgError, CheckpointError, InputError
-from prune.size import Size
 
 HISTORY = [{"command": "conv", "plan": {"cuts": []}, "params": 12, "parent": "ab" * 32}]
 

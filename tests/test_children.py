@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from prune import __version__, children
+from prune import __version__
+from prune.common import child_processes
 
 # What our commands, and the processes of multiprocessing, import.
 NAMES = ("torch", "cv2", "yaml", "json", "random", "socket", "multiprocessing", "prune")
@@ -43,16 +44,16 @@ def imported(here: Path) -> str:
 def test_a_command_and_its_loader_import_nothing_from_the_current_folder(hostile: Path) -> None:
     data, weights = tiny.data(hostile), tiny.weights(hostile)
     words = ("--weights", str(weights), "--data", str(data), "--workers", "1", "--device", "cpu")
-    done = children.run("prune.cli:main", ["val", *words])
+    done = child_processes.run("prune.cli:main", ["val", *words])
     assert done.returncode == 0
     assert "mAP" in done.stdout
     assert imported(hostile) == ""
 
 
 def test_a_process_says_and_returns_what_its_function_does(hostile: Path) -> None:
-    done = children.run("prune.cli:main", ["--version"])
+    done = child_processes.run("prune.cli:main", ["--version"])
     assert (done.returncode, done.stdout) == (0, f"prune {__version__}\n")
-    assert children.run("prune.cli:main", ["no-command"], quiet=True).returncode == 2
+    assert child_processes.run("prune.cli:main", ["no-command"], quiet=True).returncode == 2
     assert imported(hostile) == ""
 
 
@@ -61,12 +62,12 @@ def test_processes_of_multiprocessing_start_out_of_the_current_folder_s_sight(
 ) -> None:
     """As multiprocessing starts its server: Python before 3.11 knows no safe path."""
     command = (sys.executable, "-c", "import json")
-    with children.out_of_sight():
+    with child_processes.out_of_sight():
         subprocess.run(command, check=True)
     assert imported(hostile) == ""
     assert Path.cwd() == hostile
-    children.hide_current_folder()
-    with children.out_of_sight():
+    child_processes.hide_current_folder()
+    with child_processes.out_of_sight():
         subprocess.run(command, check=True)
     assert imported(hostile) == ""
     del os.environ["PYTHONSAFEPATH"]
@@ -78,7 +79,7 @@ def test_who_looks_into_the_current_folder_on_purpose_has_children_that_do(
     hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(hostile))
-    children.hide_current_folder()
+    child_processes.hide_current_folder()
     assert "PYTHONSAFEPATH" not in os.environ
 
 
@@ -87,8 +88,8 @@ def test_a_current_folder_that_is_gone_is_no_error(hostile: Path) -> None:
     lost.mkdir()
     os.chdir(lost)
     lost.rmdir()
-    children.hide_current_folder()
-    assert children.run("prune.cli:main", ["--version"]).returncode == 0
+    child_processes.hide_current_folder()
+    assert child_processes.run("prune.cli:main", ["--version"]).returncode == 0
 
 
 def parent(entry: str) -> subprocess.Popen[str]:
@@ -126,13 +127,13 @@ def test_a_process_ends_with_the_one_that_started_it(number: signal.Signals, sai
 def test_who_is_stopped_again_while_waiting_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training finishes its step and saves, which may take long."""
     program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    monkeypatch.setattr(children, "_GRACE_S", 0.5)
+    monkeypatch.setattr(child_processes, "_GRACE_S", 0.5)
 
     def again(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(children, "_drained", again)
+    monkeypatch.setattr(child_processes, "_drained", again)
     process = subprocess.Popen([sys.executable, "-c", program], text=True)
     with process, pytest.raises(KeyboardInterrupt):
-        children._stop(process)
+        child_processes._stop(process)
     assert process.returncode == -signal.SIGKILL

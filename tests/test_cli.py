@@ -8,7 +8,7 @@ import pytest
 
 from prune import __version__
 from prune.cli import COMMANDS, habits, main, module, parser, read
-from prune.size import Size
+from prune.common.size import Size
 
 
 def test_no_command_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prune import digits
+from prune.common import digits, hyperparameters
 from prune.data import cocojson, rows
 from prune.models import keys
-from prune.train import hyp
 
 
 @pytest.mark.parametrize("text", ["1_0", "0.5_0", "\u0661", "\uff11", "_1", ""])
@@ -18,7 +17,7 @@ def test_only_plain_digits_are_a_number(text: str) -> None:
     with pytest.raises(ValueError, match="is no number"):
         rows.parse(["0", text, "0.5", "0.1", "0.1"], 1)
     assert cocojson.number(text) is None
-    assert hyp._as_meant("lr0", text) == text  # text, which the schema refuses
+    assert hyperparameters._as_meant("lr0", text) == text  # text, which the schema refuses
 
 
 def test_plain_numbers_are_read() -> None:

@@ -7,12 +7,12 @@ import tiny
 import torch
 from torch import Tensor
 
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.data.loader import Batch
 from prune.models.darknet import build
-from prune.size import Size
 from prune.train import loop
 from prune.train.features import feature_loss, solved
-from prune.train.hyp import SCRATCH
 from prune.train.run import Settings, start
 
 

@@ -10,10 +10,10 @@ import squares
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-from prune import fonts
 from prune.cli import console
+from prune.common import fonts
+from prune.common.fonts import Label
 from prune.export import bundle_detect
-from prune.fonts import Label
 from prune.score import plots
 
 CYRILLIC, CHINESE = "кошка", "猫"

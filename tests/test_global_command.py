@@ -10,9 +10,10 @@ import pytest
 import tiny
 import torch
 
-from prune import caches, checkpoint
+from prune import checkpoint
 from prune.budget import ALLOCATIONS
 from prune.cli import main, ranked
+from prune.common import cache_dir
 from prune.count import count
 from prune.plan import from_json
 from prune.ranking import NORMALIZERS, SCOPES
@@ -371,7 +372,9 @@ def test_steps_look_at_pictures_each_time(dense: Path, tmp_path: Path, capsys: C
     data, out = tiny.data(tmp_path / "data"), tmp_path / "out.pt"
     words = ["global", "--weights", dense, "--macs", 0.5, "--data", data, "--images", 2]
     told = _json([*words, "--criterion", "taylor", "--steps", 2, "--out", out], capsys)
-    assert len(list(caches.folder("scores").iterdir())) == 2 and not list(tmp_path.glob("*.scores"))
+    assert len(list(cache_dir.folder("scores").iterdir())) == 2 and not list(
+        tmp_path.glob("*.scores")
+    )
     proof = told["proof"]
     assert isinstance(proof, dict)
     assert proof["max_abs_diff"] < 1e-4

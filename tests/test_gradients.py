@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prune.common.hyperparameters import SCRATCH
 from prune.train.gradients import prepare
-from prune.train.hyp import SCRATCH
 from prune.train.optimiser import optimiser
 
 

@@ -13,6 +13,8 @@ import torch
 
 from prune import checkpoint, gradual, surgery
 from prune.cli import main
+from prune.common import hyperparameters
+from prune.common.size import Size
 from prune.count import count
 from prune.data.loader import Batch
 from prune.errors import InputError
@@ -21,8 +23,7 @@ from prune.graph import trace
 from prune.models.darknet import Darknet, build
 from prune.plan import Cut, Plan
 from prune.score import metrics
-from prune.size import Size
-from prune.train import hyp, keep, loop, progress
+from prune.train import keep, loop, progress
 from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start
 
@@ -106,7 +107,7 @@ def test_a_run_from_nothing_can_be_pruned_as_it_goes(train: Train, tmp_path: Pat
 
 def test_what_the_last_cut_left_learns_its_statistics_before_they_stand() -> None:
     settings = Settings(epochs=6, imgsz=Size.of(tiny.SIZE), best_after=3)
-    recipe = {**hyp.SCRATCH, "close_norms": 0.7}
+    recipe = {**hyperparameters.SCRATCH, "close_norms": 0.7}
     run = start(
         build(tiny.CFG.format(width=12)),
         3,
@@ -153,7 +154,10 @@ def test_weights_average_and_momentum_lose_the_same_channels(
     optimizer: str, kept_per_weight: set[str]
 ) -> None:
     torch.manual_seed(0)
-    recipe = {**hyp.SCRATCH, "optimizer": hyp.CHOICES["optimizer"].index(optimizer)}
+    recipe = {
+        **hyperparameters.SCRATCH,
+        "optimizer": hyperparameters.CHOICES["optimizer"].index(optimizer),
+    }
     net = build(tiny.CFG.format(width=12))
     # Few updates would have an average of no more than the last.
     settings = Settings(epochs=20, imgsz=Size.of(tiny.SIZE), batch_size=2, nominal_batch=2)

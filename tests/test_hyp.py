@@ -6,57 +6,68 @@ from pathlib import Path
 import pytest
 
 from prune.cli.recipe import hyper_parameters
+from prune.common import hyperparameters
 from prune.data.samples import HYP_KEYS
 from prune.errors import InputError
-from prune.train import hyp
 
 FILES = Path(__file__).parent.parent / "cfg" / "hyp"
 
 
-@pytest.mark.parametrize(("name", "values"), [("scratch", hyp.SCRATCH), ("finetune", hyp.FINETUNE)])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("scratch", hyperparameters.SCRATCH), ("finetune", hyperparameters.FINETUNE)],
+)
 def test_shipped_file_says_what_the_default_is(name: str, values: dict[str, float]) -> None:
-    assert hyp.load(FILES / f"{name}.yaml") == values
+    assert hyperparameters.load(FILES / f"{name}.yaml") == values
 
 
 def test_augmentation_finds_all_it_needs() -> None:
-    assert set(HYP_KEYS) <= set(hyp.SCRATCH)
+    assert set(HYP_KEYS) <= set(hyperparameters.SCRATCH)
 
 
 def test_what_a_file_leaves_out_keeps_the_published_value(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("lr0: 1e-4\nmosaic: 0\n")  # YAML reads 1e-4 as text
-    assert hyp.load(path) == {**hyp.SCRATCH, "lr0": 1e-4, "mosaic": 0.0}
+    assert hyperparameters.load(path) == {**hyperparameters.SCRATCH, "lr0": 1e-4, "mosaic": 0.0}
 
 
 def test_what_a_file_leaves_out_of_a_fine_tuning_stays_fine_tuning(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("clip: 3\n")
-    assert hyp.load(path, base=hyp.FINETUNE) == {**hyp.FINETUNE, "clip": 3.0}
+    assert hyperparameters.load(path, base=hyperparameters.FINETUNE) == {
+        **hyperparameters.FINETUNE,
+        "clip": 3.0,
+    }
 
 
 def test_a_run_older_than_a_hyper_parameter_goes_on_without_it(tmp_path: Path) -> None:
-    own = {key: value for key, value in hyp.FINETUNE.items() if key != "close_norms"}
-    hyp.save(own, tmp_path / "hyp.yaml")
+    own = {key: value for key, value in hyperparameters.FINETUNE.items() if key != "close_norms"}
+    hyperparameters.save(own, tmp_path / "hyp.yaml")
     args = Namespace(hyp=tmp_path / "hyp.yaml", weights=tmp_path / "start.pt", resume=None)
-    assert hyper_parameters(args) == hyp.FINETUNE
+    assert hyper_parameters(args) == hyperparameters.FINETUNE
     args.resume = tmp_path / "last.pt"
-    assert hyper_parameters(args) == {**hyp.FINETUNE, "close_norms": 0.0}
+    assert hyper_parameters(args) == {**hyperparameters.FINETUNE, "close_norms": 0.0}
 
 
 def test_adamw_has_steps_of_its_own_where_the_file_names_none(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("optimizer: AdamW\nmomentum: 0.8\n")
-    adamw = hyp.load(path)
-    assert hyp.named("optimizer", adamw) == "adamw"
-    assert adamw == {**hyp.SCRATCH, **hyp.ADAMW, "optimizer": 1, "momentum": 0.8}
+    adamw = hyperparameters.load(path)
+    assert hyperparameters.named("optimizer", adamw) == "adamw"
+    assert adamw == {
+        **hyperparameters.SCRATCH,
+        **hyperparameters.ADAMW,
+        "optimizer": 1,
+        "momentum": 0.8,
+    }
 
 
-@pytest.mark.parametrize("optimizer", hyp.CHOICES["optimizer"])
+@pytest.mark.parametrize("optimizer", hyperparameters.CHOICES["optimizer"])
 def test_saved_file_reads_back_unchanged(tmp_path: Path, optimizer: str) -> None:
-    number = hyp.CHOICES["optimizer"].index(optimizer)
-    values = {**hyp.SCRATCH, "lr0": 1 / 3, "optimizer": number}
-    hyp.save(values, tmp_path / "hyp.yaml")
-    assert hyp.load(tmp_path / "hyp.yaml") == values
+    number = hyperparameters.CHOICES["optimizer"].index(optimizer)
+    values = {**hyperparameters.SCRATCH, "lr0": 1 / 3, "optimizer": number}
+    hyperparameters.save(values, tmp_path / "hyp.yaml")
+    assert hyperparameters.load(tmp_path / "hyp.yaml") == values
     assert f"optimizer: {optimizer}\n" in (tmp_path / "hyp.yaml").read_text()
 
 
@@ -95,10 +106,10 @@ def test_unusable_file_is_named_with_its_fault(tmp_path: Path, text: str, messag
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"mine\.yaml") as caught:
-        hyp.load(path)
+        hyperparameters.load(path)
     assert message in str(caught.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
-        hyp.load(tmp_path / "none.yaml")
+        hyperparameters.load(tmp_path / "none.yaml")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune.boxes import ciou
+from prune.common.boxes import ciou
+from prune.common.hyperparameters import SCRATCH
 from prune.models.head import Yolo
 from prune.train import imitation
-from prune.train.hyp import SCRATCH
 from prune.train.imitation import SURE, imitation_loss
 from prune.train.loss import gains, level_balance
 

@@ -8,9 +8,8 @@ from zipfile import BadZipFile
 
 import pytest
 
-from prune import inputs
-from prune.errors import DataError, InputError, PlanError
-from prune.inputs import (
+from prune.common import inputs
+from prune.common.inputs import (
     LIMITS,
     exists,
     is_dir,
@@ -23,6 +22,7 @@ from prune.inputs import (
     resolved,
     shown,
 )
+from prune.errors import DataError, InputError, PlanError
 
 
 def test_text_reads_with_or_without_the_mark_and_lines_end_in_one_way(tmp_path: Path) -> None:

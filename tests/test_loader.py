@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from prune.boxes import xywh_to_xyxy
+from prune.common.boxes import xywh_to_xyxy
 from prune.data import labels, orientation, samples, store
 from prune.data.batch import Batch, generator
 from prune.data.loader import TrainLoader, score_loader, train_loader

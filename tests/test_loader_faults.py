@@ -20,11 +20,11 @@ import torch
 from torch.utils.data import dataloader
 
 from prune import checkpoint
+from prune.common.hyperparameters import SCRATCH
 from prune.data import failures, spec
 from prune.data.loader import TrainLoader, train_loader
 from prune.data.workers import Context
 from prune.errors import DataError, LoaderError, PruneError, TrainError
-from prune.train.hyp import SCRATCH
 from prune.train.safe import loading
 
 

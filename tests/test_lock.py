@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from prune import lock, temporary
 from prune.cli import main
+from prune.common import lock, temporary
 from prune.errors import InputError
 
 Command = Callable[[Path], list[str]]

@@ -11,12 +11,12 @@ import reference
 import torch
 from torch import Tensor
 
+from prune.common.hyperparameters import SCRATCH
 from prune.errors import TrainError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
 from prune.models.sections import parse, with_classes
 from prune.train.assignment import assign, last_claims
-from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
 
 ANCHORS = ((8.0, 12.0), (20.0, 10.0), (30.0, 30.0))

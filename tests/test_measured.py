@@ -13,7 +13,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import caches, measured, ranking, surgery
+from prune import measured, ranking, surgery
+from prune.common import cache_dir
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.criteria import FROM_PICTURES
 from prune.data import loader, spec
 from prune.data.spec import DataSpec
@@ -23,8 +26,6 @@ from prune.graph import trace
 from prune.measured import Pictures, Scores, scores
 from prune.pruning import Subject, open_subject
 from prune.selection import by_amount
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
 
 
@@ -48,7 +49,7 @@ def _same(first: Scores, second: Scores) -> bool:
 def _files(subject: Subject) -> list[Path]:
     """List what was kept: in the cache, and never beside the checkpoint."""
     assert not list(subject.path.parent.glob("*.scores"))
-    return sorted(caches.folder("scores").glob("*.scores"))
+    return sorted(cache_dir.folder("scores").glob("*.scores"))
 
 
 def test_weights_are_ranked_without_pictures_or_files(subject: Subject) -> None:

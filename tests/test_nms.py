@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune.boxes import pairwise_iou
+from prune.common.boxes import pairwise_iou
 from prune.errors import InputError
 from prune.score.nms import Suppress, detections, suppress_in_opencv, suppress_in_torch
 

@@ -4,9 +4,9 @@ import torch
 from reference import CFG
 from torch import nn
 
+from prune.common.hyperparameters import ADAMW, CHOICES, SCRATCH
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
-from prune.train.hyp import ADAMW, CHOICES, SCRATCH
 from prune.train.optimiser import GROUPS, group, optimiser, tell
 from prune.train.schedule import Setting
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prune.atomic import expect_writable, new_folder, write_text
 from prune.cli import COMMANDS, main, module
 from prune.cli.parser import actions, build
+from prune.common.files import expect_writable, new_folder, write_text
 from prune.errors import InputError
 
 LONG = "a" * 300 + ".pt"

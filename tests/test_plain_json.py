@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prune.plain_json import DEPTH, BrokenJsonError, read_json
+from prune.common.plain_json import DEPTH, BrokenJsonError, read_json
 
 
 @pytest.mark.parametrize(

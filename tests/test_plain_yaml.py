@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prune.cli import main
-from prune.plain_yaml import BrokenYamlError, read_yaml
+from prune.common.plain_yaml import BrokenYamlError, read_yaml
 
 # Ten lines that describe 9^10 values, plain and merged.
 LAUGHS = "a: &a [x]\n" + "".join(

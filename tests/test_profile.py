@@ -9,10 +9,10 @@ import pytest
 import tiny
 import torch
 
+from prune.common.hyperparameters import SCRATCH
 from prune.data import loader, spec
 from prune.models.darknet import build
 from prune.train import profile
-from prune.train.hyp import SCRATCH
 
 CPU = torch.device("cpu")
 

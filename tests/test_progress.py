@@ -14,8 +14,8 @@ from prune.bench import neighbours
 from prune.bench.neighbours import Neighbours
 from prune.bench.timing import Ratio
 from prune.cli import bars, doubts
+from prune.common.progress import shown_by, tracked
 from prune.errors import RunError
-from prune.progress import shown_by, tracked
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 

@@ -12,8 +12,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import checkpoint, device
+from prune import checkpoint
 from prune.cli import main, outcome
+from prune.common import device
 from prune.data.loader import TrainLoader
 from prune.errors import DeviceError
 from prune.train import progress

@@ -9,9 +9,9 @@ import yaml
 
 from prune.cli import read
 from prune.cli.recorded import read as recorded
+from prune.common.run_dir import record
+from prune.common.size import Size
 from prune.errors import InputError
-from prune.runs import record
-from prune.size import Size
 
 WORDS = ["--data", "d.yaml", "--weights", "w.pt", "--img-size", "64", "96", "--sparsity", "bn:1e-3"]
 WORDS += ["--freeze", "0-2", "5", "--log", "wandb", "--save-period", "--deterministic"]

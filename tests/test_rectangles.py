@@ -23,8 +23,10 @@ from torch import Tensor
 from prune import checkpoint, depth
 from prune.auto import road as roads
 from prune.bench.files import settle
-from prune.boxes import xywh_to_xyxy
 from prune.cli import main, read
+from prune.common.boxes import xywh_to_xyxy
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.count import count
 from prune.data import labels
 from prune.data.frames import fit
@@ -37,8 +39,6 @@ from prune.export.darknet import write_darknet
 from prune.models.darknet import build
 from prune.score.feed import letterboxed
 from prune.score.runtime import open_weights
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 from prune.train.log import Log
 from prune.train.run import Settings
 from prune.whole import import_foreign

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from prune import checkpoint
 from prune.cli import main
+from prune.common.hyperparameters import SCRATCH
 from prune.errors import CfgError, InputError
 from prune.export.darknet import write_yolor
 from prune.foreign.weights import write_weights
@@ -23,7 +24,6 @@ from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
 from prune.models.sections import parse, with_anchors, with_classes
 from prune.train.assignment import assign
-from prune.train.hyp import SCRATCH
 from prune.train.imitation import expect_alike, imitation_loss
 from prune.train.loss import detection_loss
 

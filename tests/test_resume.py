@@ -16,10 +16,10 @@ import yaml
 
 from prune import checkpoint
 from prune.cli import job, main, outcome
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.models.darknet import build
-from prune.size import Size
 from prune.train import keep, run
-from prune.train.hyp import SCRATCH
 from prune.train.log import Log
 
 Train = Callable[..., int]

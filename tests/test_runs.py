@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from prune import device
+from prune.common import device
+from prune.common.run_dir import new_run, record, run_folder
 from prune.errors import DeviceError, InputError
-from prune.runs import new_run, record, run_folder
 
 
 def test_run_folders_are_numbered(tmp_path: Path) -> None:

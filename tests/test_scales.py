@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prune.size import Size
+from prune.common.size import Size
 from prune.train import scales
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from prune.cli.recipe import SCHEDULES
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.errors import InputError
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 from prune.train.run import Settings
 from prune.train.schedule import SHAPES, in_last_share, plan, plateau_factor
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from prune.common.schema import Field, expect, flag, listed, mapping, named, number, text, whole
 from prune.errors import PlanError
-from prune.schema import Field, expect, flag, listed, mapping, named, number, text, whole
 
 ROW = mapping({"name": text(), "size": whole(1, 9).or_null(), "more": flag().or_missing()})
 FILE = mapping(

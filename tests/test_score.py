@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prune.common.size import Size
 from prune.data import spec as data
 from prune.data.frames import fit
 from prune.data.loader import Loader, score_loader
@@ -22,7 +23,6 @@ from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.runtime import open_weights
 from prune.score.score import collect, score
-from prune.size import Size
 
 CPU = torch.device("cpu")
 

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from prune import checkpoint, pruning, surgery
 from prune.cli import main
+from prune.common.eval_mode import evaluating
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.count import count
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
 from prune.graph import Group
 from prune.models.darknet import Darknet, build
-from prune.modes import evaluating
 from prune.plan import Plan, from_json, removed
 from prune.proof import masked
 from prune.score.nms import detections
@@ -33,8 +35,6 @@ from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import known
 from prune.sensitivity.rows import by_price, price, read, to_json
 from prune.sensitivity.run import Wish
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 from prune.train.loss import detection_loss
 
 Capture = pytest.CaptureFixture[str]

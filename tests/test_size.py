@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from prune.cli import _hyphens, main, read
+from prune.common.size import Size
 from prune.errors import CfgError
 from prune.models.darknet import build
 from prune.models.image_size import image_size
-from prune.size import Size
 
 
 @pytest.mark.parametrize("size", [Size(320, 320), Size(288, 352)], ids=str)

@@ -7,11 +7,11 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.errors import InputError
 from prune.graph import Group, trace
 from prune.models.darknet import Darknet, build
-from prune.size import Size
-from prune.train.hyp import SCRATCH
 from prune.train.loop import update
 from prune.train.run import Settings, start
 from prune.train.sparsity import EVERY, PENALTIES, Sparsity, on_groups, on_scales, scales

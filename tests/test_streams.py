@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from prune import cli, streams
+from prune import cli
 from prune.cli import console
+from prune.common import streams
+from prune.common.notes import note
 from prune.errors import InputError
-from prune.notes import note
 
 
 class Full(io.StringIO):
@@ -153,7 +154,7 @@ def test_an_encoding_that_lacks_the_letters_is_no_traceback() -> None:
 def test_signals_end_every_command_as_ctrl_c_does(
     command: Callable[[Run], int], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    from prune.atomic import replacing
+    from prune.common.files import replacing
 
     def work() -> None:
         with replacing(tmp_path / "a.txt"):

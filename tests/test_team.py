@@ -16,9 +16,11 @@ import tiny
 import together
 import torch
 
-from prune import checkpoint, device
+from prune import checkpoint
 from prune.cli import job, main, outcome
 from prune.cli import train as cli
+from prune.common import device
+from prune.common.hyperparameters import SCRATCH
 from prune.data import spec
 from prune.data.batch import share
 from prune.data.loader import train_loader
@@ -26,7 +28,6 @@ from prune.errors import DataError, DeviceError, InputError
 from prune.score.score import Collected
 from prune.score.score import together as joined
 from prune.train import team as teams
-from prune.train.hyp import SCRATCH
 from prune.train.team import Team
 
 HERE = Path(__file__).parent

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
-from prune.schema import mapping
+from prune.common import hyperparameters
+from prune.common.schema import mapping
+from prune.common.size import Size
 from prune.score import metrics
-from prune.size import Size
-from prune.train import features, hyp, keep
+from prune.train import features, keep
 from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings
 
@@ -402,7 +403,7 @@ def test_same_cfg_beside_the_weights_is_no_news(
 @pytest.fixture
 def any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take learning rates and gains that no run should have."""
-    monkeypatch.setattr(hyp, "_FILE", mapping({}))
+    monkeypatch.setattr(hyperparameters, "_FILE", mapping({}))
 
 
 @pytest.mark.usefixtures("any_rate")

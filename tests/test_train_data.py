@@ -15,11 +15,11 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.models.darknet import Darknet
 from prune.score import metrics
 from prune.train import anchors, emphasis, keep
-from prune.train.hyp import SCRATCH
 from prune.train.log import Log
 
 Train = Callable[..., int]

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.errors import TrainError
 from prune.models.darknet import Darknet, build
-from prune.size import Size
 from prune.train import memory
-from prune.train.hyp import SCRATCH
 from prune.train.run import Settings
 
 CPU = torch.device("cpu")

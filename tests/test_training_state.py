@@ -12,11 +12,11 @@ import pytest
 import tiny
 import torch
 
+from prune.common.hyperparameters import SCRATCH
+from prune.common.size import Size
 from prune.errors import CheckpointError
 from prune.models.darknet import build
-from prune.size import Size
 from prune.train import keep, run
-from prune.train.hyp import SCRATCH
 from prune.train.source import interrupted
 
 ROW = {"epoch": 1.0, "train_loss": 2.0, "seconds": 3.0}

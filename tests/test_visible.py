@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune.visible import markdown, visible
+from prune.common.visible import markdown, visible
 
 
 @pytest.mark.parametrize(

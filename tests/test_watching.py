@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 
 from prune import checkpoint
 from prune.cli import console, main, outcome
-from prune.size import Size
+from prune.common.size import Size
 from prune.train import loop, scales
 from prune.train.log import Log
 

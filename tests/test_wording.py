@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prune.wording import counted, few
+from prune.common.wording import counted, few
 
 
 def test_a_list_is_cut_off_where_it_says_so() -> None:

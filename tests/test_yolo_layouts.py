@@ -11,8 +11,8 @@ from datasets import picture, yolo
 from loguru import logger
 from yolo_layouts import LAYOUTS, NAMES, ROWS
 
-from prune import notes
 from prune.cli import main
+from prune.common import notes
 from prune.data import spec
 from prune.data.truth import read_truth
 from prune.errors import DataError

@@ -28,7 +28,7 @@ import torch_pruning as tp
 from trials import Bench, cost, done, prune, read, scored, spread, together, trained
 
 from prune import checkpoint, pruning, selection
-from prune.atomic import write_text
+from prune.common.files import write_text
 from prune.count import count
 from prune.coupling import coupled
 from prune.plan import Plan, joined, to_json

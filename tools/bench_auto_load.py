@@ -32,11 +32,11 @@ from prune.bench import neighbours
 from prune.bench.machine import threads_of
 from prune.bench.runtimes import Setting
 from prune.bench.timing import Ratio
-from prune.device import cores
+from prune.common.device import cores
+from prune.common.size import Size
 from prune.latency.form import Form
 from prune.latency.plan import timed_in_turn
 from prune.models.darknet import build
-from prune.size import Size
 
 NETWORK = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 IMGSZ = 320

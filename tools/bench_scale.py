@@ -182,10 +182,11 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
     """Start a run from nothing whose processes see so many pictures each."""
     import torch
 
+    from prune.common import hyperparameters
+    from prune.common.size import Size
     from prune.data import spec
     from prune.data.loader import train_loader
-    from prune.size import Size
-    from prune.train import hyp, source
+    from prune.train import source
     from prune.train.run import Settings, start
 
     data = spec.load(args.work, splits=("train",))
@@ -197,13 +198,15 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
         data,
         imgsz=args.img_size,
         batch_size=batch,
-        hyp=hyp.SCRATCH,
+        hyp=hyperparameters.SCRATCH,
         workers=0,
         part=team.part,
     )
     net = source.fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
     device = torch.device("cpu")
-    run = start(net, len(batches), settings=settings, hyp=hyp.SCRATCH, device=device, team=team)
+    run = start(
+        net, len(batches), settings=settings, hyp=hyperparameters.SCRATCH, device=device, team=team
+    )
     return run, batches
 
 

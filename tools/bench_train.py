@@ -227,7 +227,7 @@ def serve(args: argparse.Namespace) -> None:
         settle()  # as commands are
     import torch
 
-    from prune import device
+    from prune.common import device
     from prune.data import spec
 
     where, data = device.choose(args.device), spec.load(args.data, splits=("train", "val"))
@@ -254,9 +254,10 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     """Set a way of training up."""
     import torch
 
+    from prune.common import hyperparameters
+    from prune.common.size import Size
     from prune.data import loader
-    from prune.size import Size
-    from prune.train import hyp, source
+    from prune.train import source
     from prune.train.run import Settings, start
     from prune.train.sparsity import EVERY, Sparsity
 
@@ -268,7 +269,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
         imgsz=args.img_size,
         batch_size=args.batch_size,
         stride=net.stride,
-        hyp=hyp.SCRATCH,
+        hyp=hyperparameters.SCRATCH,
     )
     first = next(iter(load(workers=0)))
     settings = Settings(
@@ -285,7 +286,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
         trial = plain(args, data, first=first, net=net.to(where), device=where)
     else:
         cached = load(workers=args.workers, cache="ram")
-        run = start(net, len(cached), settings=settings, hyp=hyp.SCRATCH, device=where)
+        run = start(net, len(cached), settings=settings, hyp=hyperparameters.SCRATCH, device=where)
         trial = ours(run, cached, first)
     gpu = where.type == "cuda"
     together = EVERY if gpu or way.sparsity else 1  # a penalty is added at one of so many steps
@@ -362,7 +363,7 @@ def plain(
     import torch
     from torch.utils.data import DataLoader
 
-    from prune.train import hyp
+    from prune.common import hyperparameters
     from prune.train.loss import detection_loss
 
     net.train()
@@ -373,7 +374,7 @@ def plain(
 
     def step(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch[0].to(device), batch[1].to(device)
-        loss, items = detection_loss(net(images), net.heads, targets, hyp=hyp.SCRATCH)
+        loss, items = detection_loss(net(images), net.heads, targets, hyp=hyperparameters.SCRATCH)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
@@ -414,12 +415,12 @@ class Decoded:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         import torch
 
+        from prune.common import hyperparameters
         from prune.data.batch import assemble, generator
         from prune.data.samples import training_sample
-        from prune.train import hyp
 
         drawn = generator(int(torch.randint(2**31, ())), 0, index)
-        sample = training_sample(self.pictures, index, hyp=hyp.SCRATCH, rng=drawn)
+        sample = training_sample(self.pictures, index, hyp=hyperparameters.SCRATCH, rng=drawn)
         batch = assemble([sample], paths=[])
         return batch.images[0].float() / 255, batch.targets
 
@@ -483,7 +484,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 
 def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
     """Score as the shortest correct loop does, the network as it was trained."""
-    from prune.modes import evaluating
+    from prune.common.eval_mode import evaluating
     from prune.score.score import collect
 
     with evaluating(net):

@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 from trials import Bench, done, read, together, trained
 
-from prune.atomic import write_text
+from prune.common.files import write_text
 
 # On few images the end of a run decides (docs/results.md): both arms get that of fine-tuning.
 RECIPE = "lrf: 0.05\nclip: 10.0\nclose_mosaic: 0.15\nclose_norms: 0.3\n"

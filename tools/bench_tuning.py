@@ -21,7 +21,7 @@ from pathlib import Path
 from trials import Bench, done, prune, read, spread, together, trained
 
 from prune import checkpoint
-from prune.atomic import write_text
+from prune.common.files import write_text
 from prune.data import spec
 from prune.train import source
 

@@ -36,7 +36,7 @@ from types import FrameType
 
 from fuzz_readers import READERS, Reader, prepare
 
-from prune import notes
+from prune.common import notes
 from prune.errors import PruneError
 
 SECONDS, MB = 10, 2048  # what a try may take: of the processor, and beyond what was there before

@@ -18,6 +18,8 @@ from prune import checkpoint, cli
 from prune.auto import journal, road
 from prune.bench.files import settle
 from prune.cli import console, recorded
+from prune.common import hyperparameters
+from prune.common.size import Size
 from prune.data import coco, spec, voc
 from prune.data.convert import Options
 from prune.data.labels import Form, scan
@@ -31,8 +33,7 @@ from prune.models.darknet import build
 from prune.models.sections import parse
 from prune.score.runtime import open_weights
 from prune.sensitivity import rows
-from prune.size import Size
-from prune.train import hyp, keep, run, source
+from prune.train import keep, run, source
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.
 _CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\n"
@@ -97,7 +98,7 @@ def _resume(path: Path) -> None:
 def _training() -> run.Run:
     settings = run.Settings(epochs=2, imgsz=Size.of(SIDE))
     device = torch.device("cpu")
-    return run.start(build(CFG), 3, settings=settings, hyp=hyp.SCRATCH, device=device)
+    return run.start(build(CFG), 3, settings=settings, hyp=hyperparameters.SCRATCH, device=device)
 
 
 def _images(path: Path) -> None:
@@ -143,7 +144,7 @@ _READERS = (
     Reader("public pickle", "y.pt", _command("show", "y.pt"), mutations.TORCH),
     Reader("state of a training", "last.pt", _resume, mutations.TORCH),
     Reader("opt.yaml", "opt.yaml", lambda path: recorded.read(path, "train"), mutations.YAML),
-    Reader("hyp.yaml", "hyp.yaml", hyp.load, mutations.YAML),
+    Reader("hyp.yaml", "hyp.yaml", hyperparameters.load, mutations.YAML),
     Reader("file of --config", "c.yaml", _options, mutations.YAML),
     Reader("limits", "limits.yaml", _command(*_CUT, "--limits", "limits.yaml"), mutations.YAML),
     Reader(

@@ -22,7 +22,7 @@ from threading import Lock
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from prune import checkpoint
-from prune.atomic import write_text
+from prune.common.files import write_text
 from prune.count import count
 
 

@@ -7,7 +7,7 @@ import shlex
 import signal
 from collections.abc import Sequence
 
-from prune import children, streams
+from prune.common import child_processes, streams
 from prune.errors import MISSED, RunError, StageError
 
 _STOPPED = 130
@@ -22,7 +22,7 @@ def prune(*words: object, allow: Sequence[int] = (0, MISSED)) -> dict[str, objec
     """
     said = [*map(str, words), "--json"]
     streams.log(f"prune: {shlex.join(['prune', *said])}")
-    done = children.run("prune.cli:main", said)
+    done = child_processes.run("prune.cli:main", said)
     status = done.returncode
     if status == _STOPPED:
         raise KeyboardInterrupt

@@ -9,9 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prune.atomic import write_text
-from prune.plain_json import read_json_file
-from prune.schema import Field, expect, listed, mapping, named, number, text, whole
+from prune.common.files import write_text
+from prune.common.plain_json import read_json_file
+from prune.common.schema import Field, expect, listed, mapping, named, number, text, whole
 
 FORMAT = "prune-auto/1"
 Facts = dict[str, object]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from prune.bench import ncnn_text
 from prune.bench.runtimes import Setting
-from prune.dimensions import SIDE, STRIDE
+from prune.common.dimensions import SIDE, STRIDE
+from prune.common.inputs import open_input, read_bytes, reading, shown
+from prune.common.plain_json import BrokenTextError, read_json
+from prune.common.size import Sides, Size
 from prune.errors import InputError
-from prune.inputs import open_input, read_bytes, reading, shown
-from prune.plain_json import BrokenTextError, read_json
-from prune.size import Sides, Size
 
 Side = int | None
 """Of an input; None where the file leaves it open."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune.bench.runtimes import library
-from prune.device import cores
+from prune.common.device import cores
 
 
 @dataclass(frozen=True)

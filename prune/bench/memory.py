@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from prune import children
 from prune.bench.runtimes import Setting, open_model
+from prune.common import child_processes
 
 _RUNS = 3
 
@@ -22,7 +22,7 @@ def peak_bytes(runtime: str, path: Path, setting: Setting) -> int | None:
         Bytes at the peak; None where the system does not tell, or the process was killed.
     """
     words = [runtime, str(path), json.dumps(asdict(setting))]
-    done = children.run("prune.bench.memory:main", words, quiet=True)
+    done = child_processes.run("prune.bench.memory:main", words, quiet=True)
     last = done.stdout.split()[-1:]  # a runtime may print a line of its own before
     return int(last[0]) if not done.returncode and last and last[0].isdecimal() else None
 

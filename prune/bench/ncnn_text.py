@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune.common.inputs import read_text
 from prune.errors import InputError
-from prune.inputs import read_text
 
 MAGIC = "7767517"  # the first line of every .param file
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")

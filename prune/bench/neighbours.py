@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune.device import cores
+from prune.common.device import cores
 
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # columns of a core: idle, waiting for a disk

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
-from prune import __version__, streams
+from prune import __version__
+from prune.common import streams
 from prune.errors import PruneError, RunError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def settle() -> None:
     """Set up the process as every command is; before torch is imported, which reads it."""
-    from prune import children
+    from prune.common import child_processes
 
     # Threads that wait must not spin for long where others want the processor, a loader's workers
     # first of all: on a busy machine that took steps from 5 s to over 40. Asleep at once, they wake
@@ -96,7 +97,7 @@ def settle() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # The collector walks all that torch's import made again and again: half a second of every cut.
     gc.set_threshold(20_000)
-    children.hide_current_folder()
+    child_processes.hide_current_folder()
 
 
 def read(name: str, words: Sequence[str]) -> Options:
@@ -116,8 +117,8 @@ def module(name: str) -> CommandModule:
 
 
 def _run(name: str, words: Sequence[str]) -> int:
-    from prune import notes
     from prune.cli import bars, console
+    from prune.common import notes
 
     try:
         args = read(name, words)

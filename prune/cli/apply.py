@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from prune.cli import cutting, options
+from prune.common.inputs import naming, printable, read_text
 from prune.errors import PlanError
-from prune.inputs import naming, printable, read_text
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5 --dry-run --plan-out plan.json

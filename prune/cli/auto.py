@@ -12,19 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune import streams
 from prune.cli import options, reading, resume, timing
-from prune.dimensions import SIDE
+from prune.common import streams
+from prune.common.dimensions import SIDE
+from prune.common.inputs import is_dir, naming, resolved
+from prune.common.size import Size
+from prune.common.visible import markdown, visible
 from prune.errors import MISSED, InputError, StageError
-from prune.inputs import is_dir, naming, resolved
-from prune.size import Size
-from prune.visible import markdown, visible
 
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
     from prune.auto.verdict import Verdict
     from prune.checkpoint import Checkpoint
-    from prune.schema import Field
+    from prune.common.schema import Field
 
 EXAMPLE = """\
   prune auto --weights best.pt --data mine.yaml --latency 0.4
@@ -111,10 +111,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, road: Road) -> int:
-    from prune.atomic import write_text
     from prune.auto import verdict as verdicts
     from prune.auto.road import walk
     from prune.cli import console
+    from prune.common.files import write_text
 
     again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
     try:
@@ -156,19 +156,19 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
 
     The folder has this one writer for as long as `kept` stays open.
     """
-    from prune import lock, runs
     from prune.auto.journal import Journal
     from prune.auto.road import TRAINING, Road
+    from prune.common import lock, run_dir
 
     _expect_given(args)
     found = reading.opened(args)
     wish = _wish(args, found)
     with tempfile.TemporaryDirectory() as place:
         _check(_on_our_own(args, wish, found, Path(place)))
-    folder = runs.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
+    folder = run_dir.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
     kept.enter_context(lock.held(folder))
     resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
-    runs.record(folder, vars(args))
+    run_dir.record(folder, vars(args))
     wish = _on_our_own(args, wish, found, folder)
     journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})
     journal.write()
@@ -177,10 +177,10 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
 
 def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
     """Read a run's wish and what of it is done; its folder has this one writer, as above."""
-    from prune import lock
     from prune.auto import journal as journals
     from prune.auto.road import Road, Wish
-    from prune.schema import expect
+    from prune.common import lock
+    from prune.common.schema import expect
 
     if ignored := sorted(args.typed - {"resume", "json"}):
         _say(f"note: a resumed run keeps its own {', '.join(map(options.as_typed, ignored))}")
@@ -205,7 +205,7 @@ def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
 
 def _wish_field() -> Field:
     """Say what the wish in a journal must be: what the command line lets through."""
-    from prune.schema import Field, flag, listed, mapping, number, text, whole
+    from prune.common.schema import Field, flag, listed, mapping, number, text, whole
 
     size = Field((int, list), "one or two whole numbers", 1, SIDE, item=whole(1, SIDE))
     return mapping(
@@ -299,9 +299,9 @@ def _check(wish: Wish) -> None:
 
 def _expect_training(wish: Wish) -> None:
     """Prepare the fine-tuning, which writes nothing; the uncut detector stands for the cut."""
-    from prune import device
     from prune.auto.road import training
     from prune.cli import job, read
+    from prune.common import device
     from prune.train.team import Team
 
     _expect_own_words(wish.training)

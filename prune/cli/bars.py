@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from prune import progress, streams
+from prune.common import progress, streams
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -68,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Open, score if asked to, time in turn, print."""
-    from prune.atomic import expect_writable
     from prune.bench.machine import machine, threads_of
     from prune.bench.rows import advise, measure
     from prune.bench.timing import WARM_UP
     from prune.cli import console
     from prune.cli.pairs import paired
-    from prune.progress import tracked
+    from prune.common.files import expect_writable
+    from prune.common.progress import tracked
     from prune.report import bars
 
     if args.png:
@@ -196,8 +196,8 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
 
 
 def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
+    from prune.common.progress import tracked
     from prune.errors import DataError
-    from prune.progress import tracked
     from prune.score.feed import split_batches
     from prune.score.score import collect
 

@@ -58,7 +58,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _words(path: Path, known: Mapping[str, argparse.Action]) -> Iterator[str]:
-    from prune.inputs import shown
+    from prune.common.inputs import shown
 
     for key, value in _document(path).items():
         option = "--" + key.removeprefix("--").replace("_", "-")
@@ -72,7 +72,7 @@ def _words(path: Path, known: Mapping[str, argparse.Action]) -> Iterator[str]:
 
 def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list[str]:
     """Write an option as one would type it; without a value it is left out."""
-    from prune.inputs import shown
+    from prune.common.inputs import shown
 
     if isinstance(value, Mapping):
         raise InputError(f"{path}: {option[2:]} holds a mapping; write a value or a list")
@@ -92,7 +92,9 @@ def _typed(option: str, value: object, *, takes_value: bool, path: Path) -> list
 
 def _document(path: Path) -> dict[str, object]:
     """Read the file, every value as the text that stands there: 0.40 is typed as 0.40."""
-    from prune.plain_yaml import read_yaml_file  # here, so that commands without it start fast
+    from prune.common.plain_yaml import (
+        read_yaml_file,  # here, so that commands without it start fast
+    )
 
     found = read_yaml_file(path, typed=False, called=f"the file of {OPTION},")
     if found in (None, ""):

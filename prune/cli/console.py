@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from prune import streams
-from prune.visible import visible
+from prune.common import streams
+from prune.common.visible import visible
 
 if TYPE_CHECKING:
     from loguru import Logger

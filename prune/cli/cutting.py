@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import streams
 from prune.cli import options, ranked, reading, recovering, spans, timing
 from prune.cli.spans import as_ranges
+from prune.common import streams
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def finish(
     `scores` are of blocks; `more` is for the report.
     """
     from prune import checkpoint, pruning
-    from prune.atomic import together
+    from prune.common.files import together
     from prune.plan import to_json
 
     recovery = recovering.prepared(args, subject)
@@ -155,7 +155,7 @@ def _expect_files(args: argparse.Namespace) -> None:
     Raises:
         InputError: a file that cannot be written.
     """
-    from prune.atomic import expect_writable
+    from prune.common.files import expect_writable
 
     for path in (None if args.dry_run else args.out, args.plan_out):
         if path is not None:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from prune.common.size import Size
     from prune.depth import Block, Enough
     from prune.pruning import Subject
-    from prune.size import Size
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
@@ -112,7 +112,7 @@ def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgs
     Raises:
         DataError: pictures that cannot be read.
     """
-    from prune import device
+    from prune.common import device
     from prune.data import spec
     from prune.data.sift import sound
     from prune.score.feed import fitted

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import streams
 from prune.cli import options, reading
-from prune.wording import counted
+from prune.common import streams
+from prune.common.wording import counted
 
 if TYPE_CHECKING:
     from prune.score.predict import Found, Output, Search
@@ -223,15 +223,15 @@ def _output(args: argparse.Namespace, folder: Path) -> Output:
 @contextmanager
 def _run_folder(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Path]:
     """Make the run's folder if anything may go into it, and record the run if anything did."""
-    from prune import runs
+    from prune.common import run_dir
 
     if args.nosave and not (args.save_txt or args.save_conf):
         yield args.project / args.name
         return
-    with runs.run_folder(args.project, args.name, exist_ok=args.exist_ok) as folder:
+    with run_dir.run_folder(args.project, args.name, exist_ok=args.exist_ok) as folder:
         try:
             yield folder
         finally:
             if any(not path.name.startswith(".") for path in folder.iterdir()):  # but its lock
-                runs.record(folder, vars(args))
+                run_dir.record(folder, vars(args))
                 say(f"written to {folder}")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prune.checkpoint import Checkpoint
+    from prune.common.size import Size
     from prune.export.onnx import Exported
     from prune.models.darknet import Darknet
-    from prune.size import Size
 
 EXAMPLE = """\
   prune export --weights runs/train/exp/weights/best.pt --out mine.onnx
@@ -153,7 +153,7 @@ def _bundle(args: argparse.Namespace, source: Checkpoint) -> Written:
     Raises:
         InputError: a file that the folder's script could not use, or a folder that is there.
     """
-    from prune.atomic import new_folder
+    from prune.common.files import new_folder
     from prune.errors import InputError
     from prune.export import bundle
 

@@ -10,22 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune import streams
 from prune.cli import cutting, options, ranked, recovering, timing
+from prune.common import streams
+from prune.common.inputs import naming
+from prune.common.plain_yaml import read_yaml_file
+from prune.common.schema import Field, expect, flag, listed, mapping, named, number, whole
 from prune.errors import InputError, PlanError
-from prune.inputs import naming
-from prune.plain_yaml import read_yaml_file
-from prune.schema import Field, expect, flag, listed, mapping, named, number, whole
 
 if TYPE_CHECKING:
     from prune.budget import Budget
     from prune.budgeted import Wishes
+    from prune.common.size import Size
     from prune.depth import Block
     from prune.limits import Wish
     from prune.pruning import Subject
     from prune.selection import Selected
     from prune.sensitivity.curves import Known
-    from prune.size import Size
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5

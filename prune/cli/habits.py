@@ -84,10 +84,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def _hyper_parameter(option: str) -> str:
-    from prune.train.hyp import (  # needs nothing heavy, and is asked only after a mistake
-        CHOICES,
-        SCRATCH,
-    )
+    from prune.common.hyperparameters import CHOICES, SCRATCH
 
     key = option.removeprefix("--").replace("-", "_")
     if key not in SCRATCH:

@@ -14,8 +14,8 @@ from prune.cli import recipe
 from prune.cli.options import as_typed
 from prune.cli.reading import class_names
 from prune.cli.recorded import STARTED_IN
+from prune.common.inputs import naming
 from prune.errors import InputError
-from prune.inputs import naming
 
 if TYPE_CHECKING:
     import torch

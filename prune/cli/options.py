@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune.cli import spans
-from prune.dimensions import SIDE
+from prune.common.dimensions import SIDE
+from prune.common.size import Size
 from prune.errors import PlanError
-from prune.size import Size
 
 # Of prune.models.layers, those that a network may be taught in another's place.
 ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")

@@ -166,7 +166,7 @@ def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
 def tell_times(watch: Stopwatch, job: Job, log: Log) -> None:
     """Say where the time went, and write it into the run's folder."""
     from prune import checkpoint
-    from prune.atomic import write_text
+    from prune.common.files import write_text
     from prune.train import profile
 
     net = checkpoint.network(checkpoint.load(log.weights / "last.pt"))  # as cuts have left it

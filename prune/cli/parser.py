@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
-from prune import streams
 from prune.cli import config_file, habits, outputs, paths
 from prune.cli.options import with_sizes_joined
+from prune.common import streams
 
 _LONGEST_CHOICES = 24  # characters that all choices of an option may take in its usage
 

@@ -69,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
-    from prune.atomic import expect_writable, replacing
     from prune.bench.files import settle
     from prune.bench.latency import compared
     from prune.bench.machine import threads_of
     from prune.bench.runtimes import library
     from prune.cli import console
+    from prune.common.files import expect_writable, replacing
     from prune.data import spec
     from prune.quantize import run as quantizing
 

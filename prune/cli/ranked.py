@@ -57,7 +57,8 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
     Raises:
         PruneError: see `measured.scores`.
     """
-    from prune import device, measured, notes
+    from prune import measured
+    from prune.common import device, notes
 
     pictures = None
     if args.data is not None:

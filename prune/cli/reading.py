@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import streams
+from prune.common import streams
+from prune.common.inputs import exists, is_dir
 from prune.errors import InputError
-from prune.inputs import exists, is_dir
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint

@@ -10,9 +10,9 @@ from prune.cli import options, spans
 from prune.errors import InputError
 
 if TYPE_CHECKING:
+    from prune.common.size import Size
     from prune.gradual import Narrowing
     from prune.models.darknet import Darknet
-    from prune.size import Size
     from prune.train.run import Settings
     from prune.train.source import Source
 
@@ -159,10 +159,12 @@ def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:
     Raises:
         InputError: a file that cannot be used.
     """
-    from prune.train import hyp
+    from prune.common import hyperparameters
 
-    base = hyp.SCRATCH if args.weights is None or args.resume else hyp.FINETUNE
-    return base if args.hyp is None else hyp.load(args.hyp, base=base)
+    base = (
+        hyperparameters.SCRATCH if args.weights is None or args.resume else hyperparameters.FINETUNE
+    )
+    return base if args.hyp is None else hyperparameters.load(args.hyp, base=base)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from prune.cli import parser, paths
 from prune.cli.options import as_typed
+from prune.common.inputs import reading, shown
+from prune.common.notes import note
+from prune.common.plain_yaml import read_yaml_file
+from prune.common.size import Size
 from prune.errors import InputError
-from prune.inputs import reading, shown
-from prune.notes import note
-from prune.plain_yaml import read_yaml_file
-from prune.size import Size
 
 # How the parts of one word are joined again that is recorded as a list.
 _JOINED = {"img_size": ",", "sparsity": ":"}

@@ -9,8 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import streams
 from prune.cli import options
+from prune.common import streams
 from prune.errors import InputError
 
 if TYPE_CHECKING:

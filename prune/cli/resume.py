@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prune.cli import recorded
 from prune.cli.options import as_typed
+from prune.common.inputs import exists
 from prune.errors import CheckpointError, InputError
-from prune.inputs import exists
 
 Say = Callable[[str], None]
 

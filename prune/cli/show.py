@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
+from prune.common.wording import few
 from prune.errors import InputError
-from prune.wording import few
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prune.digits import real
+from prune.common.digits import real
 from prune.errors import PlanError
 
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prune import streams
 from prune.cli import options, ranked
+from prune.common import streams
 from prune.errors import OutOfReachError, PlanError
 
 if TYPE_CHECKING:
     from prune.bench.timing import Ratio
     from prune.budgeted import Wishes
+    from prune.common.size import Size
     from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
     from prune.pruning import Subject
     from prune.selection import Selected
-    from prune.size import Size
 
     Narrow = Callable[[Subject], Selected]
     Deep = Callable[[Narrow, "Selected | None"], Selected]

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune import children, streams
 from prune.cli import job as jobs
 from prune.cli import options, outcome, reading, recipe, recorded, resume
+from prune.common import child_processes, streams
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train as asked, alone or as one of torchrun's processes; say what to use next."""
-    from prune import device
     from prune.cli import console
+    from prune.common import device
     from prune.train import team as teams
 
     with teams.joined() as team, ExitStack() as kept:
@@ -78,7 +78,7 @@ def _settle(
     """
     import torch
 
-    from prune import device, lock
+    from prune.common import device, lock
     from prune.train.team import local_rank
 
     asked, folder = args.device, None
@@ -135,9 +135,9 @@ def _run(
 
 
 def _new_folder(args: argparse.Namespace, job: Job, kept: ExitStack) -> Path:
-    from prune import lock, runs
+    from prune.common import lock, run_dir
 
-    folder = runs.new_run(args.project, args.name, exist_ok=args.exist_ok)
+    folder = run_dir.new_run(args.project, args.name, exist_ok=args.exist_ok)
     kept.enter_context(lock.held(folder))
     resume.clear(folder, needed=(args.weights, args.teacher))
     _record(args, job, folder)
@@ -146,11 +146,11 @@ def _new_folder(args: argparse.Namespace, job: Job, kept: ExitStack) -> Path:
 
 def _taken_up(args: argparse.Namespace, folder: Path) -> Path:
     """Check that a run can go on in its folder; note there where its data is now."""
-    from prune import runs
-    from prune.atomic import probe
+    from prune.common import run_dir
+    from prune.common.files import probe
 
     probe(folder)
-    runs.amend(folder, data=args.data.resolve(), **_started_in(args))
+    run_dir.amend(folder, data=args.data.resolve(), **_started_in(args))
     return folder
 
 
@@ -213,13 +213,12 @@ def _record(args: argparse.Namespace, job: Job, folder: Path) -> None:
         InputError: the folder cannot be written.
         WriteError: the disk is full.
     """
-    from prune import runs
-    from prune.train import hyp
+    from prune.common import hyperparameters, run_dir
 
     said = vars(args)
     paths = {name: said[name].resolve() for name in resume.PATHS if said[name] is not None}
-    hyp.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
-    runs.record(
+    hyperparameters.save(job.hyp, folder / "hyp.yaml")  # first: opt.yaml is written last of all
+    run_dir.record(
         folder, {**said, **paths, **_started_in(args), "img_size": job.settings.imgsz.plain}
     )
 
@@ -242,7 +241,7 @@ def _train(
     opened = _logging(args, job.team, folder, say)
     with opened as log, memory.enough(job.settings, job.device), loading(folder):
         watch = Stopwatch(job.device) if job.settings.profile else None
-        launched = job.team.size > 1 or children.entered()
+        launched = job.team.size > 1 or child_processes.entered()
         with listening(log.say, launched=launched) as asked:
             rows = train(
                 _started(job, watch),  # without a name, which would keep it while cuts replace it

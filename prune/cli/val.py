@@ -66,8 +66,8 @@ def _split(text: str) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Score and print; with plots, write the run's folder."""
-    from prune import runs
     from prune.cli import console
+    from prune.common import run_dir
     from prune.data import spec as data
     from prune.data.sift import sift
     from prune.score import plots
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
             f"at confidence {scores.confidence:.3f}"
         )
         if folder:
-            runs.record(folder, vars(args))
+            run_dir.record(folder, vars(args))
             plots.score_pictures(collected.truth, collected.found, spec.names, folder)
             log.info(f"plots in {folder}")
 
@@ -122,7 +122,7 @@ def document(scores: Scores) -> dict[str, object]:
 
 
 def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:
-    from prune.progress import tracked
+    from prune.common.progress import tracked
     from prune.score.feed import split_batches
     from prune.score.score import collect
 
@@ -157,8 +157,8 @@ def _rows(scores: Scores) -> list[list[object]]:
 
 def _run_folder(args: argparse.Namespace) -> AbstractContextManager[Path | None]:
     """Make the run's folder if plots go into it, before the work that they show."""
-    from prune import runs
+    from prune.common import run_dir
 
     if not args.plots:
         return nullcontext()
-    return runs.run_folder(args.project, args.name, exist_ok=args.exist_ok)
+    return run_dir.run_folder(args.project, args.name, exist_ok=args.exist_ok)

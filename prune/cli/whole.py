@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
+from prune.common.notes import note
+from prune.common.wording import few
 from prune.errors import InputError
-from prune.notes import note
-from prune.wording import few
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
+    from prune.common.size import Size
     from prune.models.darknet import Darknet
-    from prune.size import Size
 
 EXAMPLE = """\
   prune whole --weights yolor_csp.pt --cfg cfg/yolor_csp.cfg --data mine.yaml

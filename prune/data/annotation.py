@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from prune.common.device import cores
+from prune.common.inputs import is_file, shown
 from prune.data.orientation import Corners, Size, orientation, swaps, turn
 from prune.data.pictures import decode, is_picture, read_bytes
 from prune.data.problem import (
@@ -25,9 +27,7 @@ from prune.data.problem import (
     Problem,
 )
 from prune.data.yolo import Sample
-from prune.device import cores
 from prune.errors import DataError
-from prune.inputs import is_file, shown
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
 MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry

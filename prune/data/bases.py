@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from prune import inputs
+from prune.common import inputs
 from prune.data.document import Document
 
 WILDCARDS = frozenset("*?[")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from prune.common.device import cores
 from prune.data import labels, truth
 from prune.data.labelfiles import label_path
 from prune.data.pictures import decode, is_hidden, read_bytes
 from prune.data.problem import BROKEN, Problem
 from prune.data.spec import DataSpec, load
 from prune.data.truth import Truth
-from prune.device import cores
 from prune.errors import DataError
 
 # COCO's size classes: the area in square pixels from which a box belongs to one.

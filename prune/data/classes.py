@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune import schema
+from prune.common import schema
+from prune.common.inputs import exists, is_dir, printable, read_text, shown
+from prune.common.notes import note
+from prune.common.plain_json import BrokenJsonError, read_json
 from prune.errors import DataError
-from prune.inputs import exists, is_dir, printable, read_text, shown
-from prune.notes import note
-from prune.plain_json import BrokenJsonError, read_json
 
 MOST_CLASSES = 1_000_000  # the largest public vocabularies have some ten thousand
 NAME_SUFFIXES = frozenset({".names", ".txt", ".labels", ".json"})

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune.common.inputs import is_dir, printable, resolved, shown
 from prune.data.annotation import Annotation, Box
 from prune.data.cocofiles import locate, plain
 from prune.data.cocojson import Entry, entries, identity, load, number, own_id, text
@@ -15,7 +16,6 @@ from prune.data.pictures import is_picture
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
-from prune.inputs import is_dir, printable, resolved, shown
 
 UNKNOWN_IMAGE = "annotation of an unknown image"
 UNKNOWN_CATEGORY = "annotation of an unknown category"

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from prune.common.inputs import is_dir, is_file, printable, resolved
 from prune.data.convert import AMBIGUOUS
 from prune.data.folders import as_key, files_below, files_in, identity
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError
-from prune.inputs import is_dir, is_file, printable, resolved
 
 # What tools call the folder of images, beside the file or beside its folder.
 _IMAGES = (".", "images", "Images", "imgs", "img", "JPEGImages", "data")

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from prune.digits import real
+from prune.common.digits import real
+from prune.common.inputs import shown
+from prune.common.plain_json import has_half_characters, read_json_file
 from prune.errors import DataError
-from prune.inputs import shown
-from prune.plain_json import has_half_characters, read_json_file
 
 Entry = Mapping[str, object]
 

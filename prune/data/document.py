@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune.common.inputs import printable, read_text, shown
+from prune.common.notes import note
+from prune.common.plain_yaml import read_yaml_file
+from prune.common.wording import few
 from prune.data.classes import read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
 from prune.errors import DataError
-from prune.inputs import printable, read_text, shown
-from prune.notes import note
-from prune.plain_yaml import read_yaml_file
-from prune.wording import few
 
 SPLITS = ("train", "val", "test")
 # Split -> the keys under which tools write it, the usual one first; upper case is the same.

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from prune.atomic import write_text
+from prune.common.files import write_text
+from prune.common.inputs import read_text
 from prune.data.labelfiles import label_path as label_path  # readers of labels look for it here
 from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, Problem
 from prune.data.rows import (
@@ -22,7 +23,6 @@ from prune.data.rows import (
     parse,
 )
 from prune.errors import DataError
-from prune.inputs import read_text
 
 Boxes = npt.NDArray[np.float32]
 

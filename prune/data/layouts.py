@@ -10,13 +10,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from prune.common.notes import note
 from prune.data.classes import names_of_file
 from prune.data.document import KEYS, Document, read_document
 from prune.data.labelfiles import IMAGE_FOLDERS
 from prune.data.listing import listing, no_images
 from prune.data.split import deal
 from prune.errors import DataError
-from prune.notes import note
 
 SHARES = (0.8, 0.2, 0.0)  # of train, val and test, where a folder has no splits
 

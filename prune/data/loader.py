@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from prune.common.device import cores
+from prune.common.size import Sides, Size
 from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
 from prune.data.failures import pass_on, watched
 from prune.data.frames import Frame
@@ -26,9 +28,7 @@ from prune.data.spec import DataSpec
 from prune.data.store import Pictures, gather, original_sizes
 from prune.data.truth import Truth, expect_truth, read_truth
 from prune.data.workers import Context, start
-from prune.device import cores
 from prune.errors import DataError, PruneError
-from prune.size import Sides, Size
 
 __all__ = ["Batch", "Frame", "Loader", "TrainLoader", "check_sizes", "score_loader", "train_loader"]
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from prune import inputs
+from prune.common import inputs
+from prune.common.dimensions import IMAGE
 from prune.data.truncation import is_truncated
-from prune.dimensions import IMAGE
 from prune.errors import DataError
 
 Image = npt.NDArray[np.uint8]

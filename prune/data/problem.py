@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune.inputs import printable
+from prune.common.inputs import printable
 
 # What may be wrong with a box; all but a clipped one are dropped.
 CLIPPED = "box reaches out of the picture"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prune.digits import real
-from prune.inputs import printable, shown
+from prune.common.digits import real
+from prune.common.inputs import printable, shown
 
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
 

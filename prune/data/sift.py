@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from prune.common.device import cores
+from prune.common.notes import note
+from prune.common.wording import counted
 from prune.data.pictures import expect_whole, read_bytes
 from prune.data.spec import DataSpec
-from prune.device import cores
 from prune.errors import DataError
-from prune.notes import note
-from prune.wording import counted
 
 _Key = tuple[str, int, int]  # path, bytes, time of the last change
 

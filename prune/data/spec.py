@@ -8,6 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from prune.common.inputs import is_dir, printable, resolved
+from prune.common.notes import note
+from prune.common.wording import few
 from prune.data import bases
 from prune.data.bases import Base
 from prune.data.document import SPLITS as SPLITS  # others look for them here
@@ -19,9 +22,6 @@ from prune.data.listing import listing, no_images
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.data.rows import Keypoints
 from prune.errors import DataError, InputError
-from prune.inputs import is_dir, printable, resolved
-from prune.notes import note
-from prune.wording import few
 
 ONE_CLASS = "object"
 

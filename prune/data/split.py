@@ -4,9 +4,9 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 
+from prune.common.wording import counted
 from prune.data.document import SPLITS
 from prune.errors import DataError
-from prune.wording import counted
 
 SHARES = (0.8, 0.1, 0.1)
 

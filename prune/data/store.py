@@ -11,15 +11,15 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from prune.common.device import cores
+from prune.common.inputs import open_input
+from prune.common.notes import note
+from prune.common.size import Sides, Size
 from prune.data.frames import Shape, loading_size, resize
 from prune.data.labels import Boxes
 from prune.data.orientation import EXIF_ORIENTATION, UPRIGHT
 from prune.data.pictures import Image, read_image
-from prune.device import cores
 from prune.errors import DataError
-from prune.inputs import open_input
-from prune.notes import note
-from prune.size import Sides, Size
 
 _TRIES = 10  # images in a row that may be broken
 

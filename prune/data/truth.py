@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune.common.notes import note
+from prune.common.wording import counted
 from prune.data import labels
 from prune.data.hints import labels_elsewhere
 from prune.data.labelfiles import label_candidates, label_files, label_path
@@ -17,8 +19,6 @@ from prune.data.labels import Boxes, Form
 from prune.data.problem import Problem
 from prune.data.rows import ORIENTED, POLYGON, POSE
 from prune.errors import DataError
-from prune.notes import note
-from prune.wording import counted
 
 # What is made of rows that are no boxes.
 _TAKEN = {

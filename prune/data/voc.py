@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from prune.common.inputs import exists, read_text
 from prune.data.annotation import UNREADABLE, Annotation
 from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, convert
 from prune.data.pictures import is_picture
@@ -18,7 +19,6 @@ from prune.data.spec import SPLITS
 from prune.data.vocfolders import File, Source, find, image_of, list_folder
 from prune.data.vocxml import Document, parse
 from prune.errors import DataError
-from prune.inputs import exists, read_text
 
 NO_XML = "image without XML"
 NOT_LISTED = "in no split list"

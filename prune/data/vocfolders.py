@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
 
+from prune.common.inputs import open_input
 from prune.data.folders import as_key, files_below, files_in, identity
 from prune.data.pictures import UNREAD, is_picture
 from prune.data.split import split_of
 from prune.errors import DataError, InputError
-from prune.inputs import open_input
 
 # VOC's own layout, and what was made after it: XML files and images right in these folders.
 _ANNOTATIONS = ("Annotations", "annotations")

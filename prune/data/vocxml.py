@@ -13,12 +13,12 @@ from xml.sax.xmlreader import AttributesImpl, Locator
 from defusedxml import DefusedXmlException
 from defusedxml.sax import parse as parse_safely
 
+from prune.common.digits import real
+from prune.common.inputs import read_bytes, reason, shown
 from prune.data.annotation import Box
 from prune.data.convert import BROKEN_XML
 from prune.data.problem import Problem
-from prune.digits import real
 from prune.errors import PruneError
-from prune.inputs import read_bytes, reason, shown
 
 _DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding=["']([A-Za-z0-9._-]+)["']""")
 _MULTI_BYTE = ("gb", "big5", "shift", "sjis", "euc", "iso-2022", "hz", "cp9", "ks_c", "windows-31")

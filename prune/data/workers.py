@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 
-from prune import children, streams
+from prune.common import child_processes, streams
 
 
 def _known(*names: str) -> list[signal.Signals]:
@@ -65,7 +65,7 @@ else:
         forkserver.set_forkserver_preload(list(preload))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
         try:
-            with children.out_of_sight():
+            with child_processes.out_of_sight():
                 resource_tracker.ensure_running()  # it lets some of the signals through again
                 signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
                 forkserver.ensure_running()

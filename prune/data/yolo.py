@@ -20,14 +20,14 @@ import numpy.typing as npt
 import yaml
 from loguru import logger
 
-from prune.atomic import together
+from prune.common.files import together
+from prune.common.inputs import exists, open_input, read_bytes
+from prune.common.plain_json import read_json_file
+from prune.common.schema import expect, mapping, named, text
 from prune.data.folders import RECORD
 from prune.data.labels import label_path, to_text
 from prune.data.pictures import Image
 from prune.errors import DataError, InputError
-from prune.inputs import exists, open_input, read_bytes
-from prune.plain_json import read_json_file
-from prune.schema import expect, mapping, named, text
 
 _FORMAT = "prune-data/1"
 _WRITTEN = mapping({"format": text(choices=(_FORMAT,)), "files": named(text())})

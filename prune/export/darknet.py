@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prune import checkpoint
-from prune.atomic import together
+from prune.common.files import together
+from prune.common.size import Sides, Size
 from prune.errors import InputError
 from prune.export.darknet_check import ReadBack, read_back
 from prune.export.darknet_form import darknet_form
@@ -16,7 +17,6 @@ from prune.models.image_size import USUAL
 from prune.models.keys import KEYS, anything, numbers, positive
 from prune.models.sections import Section, heads, option, with_options, write
 from prune.models.windows import step, window
-from prune.size import Sides, Size
 
 Files = tuple[Path, Path]
 

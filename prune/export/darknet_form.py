@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from prune.common.wording import few
 from prune.errors import InputError
 from prune.export.fold import FOLDS, Fold, Plain, assembled, implicit, in_float64, reduced, unread
 from prune.models.darknet import Darknet
@@ -20,7 +21,6 @@ from prune.models.keys import positive
 from prune.models.layers import NORMALIZATIONS
 from prune.models.layout import layout
 from prune.models.sections import Section, option, references, with_options
-from prune.wording import few
 
 # Our activations -> Darknet's words for them; what is missing Darknet does not have.
 ACTIVATIONS = {

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune.atomic import together
 from prune.bench.ncnn_text import MAGIC
+from prune.common.files import together
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference, random_pictures
 from prune.export.facts import PREPROCESSING

@@ -9,7 +9,8 @@ import onnx
 import onnxslim
 from torch import Tensor, nn
 
-from prune.atomic import replacing
+from prune.common.files import replacing
+from prune.common.size import Size
 from prune.errors import ExportError, InputError, first_line
 from prune.export import nms
 from prune.export.check import (
@@ -29,7 +30,6 @@ from prune.export.half import halve_weights
 from prune.export.mish import expanded
 from prune.export.structure import check_widths, name_sides, opset, shapes
 from prune.models.darknet import Darknet
-from prune.size import Size
 
 OPSET = 18  # every runtime of the last years reads it, and both exporters write it natively
 COMPARED_IOU = 0.2  # overlap at which suppression is compared: it takes some of every few boxes

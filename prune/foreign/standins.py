@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prune.common.inputs import printable, shown
 from prune.errors import CheckpointError, first_line
-from prune.inputs import printable, shown
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from prune.common.inputs import exists, is_file, read_text, shown
+from prune.common.size import Size
 from prune.errors import CfgError, CheckpointError
 from prune.foreign.parameters import tensors
 from prune.foreign.standins import Instance, array
-from prune.inputs import exists, is_file, read_text, shown
 from prune.models.sections import (
     Section,
     anchor_mask,
@@ -23,7 +24,6 @@ from prune.models.sections import (
     with_options,
     write,
 )
-from prune.size import Size
 
 Weights = Mapping[str, Tensor]
 

@@ -22,6 +22,7 @@ from prune import surgery
 from prune.bench.latency import File, timed_files
 from prune.bench.profiles import calm
 from prune.bench.runtimes import Setting
+from prune.common.progress import tracked
 from prune.graph import Group
 from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, Widths, timed
@@ -29,7 +30,6 @@ from prune.latency.table import Sample, Table
 from prune.limits import multiple_of
 from prune.models.darknet import Darknet
 from prune.plan import Plan
-from prune.progress import tracked
 from prune.quantize.run import for_the_clock
 from prune.selection import cut_of
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune import caches
-from prune.atomic import write_text
 from prune.bench.machine import machine
+from prune.common import cache_dir
+from prune.common.files import write_text
+from prune.common.inputs import exists
+from prune.common.plain_json import read_json_file
+from prune.common.schema import expect, listed, mapping, number, parts, text, whole
 from prune.errors import InputError
-from prune.inputs import exists
 from prune.latency.form import Form
-from prune.plain_json import read_json_file
-from prune.schema import expect, listed, mapping, number, parts, text, whole
 
 FORMAT = "prune-latency/1"
 
@@ -67,7 +67,7 @@ def place(form: Form, *, threads: int) -> Path:
     precision = "int8 " * form.int8
     said = f"{here.cpu} {form.runtime} {here.versions[form.runtime]} {precision}{threads} threads"
     name = re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")
-    return caches.folder("latency") / f"{name}.json"
+    return cache_dir.folder("latency") / f"{name}.json"
 
 
 def load(path: Path) -> Table | None:

@@ -12,10 +12,10 @@ import onnx
 
 from prune.bench.latency import Compared
 from prune.bench.rows import CLOSE
+from prune.common.progress import tracked
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference
-from prune.progress import tracked
 from prune.quantize import calibrate
 from prune.quantize.calibrate import Array
 from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer, Parts, named, sort

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prune.progress import tracked
+from prune.common.progress import tracked
 from prune.quantize.parts import Layer
 
 Array = NDArray[np.float32]

@@ -13,12 +13,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from prune.common.inputs import reading
+from prune.common.progress import tracked
 from prune.data.pictures import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
-from prune.inputs import reading
-from prune.progress import tracked
 from prune.quantize.parts import Parts, named, sort
 from prune.score.feed import letterboxed, split_batches
 from prune.score.metrics import Scores

@@ -17,9 +17,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from prune.common.eval_mode import evaluating
 from prune.errors import InputError
 from prune.graph import Group
-from prune.modes import evaluating
 from prune.plan import Plan, removed
 from prune.recover.readers import Layer, Norm, axis, move_output, paired, watching
 

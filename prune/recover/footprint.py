@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from prune.modes import evaluating
+from prune.common.eval_mode import evaluating
 from prune.recover.readers import watching
 
 

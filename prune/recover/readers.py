@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from prune.modes import evaluating
+from prune.common.eval_mode import evaluating
 
 Layer = nn.modules.conv._ConvNd | nn.Linear
 Norm = nn.modules.batchnorm._BatchNorm

@@ -7,8 +7,8 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from prune.common.eval_mode import evaluating
 from prune.errors import InputError
-from prune.modes import evaluating
 from prune.recover.readers import Norm
 
 

@@ -15,11 +15,11 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.common.eval_mode import evaluating
+from prune.common.progress import tracked
 from prune.errors import InputError
 from prune.graph import Group
-from prune.modes import evaluating
 from prune.plan import Plan, Removed, removed
-from prune.progress import tracked
 from prune.recover.fit import Solved, Target, fit
 from prune.recover.footprint import footprint
 from prune.recover.patches import draw, made, unsuited

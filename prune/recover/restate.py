@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prune.modes import evaluating
+from prune.common.eval_mode import evaluating
 from prune.recover.readers import Norm
 
 

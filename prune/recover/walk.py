@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prune.modes import evaluating
+from prune.common.eval_mode import evaluating
 from prune.recover.readers import Layer, watching
 
 

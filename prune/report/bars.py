@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prune.atomic import replacing
+from prune.common.files import replacing
+from prune.common.visible import visible
 from prune.errors import InputError
-from prune.visible import visible
 
 
 def bars(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prune.atomic import replacing
+from prune.common.files import replacing
 
 _WRITTEN = 100  # rows whose numbers can still be read in a picture
 _TALL = 400  # rows that fit a picture

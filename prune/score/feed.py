@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from prune.common.size import Size
 from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
 from prune.data.labels import Boxes
@@ -13,7 +14,6 @@ from prune.data.loader import check_sizes, score_loader, split_truth
 from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
 from prune.score.runtime import Runner
-from prune.size import Size
 
 
 def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:

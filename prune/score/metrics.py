@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prune.notes import note
+from prune.common.notes import note
 
 Array = NDArray[np.float64]
 Boxes = NDArray[np.float32] | NDArray[np.float64]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune.boxes import pairwise_iou, xywh_to_xyxy
+from prune.common.boxes import pairwise_iou, xywh_to_xyxy
 from prune.errors import InputError
 
 MAX_CANDIDATES = 30_000  # an untrained network passes tens of thousands; the rest cannot matter

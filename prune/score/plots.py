@@ -15,10 +15,10 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
-from prune import fonts
-from prune.atomic import replacing
+from prune.common import fonts
+from prune.common.files import replacing
+from prune.common.fonts import Label
 from prune.data.pictures import Image
-from prune.fonts import Label
 from prune.score import metrics
 from prune.score.metrics import GRID, Array, Boxes, Curves
 

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune.atomic import replacing, write_text
+from prune.common.files import replacing, write_text
+from prune.common.size import Size
+from prune.common.visible import visible
 from prune.data.labels import label_path
 from prune.data.pictures import Image, is_picture
 from prune.errors import InputError, WriteError
@@ -26,8 +28,6 @@ from prune.score.metrics import Boxes
 from prune.score.nms import MAX_DETECTIONS, detections
 from prune.score.runtime import Runner
 from prune.score.sources import Reel, Source, opened
-from prune.size import Size
-from prune.visible import visible
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune import checkpoint, device, schema, whole
+from prune import checkpoint, whole
 from prune.checkpoint import Checkpoint
+from prune.common import device, schema
+from prune.common.dimensions import CHANNELS, STRIDE
+from prune.common.inputs import open_input, printable, reading, shown
+from prune.common.notes import note
+from prune.common.size import Size
 from prune.data.frames import Shape
-from prune.dimensions import CHANNELS, STRIDE
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
-from prune.inputs import open_input, printable, reading, shown
-from prune.notes import note
 from prune.score.fused import fused
 from prune.score.score import Detector
-from prune.size import Size
 from prune.whole import AS_IT_IS, Reading
 
 if TYPE_CHECKING:

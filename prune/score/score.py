@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune.common.eval_mode import evaluating
 from prune.data.frames import Frame
 from prune.data.labels import Boxes as LabelRows
-from prune.modes import evaluating
 from prune.score.cores import sharing
 from prune.score.frames import to_original
 from prune.score.fused import fused

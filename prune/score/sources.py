@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from loguru import logger
 
+from prune.common.inputs import open_input, read_text
+from prune.common.run_dir import without_password
 from prune.data.pictures import (
     SUFFIXES,
     Image,
@@ -30,8 +32,6 @@ from prune.data.pictures import (
     read_image,
 )
 from prune.errors import DataError
-from prune.inputs import open_input, read_text
-from prune.runs import without_password
 
 # FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import torch
 
-from prune import device, pruning
+from prune import pruning
+from prune.common import device
+from prune.common.eval_mode import evaluating
+from prune.common.inputs import read_bytes
+from prune.common.size import Size
 from prune.data import labels
 from prune.data import spec as data
 from prune.data.loader import Loader, score_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.inputs import read_bytes
-from prune.modes import evaluating
 from prune.pruning import Subject
 from prune.sensitivity import effect
 from prune.sensitivity.tally import METRICS, Tally
-from prune.size import Size
 from prune.whole import AS_IT_IS, Reading
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from prune.common.plain_json import read_json_file
+from prune.common.schema import expect, flag, listed, mapping, number, text, whole
 from prune.errors import InputError
-from prune.plain_json import read_json_file
-from prune.schema import expect, flag, listed, mapping, number, text, whole
 
 FORMAT = "prune-sensitivity/1"
 

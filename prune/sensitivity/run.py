@@ -13,12 +13,12 @@ from pathlib import Path
 from loguru import logger
 
 from prune import checkpoint, measured
-from prune.atomic import write_text
+from prune.common.device import cores
+from prune.common.files import write_text
 from prune.costs import Costs, costs
 from prune.criteria import FROM_PICTURES
 from prune.data import spec as data
 from prune.data import workers
-from prune.device import cores
 from prune.errors import InputError, PlanError, RunError
 from prune.graph import Group
 from prune.selection import lowest

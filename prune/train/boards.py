@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prune.common.inputs import shown
 from prune.errors import InputError
-from prune.inputs import shown
 from prune.train.safe import tensorboard
 
 if TYPE_CHECKING:

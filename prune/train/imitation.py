@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  everybody's name for it
 
-from prune.boxes import ciou
+from prune.common.boxes import ciou
 from prune.errors import InputError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo

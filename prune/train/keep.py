@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 
 from prune import checkpoint
-from prune.atomic import replacing
 from prune.checkpoint import Checkpoint
+from prune.common.files import replacing
+from prune.common.run_dir import versions
 from prune.errors import CheckpointError, InputError, TrainError
-from prune.runs import versions
 from prune.train.log import SCORES
 from prune.train.run import Run
 from prune.train.state import expect_momentum, taking_up

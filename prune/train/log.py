@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune.atomic import write_text
+from prune.common.files import write_text
 from prune.train import optimiser, plots
 from prune.train.sparsity import scales
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
-from prune.boxes import ciou
+from prune.common.boxes import ciou
 from prune.errors import TrainError
 from prune.train.assignment import Positives, assign, last_claims
 

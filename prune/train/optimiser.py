@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune.train.hyp import named
+from prune.common.hyperparameters import named
 from prune.train.schedule import Setting
 
 GROUPS = ("weights", "scales", "biases")

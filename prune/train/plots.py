@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from prune.atomic import replacing
-from prune.boxes import xywh_to_xyxy
+from prune.common.boxes import xywh_to_xyxy
+from prune.common.files import replacing
 from prune.data.frames import Shape, fit
 from prune.data.pictures import read_image
 from prune.score.plots import draw

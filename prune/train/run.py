@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from prune.common.inputs import shown
+from prune.common.size import Size
 from prune.coupling import coupled
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
-from prune.inputs import shown
-from prune.size import Size
 from prune.train import scales
 from prune.train.ema import Average
 from prune.train.graphed import Graphed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune import checkpoint
-from prune.atomic import probe, sweep
+from prune.common.files import probe, sweep
 from prune.errors import DataError, InputError, LoaderError, TrainError, WriteError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  everybody's name for it
 
-from prune.size import Size
+from prune.common.size import Size
 
 THIRDS = (2, 4)  # of the picture size: the published 0.67 to 1.33
 _OWN = 0x5CA1E  # keeps these numbers apart from those that shuffle and augment

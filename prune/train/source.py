@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
+from prune.common.size import Size
+from prune.common.wording import few
 from prune.data.spec import reordered
 from prune.errors import CheckpointError, InputError
 from prune.models.darknet import Darknet, reactivated
 from prune.models.image_size import image_size
 from prune.models.sections import remarks
-from prune.size import Size
 from prune.train.imitation import expect_alike
 from prune.train.state import expect_state
 from prune.whole import fresh_sections, open_weights
-from prune.wording import few
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
+from prune.common.wording import counted, few
 from prune.data.spec import reordered
 from prune.errors import CfgError, CheckpointError, InputError
 from prune.foreign.parameters import tensors
@@ -29,7 +30,6 @@ from prune.models.sections import (
 from prune.train.source import Source
 from prune.train.transfer import Transferred, class_rows, transfer
 from prune.whole import Reading, open_weights
-from prune.wording import counted, few
 
 
 @dataclass(frozen=True)

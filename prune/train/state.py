@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from prune.checkpoint import naming
+from prune.common.inputs import printable
+from prune.common.schema import Field, expect, listed, mapping, named, number, text, whole
 from prune.errors import CheckpointError, first_line
-from prune.inputs import printable
 from prune.models.weights import plain_weights
-from prune.schema import Field, expect, listed, mapping, named, number, text, whole
 
 _TENSOR = Field((Tensor,), "a tensor")
 _VALUE = Field((Tensor, int, float), "a tensor or a number").or_null()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prune.visible import visible
+from prune.common.visible import visible
 
 
 def few(names: Sequence[object], most: int = 5) -> str:

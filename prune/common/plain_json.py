@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prune.common.inputs import printable, read_bytes, shown
 from prune.errors import InputError, PruneError
-from prune.inputs import printable, read_bytes, shown
 
 DEPTH = 100  # lists and objects inside each other
 DIGITS = 300  # of a number: the largest float has 309

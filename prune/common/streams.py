@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO, cast
 
-from prune.visible import visible
+from prune.common.visible import visible
 
 LOST = 1  # exit status of a command that did its work, and could not print all of it
 _INDENT = "  "

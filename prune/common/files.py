@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune import temporary
+from prune.common import temporary
+from prune.common.temporary import DRAWN
 from prune.errors import InputError, PruneError, WriteError
-from prune.temporary import DRAWN
 
 _MARK = "-part-"  # in temporary names
 _LONGEST = 100  # bytes of the target's name in them; systems allow 255 for a whole name

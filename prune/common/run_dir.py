@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 
-from prune.atomic import probe, write_text
+from prune.common.files import probe, write_text
+from prune.common.lock import held
+from prune.common.plain_yaml import read_yaml_file
+from prune.common.size import Size
 from prune.errors import InputError
-from prune.lock import held
-from prune.plain_yaml import read_yaml_file
-from prune.size import Size
 
 _RECORDED = ("detector-prune", "torch", "torch-pruning", "numpy", "onnx", "onnxruntime")
 

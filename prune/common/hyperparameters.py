@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from prune.atomic import write_text
-from prune.digits import real
+from prune.common.digits import real
+from prune.common.files import write_text
+from prune.common.plain_yaml import read_yaml_file
+from prune.common.schema import Field, expect, mapping, number, text
 from prune.errors import InputError
-from prune.plain_yaml import read_yaml_file
-from prune.schema import Field, expect, mapping, number, text
 
 # Hyper-parameters that are names. Files hold the name, a run its place in this table.
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}

@@ -15,9 +15,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.notes import note
-from prune.visible import visible
-from prune.wording import few
+from prune.common.notes import note
+from prune.common.visible import visible
+from prune.common.wording import few
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

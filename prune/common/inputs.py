@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from prune.common.visible import visible
 from prune.errors import InputError, PruneError, first_line
-from prune.visible import visible
 
 MB, GB = 2**20, 2**30
 # What a file is -> the most bytes that are read of one; far above what such files have.

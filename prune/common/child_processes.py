@@ -18,7 +18,7 @@ _GRACE_S = 1.0  # Ctrl-C in a terminal reaches the child as well
 
 # A Python that is told a program by -c looks for modules in the current folder first.
 _HIDING = "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
-_ENTERING = "from prune.children import enter; enter()"
+_ENTERING = "from prune.common.child_processes import enter; enter()"
 
 _entered = False
 

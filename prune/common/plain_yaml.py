@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.common.inputs import read_text, shown
+from prune.common.plain_json import DEPTH, DIGITS, BrokenTextError, has_half_characters, locating
 from prune.errors import InputError, PruneError
-from prune.inputs import read_text, shown
-from prune.plain_json import DEPTH, DIGITS, BrokenTextError, has_half_characters, locating
 
 if TYPE_CHECKING:
     import yaml

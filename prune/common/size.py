@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from prune.dimensions import INPUT, SIDE
+from prune.common.dimensions import INPUT, SIDE
 
 Sides = int | tuple[int, int]
 """What functions that others call take: the side of a square, or height and width, in pixels."""

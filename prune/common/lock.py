@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prune import temporary
+from prune.common import temporary
+from prune.common.notes import note
 from prune.errors import InputError
-from prune.notes import note
 
 _NAME = ".lock"
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

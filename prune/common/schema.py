@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+from prune.common.inputs import shown
 from prune.errors import InputError, PruneError
-from prune.inputs import shown
 
 DEEPEST = 50  # containers in containers; our own files have up to 6
 MOST_VALUES = 10_000_000  # of a pickle in all; an epoch's row has about 15

@@ -1,0 +1,1 @@
+"""What every other folder uses: files, streams, text formats, devices; nothing of detectors."""
