@@ -111,7 +111,9 @@ def add_leading(x: Tensor, other: Tensor) -> Tensor:
 class Shortcut(nn.Module):
     """Sum of layers; of unequal widths the first channels of both, see `add_leading`."""
 
-    slices_follow_widths = True  # a cut moves where the shared channels end: see prune.record
+    slices_follow_widths = (
+        True  # a cut moves where the shared channels end: see prune.core.trace.recorder
+    )
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

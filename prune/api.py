@@ -17,20 +17,22 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from prune import evidence, proof, surgery, trial
-from prune.budget import Budget, Evaluation
 from prune.common.eval_mode import evaluating
-from prune.costs import costs
-from prune.criteria import CRITERIA
+from prune.core import cut as surgery
+from prune.core import dry_run, verify
+from prune.core.cost.cost_model import costs
+from prune.core.importance import statistics
+from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.group_importance import scores
+from prune.core.importance.statistics import Evidence, Loss
+from prune.core.plan import Plan, from_json, to_json
+from prune.core.select.allocation import Budget, Evaluation
+from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.select.selection import by_budget, cut_of, lowest
+from prune.core.trace.coupling import Traced, traced
+from prune.core.trace.groups import Group, groups_of, structures
+from prune.core.trace.meta import Shape, Spec, spec
 from prune.errors import PlanError, PruneError
-from prune.evidence import Evidence, Loss
-from prune.graph import Group, groups_of, structures
-from prune.limits import Limit, Wish, limits, rounded
-from prune.plan import Plan, from_json, to_json
-from prune.ranking import scores
-from prune.selection import by_budget, cut_of, lowest
-from prune.shapes import Shape, Spec, spec
-from prune.tracing import Traced, traced
 
 __all__ = [
     "Graph",
@@ -104,7 +106,7 @@ def trace(
     given = tuple(spec(tensor) for tensor in inputs)
     run = traced(model, given, keep=names)
     _check_reached(run, _names(model, unused))
-    groups = trial.tried(model, groups_of(run), given)
+    groups = dry_run.tried(model, groups_of(run), given)
     if all(group.kept for group in groups):
         raise PlanError(f"nothing in the network can be cut: {_reasons(groups, run)}")
     return Graph(model, given, names, groups, _shapes(model))
@@ -218,7 +220,7 @@ def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
     """
     groups = _groups(model, plan)
     pruned = surgery.apply(model, groups, plan, share=in_place)
-    after, before = (trial.shapes_of(net, plan.inputs) for net in (pruned, model))
+    after, before = (dry_run.shapes_of(net, plan.inputs) for net in (pruned, model))
     if after != before:
         raise PlanError(f"the outputs would have shapes {after}, not {before}")
     if not in_place:
@@ -254,7 +256,7 @@ def prove(
     """
     groups = _groups(model, plan)
     with evaluating(model), evaluating(smaller):
-        return proof.prove_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
+        return verify.prove_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
 
 
 def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:
@@ -343,7 +345,7 @@ def _evidence(
         return None
     if loss is None and what != "activity":
         raise PlanError(f"criterion {criterion} needs a loss beside data: loss(outputs, targets)")
-    return evidence.gather(model, data, loss or _no_loss, what=what)
+    return statistics.gather(model, data, loss or _no_loss, what=what)
 
 
 def _no_loss(_: object, __: object) -> Tensor:

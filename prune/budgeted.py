@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from prune import surgery
-from prune.budget import Budget, Evaluation
 from prune.common.size import Sides, Size
-from prune.costs import Costs, costs
+from prune.core import cut as surgery
+from prune.core.cost.cost_model import Costs, costs
+from prune.core.importance.criteria import CRITERIA
+from prune.core.plan import joined
+from prune.core.select.allocation import Budget, Evaluation
+from prune.core.select.constraints import Limit, Wish, limits
+from prune.core.select.selection import Selected, by_budget
+from prune.core.trace.groups import structures
 from prune.coupling import coupled
-from prune.criteria import CRITERIA
 from prune.errors import PlanError
-from prune.graph import structures
-from prune.limits import Limit, Wish, limits
 from prune.measured import Scores
-from prune.plan import joined
 from prune.pruning import Subject
-from prune.selection import Selected, by_budget
 
 Curve = Sequence[tuple[float, float]]
 

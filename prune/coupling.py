@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prune.graph import Group, trace
+from prune.core.trace.groups import Group, trace
 from prune.models.darknet import Darknet
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from prune import worth
 from prune.checkpoint import assemble
 from prune.common.size import Sides, Size
-from prune.count import per_layer
+from prune.core.cost.macs import per_layer
+from prune.core.verify import Skip
 from prune.errors import CfgError, PlanError
 from prune.models import blocks as residual_blocks
 from prune.models.blocks import Residual
 from prune.models.darknet import Darknet
-from prune.proof import Skip
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune import budgeted, checkpoint, measured, pruning, ranking, surgery
-from prune.budget import Budget
+from prune import budgeted, checkpoint, measured, pruning
 from prune.common.size import Size
-from prune.costs import costs
-from prune.count import count
+from prune.core import cut as surgery
+from prune.core.cost.cost_model import costs
+from prune.core.cost.macs import count
+from prune.core.importance import group_importance
+from prune.core.importance.criteria import CRITERIA
+from prune.core.select.allocation import Budget
+from prune.core.select.constraints import Wish, limits
+from prune.core.select.selection import Selected
+from prune.core.trace.groups import Group
 from prune.coupling import coupled
-from prune.criteria import CRITERIA
 from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
-from prune.graph import Group
-from prune.limits import Wish, limits
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
-from prune.selection import Selected
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed
 
@@ -207,7 +209,7 @@ def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> m
     if reads not in ("", "weight", "scale"):
         pictures = measured.Pictures(data, IMAGES, run.settings.imgsz)
         evidence = measured.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
-    return ranking.scores(
+    return group_importance.scores(
         subject.net,
         subject.groups,
         criterion=wish.criterion,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from prune.checkpoint import Checkpoint, network
 from prune.common.size import Size
-from prune.count import Cost, per_layer
+from prune.core.cost.macs import Cost, per_layer
+from prune.core.trace.groups import Group
 from prune.coupling import coupled
-from prune.graph import Group
 from prune.models.darknet import Darknet
 
 

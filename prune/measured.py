@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from prune import checkpoint, ranking
+from prune import checkpoint
 from prune.common import cache_dir
 from prune.common.progress import tracked
 from prune.common.size import Size
-from prune.criteria import CRITERIA
+from prune.core.importance import group_importance
+from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.statistics import Evidence, gather
 from prune.errors import InputError, PlanError, PruneError
-from prune.evidence import Evidence, gather
 from prune.pruning import Subject
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def scores(
         InputError: the data has another number of classes, or kept scores are damaged.
     """
     rank = partial(
-        ranking.scores,
+        group_importance.scores,
         subject.net,
         subject.groups,
         criterion=criterion,

@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from prune import checkpoint, depth, plan, proof, surgery
+from prune import checkpoint, depth
 from prune.checkpoint import Checkpoint
 from prune.common import run_dir
-from prune.count import Cost, count
+from prune.core import cut as surgery
+from prune.core import plan, verify
+from prune.core.cost.macs import Cost, count
+from prune.core.plan import Plan
+from prune.core.trace.groups import Group
 from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import CheckpointError, PlanError, ProofError
-from prune.graph import Group
 from prune.models.darknet import Darknet
-from prune.plan import Plan
 from prune.whole import AS_IT_IS, Reading, open_weights
 
 
@@ -135,7 +137,7 @@ def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0
     skip = depth.skip(subject.net, places) if places else None
 
     def proved(net: Darknet) -> float:
-        return proof.prove(
+        return verify.prove(
             subject.net, net, subject.groups, pruned.plan, shape=shape, skip=skip, seed=seed
         )
 

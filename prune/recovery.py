@@ -22,17 +22,17 @@ from prune.common import device
 from prune.common.hyperparameters import SCRATCH
 from prune.common.progress import tracked
 from prune.common.size import Size
+from prune.core.plan import Plan
+from prune.core.recover.compensate import compensate, means_from_norms, means_from_pictures
+from prune.core.recover.recalibrate import recalibrate
+from prune.core.recover.reconstruct import Settings, reconstruct
+from prune.core.recover.restate import restate
 from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.models.darknet import Darknet, reactivated
-from prune.plan import Plan
 from prune.pruning import Pruned, Subject
-from prune.recover.compensate import compensate, means_from_norms, means_from_pictures
-from prune.recover.recalibrate import recalibrate
-from prune.recover.reconstruct import Settings, reconstruct
-from prune.recover.restate import restate
 from prune.score.metrics import LEARNED, Scores
 from prune.score.score import score
 

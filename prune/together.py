@@ -15,16 +15,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from prune import depth, surgery
+from prune import depth
 from prune.common.progress import tracked
+from prune.core import cut as surgery
+from prune.core.plan import Cut, Plan
+from prune.core.select.selection import Selected, by_channels
+from prune.core.trace.groups import Group
 from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import PlanError, WithinBudgetError
-from prune.graph import Group
 from prune.models.darknet import Darknet
-from prune.plan import Cut, Plan
 from prune.pruning import Subject
-from prune.selection import Selected, by_channels
 
 MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried
 

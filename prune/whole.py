@@ -9,7 +9,7 @@ import torch
 from prune.checkpoint import Checkpoint, assemble, capture, digest, load, naming, network
 from prune.common.run_dir import versions
 from prune.common.size import Sides, Size
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.errors import ForeignError, InputError
 from prune.foreign.archive import is_torch_file, read_pickle
 from prune.foreign.decoding import decode_as_darknet, with_decoding_of

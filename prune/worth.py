@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prune.common.progress import tracked
+from prune.core.verify import skipped
 from prune.errors import PlanError
 from prune.models.blocks import Residual, as_text
 from prune.models.darknet import Darknet
-from prune.proof import skipped
 
 
 @dataclass(frozen=True)

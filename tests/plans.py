@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from prune.graph import Group
-from prune.plan import Cut, Plan
+from prune.core.plan import Cut, Plan
+from prune.core.trace.groups import Group
 
 
 def plan_of(groups: Sequence[Group], chosen: Mapping[int, Collection[int]]) -> Plan:

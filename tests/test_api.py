@@ -24,10 +24,10 @@ from traps import TRAPS
 
 import prune
 from prune import api
-from prune.count import count
+from prune.core.cost.macs import count
+from prune.core.plan import Plan
+from prune.core.trace.groups import Group
 from prune.errors import PlanError, ProofError
-from prune.graph import Group
-from prune.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune import surgery
-from prune.budget import ALLOCATIONS, Budget, Counts, Evaluation, Numbers, meet
-from prune.costs import Costs, costs
-from prune.count import count
+from prune.core import cut as surgery
+from prune.core.cost.cost_model import Costs, costs
+from prune.core.cost.macs import count
+from prune.core.importance.group_importance import scores
+from prune.core.select.allocation import ALLOCATIONS, Budget, Counts, Evaluation, Numbers, meet
+from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.select.selection import by_budget
+from prune.core.trace.groups import Group, structures, trace
 from prune.errors import PlanError
-from prune.graph import Group, structures, trace
-from prune.limits import Limit, Wish, limits, rounded
 from prune.models.darknet import Darknet, build
-from prune.ranking import scores
-from prune.selection import by_budget
 
 SHAPE = (1, 3, 8, 8)
 NAMES = ("chain", "residual", "concat", "self_concat", "csp", "grouped", "chunk", "depthwise")

@@ -14,16 +14,17 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import budgeted, depth, pruning, surgery, together
-from prune.budget import Budget
+from prune import budgeted, depth, pruning, together
 from prune.budgeted import Wishes
-from prune.count import count
+from prune.core import cut as surgery
+from prune.core.cost.macs import count
+from prune.core.select.allocation import Budget
+from prune.core.select.constraints import Wish
+from prune.core.select.selection import Selected
+from prune.core.trace.groups import trace
 from prune.errors import PlanError
-from prune.graph import trace
-from prune.limits import Wish
 from prune.measured import scores
 from prune.pruning import Subject
-from prune.selection import Selected
 
 
 @cache

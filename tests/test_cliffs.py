@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from prune.budget import ALLOCATIONS, Budget, Evaluation, meet
-from prune.cliffs import EASED, Cliff, cliffs, drop_at
-from prune.costs import costs
-from prune.graph import trace
-from prune.limits import Wish, limits
+from prune.core.cost.cost_model import costs
+from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
+from prune.core.select.cliffs import EASED, Cliff, cliffs, drop_at
+from prune.core.select.constraints import Wish, limits
+from prune.core.trace.groups import trace
 
 Curve = tuple[tuple[float, float], ...]
 

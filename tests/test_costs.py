@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prune import surgery
 from prune.cli import options
-from prune.costs import Costs, costs
-from prune.count import Cost, count, per_layer
+from prune.core import cut as surgery
+from prune.core.cost.cost_model import Costs, costs
+from prune.core.cost.macs import Cost, count, per_layer
+from prune.core.plan import Plan
+from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
-from prune.graph import Group, trace
 from prune.models.darknet import Darknet, build
-from prune.plan import Plan
 
 KINDS = ("macs", "params")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prune.count import Cost, count, per_layer
+from prune.core.cost.macs import Cost, count, per_layer
 from prune.errors import PlanError
 
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from prune.criteria import CRITERIA, FROM_PICTURES
-from prune.ranking import filters
+from prune.core.importance.criteria import CRITERIA, FROM_PICTURES
+from prune.core.importance.group_importance import filters
 
 LAYERS = {
     "convolution": nn.Conv2d(6, 4, 3),

@@ -14,17 +14,19 @@ import tiny
 import torch
 from torch import nn
 
-from prune import checkpoint, depth, proof, pruning, selection, worth
+from prune import checkpoint, depth, pruning, worth
 from prune.cli import main
 from prune.cli.depth import CRITERIA
-from prune.count import count
+from prune.core import verify
+from prune.core.cost.macs import count
+from prune.core.plan import Plan, from_json
+from prune.core.select import selection
+from prune.core.verify import Skip
 from prune.depth import Block
 from prune.errors import PlanError, ProofError
 from prune.models.blocks import Residual, residuals
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, head_path, heads, parse, with_classes, with_options
-from prune.plan import Plan, from_json
-from prune.proof import Skip
 
 CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
 Capture = pytest.CaptureFixture[str]
@@ -47,7 +49,7 @@ def _narrow(path: Path) -> Darknet:
 def _prove(net: Darknet, places: Sequence[Residual]) -> float:
     left = depth.without(net, places)
     skip = depth.skip(net, places)
-    return proof.prove(net, left, (), EMPTY, shape=(1, 3, net.stride, net.stride), skip=skip)
+    return verify.prove(net, left, (), EMPTY, shape=(1, 3, net.stride, net.stride), skip=skip)
 
 
 @pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
@@ -105,7 +107,7 @@ def _mistakes() -> dict[str, tuple[Darknet, Skip]]:
 def test_the_proof_finds(message: str) -> None:
     pruned, skip = _mistakes()[message]
     with pytest.raises(ProofError, match=message):
-        proof.prove(stacks.net(), pruned, (), EMPTY, shape=(1, 3, 32, 32), skip=skip)
+        verify.prove(stacks.net(), pruned, (), EMPTY, shape=(1, 3, 32, 32), skip=skip)
 
 
 def test_costs_are_what_the_network_loses() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.core.importance.statistics import Evidence, gather
 from prune.errors import PlanError
-from prune.evidence import Evidence, gather
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,12 +11,12 @@ import tiny
 import torch
 
 from prune import checkpoint
-from prune.budget import ALLOCATIONS
 from prune.cli import main, ranked
 from prune.common import cache_dir
-from prune.count import count
-from prune.plan import from_json
-from prune.ranking import NORMALIZERS, SCOPES
+from prune.core.cost.macs import count
+from prune.core.importance.group_importance import NORMALIZERS, SCOPES
+from prune.core.plan import from_json
+from prune.core.select.allocation import ALLOCATIONS
 
 Capture = pytest.CaptureFixture[str]
 Words = Sequence[object]

@@ -12,7 +12,7 @@ import torch
 
 from prune import checkpoint, pruning
 from prune.cli import main
-from prune.plan import from_json
+from prune.core.plan import from_json
 from prune.pruning import convolutions
 
 Capture = pytest.CaptureFixture[str]

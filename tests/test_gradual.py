@@ -11,17 +11,18 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, gradual, surgery
+from prune import checkpoint, gradual
 from prune.cli import main
 from prune.common import hyperparameters
 from prune.common.size import Size
-from prune.count import count
+from prune.core import cut as surgery
+from prune.core.cost.macs import count
+from prune.core.plan import Cut, Plan
+from prune.core.trace.groups import trace
 from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.gradual import Narrowing
-from prune.graph import trace
 from prune.models.darknet import Darknet, build
-from prune.plan import Cut, Plan
 from prune.score import metrics
 from prune.train import keep, loop, progress
 from prune.train.log import Log

@@ -8,8 +8,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
-from prune.graph import Group, trace
 
 
 def _groups(name: str) -> dict[str, Group]:

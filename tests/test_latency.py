@@ -20,15 +20,17 @@ from plans import plan_of
 from shipped import CFGS, narrow
 from torch import Tensor
 
-from prune import checkpoint, surgery
+from prune import checkpoint
 from prune.bench.latency import File, timed_files
 from prune.bench.runtimes import Setting
-from prune.costs import costs
+from prune.core import cut as surgery
+from prune.core.cost.cost_model import costs
+from prune.core.select.constraints import Limit
+from prune.core.trace.groups import Group
 from prune.coupling import coupled
 from prune.errors import InputError, PlanError
 from prune.export.fold import folded
 from prune.export.onnx import draft
-from prune.graph import Group
 from prune.latency import measure
 from prune.latency import table as tables
 from prune.latency.form import Form
@@ -37,7 +39,6 @@ from prune.latency.layers import Timed, timed, widths
 from prune.latency.measure import knows, measured, random_widths, sampled, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Sample, Table
-from prune.limits import Limit
 from prune.models.darknet import Darknet, build
 
 Counts = NDArray[np.int64]

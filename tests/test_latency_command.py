@@ -18,7 +18,7 @@ from clocks import SyntheticMachine
 from prune import checkpoint
 from prune.bench import runtimes
 from prune.cli import main
-from prune.costs import is_depthwise
+from prune.core.cost.cost_model import is_depthwise
 from prune.latency import approach, measure, table
 from prune.latency.form import Form
 

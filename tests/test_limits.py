@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
-from prune.graph import Group, trace
-from prune.limits import Limit, Wish, limits, rounded
 
 Layers = Mapping[str, Mapping[str, object]]
 PLAIN = Wish()

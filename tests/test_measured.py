@@ -13,19 +13,21 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import measured, ranking, surgery
+from prune import measured
 from prune.common import cache_dir
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
-from prune.criteria import FROM_PICTURES
+from prune.core import cut
+from prune.core.importance import group_importance
+from prune.core.importance.criteria import FROM_PICTURES
+from prune.core.importance.statistics import Evidence, gather
+from prune.core.select.selection import by_amount
+from prune.core.trace.groups import trace
 from prune.data import loader, spec
 from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
-from prune.evidence import Evidence, gather
-from prune.graph import trace
 from prune.measured import Pictures, Scores, scores
 from prune.pruning import Subject, open_subject
-from prune.selection import by_amount
 from prune.train.loss import detection_loss
 
 
@@ -55,7 +57,9 @@ def _files(subject: Subject) -> list[Path]:
 def test_weights_are_ranked_without_pictures_or_files(subject: Subject) -> None:
     for criterion in ("l1", "bn", "random"):
         found = scores(subject, criterion=criterion)
-        assert _same(found, ranking.scores(subject.net, subject.groups, criterion=criterion))
+        assert _same(
+            found, group_importance.scores(subject.net, subject.groups, criterion=criterion)
+        )
     assert not _files(subject)
 
 
@@ -191,7 +195,7 @@ def test_a_network_after_a_cut_is_scored_anew(subject: Subject, data: DataSpec) 
     pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     found = scores(subject, criterion="taylor", pictures=pictures)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
-    net = surgery.apply(subject.net, subject.groups, plan)
+    net = cut.apply(subject.net, subject.groups, plan)
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     after = scores(replace(subject, net=net, groups=groups), criterion="taylor", pictures=pictures)[
         0

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune import surgery
+from prune.core import cut as surgery
+from prune.core.plan import Cut, Plan, from_json, joined, removed, to_dict, to_json
+from prune.core.trace.groups import Group, Slot, trace
 from prune.errors import PlanError
-from prune.graph import Group, Slot, trace
-from prune.plan import Cut, Plan, from_json, joined, removed, to_dict, to_json
 
 cuts = st.builds(
     Cut,

@@ -18,9 +18,9 @@ from prune.cli import main
 from prune.cli.cutting import layer_indices
 from prune.cli.ranked import CRITERIA
 from prune.cli.spans import as_ranges
-from prune.criteria import CRITERIA as KNOWN
+from prune.core.importance.criteria import CRITERIA as KNOWN
+from prune.core.plan import from_json
 from prune.errors import PlanError
-from prune.plan import from_json
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,8 +7,10 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, pruning, ranking, selection
+from prune import checkpoint, pruning
 from prune.cli import main
+from prune.core.importance import group_importance
+from prune.core.select import selection
 from prune.errors import ProofError
 from prune.models.darknet import build
 from prune.pruning import Pruned, Subject
@@ -50,7 +52,7 @@ classes=1
 def cut(tmp_path: Path) -> tuple[Subject, Pruned]:
     subject = pruning.open_subject(tiny.weights(tmp_path))
     names = list(pruning.convolutions(subject.net).values())
-    scores = ranking.scores(subject.net, subject.groups)
+    scores = group_importance.scores(subject.net, subject.groups)
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
     return subject, pruning.carry_out(subject, plan, made_by="test")
 

@@ -22,10 +22,11 @@ from random_nets import PICTURES, SIDE, STEPS, RandomNet, Step
 from torch import Tensor, nn
 
 import prune
-from prune import proof, surgery
+from prune.core import cut as surgery
+from prune.core import verify
+from prune.core.plan import Plan
+from prune.core.trace.groups import Group
 from prune.errors import PlanError
-from prune.graph import Group
-from prune.plan import Plan
 
 CASES = int(os.environ.get("PRUNE_RANDOM_NETWORKS", "200"))
 SHARES = 4  # tests, so that several processes may take part
@@ -130,7 +131,7 @@ def test_a_random_network_is_cut_rightly_or_says_why_not(
     assert all(map(_agrees, smaller.modules()))
     for other in (seed, seed + 1):
         given = _inputs(other)
-        proof.prove_on(net, smaller, graph.groups, plan, inputs=given, tolerance=1e-9)
+        verify.prove_on(net, smaller, graph.groups, plan, inputs=given, tolerance=1e-9)
     if seed % 8 == 0:
         _check_replay(graph, plan, smaller)
     tally["networks cut"] += 1

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_pruning.pruner import importance
 
-from prune.criteria import CRITERIA
+from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.group_importance import NORMALIZERS, READABLE, SCOPES, filters, scores
+from prune.core.importance.statistics import Evidence, gather
+from prune.core.trace.groups import Group, Slot, trace
+from prune.core.trace.meta import tensors_in
 from prune.errors import PlanError
-from prune.evidence import Evidence, gather
-from prune.graph import Group, Slot, trace
-from prune.ranking import NORMALIZERS, READABLE, SCOPES, filters, scores
-from prune.shapes import tensors_in
 
 Numbers = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import torch
 
 from prune import checkpoint, pruning, recovery
 from prune.cli import main
-from prune.plan import from_json
+from prune.core.plan import from_json
 from prune.recovery import STEPS, Prepared, Wishes
 from prune.score.metrics import Scores
 

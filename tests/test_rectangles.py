@@ -27,7 +27,7 @@ from prune.cli import main, read
 from prune.common.boxes import xywh_to_xyxy
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.data import labels
 from prune.data.frames import fit
 from prune.data.loader import score_loader, train_loader

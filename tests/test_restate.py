@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prune.recover.recalibrate import recalibrate
-from prune.recover.restate import restate
+from prune.core.recover.recalibrate import recalibrate
+from prune.core.recover.restate import restate
 
 
 def _shaken(name: str) -> tuple[nn.Module, list[Tensor]]:

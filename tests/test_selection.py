@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
-from prune import ranking, selection, surgery
-from prune.criteria import CRITERIA
+from prune.core import cut
+from prune.core.importance import group_importance
+from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.group_importance import filters
+from prune.core.plan import Plan, removed
+from prune.core.select import selection
+from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
-from prune.graph import Group, trace
 from prune.models.darknet import Darknet
 from prune.models.sections import parse, with_classes
-from prune.plan import Plan, removed
-from prune.ranking import filters
 
 SHAPE = (1, 3, 8, 8)
 
@@ -38,7 +40,7 @@ def _by_amount(
     amount: float,
     round_to: int = 1,
 ) -> Plan:
-    scores = ranking.scores(net, groups, criterion=criterion, seed=seed)
+    scores = group_importance.scores(net, groups, criterion=criterion, seed=seed)
     return selection.by_amount(
         groups, scores, layers, amount=amount, criterion=criterion, round_to=round_to
     )
@@ -194,8 +196,8 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
         lowest = torch.argsort(scores, stable=True)[: int(amount * len(scores))].tolist()
         if lowest:
             present = trace(step, shape)
-            step = surgery.apply(step, present, selection.by_channels(present, layer, lowest))
-    at_once = surgery.apply(net, groups, plan)
+            step = cut.apply(step, present, selection.by_channels(present, layer, lowest))
+    at_once = cut.apply(net, groups, plan)
     assert at_once.state_dict().keys() == step.state_dict().keys()
     for key, tensor in at_once.state_dict().items():
         assert torch.equal(tensor, step.state_dict()[key]), key
@@ -258,7 +260,7 @@ def test_yolor_csp_has_the_parameters_that_were_counted_elsewhere(
         plan, _ = selection.one_after_another(net, groups, _range(first, last), amount=amount)
     else:
         plan = _by_amount(net, groups, _range(first, last), amount=amount)
-    assert _params(surgery.apply(net, groups, plan)) == params
+    assert _params(cut.apply(net, groups, plan)) == params
 
 
 def test_in_the_old_way_the_residual_trunks_shrink_to_a_channel() -> None:

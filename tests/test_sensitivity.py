@@ -14,22 +14,23 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import checkpoint, pruning, surgery
+from prune import checkpoint, pruning
 from prune.cli import main
 from prune.common.eval_mode import evaluating
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
-from prune.count import count
+from prune.core import cut as surgery
+from prune.core.cost.macs import count
+from prune.core.plan import Plan, from_json, removed
+from prune.core.select.selection import cut_of
+from prune.core.trace.groups import Group
+from prune.core.verify import masked
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
-from prune.graph import Group
 from prune.models.darknet import Darknet, build
-from prune.plan import Plan, from_json, removed
-from prune.proof import masked
 from prune.score.nms import detections
 from prune.score.score import score
-from prune.selection import cut_of
 from prune.sensitivity import effect, run
 from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import known

@@ -13,8 +13,8 @@ import pytest
 from plans import plan_of
 from shipped import CFGS, narrow
 
-from prune import proof, surgery
-from prune.graph import trace
+from prune.core import cut, verify
+from prune.core.trace.groups import trace
 
 ALONE = int(os.environ.get("PRUNE_RANDOM_NETWORKS", "0")) > 200
 HANDS = 3  # cuts that the groups of a network are dealt to
@@ -34,5 +34,5 @@ def test_every_group_is_cut_in_half_and_proved(path: Path) -> None:
     for hand in range(hands):
         chosen = {i: range(0, groups[i].channels - 1, 2) for i in free[hand::hands]}
         plan = plan_of(groups, chosen)
-        pruned = surgery.apply(net, groups, plan, share=True)
-        proof.prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9)
+        pruned = cut.apply(net, groups, plan, share=True)
+        verify.prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
+from prune.core.trace.groups import Group, trace
 from prune.errors import InputError
-from prune.graph import Group, trace
 from prune.models.darknet import Darknet, build
 from prune.train.loop import update
 from prune.train.run import Settings, start

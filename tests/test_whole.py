@@ -23,7 +23,7 @@ from public import (
 from prune import checkpoint
 from prune.cli import main
 from prune.common.size import Size
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
 from prune.foreign.structure import from_definitions

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune, weight_norm
 
-from prune.shapes import Spec
+from prune.core.trace.meta import Spec
 
 Forward = Callable[[Any, Tensor], Any]
 

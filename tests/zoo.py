@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from zoo_odd import unit
 
-from prune.shapes import Spec
+from prune.core.trace.meta import Spec
 
 
 class LeNet5(nn.Module):

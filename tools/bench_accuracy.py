@@ -27,11 +27,12 @@ import torch
 import torch_pruning as tp
 from trials import Bench, cost, done, prune, read, scored, spread, together, trained
 
-from prune import checkpoint, pruning, selection
+from prune import checkpoint, pruning
 from prune.common.files import write_text
-from prune.count import count
+from prune.core.cost.macs import count
+from prune.core.plan import Plan, joined, to_json
+from prune.core.select import selection
 from prune.coupling import coupled
-from prune.plan import Plan, joined, to_json
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")

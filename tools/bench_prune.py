@@ -81,8 +81,8 @@ def scores(folder: Path, rounds: int) -> None:
     """Time the trace of yolor_csp, and gradients of yolor_csp_n beside plain passes."""
     import torch
 
-    from prune.evidence import gather
-    from prune.graph import trace
+    from prune.core.importance.statistics import gather
+    from prune.core.trace.groups import trace
 
     net = network("yolor_csp")
     pictures = [(torch.rand(8, 3, 320, 320), None) for _ in range(8)]

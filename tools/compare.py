@@ -18,7 +18,7 @@ from pathlib import Path
 
 from prune import checkpoint
 from prune.bench.latency import latencies_ms
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.report.tables import Stage, stages
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from prune import checkpoint
 from prune.cli import main as prune
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.errors import PruneError
 from prune.export.darknet_check import OPENCV_EPS, lacking_in_opencv
 from prune.foreign.epsilon import DARKNET_EPS

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from prune import checkpoint
 from prune.common.files import write_text
-from prune.count import count
+from prune.core.cost.macs import count
 
 
 @dataclass(frozen=True)

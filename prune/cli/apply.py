@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as the plan says."""
-    from prune.plan import from_json
+    from prune.core.plan import from_json
 
     plan = from_json(read_text(args.plan, "json"), where=printable(str(args.plan)))
     if not plan.blocks and not any(cut.remove for cut in plan.cuts):

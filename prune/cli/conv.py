@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
-    from prune import selection
+    from prune.core.select import selection
     from prune.pruning import convolutions
 
     if not args.layer:

@@ -13,11 +13,11 @@ from prune.common import streams
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
+    from prune.core.plan import Plan
+    from prune.core.select.selection import Repeated
     from prune.depth import Block
-    from prune.plan import Plan
     from prune.pruning import Pruned, Subject
     from prune.recovery import Row
-    from prune.selection import Repeated
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
@@ -67,7 +67,7 @@ def opened(args: argparse.Namespace) -> Subject:
 
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
     """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
-    from prune import selection
+    from prune.core.select import selection
     from prune.pruning import convolutions
 
     named = convolutions(subject.net)
@@ -129,7 +129,7 @@ def finish(
     """
     from prune import checkpoint, pruning
     from prune.common.files import together
-    from prune.plan import to_json
+    from prune.core.plan import to_json
 
     recovery = recovering.prepared(args, subject)
     pruned = pruning.carry_out(subject, plan, made_by=made_by)

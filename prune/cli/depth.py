@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Remove as asked."""
     from prune import depth, together
-    from prune.plan import Plan
+    from prune.core.plan import Plan
 
     # Noise ranked blocks worse than weights did, on the one trained network it was tried on.
     criterion = args.criterion or ("l1" if args.data is None else "output")
@@ -95,7 +95,7 @@ def _enough(
     args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: Size
 ) -> Enough:
     from prune import depth
-    from prune.count import count
+    from prune.core.cost.macs import count
 
     if args.macs is None:
         return depth.by_number(found, args.blocks)

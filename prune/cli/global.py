@@ -18,13 +18,13 @@ from prune.common.schema import Field, expect, flag, listed, mapping, named, num
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
-    from prune.budget import Budget
     from prune.budgeted import Wishes
     from prune.common.size import Size
+    from prune.core.select.allocation import Budget
+    from prune.core.select.constraints import Wish
+    from prune.core.select.selection import Selected
     from prune.depth import Block
-    from prune.limits import Wish
     from prune.pruning import Subject
-    from prune.selection import Selected
     from prune.sensitivity.curves import Known
 
 EXAMPLE = """\
@@ -33,7 +33,13 @@ EXAMPLE = """\
   prune global --weights best.pt --latency 0.5 --data mine.yaml --depth 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3"""
 
-ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")  # of prune.budget
+ALLOCATIONS = (
+    "uniform",
+    "global",
+    "per-cost",
+    "isomorphic",
+    "sensitivity",
+)  # of prune.core.select.allocation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +103,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune import budgeted
-    from prune.limits import limits
+    from prune.core.select.constraints import limits
     from prune.pruning import convolutions
 
     subject = cutting.opened(args)
@@ -159,8 +165,8 @@ class Counted:
 
 def _counted(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Counted:
     """Read --macs or --params."""
-    from prune.budget import Budget
-    from prune.count import count
+    from prune.core.cost.macs import count
+    from prune.core.select.allocation import Budget
 
     timing.expect_none(args)
     kind = "macs" if args.macs is not None else "params"
@@ -177,7 +183,7 @@ def _limits(
 
     `known` are the indices of all convolutions.
     """
-    from prune.limits import Wish, changed
+    from prune.core.select.constraints import Wish, changed
 
     said: dict[str, Any] = _read_limits(args.limits) if args.limits else {}
     layers = said.pop("layers", None) or {}
@@ -260,7 +266,7 @@ def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
     Raises:
         PlanError: what was measured needs pictures, and there is no data.
     """
-    from prune.criteria import FROM_PICTURES
+    from prune.core.importance.criteria import FROM_PICTURES
 
     if args.criterion is None:
         allowed = "l1" if args.data is None else "fisher"
@@ -319,7 +325,7 @@ def _deep(
 
 def _is_free(block: Block, *, everywhere: Wish, layers: Mapping[str, Mapping[str, object]]) -> bool:
     """Say whether nothing of a block is excluded."""
-    from prune.limits import wish_of
+    from prune.core.select.constraints import wish_of
 
     names = (f"module_list.{layer}.Conv2d" for layer in block.layers)
     return not any(wish_of([name], everywhere, layers).exclude for name in names)

@@ -14,8 +14,8 @@ from prune.common import streams
 from prune.errors import InputError
 
 if TYPE_CHECKING:
+    from prune.core.plan import Plan
     from prune.models.darknet import Darknet
-    from prune.plan import Plan
     from prune.pruning import Subject
     from prune.recovery import Prepared, Row, Wishes
 

@@ -13,7 +13,7 @@ from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
-    from prune.graph import Group
+    from prune.core.trace.groups import Group
     from prune.inventory import Inventory, Layer
 
 EXAMPLE = """\

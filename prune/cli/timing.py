@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from prune.bench.timing import Ratio
     from prune.budgeted import Wishes
     from prune.common.size import Size
+    from prune.core.select.selection import Selected
     from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
     from prune.pruning import Subject
-    from prune.selection import Selected
 
     Narrow = Callable[[Subject], Selected]
     Deep = Callable[[Narrow, "Selected | None"], Selected]

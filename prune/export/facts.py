@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from prune import __version__
 from prune.checkpoint import Checkpoint, network_id
-from prune.count import count
+from prune.core.cost.macs import count
 from prune.data.frames import GREY
 from prune.errors import InputError
 from prune.export.exporters import Job

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from prune.shapes import copied
+from prune.core.trace.meta import copied
 
 
 class Mish(nn.Module):

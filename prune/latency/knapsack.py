@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prune.core.select.constraints import Limit, rounded
 from prune.errors import OutOfReachError
-from prune.limits import Limit, rounded
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]

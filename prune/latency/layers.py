@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune.costs import Costs, is_depthwise
+from prune.core.cost.cost_model import Costs, is_depthwise
 from prune.models.darknet import Darknet
 from prune.models.layout import LayerInfo
 from prune.models.sections import Section

@@ -18,20 +18,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from prune import surgery
 from prune.bench.latency import File, timed_files
 from prune.bench.profiles import calm
 from prune.bench.runtimes import Setting
 from prune.common.progress import tracked
-from prune.graph import Group
+from prune.core import cut
+from prune.core.plan import Plan
+from prune.core.select.constraints import multiple_of
+from prune.core.select.selection import cut_of
+from prune.core.trace.groups import Group
 from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, Widths, timed
 from prune.latency.table import Sample, Table
-from prune.limits import multiple_of
 from prune.models.darknet import Darknet
-from prune.plan import Plan
 from prune.quantize.run import for_the_clock
-from prune.selection import cut_of
 
 Counts = NDArray[np.int64]
 
@@ -75,7 +75,7 @@ def measured(
         unit = timed_files([whole]).ms() if whole_ms is None else whole_ms
         drawn = list(random_widths(groups, table.step, networks=NETWORKS, seed=seed))
         for kept in tracked(drawn, "layer timing", len(drawn)):
-            narrow = surgery.apply(net, groups, _plan(groups, kept), share=True)
+            narrow = cut.apply(net, groups, _plan(groups, kept), share=True)
             samples += sampled(narrow, form=form, beside=whole, beside_ms=unit, known=known)
     return table.with_samples(samples)
 

@@ -10,10 +10,12 @@ from tempfile import TemporaryDirectory
 from prune.bench import neighbours
 from prune.bench.latency import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
 from prune.bench.runtimes import Setting
-from prune.costs import costs
+from prune.core.cost.cost_model import costs
+from prune.core.select.constraints import Wish, limits
+from prune.core.select.selection import Selected, by_counts
+from prune.core.trace.groups import Group
 from prune.errors import InputError, PruneError, WithinBudgetError
 from prune.export.onnx import expect_size
-from prune.graph import Group
 from prune.latency import table as tables
 from prune.latency.form import Form
 from prune.latency.knapsack import allocate
@@ -21,11 +23,9 @@ from prune.latency.layers import Timed, timed, widths
 from prune.latency.measure import NETWORKS, knows, measured, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
-from prune.limits import Wish, limits
 from prune.measured import Scores
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
-from prune.selection import Selected, by_counts
 
 RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
 AMISS = 1.25  # times off that a table of other days may be, for a network with nothing cut

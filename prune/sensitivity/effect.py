@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prune.graph import Group
+from prune.core.plan import Plan, Removed, removed
+from prune.core.select.selection import cut_of
+from prune.core.trace.groups import Group
+from prune.core.verify import masked
 from prune.models.darknet import Darknet
-from prune.plan import Plan, Removed, removed
-from prune.proof import masked
-from prune.selection import cut_of
 
 
 @dataclass(frozen=True)

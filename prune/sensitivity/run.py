@@ -15,13 +15,13 @@ from loguru import logger
 from prune import checkpoint, measured
 from prune.common.device import cores
 from prune.common.files import write_text
-from prune.costs import Costs, costs
-from prune.criteria import FROM_PICTURES
+from prune.core.cost.cost_model import Costs, costs
+from prune.core.importance.criteria import FROM_PICTURES
+from prune.core.select.selection import lowest
+from prune.core.trace.groups import Group
 from prune.data import spec as data
 from prune.data import workers
 from prune.errors import InputError, PlanError, RunError
-from prune.graph import Group
-from prune.selection import lowest
 from prune.sensitivity import effect
 from prune.sensitivity.bench import DIGITS, WHOLE, Bench, Setup, Task, digest, measure, opened
 from prune.sensitivity.rows import Row, Sensitivity, read, to_csv, to_json

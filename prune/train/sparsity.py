@@ -15,8 +15,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from prune.core.trace.groups import Group
 from prune.errors import InputError
-from prune.graph import Group
 
 RAMP = 0.25  # of a run, over which the penalty grows to its full strength
 EVERY = 4  # updates for which the penalty is added at once; each by itself cost 7 % of a small step

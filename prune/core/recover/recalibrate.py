@@ -8,8 +8,8 @@ from itertools import chain
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
+from prune.core.recover.readers import Norm
 from prune.errors import InputError
-from prune.recover.readers import Norm
 
 
 def recalibrate(net: nn.Module, pictures: Iterable[Tensor]) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from prune.core.trace.meta import Inputs, Shape, on_meta, run, specs, tensors_in
 from prune.errors import PlanError
-from prune.shapes import Inputs, Shape, on_meta, run, specs, tensors_in
 
 Function = Any  # autograd's, which has no types: .name(), .next_functions, ._saved_...
 Source = Any  # a Function, or a leaf: a parameter or an input of the network

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from prune.budget import ALLOCATIONS, Budget, Evaluation, meet
-from prune.cliffs import Cliff
-from prune.cliffs import cliffs as find_cliffs
-from prune.criteria import CRITERIA
+from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.group_importance import filters, finite
+from prune.core.plan import Cut, Plan
+from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
+from prune.core.select.cliffs import Cliff
+from prune.core.select.cliffs import cliffs as find_cliffs
+from prune.core.select.constraints import Limit, rounded
+from prune.core.trace.groups import Group
 from prune.errors import PlanError
-from prune.graph import Group
-from prune.limits import Limit, rounded
-from prune.plan import Cut, Plan
-from prune.ranking import filters, finite
 
 
 @dataclass(frozen=True)

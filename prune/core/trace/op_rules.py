@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from prune.nodes import Node, behind
-from prune.record import Edge, Function
-from prune.shapes import Shape
+from prune.core.trace.dataflow import Node, behind
+from prune.core.trace.meta import Shape
+from prune.core.trace.recorder import Edge, Function
 
 Answer = int | str
 """The axis of the result, or why the channels cannot be followed."""

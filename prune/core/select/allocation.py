@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune.costs import Costs
+from prune.core.cost.cost_model import Costs
+from prune.core.select.constraints import Limit, rounded
 from prune.errors import PlanError, WithinBudgetError
-from prune.limits import Limit, rounded
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from prune import surgery
+from prune.core import cut as surgery
+from prune.core.plan import Plan
+from prune.core.select.selection import cut_of
+from prune.core.trace.groups import Group
+from prune.core.trace.meta import Inputs, on_meta, run, specs, tensors_in
 from prune.errors import PlanError
-from prune.graph import Group
-from prune.plan import Plan
-from prune.selection import cut_of
-from prune.shapes import Inputs, on_meta, run, specs, tensors_in
 
 
 def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:

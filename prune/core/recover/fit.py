@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from prune.recover.normal import Change, Sums, error, solve
-from prune.recover.patches import seen, solve_shape
-from prune.recover.readers import Reader, level, move_output, norm_mean
+from prune.core.recover.normal import Change, Sums, error, solve
+from prune.core.recover.patches import seen, solve_shape
+from prune.core.recover.readers import Reader, level, move_output, norm_mean
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT = 5  # every fifth picture judges the ridges

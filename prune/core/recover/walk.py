@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
-from prune.recover.readers import Layer, watching
+from prune.core.recover.readers import Layer, watching
 
 
 class _Left(BaseException):

@@ -9,9 +9,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from prune.graph import Group, Slot
-from prune.plan import Plan, Removed, removed
-from prune.shapes import copied
+from prune.core.plan import Plan, Removed, removed
+from prune.core.trace.groups import Group, Slot
+from prune.core.trace.meta import copied
 
 Module = TypeVar("Module", bound=nn.Module)
 

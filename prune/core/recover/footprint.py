@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
-from prune.recover.readers import watching
+from prune.core.recover.readers import watching
 
 
 @dataclass

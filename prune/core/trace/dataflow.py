@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from prune.record import Edge, Function, Record, Source, kind, leaf_or
-from prune.shapes import Shape
+from prune.core.trace.meta import Shape
+from prune.core.trace.recorder import Edge, Function, Record, Source, kind, leaf_or
 
 TWO_SIDED = ("convolution", "linear")
 MAKERS = ("convolution", "depthwise", "linear")

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.core.plan import Plan, Removed, removed
+from prune.core.trace.groups import Group
+from prune.core.trace.meta import tensors_in
 from prune.errors import ProofError
-from prune.graph import Group
-from prune.plan import Plan, Removed, removed
-from prune.shapes import tensors_in
 
 RELATIVE = 1e-3  # of a layer's largest value: how far rounding may take it in float32
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
-from prune.recover.readers import Norm
+from prune.core.recover.readers import Norm
 
 
 @dataclass

@@ -17,14 +17,14 @@ from torch import Generator, Tensor, nn
 
 from prune.common.eval_mode import evaluating
 from prune.common.progress import tracked
+from prune.core.plan import Plan, Removed, removed
+from prune.core.recover.fit import Solved, Target, fit
+from prune.core.recover.footprint import footprint
+from prune.core.recover.patches import draw, made, unsuited
+from prune.core.recover.readers import Layer, Reader, norm_mean, paired, readers, watching
+from prune.core.recover.walk import walking
+from prune.core.trace.groups import Group
 from prune.errors import InputError
-from prune.graph import Group
-from prune.plan import Plan, Removed, removed
-from prune.recover.fit import Solved, Target, fit
-from prune.recover.footprint import footprint
-from prune.recover.patches import draw, made, unsuited
-from prune.recover.readers import Layer, Reader, norm_mean, paired, readers, watching
-from prune.recover.walk import walking
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from prune import axes
-from prune.axes import aligned, carried, first_place, joins, parts, slices, splits
-from prune.nodes import LAYERS, MAKERS, TWO_SIDED, Node, behind, nodes_of
-from prune.record import Edge, Record, kind, recorded, shared_weights
-from prune.shapes import Inputs
+from prune.core.trace import op_rules
+from prune.core.trace.dataflow import LAYERS, MAKERS, TWO_SIDED, Node, behind, nodes_of
+from prune.core.trace.meta import Inputs
+from prune.core.trace.op_rules import aligned, carried, first_place, joins, parts, slices, splits
+from prune.core.trace.recorder import Edge, Record, kind, recorded, shared_weights
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -143,7 +143,7 @@ class _Reader:
                     continue
                 placed.append((source, edge))
                 even = node.source in self.run.chunks or node.source in self.run.leading
-                answers.add(axes.after(node, edge, axis, even=even))
+                answers.add(op_rules.after(node, edge, axis, even=even))
         found = sorted(answer for answer in answers if isinstance(answer, int))
         reasons = [answer for answer in answers if isinstance(answer, str)]
         if len(found) > 1:
@@ -252,7 +252,7 @@ class _Reader:
             return
         step, joined = 1, False
         if not reader.kind:
-            step = axes.stride(reader, edge, axis, self.axis[reader])
+            step = op_rules.stride(reader, edge, axis, self.axis[reader])
             joined = joins(reader, axis)
         room = self.out.ports[second].size
         if step == 1 and not joined and width == 1 and room > 1:

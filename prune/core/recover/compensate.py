@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
+from prune.core.plan import Plan, removed
+from prune.core.recover.readers import Layer, Norm, axis, move_output, paired, watching
+from prune.core.trace.groups import Group
 from prune.errors import InputError
-from prune.graph import Group
-from prune.plan import Plan, removed
-from prune.recover.readers import Layer, Norm, axis, move_output, paired, watching
 
 # Gauss-Hermite quadrature of a standard normal variable: (point, share).
 POINTS: dict[int, tuple[tuple[float, float], ...]] = {

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune.nodes import MAKERS
-from prune.shapes import Inputs
-from prune.tracing import Port, Traced, traced
+from prune.core.trace.coupling import Port, Traced, traced
+from prune.core.trace.dataflow import MAKERS
+from prune.core.trace.meta import Inputs
 
 Index = tuple[tuple[int, ...], ...]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from prune.criteria import CRITERIA, Criterion
+from prune.core.importance.criteria import CRITERIA, Criterion
+from prune.core.importance.statistics import Evidence
+from prune.core.trace.groups import Group, Slot
 from prune.errors import PlanError
-from prune.evidence import Evidence
-from prune.graph import Group, Slot
 
 SCOPES = ("root", "group")
 

@@ -13,9 +13,9 @@ from prune.common import schema
 from prune.common.inputs import printable
 from prune.common.plain_json import BrokenJsonError, read_json
 from prune.common.schema import expect, listed, mapping, named, whole
+from prune.core.trace.groups import Group
+from prune.core.trace.meta import Shape, Spec, dtype_name
 from prune.errors import PlanError
-from prune.graph import Group
-from prune.shapes import Shape, Spec, dtype_name
 
 FORMAT = "prune-plan/1"
 _CUT = mapping(

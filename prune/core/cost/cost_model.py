@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prune.count import Cost, per_layer
-from prune.graph import Group, Slot
-from prune.shapes import Inputs
+from prune.core.cost.macs import Cost, per_layer
+from prune.core.trace.groups import Group, Slot
+from prune.core.trace.meta import Inputs
 
 Numbers = NDArray[np.float64]
 Kept = Sequence[int] | NDArray[np.int64]

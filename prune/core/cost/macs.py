@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from prune.shapes import Inputs, on_meta, run, specs
+from prune.core.trace.meta import Inputs, on_meta, run, specs
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prune.budget import Budget, Counts, Evaluation, Numbers, meet
-from prune.graph import Group
-from prune.limits import Limit
+from prune.core.select.allocation import Budget, Counts, Evaluation, Numbers, meet
+from prune.core.select.constraints import Limit
+from prune.core.trace.groups import Group
 
 EASED = 0.05  # of the whole network's cost: how much more the easier budget allows
 STEEP = 2.0  # a cliff at least doubles the drop,

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from math import ceil, gcd
 
 from prune.common.inputs import shown
+from prune.core.trace.groups import Group
 from prune.errors import PlanError
-from prune.graph import Group
 
 
 @dataclass(frozen=True)

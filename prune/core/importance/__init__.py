@@ -1,0 +1,1 @@
+"""How much each channel matters: criteria, the statistics they need, importance by group."""

@@ -1,0 +1,1 @@
+"""Which channels are removed: constraints, the allocation of a budget, the selection."""
