@@ -407,7 +407,7 @@ def _listed(pairs: Sequence[tuple[float, float]]) -> str:
 def with_darknet_decoding(sections: Sequence[Section]) -> tuple[Section, ...]:
     """Copy a cfg with Darknet's decoding spelled out: exp() unless new_coords=1 is there.
 
-    What the public PyTorch code makes of a cfg is in `prune.foreign.decoding`.
+    What the public PyTorch code makes of a cfg is in `prune.checkpoint.foreign.decoding`.
     """
     spelled = (
         with_options(

@@ -14,9 +14,9 @@ from prune.core.select.allocation import Budget, Evaluation
 from prune.core.select.constraints import Limit, Wish, limits
 from prune.core.select.selection import Selected, by_budget
 from prune.core.trace.groups import structures
-from prune.coupling import coupled
 from prune.errors import PlanError
 from prune.measured import Scores
+from prune.models.groups import coupled
 from prune.pruning import Subject
 
 Curve = Sequence[tuple[float, float]]

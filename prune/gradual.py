@@ -28,10 +28,10 @@ from prune.core.select.allocation import Budget
 from prune.core.select.constraints import Wish, limits
 from prune.core.select.selection import Selected
 from prune.core.trace.groups import Group
-from prune.coupling import coupled
 from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
 from prune.models.darknet import Darknet
+from prune.models.groups import coupled
 from prune.pruning import Subject
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed

@@ -134,7 +134,7 @@ def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evide
     from prune.common.hyperparameters import SCRATCH
     from prune.data import loader  # here, so that a criterion of weights alone loads no images
     from prune.data.samples import HYP_KEYS
-    from prune.train.loss import detection_loss
+    from prune.models.loss import detection_loss
 
     plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
     # A loss divides by the boxes of its batch, so only alone has a picture its own gradient.

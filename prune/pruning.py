@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prune import checkpoint, depth
-from prune.checkpoint import Checkpoint
+from prune.checkpoint.convert import AS_IT_IS, Reading, open_weights
+from prune.checkpoint.file import Checkpoint
 from prune.common import run_dir
 from prune.core import cut as surgery
 from prune.core import plan, verify
 from prune.core.cost.macs import Cost, count
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
-from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import CheckpointError, PlanError, ProofError
 from prune.models.darknet import Darknet
-from prune.whole import AS_IT_IS, Reading, open_weights
+from prune.models.groups import coupled
 
 
 @dataclass(frozen=True)

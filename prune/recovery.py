@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint, depth, pruning
-from prune.checkpoint import Checkpoint
+from prune.checkpoint.file import Checkpoint
 from prune.common import device
 from prune.common.hyperparameters import SCRATCH
 from prune.common.progress import tracked

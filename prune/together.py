@@ -21,10 +21,10 @@ from prune.core import cut as surgery
 from prune.core.plan import Cut, Plan
 from prune.core.select.selection import Selected, by_channels
 from prune.core.trace.groups import Group
-from prune.coupling import coupled
 from prune.depth import Block
 from prune.errors import PlanError, WithinBudgetError
 from prune.models.darknet import Darknet
+from prune.models.groups import coupled
 from prune.pruning import Subject
 
 MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried

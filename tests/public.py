@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune.foreign.contents import Contents
-from prune.foreign.decoding import SIGMOID, decode_as_trained
+from prune.checkpoint.foreign.contents import Contents
+from prune.checkpoint.foreign.decoding import SIGMOID, decode_as_trained
 from prune.models.darknet import Darknet
 from prune.models.layers import Convolution, Implicit
 from prune.models.sections import Section, parse, with_darknet_decoding

@@ -11,12 +11,12 @@ from public import difference, save_module, save_state_dict, trained, yolor_cfg,
 from torch import Tensor
 
 from prune import checkpoint
+from prune.checkpoint.convert import Reading, import_foreign, open_weights
+from prune.checkpoint.foreign.decoding import RULES
 from prune.cli import main
 from prune.errors import CheckpointError
-from prune.foreign.decoding import RULES
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
-from prune.whole import Reading, import_foreign, open_weights
 
 # The cfg of YOLOv4-CSP: no implicit layer, scale_x_y=1.05, nothing of new_coords.
 CSP = """
@@ -143,7 +143,7 @@ def test_a_pickled_module_decodes_as_its_class_does(
 def test_darknet_weights_decode_as_darknet_does_or_as_the_option_says(
     tmp_path: Path, decoding: str | None
 ) -> None:
-    from prune.foreign.weights import write_weights
+    from prune.checkpoint.foreign.weights import write_weights
 
     net = trained(CSP, decoding="darknet")
     write_weights(tmp_path / "net.weights", net.state_dict(), net.sections)
@@ -277,7 +277,7 @@ def test_our_own_checkpoint_is_opened_without_a_word(tmp_path: Path) -> None:
 def test_a_cfg_of_the_same_name_is_found(
     tmp_path: Path, name: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prune.foreign.weights import write_weights
+    from prune.checkpoint.foreign.weights import write_weights
 
     monkeypatch.chdir(tmp_path)
     net: Darknet = trained(V3, decoding="darknet")

@@ -14,14 +14,14 @@ from shipped import CFGS, narrow
 from test_region import YOLOV2
 
 from prune import checkpoint
+from prune.checkpoint.convert import import_foreign
+from prune.checkpoint.foreign import weights as weights_file
 from prune.cli import main
 from prune.common.size import Size
 from prune.errors import ExportError, InputError
 from prune.export.darknet import write_darknet, write_yolor
-from prune.foreign import weights as weights_file
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, parse, with_classes, with_options, write
-from prune.whole import import_foreign
 
 CFG = Path(__file__).parent.parent / "cfg"
 

@@ -18,12 +18,12 @@ import torch
 from public import repickled, save_module, trained, yolor_cfg, zipped
 from torch import Tensor
 
+from prune.checkpoint.foreign.archive import read_pickle
+from prune.checkpoint.foreign.contents import contents
+from prune.checkpoint.foreign.parameters import tensors
+from prune.checkpoint.foreign.standins import Instance, array
+from prune.checkpoint.foreign.weights import read_weights, write_weights
 from prune.errors import CheckpointError
-from prune.foreign.archive import read_pickle
-from prune.foreign.contents import contents
-from prune.foreign.parameters import tensors
-from prune.foreign.standins import Instance, array
-from prune.foreign.weights import read_weights, write_weights
 from prune.models.sections import parse
 
 DTYPES = (

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.cli import main, outcome
+from prune.models.loss import detection_loss
 from prune.train import keep, loop
 from prune.train.log import Log
-from prune.train.loss import detection_loss
 from prune.train.run import Run
 
 Train = Callable[..., int]

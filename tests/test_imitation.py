@@ -11,9 +11,9 @@ from torch import Tensor
 from prune.common.boxes import ciou
 from prune.common.hyperparameters import SCRATCH
 from prune.models.head import Yolo
+from prune.models.loss import gains, level_balance
 from prune.train import imitation
 from prune.train.imitation import SURE, imitation_loss
-from prune.train.loss import gains, level_balance
 
 ANCHORS = ((8.0, 12.0), (20.0, 10.0), (30.0, 30.0))
 HEADS = tuple(

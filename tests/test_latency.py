@@ -27,7 +27,6 @@ from prune.core import cut as surgery
 from prune.core.cost.cost_model import costs
 from prune.core.select.constraints import Limit
 from prune.core.trace.groups import Group
-from prune.coupling import coupled
 from prune.errors import InputError, PlanError
 from prune.export.fold import folded
 from prune.export.onnx import draft
@@ -40,6 +39,7 @@ from prune.latency.measure import knows, measured, random_widths, sampled, step_
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet, build
+from prune.models.groups import coupled
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]

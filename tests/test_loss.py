@@ -13,11 +13,11 @@ from torch import Tensor
 
 from prune.common.hyperparameters import SCRATCH
 from prune.errors import TrainError
+from prune.models.assignment import assign, last_claims
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
+from prune.models.loss import detection_loss
 from prune.models.sections import parse, with_classes
-from prune.train.assignment import assign, last_claims
-from prune.train.loss import detection_loss
 
 ANCHORS = ((8.0, 12.0), (20.0, 10.0), (30.0, 30.0))
 SIZE = 64  # pixels of the pictures in these tests

@@ -27,8 +27,8 @@ from prune.data import loader, spec
 from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
 from prune.measured import Pictures, Scores, scores
+from prune.models.loss import detection_loss
 from prune.pruning import Subject, open_subject
-from prune.train.loss import detection_loss
 
 
 @pytest.fixture

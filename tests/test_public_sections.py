@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from plans import plan_of
 from public import picture, trained
 
+from prune.checkpoint.convert import import_foreign
+from prune.checkpoint.foreign.structure import read_cfg
+from prune.checkpoint.foreign.weights import write_weights
 from prune.core.cut import apply
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
 from prune.core.verify import prove
-from prune.coupling import coupled
 from prune.errors import CfgError
-from prune.foreign.structure import read_cfg
-from prune.foreign.weights import write_weights
 from prune.models.blocks import residuals
 from prune.models.darknet import Darknet, build
+from prune.models.groups import coupled
 from prune.models.layers import Convolution, DarknetReorg, Reorg3d
 from prune.models.sections import parse, remarks
-from prune.whole import import_foreign
 
 NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
 CONV = (

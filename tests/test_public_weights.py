@@ -13,8 +13,8 @@ from squares import data
 
 from prune import checkpoint
 from prune.auto import road
+from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import job, main, read
-from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
 from prune.train.team import Team
 

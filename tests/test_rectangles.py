@@ -23,6 +23,7 @@ from torch import Tensor
 from prune import checkpoint, depth
 from prune.auto import road as roads
 from prune.bench.files import settle
+from prune.checkpoint.convert import import_foreign
 from prune.cli import main, read
 from prune.common.boxes import xywh_to_xyxy
 from prune.common.hyperparameters import SCRATCH
@@ -41,7 +42,6 @@ from prune.score.feed import letterboxed
 from prune.score.runtime import open_weights
 from prune.train.log import Log
 from prune.train.run import Settings
-from prune.whole import import_foreign
 
 WIDE = Size(64, 96)
 Capture = pytest.CaptureFixture[str]

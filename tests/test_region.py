@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune import checkpoint
+from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import main
 from prune.common.hyperparameters import SCRATCH
 from prune.errors import CfgError, InputError
 from prune.export.darknet import write_yolor
-from prune.foreign.weights import write_weights
+from prune.models.assignment import assign
 from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
+from prune.models.loss import detection_loss
 from prune.models.sections import parse, with_anchors, with_classes
-from prune.train.assignment import assign
 from prune.train.imitation import expect_alike, imitation_loss
-from prune.train.loss import detection_loss
 
 CONV = (
     "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"

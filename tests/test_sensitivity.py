@@ -29,6 +29,7 @@ from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
 from prune.models.darknet import Darknet, build
+from prune.models.loss import detection_loss
 from prune.score.nms import detections
 from prune.score.score import score
 from prune.sensitivity import effect, run
@@ -36,7 +37,6 @@ from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import known
 from prune.sensitivity.rows import by_price, price, read, to_json
 from prune.sensitivity.run import Wish
-from prune.train.loss import detection_loss
 
 Capture = pytest.CaptureFixture[str]
 

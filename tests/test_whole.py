@@ -21,15 +21,15 @@ from public import (
 )
 
 from prune import checkpoint
+from prune.checkpoint.convert import import_foreign
+from prune.checkpoint.foreign.structure import from_definitions
 from prune.cli import main
 from prune.common.size import Size
 from prune.core.cost.macs import count
 from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
-from prune.foreign.structure import from_definitions
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
-from prune.whole import import_foreign
 
 LEGACY = Path(__file__).parents[2] / "shared" / "reference" / "legacy"
 

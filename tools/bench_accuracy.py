@@ -32,7 +32,7 @@ from prune.common.files import write_text
 from prune.core.cost.macs import count
 from prune.core.plan import Plan, joined, to_json
 from prune.core.select import selection
-from prune.coupling import coupled
+from prune.models.groups import coupled
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")

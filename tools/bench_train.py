@@ -364,7 +364,7 @@ def plain(
     from torch.utils.data import DataLoader
 
     from prune.common import hyperparameters
-    from prune.train.loss import detection_loss
+    from prune.models.loss import detection_loss
 
     net.train()
     average = copy.deepcopy(net)

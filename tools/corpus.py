@@ -30,16 +30,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prune import checkpoint
+from prune.checkpoint.convert import import_foreign
+from prune.checkpoint.foreign.epsilon import DARKNET_EPS
+from prune.checkpoint.foreign.structure import read_cfg
+from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import main as prune
 from prune.core.cost.macs import count
 from prune.errors import PruneError
 from prune.export.darknet_check import OPENCV_EPS, lacking_in_opencv
-from prune.foreign.epsilon import DARKNET_EPS
-from prune.foreign.structure import read_cfg
-from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, remarks, with_darknet_decoding
-from prune.whole import import_foreign
 
 TOLERANCE = 1e-3  # of the largest value: rounding grows with the layers; a wrong one gives 0.1
 SIDE = 64  # pixels; the sides of the images are the next multiple of twice the network's stride

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from prune import checkpoint, cli
 from prune.auto import journal, road
 from prune.bench.files import settle
+from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import console, recorded
 from prune.common import hyperparameters
 from prune.common.size import Size
@@ -26,7 +27,6 @@ from prune.data.labels import Form, scan
 from prune.data.pictures import read_image
 from prune.data.store import picture_sizes
 from prune.errors import StageError
-from prune.foreign.weights import write_weights
 from prune.latency import table
 from prune.measured import fingerprint
 from prune.models.darknet import build

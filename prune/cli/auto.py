@@ -23,7 +23,7 @@ from prune.errors import MISSED, InputError, StageError
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
     from prune.auto.verdict import Verdict
-    from prune.checkpoint import Checkpoint
+    from prune.checkpoint.file import Checkpoint
     from prune.common.schema import Field
 
 EXAMPLE = """\

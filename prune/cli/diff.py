@@ -11,8 +11,8 @@ from prune.cli import options, reading
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint import Checkpoint
-    from prune.inventory import Inventory, Layer
+    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint.summary import Inventory, Layer
 
 EXAMPLE = """\
   prune diff whole_model.pt model_data/layer_pruning.pt
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the layers that differ, then the totals."""
+    from prune.checkpoint.summary import take
     from prune.cli import console
-    from prune.inventory import take
 
     files = _opened(args)
     size = options.size(args, files[0].imgsz)
@@ -76,7 +76,7 @@ def _opened(args: argparse.Namespace) -> list[Checkpoint]:
     Raises:
         PruneError: a file that cannot be used, or more than two cfgs.
     """
-    from prune.whole import Reading, open_weights
+    from prune.checkpoint.convert import Reading, open_weights
 
     cfgs = [reading.cfg_file(cfg) for cfg in args.cfg or [None]]
     if len(cfgs) > 2:

@@ -272,9 +272,9 @@ def _fitted(
 ) -> Settings:
     """Choose the largest batch that fits into memory."""
     from prune import checkpoint
+    from prune.checkpoint.convert import open_weights
     from prune.train import memory
     from prune.train.imitation import expect_alike
-    from prune.whole import open_weights
 
     teacher = args.teacher and checkpoint.network(open_weights(args.teacher))
     if teacher:

@@ -12,11 +12,11 @@ from prune.common.inputs import exists, is_dir
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint import Checkpoint
+    from prune.checkpoint.convert import Reading
+    from prune.checkpoint.file import Checkpoint
     from prune.score.runtime import Runner
-    from prune.whole import Reading
 
-DECODINGS = ("exp", "sigmoid")  # of prune.foreign.decoding, which --help must not import
+DECODINGS = ("exp", "sigmoid")  # of prune.checkpoint.foreign.decoding, which --help must not import
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
 
 _DESCRIPTIONS = (".yaml", ".yml", ".data")
@@ -57,7 +57,7 @@ def open_file(path: Path, reading: Reading) -> Checkpoint:
     Raises:
         PruneError: the file cannot be used.
     """
-    from prune.whole import open_weights
+    from prune.checkpoint.convert import open_weights
 
     found = open_weights(path, reading)
     note(path, found, reading)
@@ -94,7 +94,7 @@ def reading(args: argparse.Namespace) -> Reading:
     Raises:
         InputError: --names cannot be read.
     """
-    from prune.whole import Reading
+    from prune.checkpoint.convert import Reading
 
     return Reading(cfg_file(args.cfg), class_names(getattr(args, "names", None)), args.decoding)
 
@@ -109,7 +109,7 @@ def cfg_file(path: Path | None) -> Path | None:
 
 def cfgs(args: argparse.Namespace, found: Checkpoint) -> list[Path]:
     """List the cfgs that --weights may have been read with, which nothing should be written to."""
-    from prune.foreign.source import namesakes
+    from prune.checkpoint.foreign.source import namesakes
 
     named = [args.cfg] if args.cfg is not None else []
     return [*named, *namesakes(args.weights)] if found.foreign else named

@@ -12,9 +12,9 @@ from prune.common.wording import few
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint import Checkpoint
+    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint.summary import Inventory, Layer
     from prune.core.trace.groups import Group
-    from prune.inventory import Inventory, Layer
 
 EXAMPLE = """\
   prune show whole_model.pt
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is in the file."""
+    from prune.checkpoint.summary import take
     from prune.cli import console
-    from prune.inventory import take
 
     found = _opened(args)
     inventory = take(found, imgsz=args.img_size)
@@ -69,7 +69,7 @@ def _opened(args: argparse.Namespace) -> Checkpoint:
     Raises:
         PruneError: two files are named, or the one cannot be used.
     """
-    from prune.whole import fresh
+    from prune.checkpoint.convert import fresh
 
     if args.file and args.weights:
         raise InputError(f"{args.file} and --weights {args.weights} are two files; name one")

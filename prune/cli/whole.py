@@ -13,7 +13,7 @@ from prune.common.wording import few
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint import Checkpoint
+    from prune.checkpoint.file import Checkpoint
     from prune.common.size import Size
     from prune.models.darknet import Darknet
 
@@ -95,7 +95,7 @@ def _expect_sources(args: argparse.Namespace) -> None:
 
 
 def _imported(args: argparse.Namespace) -> Checkpoint:
-    from prune.whole import import_foreign
+    from prune.checkpoint.convert import import_foreign
 
     return import_foreign(
         args.weights,
@@ -107,7 +107,7 @@ def _imported(args: argparse.Namespace) -> Checkpoint:
 
 
 def _fresh(args: argparse.Namespace) -> Checkpoint:
-    from prune.whole import fresh
+    from prune.checkpoint.convert import fresh
 
     cfg = reading.cfg_file(args.cfg)
     assert cfg is not None

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prune import checkpoint
+from prune.checkpoint.foreign.weights import write_weights
 from prune.common.files import together
 from prune.common.size import Sides, Size
 from prune.errors import InputError
 from prune.export.darknet_check import ReadBack, read_back
 from prune.export.darknet_form import darknet_form
-from prune.foreign.weights import write_weights
 from prune.models.darknet import Darknet
 from prune.models.image_size import USUAL
 from prune.models.keys import KEYS, anything, numbers, positive

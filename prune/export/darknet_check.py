@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prune import checkpoint
+from prune.checkpoint.foreign.epsilon import DARKNET_EPS, EPS
+from prune.checkpoint.foreign.source import from_darknet
 from prune.errors import CfgError, CheckpointError, ExportError
-from prune.foreign.epsilon import DARKNET_EPS, EPS
-from prune.foreign.source import from_darknet
 from prune.models.darknet import Darknet
 from prune.models.keys import integers
 from prune.models.sections import Section, option

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune import checkpoint, whole
-from prune.checkpoint import Checkpoint
+from prune import checkpoint
+from prune.checkpoint import convert
+from prune.checkpoint.convert import AS_IT_IS, Reading
+from prune.checkpoint.file import Checkpoint
 from prune.common import device, schema
 from prune.common.dimensions import CHANNELS, STRIDE
 from prune.common.inputs import open_input, printable, reading, shown
@@ -24,7 +26,6 @@ from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
 from prune.score.fused import fused
 from prune.score.score import Detector
-from prune.whole import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -83,7 +84,7 @@ def open_weights(path: Path, *, device_name: str = "", reading: Reading = AS_IT_
     """
     if path.suffix.lower() == ".onnx":
         return _open_onnx(path, device_name)
-    return run_checkpoint(whole.open_weights(path, reading), device_name=device_name)
+    return run_checkpoint(convert.open_weights(path, reading), device_name=device_name)
 
 
 def run_checkpoint(loaded: Checkpoint, *, device_name: str = "") -> Runner:

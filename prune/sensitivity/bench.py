@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from prune import pruning
+from prune.checkpoint.convert import AS_IT_IS, Reading
 from prune.common import device
 from prune.common.eval_mode import evaluating
 from prune.common.inputs import read_bytes
@@ -27,7 +28,6 @@ from prune.errors import InputError
 from prune.pruning import Subject
 from prune.sensitivity import effect
 from prune.sensitivity.tally import METRICS, Tally
-from prune.whole import AS_IT_IS, Reading
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads
 

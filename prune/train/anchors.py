@@ -19,9 +19,9 @@ from prune import checkpoint
 from prune.data.augment import MIN_SIDE
 from prune.data.frames import loading_size
 from prune.data.store import Pictures, original_sizes
+from prune.models.assignment import worst_ratio
 from prune.models.darknet import Darknet
 from prune.models.sections import with_anchors
-from prune.train.assignment import worst_ratio
 
 ENOUGH = 0.98  # a best possible recall that is left alone
 _SEARCHED = 10_000  # boxes that new anchors are searched on; the verdict is on all of them

@@ -18,7 +18,7 @@ from prune.common.boxes import ciou
 from prune.errors import InputError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
-from prune.train.loss import gained, gains, level_balance
+from prune.models.loss import gained, gains, level_balance
 
 SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
 

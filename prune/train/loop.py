@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune.checkpoint import naming
+from prune.checkpoint.file import naming
+from prune.models.loss import detection_loss
 from prune.score.score import score
 from prune.train import emphasis, features, gradients, keep, progress, scales
 from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
 from prune.train.keep import Origin, Position, Row
 from prune.train.log import Log, as_row
-from prune.train.loss import detection_loss
 from prune.train.meeting import agreed, looked_at, meet
 from prune.train.optimiser import tell
 from prune.train.run import Run

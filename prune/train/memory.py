@@ -15,9 +15,9 @@ from torch import Tensor
 
 from prune.common.hyperparameters import named
 from prune.errors import TrainError
+from prune.models.loss import detection_loss
 from prune.train import scales
 from prune.train.frozen import training_mode
-from prune.train.loss import detection_loss
 from prune.train.optimiser import COPIES
 from prune.train.passes import looking
 

@@ -11,9 +11,9 @@ import torch
 
 from prune.common.inputs import shown
 from prune.common.size import Size
-from prune.coupling import coupled
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
+from prune.models.groups import coupled
 from prune.train import scales
 from prune.train.ema import Average
 from prune.train.graphed import Graphed

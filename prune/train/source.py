@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
+from prune.checkpoint.convert import fresh_sections, open_weights
 from prune.common.size import Size
 from prune.common.wording import few
 from prune.data.spec import reordered
@@ -18,7 +19,6 @@ from prune.models.image_size import image_size
 from prune.models.sections import remarks
 from prune.train.imitation import expect_alike
 from prune.train.state import expect_state
-from prune.whole import fresh_sections, open_weights
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
-from prune.checkpoint import Checkpoint
+from prune.checkpoint.convert import Reading, open_weights
+from prune.checkpoint.file import Checkpoint
+from prune.checkpoint.foreign.parameters import tensors
+from prune.checkpoint.foreign.part import Part, part_of
+from prune.checkpoint.foreign.structure import read_cfg
 from prune.common.wording import counted, few
 from prune.data.spec import reordered
 from prune.errors import CfgError, CheckpointError, InputError
-from prune.foreign.parameters import tensors
-from prune.foreign.part import Part, part_of
-from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet, build
 from prune.models.image_size import image_size
 from prune.models.sections import (
@@ -29,7 +30,6 @@ from prune.models.sections import (
 )
 from prune.train.source import Source
 from prune.train.transfer import Transferred, class_rows, transfer
-from prune.whole import Reading, open_weights
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from prune.checkpoint.foreign.archive import expect_stored
 from prune.common.files import replacing
 from prune.common.inputs import open_input, printable, reading, shown
 from prune.common.schema import (
@@ -35,7 +36,6 @@ from prune.common.size import Sides, Size
 from prune.common.visible import visible
 from prune.common.wording import counted, few
 from prune.errors import CheckpointError, ForeignError, first_line
-from prune.foreign.archive import expect_stored
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, expect_rgb, parse
 from prune.models.weights import expect_values, plain_weights

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from prune.checkpoint.foreign.contents import Contents, contents
+from prune.checkpoint.foreign.decoding import EXP, Decoded, decode_as_darknet, decode_as_trained
+from prune.checkpoint.foreign.epsilon import EPS, TORCH_EPS, doubt
+from prune.checkpoint.foreign.structure import from_definitions, match, read_cfg, with_widths
+from prune.checkpoint.foreign.weights import read_weights
 from prune.common.inputs import is_file, open_input
 from prune.common.size import Size
 from prune.errors import CheckpointError
-from prune.foreign.contents import Contents, contents
-from prune.foreign.decoding import EXP, Decoded, decode_as_darknet, decode_as_trained
-from prune.foreign.epsilon import EPS, TORCH_EPS, doubt
-from prune.foreign.structure import from_definitions, match, read_cfg, with_widths
-from prune.foreign.weights import read_weights
 from prune.models.sections import Section, remarks
 
 CFG_FOLDER = Path("cfg")  # where cfgs are looked for when none is named

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
 from prune.common.boxes import ciou
 from prune.errors import TrainError
-from prune.train.assignment import Positives, assign, last_claims
+from prune.models.assignment import Positives, assign, last_claims
 
 if TYPE_CHECKING:
     from prune.models.head import Yolo

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from prune.checkpoint.foreign.parameters import tensors
+from prune.checkpoint.foreign.standins import Instance, array
 from prune.common.inputs import exists, is_file, read_text, shown
 from prune.common.size import Size
 from prune.errors import CfgError, CheckpointError
-from prune.foreign.parameters import tensors
-from prune.foreign.standins import Instance, array
 from prune.models.sections import (
     Section,
     anchor_mask,

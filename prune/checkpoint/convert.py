@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from prune.checkpoint import Checkpoint, assemble, capture, digest, load, naming, network
+from prune.checkpoint.file import Checkpoint, assemble, capture, digest, load, naming, network
+from prune.checkpoint.foreign.archive import is_torch_file, read_pickle
+from prune.checkpoint.foreign.decoding import decode_as_darknet, with_decoding_of
+from prune.checkpoint.foreign.source import Source, from_darknet, from_document
+from prune.checkpoint.foreign.structure import read_cfg
 from prune.common.run_dir import versions
 from prune.common.size import Sides, Size
 from prune.core.cost.macs import count
 from prune.errors import ForeignError, InputError
-from prune.foreign.archive import is_torch_file, read_pickle
-from prune.foreign.decoding import decode_as_darknet, with_decoding_of
-from prune.foreign.source import Source, from_darknet, from_document
-from prune.foreign.structure import read_cfg
 from prune.models.darknet import Darknet
 from prune.models.image_size import image_size
 from prune.models.sections import Section, expect_rgb, parse, with_classes, with_own_reorg, write

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from prune.checkpoint.foreign.archive import is_torch_file, read_pickle
+from prune.checkpoint.foreign.contents import contents
+from prune.checkpoint.foreign.decoding import decode_as_darknet, decode_as_trained
+from prune.checkpoint.foreign.parameters import Shape, tensors
+from prune.checkpoint.foreign.source import is_safetensors
+from prune.checkpoint.foreign.structure import classes_of, read_cfg
+from prune.checkpoint.foreign.weights import count_numbers, read_tensors
 from prune.errors import CheckpointError
-from prune.foreign.archive import is_torch_file, read_pickle
-from prune.foreign.contents import contents
-from prune.foreign.decoding import decode_as_darknet, decode_as_trained
-from prune.foreign.parameters import Shape, tensors
-from prune.foreign.source import is_safetensors
-from prune.foreign.structure import classes_of, read_cfg
-from prune.foreign.weights import count_numbers, read_tensors
 from prune.models.sections import Section, with_classes
 
 MOST_CLASSES = 100_000

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prune.foreign.contents import Contents
+from prune.checkpoint.foreign.contents import Contents
 from prune.models.keys import KEYS, flag, number
 from prune.models.sections import (
     REORG_ORDERS,

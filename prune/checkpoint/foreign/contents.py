@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prune.checkpoint.foreign.epsilon import EPS, TORCH_EPS, with_our_eps
+from prune.checkpoint.foreign.names import Named, by_our_names, stranger
+from prune.checkpoint.foreign.standins import Instance
 from prune.errors import CheckpointError
-from prune.foreign.epsilon import EPS, TORCH_EPS, with_our_eps
-from prune.foreign.names import Named, by_our_names, stranger
-from prune.foreign.standins import Instance
 from prune.models.weights import expect_values, plain_weights
 
 # Where trainers put the weights, best first: the average of training is what they score and ship.

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune.checkpoint.foreign.epsilon import DARKNET_EPS, EPS, variances, with_our_eps
+from prune.checkpoint.foreign.parameters import Shape, tensors
 from prune.common.inputs import read_bytes
 from prune.errors import CheckpointError
-from prune.foreign.epsilon import DARKNET_EPS, EPS, variances, with_our_eps
-from prune.foreign.parameters import Shape, tensors
 from prune.models.sections import Section
 from prune.models.weights import expect_values
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
+from prune.checkpoint.foreign.standins import Instance, Name, call, hashable, instance, resolve
 from prune.common.inputs import printable
 from prune.errors import CheckpointError, first_line
-from prune.foreign.standins import Instance, Name, call, hashable, instance, resolve
 
 # What a persistent id (("storage", type, key, location, elements), in torch's files) stands for.
 Persistent = Callable[[object], object]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prune.checkpoint import Checkpoint, network
+from prune.checkpoint.file import Checkpoint, network
 from prune.common.size import Size
 from prune.core.cost.macs import Cost, per_layer
 from prune.core.trace.groups import Group
-from prune.coupling import coupled
 from prune.models.darknet import Darknet
+from prune.models.groups import coupled
 
 
 @dataclass(frozen=True)

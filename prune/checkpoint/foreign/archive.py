@@ -13,10 +13,10 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
+from prune.checkpoint.foreign.machine import run
+from prune.checkpoint.foreign.standins import STORAGES, Name
 from prune.common.inputs import open_input, reading, shown
 from prune.errors import CheckpointError
-from prune.foreign.machine import run
-from prune.foreign.standins import STORAGES, Name
 
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

@@ -1,0 +1,1 @@
+"""Checkpoints: our own file, public ones that are converted, a summary of either."""
