@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from prune.models.head import Yolo
+    from .head import Yolo
 
 # In the order in which they claim objectness: a later one overwrites an earlier one.
 _STEPS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from prune.core.trace.groups import Group, trace
-from prune.models.darknet import Darknet
+
+from .darknet import Darknet
 
 
 def coupled(net: Darknet) -> tuple[Group, ...]:

@@ -12,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
 from prune.common.boxes import ciou
 from prune.errors import TrainError
-from prune.models.assignment import Positives, assign, last_claims
+
+from .assignment import Positives, assign, last_claims
 
 if TYPE_CHECKING:
-    from prune.models.head import Yolo
+    from .head import Yolo
 
 # How much a level's objectness counts, finest level first: it has the most cells, and a small mean.
 _BALANCE: dict[int, tuple[float, ...]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prune import worth
-from prune.checkpoint.file import assemble
+from prune.checkpoint import assemble
 from prune.common.size import Sides, Size
 from prune.core.cost.macs import per_layer
 from prune.core.verify import Skip

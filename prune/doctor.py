@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from prune import __version__
-from prune.bench import neighbours
-from prune.bench.machine import machine
+from prune.runtimes import other_processes
+from prune.runtimes.machine import machine
 from prune.train.memory import available
 
 # Of the packages that everything needs, those whose version decides what works.
@@ -94,7 +94,7 @@ def _processor() -> Iterator[Finding]:
     here = machine([])
     total = os.cpu_count() or here.cores
     load = "unknown" if here.load is None else f"{here.load:.2f}"
-    busy = neighbours.note(neighbours.look(), threads=here.cores) or ""
+    busy = other_processes.note(other_processes.look(), threads=here.cores) or ""
     limit = os.environ.get("OMP_NUM_THREADS")
     yield Finding("processor", "name", here.cpu)
     yield Finding("processor", "cores", f"{here.cores} of {total}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prune import checkpoint, depth
+from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import AS_IT_IS, Reading, open_weights
-from prune.checkpoint.file import Checkpoint
 from prune.common import run_dir
 from prune.core import cut as surgery
 from prune.core import plan, verify

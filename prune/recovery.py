@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint, depth, pruning
-from prune.checkpoint.file import Checkpoint
+from prune.checkpoint import Checkpoint
 from prune.common import device
 from prune.common.hyperparameters import SCRATCH
 from prune.common.progress import tracked
@@ -31,10 +31,10 @@ from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
+from prune.evaluate.metrics import LEARNED, Scores
+from prune.evaluate.score import score
 from prune.models.darknet import Darknet, reactivated
 from prune.pruning import Pruned, Subject
-from prune.score.metrics import LEARNED, Scores
-from prune.score.score import score
 
 BATCH = 16  # pictures; what training takes by default
 WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import shape_inference
 
-from prune.bench import latency, neighbours
-from prune.bench.neighbours import Neighbours
-from prune.bench.profiles import PROFILERS, RUNS
-from prune.bench.runtimes import Opened, Setting
+from prune.runtimes import compare, other_processes
+from prune.runtimes.backends import Opened, Setting
+from prune.runtimes.other_processes import Neighbours
+from prune.runtimes.profiles import PROFILERS, RUNS
 
 
 class SyntheticMachine:
@@ -37,11 +37,11 @@ class SyntheticMachine:
 
     def install(self, patched: pytest.MonkeyPatch) -> None:
         """Take the place of ONNX Runtime where layers are timed."""
-        patched.setattr(latency, "open_model", self.opened)
-        patched.setattr(latency, "WALL", lambda: self.now)
-        patched.setattr(latency, "OWN", lambda: self.own)
-        patched.setattr(neighbours, "look", lambda: Neighbours(2, self.others))
-        patched.setattr(neighbours, "watched", lambda: nullcontext(Neighbours(2, self.others)))
+        patched.setattr(compare, "open_model", self.opened)
+        patched.setattr(compare, "WALL", lambda: self.now)
+        patched.setattr(compare, "OWN", lambda: self.own)
+        patched.setattr(other_processes, "look", lambda: Neighbours(2, self.others))
+        patched.setattr(other_processes, "watched", lambda: nullcontext(Neighbours(2, self.others)))
         patched.setitem(PROFILERS, "onnxruntime", self.profile)
 
     def opened(self, _: str, path: Path, setting: Setting) -> Opened:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from prune.bench import neighbours
-from prune.bench.neighbours import Neighbours
 from prune.common.device import cores
+from prune.runtimes import other_processes
+from prune.runtimes.other_processes import Neighbours
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True)
 def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no test wait for a look at the machine, or go by it."""
-    monkeypatch.setattr(neighbours, "look", lambda: Neighbours(cores(), 0.0))
+    monkeypatch.setattr(other_processes, "look", lambda: Neighbours(cores(), 0.0))
 
 
 @pytest.fixture(autouse=True)

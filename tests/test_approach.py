@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from prune.bench import latency, neighbours
-from prune.bench.latency import File, timed_files
-from prune.bench.neighbours import Neighbours
-from prune.bench.runtimes import Opened, Setting
-from prune.bench.timing import Ratio
 from prune.errors import OffTargetError, OutOfReachError
 from prune.latency.approach import NEAR, TRIES, Attempt, Means, approach
+from prune.runtimes import compare, other_processes
+from prune.runtimes.backends import Opened, Setting
+from prune.runtimes.compare import File, timed_files
+from prune.runtimes.other_processes import Neighbours
+from prune.runtimes.timing import Ratio
 
 
 class Case:
@@ -122,11 +122,11 @@ class Shared:
 
     def install(self, patched: pytest.MonkeyPatch) -> None:
         """Take the place of the real machine."""
-        patched.setattr(latency, "open_model", self.opened)
-        patched.setattr(latency, "WALL", lambda: self.wall)
-        patched.setattr(latency, "OWN", lambda: self.own)
-        patched.setattr(neighbours, "look", self.seen)
-        patched.setattr(neighbours, "watched", lambda: self)
+        patched.setattr(compare, "open_model", self.opened)
+        patched.setattr(compare, "WALL", lambda: self.wall)
+        patched.setattr(compare, "OWN", lambda: self.own)
+        patched.setattr(other_processes, "look", self.seen)
+        patched.setattr(other_processes, "watched", lambda: self)
 
     def seen(self) -> Neighbours:
         """Say what others take at this look."""
@@ -177,7 +177,7 @@ def test_a_busy_machine_is_timed_by_one_threads_own_time(
 
 
 def test_others_are_measured_by_what_this_process_did_not_take() -> None:
-    with neighbours.watched() as found:
+    with other_processes.watched() as found:
         sum(range(10**6))
     assert found.cores >= 1
     assert found.taken is None or 0 <= found.taken <= found.cores + 1
@@ -197,10 +197,10 @@ def test_what_cores_did_is_read_of_those_that_we_may_use(
     text: str, busy_s: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "stat").write_text(text)
-    monkeypatch.setattr(neighbours, "_STAT", tmp_path / "stat")
+    monkeypatch.setattr(other_processes, "_STAT", tmp_path / "stat")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr(os, "sysconf", lambda _: 100)
-    assert neighbours._busy_s() == busy_s
+    assert other_processes._busy_s() == busy_s
 
 
 @pytest.mark.parametrize(
@@ -220,4 +220,4 @@ def test_busy_is_what_leaves_less_than_three_quarters_of_the_cores_that_are_need
 ) -> None:
     found = Neighbours(cores, taken)
     assert found.busy(threads) is busy
-    assert (neighbours.note(found, threads=threads) is not None) is busy
+    assert (other_processes.note(found, threads=threads) is not None) is busy

@@ -15,11 +15,11 @@ from prune.auto import road as roads
 from prune.auto.journal import Journal, read
 from prune.auto.road import Road, Wish, walk
 from prune.auto.verdict import conclusion, table, verdict
-from prune.bench.latency import Compared
-from prune.bench.timing import Ratio
 from prune.cli import main
 from prune.common.size import Size
 from prune.errors import InputError, OffTargetError, StageError
+from prune.runtimes.compare import Compared
+from prune.runtimes.timing import Ratio
 
 DENSE_MS = 10.0
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from prune import checkpoint
-from prune.bench.files import settle
-from prune.bench.latency import latencies_ms
 from prune.bench.memory import peak_bytes
-from prune.bench.profiles import PROFILERS, slowest
 from prune.bench.rows import Advice, Measured, Pair, Row, advise, measure
-from prune.bench.runtimes import READS, Opened, Setting, installed, noise, open_model
-from prune.bench.timing import Times, in_turn, ratio, spread
 from prune.errors import InputError
 from prune.export.onnx import export
+from prune.runtimes.backends import READS, Opened, Setting, installed, noise, open_model
+from prune.runtimes.compare import latencies_ms
+from prune.runtimes.file_inputs import settle
+from prune.runtimes.profiles import PROFILERS, slowest
+from prune.runtimes.timing import Times, in_turn, ratio, spread
 
 
 class FakeMachine:

@@ -14,7 +14,7 @@ import torch
 from public import difference, trained, yolor_cfg
 
 from prune import checkpoint
-from prune.checkpoint.file import TRAINING_KEYS, Checkpoint
+from prune.checkpoint import TRAINING_KEYS, Checkpoint
 from prune.common.size import Size
 from prune.errors import CfgError, CheckpointError, InputError
 

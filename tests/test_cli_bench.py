@@ -11,9 +11,9 @@ import cv2
 import pytest
 import squares
 
-from prune.bench import runtimes
 from prune.cli import main
 from prune.export.onnx import export
+from prune.runtimes import backends
 
 KEYS = {
     *("file", "runtime", "precision", "median_ms", "p10_ms", "p90_ms", "runs", "ratio_to_first"),
@@ -202,7 +202,7 @@ def test_wrong_input_is_one_line(
     spoil: Callable[[Path], list[str]],
     message: str,
 ) -> None:
-    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    monkeypatch.setitem(backends.MODULES, "openvino", "a_module_that_nobody_has")
     words = spoil(tmp_path)
     try:
         status = main(["bench", str(onnx), *QUICK, *words])

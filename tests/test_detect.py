@@ -20,9 +20,9 @@ from prune.cli import main
 from prune.data import labels
 from prune.data.pictures import Image
 from prune.errors import DataError
+from prune.evaluate import sources
 from prune.export.onnx import export
 from prune.models.darknet import build
-from prune.score import sources
 
 PICTURES = len(squares.SPLIT)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prune.data.labels import Boxes
-from prune.score.metrics import ClassScore, Scores
+from prune.evaluate.metrics import ClassScore, Scores
 from prune.train import emphasis
 
 

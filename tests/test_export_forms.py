@@ -19,13 +19,13 @@ from public import trained, yolor_cfg, yolov3_tiny_cfg
 from prune import checkpoint
 from prune.cli import main
 from prune.errors import CheckpointError, ExportError, InputError
+from prune.evaluate.nms import detections
+from prune.evaluate.runtime import open_weights
 from prune.export import nms
 from prune.export.facts import provenance
 from prune.export.onnx import export
 from prune.export.structure import check_widths
 from prune.models.darknet import Darknet, build
-from prune.score.nms import detections
-from prune.score.runtime import open_weights
 
 CFG = Path(__file__).parent.parent / "cfg"
 NAMES = ("cat", "dog")

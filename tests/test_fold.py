@@ -10,11 +10,11 @@ import torch
 from public import difference, trained, yolor_cfg
 
 from prune.errors import ExportError
+from prune.evaluate.fused import fused
 from prune.export import fold
 from prune.export.fold import folded
 from prune.models.darknet import Darknet, build
 from prune.models.sections import Section, references
-from prune.score.fused import fused
 
 CFG = Path(__file__).parent.parent / "cfg"
 

@@ -13,8 +13,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from prune.cli import console
 from prune.common import fonts
 from prune.common.fonts import Label
+from prune.evaluate import plots
 from prune.export import bundle_detect
-from prune.score import plots
 
 CYRILLIC, CHINESE = "кошка", "猫"
 BOX = np.array([[20.0, 40, 100, 90, 0.5, 0]], dtype=np.float32)

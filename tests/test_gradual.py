@@ -21,9 +21,9 @@ from prune.core.plan import Cut, Plan
 from prune.core.trace.groups import trace
 from prune.data.loader import Batch
 from prune.errors import InputError
+from prune.evaluate import metrics
 from prune.gradual import Narrowing
 from prune.models.darknet import Darknet, build
-from prune.score import metrics
 from prune.train import keep, loop, progress
 from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start

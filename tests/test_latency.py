@@ -21,8 +21,6 @@ from shipped import CFGS, narrow
 from torch import Tensor
 
 from prune import checkpoint
-from prune.bench.latency import File, timed_files
-from prune.bench.runtimes import Setting
 from prune.core import cut as surgery
 from prune.core.cost.cost_model import costs
 from prune.core.select.constraints import Limit
@@ -40,6 +38,8 @@ from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet, build
 from prune.models.groups import coupled
+from prune.runtimes.backends import Setting
+from prune.runtimes.compare import File, timed_files
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]

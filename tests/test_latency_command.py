@@ -16,11 +16,11 @@ import tiny
 from clocks import SyntheticMachine
 
 from prune import checkpoint
-from prune.bench import runtimes
 from prune.cli import main
 from prune.core.cost.cost_model import is_depthwise
 from prune.latency import approach, measure, table
 from prune.latency.form import Form
+from prune.runtimes import backends
 
 Capture = pytest.CaptureFixture[str]
 Words = Sequence[object]
@@ -347,7 +347,7 @@ def test_wrong_use_is_one_line(
     capsys: Capture,
 ) -> None:
     words, message = WRONG[wrong]
-    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    monkeypatch.setitem(backends.MODULES, "openvino", "a_module_that_nobody_has")
     before = sorted(tmp_path.rglob("*"))
     try:
         status = main(_global(dense, *words))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from prune.score.metrics import (
+from prune.evaluate.metrics import (
     GRID,
     Array,
     Boxes,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune.common.boxes import pairwise_iou
 from prune.errors import InputError
-from prune.score.nms import Suppress, detections, suppress_in_opencv, suppress_in_torch
+from prune.evaluate.nms import Suppress, detections, suppress_in_opencv, suppress_in_torch
 
 IOU = 0.6
 

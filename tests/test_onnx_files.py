@@ -13,11 +13,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from prune.bench import ncnn_text
-from prune.bench.files import settle
 from prune.errors import CheckpointError, InputError
-from prune.score import runtime
-from prune.score.runtime import open_weights
+from prune.evaluate import runtime
+from prune.evaluate.runtime import open_weights
+from prune.runtimes import ncnn_param
+from prune.runtimes.file_inputs import settle
 
 FACTS = {"names": '["cat", "dog", "car"]', "stride": "8", "imgsz": "64"}
 
@@ -171,7 +171,7 @@ def test_ncnn_text_that_describes_no_network_is_refused(text: str, tmp_path: Pat
     path = tmp_path / "m.param"
     path.write_text(text)
     with pytest.raises(InputError, match=r"m\.param is no \.param file of ncnn"):
-        ncnn_text.read(path)
+        ncnn_param.read(path)
 
 
 @pytest.mark.parametrize("beside", ["[" * 5000, "[1]", "{", json.dumps({"imgsz": 64, "stride": 0})])

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from prune.auto import commands
-from prune.bench import neighbours
-from prune.bench.neighbours import Neighbours
-from prune.bench.timing import Ratio
 from prune.cli import bars, doubts
 from prune.common.progress import shown_by, tracked
 from prune.errors import RunError
+from prune.runtimes import other_processes
+from prune.runtimes.other_processes import Neighbours
+from prune.runtimes.timing import Ratio
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -111,7 +111,7 @@ def test_every_command_that_measures_says_the_same_of_a_busy_machine(
     doubts.note_if_busy(said.append, threads=2)
     doubts.note_if_unsure(said.append, [Ratio(0.5, 0.49, 0.51)], remedy="wait")
     assert not said
-    monkeypatch.setattr(neighbours, "look", lambda: Neighbours(2, 1.5))
+    monkeypatch.setattr(other_processes, "look", lambda: Neighbours(2, 1.5))
     doubts.note_if_busy(said.append, threads=2)
     doubts.note_if_unsure(said.append, [Ratio(0.5, 0.4, 0.51)], remedy="wait")
     assert said == [

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from prune import checkpoint
-from prune.bench import runtimes
-from prune.bench.runtimes import Setting, open_model
 from prune.cli import main
 from prune.data import spec
 from prune.errors import InputError
+from prune.evaluate.metrics import Scores
 from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
 from prune.quantize.run import Wish, quantize
 from prune.quantize.subject import Array, Subject, open_subject
 from prune.quantize.write import in_int8
-from prune.score.metrics import Scores
+from prune.runtimes import backends
+from prune.runtimes.backends import Setting, open_model
 from prune.train.source import activated
 from prune.train.start import Start, begin
 
@@ -343,7 +343,7 @@ def test_files_that_cannot_be_used_are_one_line(
     make: Callable[[Path, Path], list[str]],
     says: str,
 ) -> None:
-    monkeypatch.setitem(runtimes.MODULES, "openvino", "a_module_that_nobody_has")
+    monkeypatch.setitem(backends.MODULES, "openvino", "a_module_that_nobody_has")
     more = make(folder, tmp_path)
     capsys.readouterr()
     assert main([*words(folder, "--out", tmp_path / "out" / "x.onnx"), *more]) == 2

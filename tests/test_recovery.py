@@ -13,8 +13,8 @@ import torch
 from prune import checkpoint, pruning, recovery
 from prune.cli import main
 from prune.core.plan import from_json
+from prune.evaluate.metrics import Scores
 from prune.recovery import STEPS, Prepared, Wishes
-from prune.score.metrics import Scores
 
 Capture = pytest.CaptureFixture[str]
 

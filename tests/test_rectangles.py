@@ -22,7 +22,6 @@ from torch import Tensor
 
 from prune import checkpoint, depth
 from prune.auto import road as roads
-from prune.bench.files import settle
 from prune.checkpoint.convert import import_foreign
 from prune.cli import main, read
 from prune.common.boxes import xywh_to_xyxy
@@ -36,10 +35,11 @@ from prune.data.pictures import read_image
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError, PlanError
+from prune.evaluate.feed import letterboxed
+from prune.evaluate.runtime import open_weights
 from prune.export.darknet import write_darknet
 from prune.models.darknet import build
-from prune.score.feed import letterboxed
-from prune.score.runtime import open_weights
+from prune.runtimes.file_inputs import settle
 from prune.train.log import Log
 from prune.train.run import Settings
 

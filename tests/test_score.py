@@ -17,12 +17,12 @@ from prune.data import spec as data
 from prune.data.frames import fit
 from prune.data.loader import Loader, score_loader
 from prune.errors import CheckpointError, DeviceError, InputError
+from prune.evaluate import metrics, plots
+from prune.evaluate.cores import sharing
+from prune.evaluate.frames import to_original
+from prune.evaluate.runtime import open_weights
+from prune.evaluate.score import collect, score
 from prune.export.onnx import export
-from prune.score import metrics, plots
-from prune.score.cores import sharing
-from prune.score.frames import to_original
-from prune.score.runtime import open_weights
-from prune.score.score import collect, score
 
 CPU = torch.device("cpu")
 

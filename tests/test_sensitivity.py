@@ -28,10 +28,10 @@ from prune.core.verify import masked
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
+from prune.evaluate.nms import detections
+from prune.evaluate.score import score
 from prune.models.darknet import Darknet, build
 from prune.models.loss import detection_loss
-from prune.score.nms import detections
-from prune.score.score import score
 from prune.sensitivity import effect, run
 from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.sensitivity.curves import known

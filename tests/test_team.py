@@ -25,8 +25,8 @@ from prune.data import spec
 from prune.data.batch import share
 from prune.data.loader import train_loader
 from prune.errors import DataError, DeviceError, InputError
-from prune.score.score import Collected
-from prune.score.score import together as joined
+from prune.evaluate.score import Collected
+from prune.evaluate.score import together as joined
 from prune.train import team as teams
 from prune.train.team import Team
 

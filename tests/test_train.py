@@ -20,7 +20,7 @@ from prune.cli import main, outcome
 from prune.common import hyperparameters
 from prune.common.schema import mapping
 from prune.common.size import Size
-from prune.score import metrics
+from prune.evaluate import metrics
 from prune.train import features, keep
 from prune.train.log import SCORES, Log
 from prune.train.run import Run, Settings

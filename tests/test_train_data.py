@@ -17,8 +17,8 @@ from prune import checkpoint
 from prune.cli import main, outcome
 from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
+from prune.evaluate import metrics
 from prune.models.darknet import Darknet
-from prune.score import metrics
 from prune.train import anchors, emphasis, keep
 from prune.train.log import Log
 

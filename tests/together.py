@@ -18,7 +18,7 @@ from prune.cli import main
 from prune.data import spec
 from prune.data.loader import score_loader
 from prune.errors import DataError
-from prune.score.score import score
+from prune.evaluate.score import score
 from prune.train import loop
 from prune.train import team as teams
 from prune.train.log import Log

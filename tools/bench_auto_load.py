@@ -28,15 +28,15 @@ from typing import Any
 import torch
 
 from prune import checkpoint
-from prune.bench import neighbours
-from prune.bench.machine import threads_of
-from prune.bench.runtimes import Setting
-from prune.bench.timing import Ratio
 from prune.common.device import cores
 from prune.common.size import Size
 from prune.latency.form import Form
 from prune.latency.plan import timed_in_turn
 from prune.models.darknet import build
+from prune.runtimes import other_processes
+from prune.runtimes.backends import Setting
+from prune.runtimes.machine import threads_of
+from prune.runtimes.timing import Ratio
 
 NETWORK = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 IMGSZ = 320
@@ -163,7 +163,7 @@ def _busy(processes: int) -> Iterator[None]:
 
 def _wait_until_idle(threads: int) -> None:
     until = time.monotonic() + PATIENCE_S
-    while neighbours.look().busy(threads) and time.monotonic() < until:
+    while other_processes.look().busy(threads) and time.monotonic() < until:
         time.sleep(1)
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from trials import Bench, cost, prune
 
 from prune import checkpoint, pruning
-from prune.bench.machine import machine, threads_of
-from prune.bench.runtimes import Setting
-from prune.bench.timing import Ratio, Times, ratio, spread
 from prune.latency.form import Form
 from prune.latency.plan import RUNTIMES, Clock, filled, opened, timed_in_turn
+from prune.runtimes.backends import Setting
+from prune.runtimes.machine import machine, threads_of
+from prune.runtimes.timing import Ratio, Times, ratio, spread
 
 COLUMNS = (
     *("network", "MACs", "parameters", "time (95 %)", "time saved / MACs saved"),

@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune.bench.files import settle
-from prune.bench.machine import machine, threads_of
 from prune.bench.rows import Pair, Row, measure
 from prune.latency.form import Form
 from prune.quantize.parts import OPERATORS
+from prune.runtimes.file_inputs import settle
+from prune.runtimes.machine import machine, threads_of
 from prune.train.source import fresh
 
 CFG = Path(__file__).resolve().parents[1] / "cfg"

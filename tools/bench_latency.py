@@ -19,20 +19,13 @@ from pathlib import Path
 
 import onnxruntime
 
-from prune.bench.files import settle
-from prune.bench.machine import machine, threads_of
 from prune.bench.rows import Measured, Pair, Row, measure
-from prune.bench.runtimes import (
-    MODULES,
-    RUNTIMES,
-    Opened,
-    Setting,
-    installed,
-    onnxruntime_feeds,
-)
-from prune.bench.timing import Ratio, ratio
 from prune.export.onnx import export
 from prune.models.darknet import build
+from prune.runtimes.backends import MODULES, RUNTIMES, Opened, Setting, installed, onnxruntime_feeds
+from prune.runtimes.file_inputs import settle
+from prune.runtimes.machine import machine, threads_of
+from prune.runtimes.timing import Ratio, ratio
 
 CFG = Path(__file__).resolve().parents[1] / "cfg"
 NETWORKS = ("yolor_csp_n", "yolor_csp_s", "yolor_csp")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from prune.data.spec import DataSpec
     from prune.data.store import Pictures
-    from prune.score.metrics import Scores
+    from prune.evaluate.metrics import Scores
     from prune.train.run import Run
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
@@ -450,7 +450,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 
     from prune import checkpoint
     from prune.data.loader import score_loader
-    from prune.score.score import score
+    from prune.evaluate.score import score
     from prune.train import source
 
     if args.weights:
@@ -485,7 +485,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
     """Score as the shortest correct loop does, the network as it was trained."""
     from prune.common.eval_mode import evaluating
-    from prune.score.score import collect
+    from prune.evaluate.score import collect
 
     with evaluating(net):
         found = collect(lambda images: net.decode(net(images)), pictures, len(names), device=device)

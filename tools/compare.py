@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from prune import checkpoint
-from prune.bench.latency import latencies_ms
 from prune.core.cost.macs import count
 from prune.report.tables import Stage, stages
+from prune.runtimes.compare import latencies_ms
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 
 from prune import checkpoint, cli
 from prune.auto import journal, road
-from prune.bench.files import settle
 from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import console, recorded
 from prune.common import hyperparameters
@@ -27,11 +26,12 @@ from prune.data.labels import Form, scan
 from prune.data.pictures import read_image
 from prune.data.store import picture_sizes
 from prune.errors import StageError
+from prune.evaluate.runtime import open_weights
 from prune.latency import table
 from prune.measured import fingerprint
 from prune.models.darknet import build
 from prune.models.sections import parse
-from prune.score.runtime import open_weights
+from prune.runtimes.file_inputs import settle
 from prune.sensitivity import rows
 from prune.train import keep, run, source
 

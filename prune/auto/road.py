@@ -17,12 +17,12 @@ from typing import cast
 from prune import checkpoint
 from prune.auto.commands import prune
 from prune.auto.journal import Facts, Journal
-from prune.bench.latency import Compared, compared, latencies_ms
-from prune.bench.runtimes import installed
 from prune.common.size import Size
 from prune.errors import OffTargetError
 from prune.latency.approach import AMISS, NEAR
 from prune.latency.form import Form
+from prune.runtimes.backends import installed
+from prune.runtimes.compare import Compared, compared, latencies_ms
 
 TRAINING = "train"  # where in a run's folder the fine-tuning is
 TRIES = 2  # cuts until the clock confirms one

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from prune.auto.journal import Journal
-from prune.bench.timing import Ratio
 from prune.common.visible import markdown
 from prune.errors import InputError
 from prune.latency.approach import AMISS
+from prune.runtimes.timing import Ratio
 
 _CLOCK = 1.05  # times the goal that still count as reached: it is measured anew, on another minute
 

@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from prune.bench.runtimes import Setting, open_model
 from prune.common import child_processes
+from prune.runtimes.backends import Setting, open_model
 
 _RUNS = 3
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from prune.bench.files import size_of
 from prune.bench.memory import peak_bytes
-from prune.bench.runtimes import Opened, Setting, library, open_model
-from prune.bench.timing import Ratio, Spread, Times, in_turn, ratio, spread
 from prune.errors import InputError
+from prune.runtimes.backends import Opened, Setting, library, open_model
+from prune.runtimes.file_inputs import size_of
+from prune.runtimes.timing import Ratio, Spread, Times, in_turn, ratio, spread
 
 CLOSE = 0.01  # of mAP: what a faster file may score less than the best
 

@@ -23,7 +23,7 @@ from prune.errors import MISSED, InputError, StageError
 if TYPE_CHECKING:
     from prune.auto.road import Road, Wish
     from prune.auto.verdict import Verdict
-    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint import Checkpoint
     from prune.common.schema import Field
 
 EXAMPLE = """\
@@ -253,7 +253,7 @@ def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder:
 
 def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
     from prune.auto.road import Wish
-    from prune.bench.machine import threads_of
+    from prune.runtimes.machine import threads_of
 
     amount, is_share = timing.amount(args.latency)
     usual = "relu" if args.int8 else "keep"
@@ -284,8 +284,8 @@ def _check(wish: Wish) -> None:
     Raises:
         PruneError: data, runtime or activation that cannot be used.
     """
-    from prune.bench.runtimes import library
     from prune.data import spec
+    from prune.runtimes.backends import library
 
     spec.load(wish.data, splits=("train", "val"))
     library(wish.runtime)

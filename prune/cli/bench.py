@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from prune.cli import doubts, options, reading
 
 if TYPE_CHECKING:
-    from prune.bench.machine import Machine
-    from prune.bench.profiles import Layers
     from prune.bench.rows import Advice, Measured, Pair, Row
     from prune.data.spec import DataSpec
-    from prune.score.runtime import Runner
+    from prune.evaluate.runtime import Runner
+    from prune.runtimes.machine import Machine
+    from prune.runtimes.profiles import Layers
 
 EXAMPLE = """\
   prune bench dense.onnx pruned.onnx int8.onnx --data mine.yaml
@@ -68,14 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Open, score if asked to, time in turn, print."""
-    from prune.bench.machine import machine, threads_of
     from prune.bench.rows import advise, measure
-    from prune.bench.timing import WARM_UP
     from prune.cli import console
     from prune.cli.pairs import paired
     from prune.common.files import expect_writable
     from prune.common.progress import tracked
     from prune.report import bars
+    from prune.runtimes.machine import machine, threads_of
+    from prune.runtimes.timing import WARM_UP
 
     if args.png:
         bars.expect_format(args.png)
@@ -172,7 +172,7 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
     from prune.cli import console
     from prune.data import spec as data
     from prune.errors import CheckpointError
-    from prune.score.runtime import READ, open_weights
+    from prune.evaluate.runtime import READ, open_weights
 
     spec, maps, notes = data.load(args.data, splits=[args.split]), {}, []
     timed = {pair.file: pair.setting.imgsz for pair in pairs if pair.file.suffix in READ}
@@ -198,8 +198,8 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
 def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
     from prune.common.progress import tracked
     from prune.errors import DataError
-    from prune.score.feed import split_batches
-    from prune.score.score import collect
+    from prune.evaluate.feed import split_batches
+    from prune.evaluate.score import collect
 
     spec.expect_classes(runner.names, of=path)
     batches, count = split_batches(
@@ -224,7 +224,7 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -
 
 
 def _profile(row: Row) -> Layers | None:
-    from prune.bench.profiles import slowest
+    from prune.runtimes.profiles import slowest
 
     return slowest(row.pair.runtime, row.pair.source, row.pair.setting)
 

@@ -15,9 +15,9 @@ from prune.common import streams
 from prune.common.wording import counted
 
 if TYPE_CHECKING:
-    from prune.score.predict import Found, Output, Search
-    from prune.score.runtime import Runner
-    from prune.score.sources import Source
+    from prune.evaluate.predict import Found, Output, Search
+    from prune.evaluate.runtime import Runner
+    from prune.evaluate.sources import Source
 
 EXAMPLE = """\
   prune detect --source images/ --weights runs/train/exp/weights/best.pt
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
     from prune.cli import console
-    from prune.score import predict, sources
+    from prune.evaluate import predict, sources
     from prune.train.stop import listening
 
     log = console.logger()
@@ -114,7 +114,7 @@ class Tally:
 
     def add(self, found: Found, names: Sequence[str]) -> None:
         """Count an image or a frame."""
-        from prune.score.predict import describe
+        from prune.evaluate.predict import describe
 
         self.images += found.frame is None
         self.frames += found.frame is not None
@@ -164,7 +164,7 @@ def _detect(  # what a run has, all by keyword
     """Detect on one source and say what is there, or that it cannot be read."""
     from prune.cli import console
     from prune.errors import DataError
-    from prune.score.predict import detect_source, summary
+    from prune.evaluate.predict import detect_source, summary
 
     try:
         for found in detect_source(
@@ -181,7 +181,7 @@ def _detect(  # what a run has, all by keyword
 
 
 def _search(args: argparse.Namespace, runner: Runner) -> Search:
-    from prune.score.predict import Search
+    from prune.evaluate.predict import Search
 
     return Search(
         imgsz=runner.picture_size(args.img_size),
@@ -210,7 +210,7 @@ def _classes(wanted: list[str], names: tuple[str, ...]) -> frozenset[int]:
 
 
 def _output(args: argparse.Namespace, folder: Path) -> Output:
-    from prune.score.predict import Output
+    from prune.evaluate.predict import Output
 
     return Output(
         folder,

@@ -11,7 +11,7 @@ from prune.cli import options, reading
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint import Checkpoint
     from prune.checkpoint.summary import Inventory, Layer
 
 EXAMPLE = """\

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prune.bench.timing import Ratio
+    from prune.runtimes.timing import Ratio
 
 _SURE = 0.03  # doubt of a ratio that goes without saying
 
@@ -15,9 +15,9 @@ Say = Callable[[str], None]
 
 def note_if_busy(say: Say, *, threads: int) -> None:
     """Say that other processes want the cores, if they do."""
-    from prune.bench import neighbours
+    from prune.runtimes import other_processes
 
-    if note := neighbours.note(neighbours.look(), threads=threads):
+    if note := other_processes.note(other_processes.look(), threads=threads):
         say(f"note: {note}")
 
 

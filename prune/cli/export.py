@@ -12,7 +12,7 @@ from prune.cli import options, reading
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint import Checkpoint
     from prune.common.size import Size
     from prune.export.onnx import Exported
     from prune.models.darknet import Darknet

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prune.cli.job import Job
+    from prune.evaluate.metrics import Scores
     from prune.models.darknet import Darknet
-    from prune.score.metrics import Scores
     from prune.train.keep import Row
     from prune.train.log import Log
     from prune.train.profile import Stopwatch
@@ -105,7 +105,7 @@ def notes(job: Job, folder: Path, rows: list[Row]) -> list[str]:
 
 
 def _learned(job: Job, rows: list[Row]) -> bool:
-    from prune.score.metrics import LEARNED
+    from prune.evaluate.metrics import LEARNED
 
     return _best_row(rows, job.settings.best_after)["map50"] >= LEARNED
 
@@ -121,7 +121,7 @@ def _quoted(path: Path | str) -> str:
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:
     """Score the best weights on the test split, if there is one, in full as `prune val` does."""
-    from prune.score.score import score
+    from prune.evaluate.score import score
 
     if job.test is None:
         return None
@@ -137,9 +137,9 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | N
 
 def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     """Draw the run's figures, and what the best weights find; several processes look together."""
-    from prune.score import plots
-    from prune.score.fused import fused
-    from prune.score.score import collect
+    from prune.evaluate import plots
+    from prune.evaluate.fused import fused
+    from prune.evaluate.score import collect
     from prune.train import plots as pictures
 
     folder, names = log.folder, job.spec.names

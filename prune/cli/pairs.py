@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prune.bench.files import settle
-from prune.bench.machine import threads_of
 from prune.bench.rows import Pair
-from prune.bench.runtimes import READS, RUNTIMES, Setting, installed, library
 from prune.cli import reading
 from prune.errors import InputError
+from prune.runtimes.backends import READS, RUNTIMES, Setting, installed, library
+from prune.runtimes.file_inputs import settle
+from prune.runtimes.machine import threads_of
 
 
 def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str]]:

@@ -10,8 +10,8 @@ from prune.cli import doubts, options
 from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
-    from prune.bench.latency import Compared
     from prune.quantize.run import Quantized
+    from prune.runtimes.compare import Compared
 
 EXAMPLE = """\
   prune quantize --weights mine.onnx --data mine.yaml
@@ -69,14 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, write, time both files, recommend one."""
-    from prune.bench.files import settle
-    from prune.bench.latency import compared
-    from prune.bench.machine import threads_of
-    from prune.bench.runtimes import library
     from prune.cli import console
     from prune.common.files import expect_writable, replacing
     from prune.data import spec
     from prune.quantize import run as quantizing
+    from prune.runtimes.backends import library
+    from prune.runtimes.compare import compared
+    from prune.runtimes.file_inputs import settle
+    from prune.runtimes.machine import threads_of
 
     target = args.out or args.weights.with_name(f"{args.weights.stem}-int8.onnx")
     if target.suffix.lower() != ".onnx":

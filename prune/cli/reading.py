@@ -12,9 +12,9 @@ from prune.common.inputs import exists, is_dir
 from prune.errors import InputError
 
 if TYPE_CHECKING:
+    from prune.checkpoint import Checkpoint
     from prune.checkpoint.convert import Reading
-    from prune.checkpoint.file import Checkpoint
-    from prune.score.runtime import Runner
+    from prune.evaluate.runtime import Runner
 
 DECODINGS = ("exp", "sigmoid")  # of prune.checkpoint.foreign.decoding, which --help must not import
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
@@ -78,7 +78,7 @@ def runner(args: argparse.Namespace) -> Runner:
     Raises:
         PruneError: the file cannot be used, or an option is of no use for it.
     """
-    from prune.score.runtime import open_weights, run_checkpoint
+    from prune.evaluate.runtime import open_weights, run_checkpoint
 
     if args.weights.suffix.lower() != ".onnx":
         return run_checkpoint(opened(args), device_name=args.device)

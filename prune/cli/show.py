@@ -12,7 +12,7 @@ from prune.common.wording import few
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint import Checkpoint
     from prune.checkpoint.summary import Inventory, Layer
     from prune.core.trace.groups import Group
 

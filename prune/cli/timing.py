@@ -15,13 +15,13 @@ from prune.common import streams
 from prune.errors import OutOfReachError, PlanError
 
 if TYPE_CHECKING:
-    from prune.bench.timing import Ratio
     from prune.budgeted import Wishes
     from prune.common.size import Size
     from prune.core.select.selection import Selected
     from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
     from prune.pruning import Subject
+    from prune.runtimes.timing import Ratio
 
     Narrow = Callable[[Subject], Selected]
     Deep = Callable[[Narrow, "Selected | None"], Selected]
@@ -197,10 +197,10 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Deadlin
             "--latency has an allocation of its own, made at once; leave out --allocation, "
             "--sensitivity and --steps"
         )
-    from prune.bench.machine import threads_of
-    from prune.bench.runtimes import Setting
     from prune.latency.form import Form
     from prune.latency.plan import expect_more, opened
+    from prune.runtimes.backends import Setting
+    from prune.runtimes.machine import threads_of
 
     setting = Setting(threads_of(args.threads or 0), imgsz)
     form = Form(args.runtime or RUNTIMES[0], args.activation or "", args.int8)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from prune.cli.job import Job
-    from prune.score.metrics import Scores
+    from prune.evaluate.metrics import Scores
     from prune.train.keep import Origin, Row
     from prune.train.log import Log
     from prune.train.loop import Narrow

@@ -11,9 +11,9 @@ from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.data.spec import DataSpec
-    from prune.score.metrics import Scores
-    from prune.score.runtime import Runner
-    from prune.score.score import Collected
+    from prune.evaluate.metrics import Scores
+    from prune.evaluate.runtime import Runner
+    from prune.evaluate.score import Collected
 
 EXAMPLE = """\
   prune val --weights runs/train/exp/weights/best.pt --data mine.yaml
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from prune.common import run_dir
     from prune.data import spec as data
     from prune.data.sift import sift
-    from prune.score import plots
+    from prune.evaluate import plots
 
     log = console.logger()
     spec = sift(data.load(args.data, splits=[args.split]), [args.split], strict=args.strict)
@@ -123,8 +123,8 @@ def document(scores: Scores) -> dict[str, object]:
 
 def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:
     from prune.common.progress import tracked
-    from prune.score.feed import split_batches
-    from prune.score.score import collect
+    from prune.evaluate.feed import split_batches
+    from prune.evaluate.score import collect
 
     batches, count = split_batches(
         runner,

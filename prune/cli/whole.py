@@ -13,7 +13,7 @@ from prune.common.wording import few
 from prune.errors import InputError
 
 if TYPE_CHECKING:
-    from prune.checkpoint.file import Checkpoint
+    from prune.checkpoint import Checkpoint
     from prune.common.size import Size
     from prune.models.darknet import Darknet
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from prune.bench.latency import latencies_ms
 from prune.common.visible import markdown, visible
 from prune.export import bundle_detect
 from prune.export.facts import PREPROCESSING
+from prune.runtimes.compare import latencies_ms
 
 MODEL = "model.onnx"
 ROUNDS = 10  # timed runs; a large network takes half a second for each

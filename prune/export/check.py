@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prune.errors import ExportError, first_line
-from prune.score.nms import detections
+from prune.evaluate.nms import detections
 
 TOLERANCE = 1e-4  # relative; float32 through a hundred layers differs by 1e-6 to 1e-5
 FAINT = 1e-2  # a probability that nobody takes for an object
@@ -89,7 +89,7 @@ def telling_score(decoded: Iterable[Array]) -> float:
 def compare_picked(
     found: Sequence[Array], decoded: Array, *, iou: float, confidence: float, limit: int
 ) -> int:
-    """Compare boxes that a file picked with those that `prune.score.nms` picks of the same.
+    """Compare boxes that a file picked with those that `prune.evaluate.nms` picks of the same.
 
     Args:
         found: boxes [N, limit, 4], scores [N, limit], classes [N, limit], counts [N].

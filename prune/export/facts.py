@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 from prune import __version__
-from prune.checkpoint.file import Checkpoint, network_id
+from prune.checkpoint import Checkpoint, network_id
 from prune.core.cost.macs import count
 from prune.data.frames import GREY
 from prune.errors import InputError

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune.bench.ncnn_text import MAGIC
 from prune.common.files import together
 from prune.errors import ExportError, InputError
 from prune.export.check import Difference, difference, random_pictures
@@ -26,6 +25,7 @@ from prune.export.facts import PREPROCESSING
 from prune.export.fold import folded
 from prune.export.ncnn_layers import INPUT, Array, Op, translated
 from prune.models.darknet import Darknet
+from prune.runtimes.ncnn_param import MAGIC
 
 TOLERANCE = 1e-3  # relative; ncnn's fast convolutions differ by 1e-6 to 1e-4
 

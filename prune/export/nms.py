@@ -1,4 +1,4 @@
-"""Non-maximum suppression as part of an ONNX file, by the rules of `prune.score.nms`.
+"""Non-maximum suppression as part of an ONNX file, by the rules of `prune.evaluate.nms`.
 
 A box has its best class only. The operators are those of opset 11 in the form that has not changed
 since, so the same text serves every opset.

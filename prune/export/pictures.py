@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune.data.frames import Shape, batch_shape, loading_size
 from prune.data.pictures import read_image
-from prune.score.feed import fitted
+from prune.evaluate.feed import fitted
 
 COUNT = 4
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prune.bench.timing import Ratio
 from prune.errors import OffTargetError, OutOfReachError, PlanError
+from prune.runtimes.timing import Ratio
 
 TRIES = 5
 NEAR = 0.03  # a cut is on target if it misses by so much: what a clock can tell

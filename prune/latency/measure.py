@@ -18,9 +18,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from prune.bench.latency import File, timed_files
-from prune.bench.profiles import calm
-from prune.bench.runtimes import Setting
 from prune.common.progress import tracked
 from prune.core import cut
 from prune.core.plan import Plan
@@ -32,6 +29,9 @@ from prune.latency.layers import NOBODY, Timed, Widths, timed
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet
 from prune.quantize.run import for_the_clock
+from prune.runtimes.backends import Setting
+from prune.runtimes.compare import File, timed_files
+from prune.runtimes.profiles import calm
 
 Counts = NDArray[np.int64]
 

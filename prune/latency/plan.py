@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prune.bench import neighbours
-from prune.bench.latency import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
-from prune.bench.runtimes import Setting
 from prune.core.cost.cost_model import costs
 from prune.core.select.constraints import Wish, limits
 from prune.core.select.selection import Selected, by_counts
@@ -26,6 +23,9 @@ from prune.latency.table import Table
 from prune.measured import Scores
 from prune.models.darknet import Darknet
 from prune.pruning import Subject
+from prune.runtimes import other_processes
+from prune.runtimes.backends import Setting
+from prune.runtimes.compare import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
 
 RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
 AMISS = 1.25  # times off that a table of other days may be, for a network with nothing cut
@@ -98,11 +98,11 @@ def opened(subject: Subject, *, form: Form, setting: Setting, say: Say) -> Clock
         known = " or ".join(RUNTIMES)
         raise InputError(f"runtime is {form.runtime!r}; layers are timed in {known}")
     expect_size(setting.imgsz, subject.net)
-    here = neighbours.look()
+    here = other_processes.look()
     busy = here.busy(setting.threads)
     layers = replace(setting, threads=1) if busy else setting
     table = tables.load(tables.place(form, threads=layers.threads))
-    if note := neighbours.note(here, threads=setting.threads):
+    if note := other_processes.note(here, threads=setting.threads):
         say(note)
     table = table or Table(step_of(form, layers), {})
     return Clock(table, form, setting, *_start(subject.net, form, setting), busy)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.bench.machine import machine
 from prune.common import cache_dir
 from prune.common.files import write_text
 from prune.common.inputs import exists
@@ -18,6 +17,7 @@ from prune.common.plain_json import read_json_file
 from prune.common.schema import expect, listed, mapping, number, parts, text, whole
 from prune.errors import InputError
 from prune.latency.form import Form
+from prune.runtimes.machine import machine
 
 FORMAT = "prune-latency/1"
 

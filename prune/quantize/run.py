@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prune.bench.latency import Compared
 from prune.bench.rows import CLOSE
 from prune.common.progress import tracked
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
+from prune.evaluate.metrics import Scores
 from prune.export.check import Difference, difference
 from prune.quantize import calibrate
 from prune.quantize.calibrate import Array
@@ -22,7 +22,7 @@ from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer, Parts, named, sor
 from prune.quantize.search import by_sensitivity, fewest
 from prune.quantize.subject import Subject, open_subject
 from prune.quantize.write import in_int8
-from prune.score.metrics import Scores
+from prune.runtimes.compare import Compared
 
 LOOKED_AT = 4  # pictures by which layers are ranked
 

@@ -19,11 +19,11 @@ from prune.data.pictures import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
+from prune.evaluate.feed import letterboxed, split_batches
+from prune.evaluate.metrics import Scores
+from prune.evaluate.runtime import Runner, open_weights
+from prune.evaluate.score import collect
 from prune.quantize.parts import Parts, named, sort
-from prune.score.feed import letterboxed, split_batches
-from prune.score.metrics import Scores
-from prune.score.runtime import Runner, open_weights
-from prune.score.score import collect
 
 Array = NDArray[np.float32]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.errors import RunError
+from prune.evaluate.metrics import coco_precision, mean_precision
+from prune.evaluate.nms import MAX_DETECTIONS, detections
+from prune.evaluate.score import Collected
 from prune.models.darknet import Darknet
 from prune.models.loss import detection_loss
-from prune.score.metrics import coco_precision, mean_precision
-from prune.score.nms import MAX_DETECTIONS, detections
-from prune.score.score import Collected
 
 
 class Tally(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune.data.labels import Boxes
-from prune.score.metrics import Scores
+from prune.evaluate.metrics import Scores
 
 
 def picture_weights(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from prune import checkpoint
-from prune.checkpoint.file import Checkpoint
+from prune.checkpoint import Checkpoint
 from prune.common.files import replacing
 from prune.common.run_dir import versions
 from prune.errors import CheckpointError, InputError, TrainError

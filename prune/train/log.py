@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from prune.data.loader import Batch
-    from prune.score.metrics import Scores
+    from prune.evaluate.metrics import Scores
     from prune.train.boards import Board
     from prune.train.run import Run
 

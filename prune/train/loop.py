@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune.checkpoint.file import naming
+from prune.checkpoint import naming
+from prune.evaluate.score import score
 from prune.models.loss import detection_loss
-from prune.score.score import score
 from prune.train import emphasis, features, gradients, keep, progress, scales
 from prune.train.frozen import training_mode
 from prune.train.imitation import imitation_loss
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prune.data.loader import Batch, TrainLoader
-    from prune.score.metrics import Scores
+    from prune.evaluate.metrics import Scores
     from prune.train.passes import Views
 
 # Batches between two looks at the loss: each makes the host wait for a GPU. A CPU waits anyway.

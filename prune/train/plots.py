@@ -15,11 +15,11 @@ from prune.common.boxes import xywh_to_xyxy
 from prune.common.files import replacing
 from prune.data.frames import Shape, fit
 from prune.data.pictures import read_image
-from prune.score.plots import draw
+from prune.evaluate.plots import draw
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
-    from prune.score.metrics import Boxes
+    from prune.evaluate.metrics import Boxes
 
 Image = NDArray[np.uint8]  # [height, width, 3], BGR
 

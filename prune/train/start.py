@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from prune import checkpoint
+from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import Reading, open_weights
-from prune.checkpoint.file import Checkpoint
 from prune.checkpoint.foreign.parameters import tensors
 from prune.checkpoint.foreign.part import Part, part_of
 from prune.checkpoint.foreign.structure import read_cfg

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prune.checkpoint.file import naming
+from prune.checkpoint import naming
 from prune.common.inputs import printable
 from prune.common.schema import Field, expect, listed, mapping, named, number, text, whole
 from prune.errors import CheckpointError, first_line

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint
-from prune.checkpoint import convert
+from prune.checkpoint import Checkpoint, convert
 from prune.checkpoint.convert import AS_IT_IS, Reading
-from prune.checkpoint.file import Checkpoint
 from prune.common import device, schema
 from prune.common.dimensions import CHANNELS, STRIDE
 from prune.common.inputs import open_input, printable, reading, shown
@@ -24,8 +23,8 @@ from prune.common.notes import note
 from prune.common.size import Size
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
-from prune.score.fused import fused
-from prune.score.score import Detector
+from prune.evaluate.fused import fused
+from prune.evaluate.score import Detector
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg

@@ -13,7 +13,7 @@ from prune.data.labels import Boxes
 from prune.data.loader import check_sizes, score_loader, split_truth
 from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
-from prune.score.runtime import Runner
+from prune.evaluate.runtime import Runner
 
 
 def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prune.bench import ncnn_text
-from prune.bench.precision import of_onnxruntime, of_opencv, of_openvino, shares
 from prune.errors import InputError, PruneError
+from prune.runtimes import ncnn_param
+from prune.runtimes.precision import of_onnxruntime, of_opencv, of_openvino, shares
 
 Array = NDArray[np.generic]
 
@@ -206,7 +206,7 @@ def load_torch(path: Path, setting: Setting) -> Any:  # a Darknet; named, it wou
 def _ncnn(path: Path, setting: Setting) -> Opened:
     if setting.batch != 1:
         raise InputError(f"ncnn takes one picture a run; batch is {setting.batch}")
-    graph = ncnn_text.read(path)
+    graph = ncnn_param.read(path)
     images = noise(setting.shape)[0]  # [C, H, W]
     run = _ncnn_run(path, images, graph, setting, exact=False)
 
@@ -220,7 +220,7 @@ def _ncnn(path: Path, setting: Setting) -> Opened:
 
 
 def _ncnn_run(
-    path: Path, images: Array, graph: ncnn_text.Graph, setting: Setting, *, exact: bool
+    path: Path, images: Array, graph: ncnn_param.Graph, setting: Setting, *, exact: bool
 ) -> Callable[[], list[Array]]:
     runtime = library("ncnn")
     net = runtime.Net()

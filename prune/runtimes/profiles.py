@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from prune.bench.runtimes import (
+from prune.runtimes.backends import (
     Setting,
     compile_openvino,
     library,

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune.bench import ncnn_text
-from prune.bench.runtimes import Setting
 from prune.common.dimensions import SIDE, STRIDE
 from prune.common.inputs import open_input, read_bytes, reading, shown
 from prune.common.plain_json import BrokenTextError, read_json
 from prune.common.size import Sides, Size
 from prune.errors import InputError
+from prune.runtimes import ncnn_param
+from prune.runtimes.backends import Setting
 
 Side = int | None
 """Of an input; None where the file leaves it open."""
@@ -154,7 +154,7 @@ def _checkpoint(path: Path) -> Taken:
 
 def _ncnn(path: Path) -> Taken:
     """Read the text, and the .json that `prune export` writes beside it, if it is there."""
-    channels, height, width = ncnn_text.read(path).sides
+    channels, height, width = ncnn_param.read(path).sides
     shape = (1, channels or None, height or None, width or None)
     try:
         said = read_json(read_bytes(path.with_suffix(".json"), "json"))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune.bench.runtimes import library
 from prune.common.device import cores
+from prune.runtimes.backends import library
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from prune.common import fonts
 from prune.common.files import replacing
 from prune.common.fonts import Label
 from prune.data.pictures import Image
-from prune.score import metrics
-from prune.score.metrics import GRID, Array, Boxes, Curves
+from prune.evaluate import metrics
+from prune.evaluate.metrics import GRID, Array, Boxes, Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,11 +16,11 @@ from torch import Tensor
 from prune.common.eval_mode import evaluating
 from prune.data.frames import Frame
 from prune.data.labels import Boxes as LabelRows
-from prune.score.cores import sharing
-from prune.score.frames import to_original
-from prune.score.fused import fused
-from prune.score.metrics import Boxes, Scores, evaluate
-from prune.score.nms import MAX_DETECTIONS, detections
+from prune.evaluate.cores import sharing
+from prune.evaluate.frames import to_original
+from prune.evaluate.fused import fused
+from prune.evaluate.metrics import Boxes, Scores, evaluate
+from prune.evaluate.nms import MAX_DETECTIONS, detections
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch

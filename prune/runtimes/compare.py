@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prune.bench import neighbours
-from prune.bench.files import settle
-from prune.bench.machine import threads_of
-from prune.bench.runtimes import Setting, open_model
-from prune.bench.timing import OWN, WALL, Ratio, Times, in_turn, ratio, spread
+from prune.runtimes import other_processes
+from prune.runtimes.backends import Setting, open_model
+from prune.runtimes.file_inputs import settle
+from prune.runtimes.machine import threads_of
+from prune.runtimes.timing import OWN, WALL, Ratio, Times, in_turn, ratio, spread
 
 ROUNDS = 30
 
@@ -71,9 +71,9 @@ def timed_files(files: Sequence[File], *, rounds: int = ROUNDS, seed: int = 0) -
         InputError: a runtime that is not installed, or a file that it cannot run.
     """
     threads = max(file.setting.threads for file in files)
-    if neighbours.look().busy(threads):
+    if other_processes.look().busy(threads):
         return _on_a_busy_machine(files, rounds=rounds, seed=seed)
-    with neighbours.watched() as others:
+    with other_processes.watched() as others:
         times = in_turn(_opened(files), rounds=rounds, seed=seed, clock=WALL)
     if others.busy(threads):
         return _on_a_busy_machine(files, rounds=rounds, seed=seed)

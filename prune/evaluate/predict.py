@@ -21,13 +21,13 @@ from prune.common.visible import visible
 from prune.data.labels import label_path
 from prune.data.pictures import Image, is_picture
 from prune.errors import InputError, WriteError
-from prune.score import plots
-from prune.score.feed import letterboxed
-from prune.score.frames import to_original
-from prune.score.metrics import Boxes
-from prune.score.nms import MAX_DETECTIONS, detections
-from prune.score.runtime import Runner
-from prune.score.sources import Reel, Source, opened
+from prune.evaluate import plots
+from prune.evaluate.feed import letterboxed
+from prune.evaluate.frames import to_original
+from prune.evaluate.metrics import Boxes
+from prune.evaluate.nms import MAX_DETECTIONS, detections
+from prune.evaluate.runtime import Runner
+from prune.evaluate.sources import Reel, Source, opened
 
 
 @dataclass(frozen=True)
