@@ -14,8 +14,6 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import budgeted, depth, pruning, together
-from prune.budgeted import Wishes
 from prune.core import cut as surgery
 from prune.core.cost.macs import count
 from prune.core.select.allocation import Budget
@@ -23,22 +21,25 @@ from prune.core.select.constraints import Wish
 from prune.core.select.selection import Selected
 from prune.core.trace.groups import trace
 from prune.errors import PlanError
-from prune.measured import scores
-from prune.pruning import Subject
+from prune.pruner import budget as budgeted
+from prune.pruner import depth, session, width_and_depth
+from prune.pruner.budget import Wishes
+from prune.pruner.importance import scores
+from prune.pruner.session import Subject
 
 
 @cache
 def _subject(kind: str = "tiny") -> Subject:
     with TemporaryDirectory() as folder:
         write = tiny.weights if kind == "tiny" else stacks.weights
-        return pruning.open_subject(write(Path(folder)))
+        return session.open_subject(write(Path(folder)))
 
 
 def _macs(subject: Subject, chosen: Selected | None = None) -> int:
     side = subject.checkpoint.imgsz
     net = subject.net
     if chosen:
-        return pruning.carry_out(subject, chosen.plan, made_by="test").after.macs
+        return session.carry_out(subject, chosen.plan, made_by="test").after.macs
     return count(net, side.batch()).macs
 
 
@@ -134,20 +135,22 @@ def test_what_the_curves_price_dear_stays() -> None:
 
 
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-JUDGE = together.Judge(PICTURES)
+JUDGE = width_and_depth.Judge(PICTURES)
 
 
-def _narrow(share: float, wishes: Wishes | None = None) -> together.Narrow:
+def _narrow(share: float, wishes: Wishes | None = None) -> width_and_depth.Narrow:
     budget = Budget("macs", int(share * _macs(_subject("stack"))))
     return lambda now: budgeted.to_budget(
         now, scores, budget, wishes or Wishes(), imgsz=stacks.SIZE
     )
 
 
-def _deep(number: int, wishes: Wishes | None = None) -> together.Trial:
+def _deep(number: int, wishes: Wishes | None = None) -> width_and_depth.Trial:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
-    return together.with_blocks(subject, found, _narrow(0.5, wishes), judge=JUDGE, number=number)
+    return width_and_depth.with_blocks(
+        subject, found, _narrow(0.5, wishes), judge=JUDGE, number=number
+    )
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
@@ -163,7 +166,7 @@ def test_blocks_go_by_the_criterion_that_judges_them() -> None:
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
     for criterion in ("output", "l1"):
         judge = replace(JUDGE, criterion=criterion)
-        trial = together.with_blocks(subject, found, _narrow(0.5), judge=judge, number=1)
+        trial = width_and_depth.with_blocks(subject, found, _narrow(0.5), judge=judge, number=1)
         scores = depth.block_scores(subject.net, found, criterion=criterion, pictures=PICTURES)
         least = found[scores.index(min(scores))]
         assert set(trial.chosen.plan.blocks) == set(least.layers)
@@ -172,7 +175,7 @@ def test_blocks_go_by_the_criterion_that_judges_them() -> None:
 def test_blocks_first_and_widths_then_give_the_same_network() -> None:
     subject, trial = _subject("stack"), _deep(1)
     plan = trial.chosen.plan
-    once = pruning.carry_out(subject, plan, made_by="test").net
+    once = session.carry_out(subject, plan, made_by="test").net
     shallow = depth.without(subject.net, depth.places_of(subject.net, plan.blocks))
     groups = trace(shallow, shallow.small_picture, protected=shallow.head_convolutions())
     chosen = _narrow(0.5)(replace(subject, net=shallow, groups=groups))
@@ -201,12 +204,12 @@ def test_a_limit_of_a_layer_that_left_is_no_error() -> None:
 def test_numbers_of_blocks_are_tried_and_the_nearest_output_comes_first() -> None:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
-    trials = together.automatic(subject, found, _narrow(0.5), judge=JUDGE)
+    trials = width_and_depth.automatic(subject, found, _narrow(0.5), judge=JUDGE)
     changes = [trial.change for trial in trials]
     assert changes == sorted(changes)
     assert {trial.blocks for trial in trials} == set(range(len(found) + 1))
     with pytest.raises(PlanError, match="cannot be met"):
-        together.automatic(subject, found, _narrow(0.0001), judge=JUDGE)
+        width_and_depth.automatic(subject, found, _narrow(0.0001), judge=JUDGE)
 
 
 def test_curves_are_of_a_network_with_all_its_blocks() -> None:

@@ -14,7 +14,7 @@ import tiny
 import torch
 from torch import nn
 
-from prune import checkpoint, depth, pruning, worth
+from prune import checkpoint
 from prune.cli import main
 from prune.cli.depth import CRITERIA
 from prune.core import verify
@@ -22,11 +22,12 @@ from prune.core.cost.macs import count
 from prune.core.plan import Plan, from_json
 from prune.core.select import selection
 from prune.core.verify import Skip
-from prune.depth import Block
 from prune.errors import PlanError, ProofError
 from prune.models.blocks import Residual, residuals
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, head_path, heads, parse, with_classes, with_options
+from prune.pruner import block_importance, depth, session
+from prune.pruner.depth import Block
 
 CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
 Capture = pytest.CaptureFixture[str]
@@ -125,7 +126,7 @@ def test_the_output_changes_as_it_does_in_the_network_without_the_block() -> Non
     net = stacks.net()
     places = residuals(net.sections)
     pictures = torch.rand(5, 3, 32, 64, generator=torch.Generator().manual_seed(1))
-    found = worth.scores(net, places, pictures=pictures)
+    found = block_importance.scores(net, places, pictures=pictures)
     with torch.no_grad():
         whole = net(pictures)[0]
         others = [depth.without(net, [place])(pictures)[0] for place in places]
@@ -134,7 +135,7 @@ def test_the_output_changes_as_it_does_in_the_network_without_the_block() -> Non
     assert min(found) > 1e-3
 
 
-@pytest.mark.parametrize("criterion", worth.CRITERIA)
+@pytest.mark.parametrize("criterion", block_importance.CRITERIA)
 def test_blocks_taken_for_removed_are_as_good_as_gone(criterion: str) -> None:
     net = stacks.net()
     first, *rest = depth.blocks(net, imgsz=32)
@@ -152,18 +153,18 @@ def test_weights_and_scales_by_hand() -> None:
             nn.init.constant_(net.get_parameter(f"module_list.{layer}.Conv2d.weight"), value)
             nn.init.constant_(net.get_parameter(f"module_list.{layer}.BatchNorm2d.weight"), -value)
     many, few = 4 * 8 * 9, 8 * 4  # weights of layers 2 and 1
-    assert worth.scores(net, places, criterion="l1") == pytest.approx(
+    assert block_importance.scores(net, places, criterion="l1") == pytest.approx(
         ((3 * many + few) / (many + few), 0.5)
     )
-    assert worth.scores(net, places, criterion="bn") == (3.0, 0.5)
+    assert block_importance.scores(net, places, criterion="bn") == (3.0, 0.5)
 
 
 def test_a_criterion_that_cannot_judge_says_so() -> None:
     net = Darknet(parse(stacks.CFG.replace("batch_normalize=1\n", "")))
     with pytest.raises(PlanError, match="criterion bn gives the block 1-3 no score"):
-        worth.scores(net, residuals(net.sections), criterion="bn")
+        block_importance.scores(net, residuals(net.sections), criterion="bn")
     with pytest.raises(PlanError, match="criterion is 'l3'; for blocks there are output"):
-        worth.scores(net, (), criterion="l3")
+        block_importance.scores(net, (), criterion="l3")
 
 
 def _found(*macs: int) -> list[Block]:
@@ -223,24 +224,24 @@ def stack(tmp_path: Path) -> Path:
 
 def _both(path: Path) -> Plan:
     """Plan to halve every group and to remove two blocks."""
-    subject = pruning.open_subject(path)
-    names = list(pruning.convolutions(subject.net).values())
+    subject = session.open_subject(path)
+    names = list(session.convolutions(subject.net).values())
     scores = [torch.arange(group.channels).float() for group in subject.groups]
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
     return replace(plan, blocks=(1, 2, 3, 4, 5))
 
 
 def test_width_and_depth_are_cut_and_proved_together(stack: Path, tmp_path: Path) -> None:
-    subject, plan = pruning.open_subject(stack), _both(stack)
+    subject, plan = session.open_subject(stack), _both(stack)
     assert plan.cuts
-    pruned = pruning.carry_out(subject, plan, made_by="test")
-    result = pruning.as_checkpoint(subject, pruned, seed=0)
-    assert pruning.prove(subject, pruned, result) < 1e-5
+    pruned = session.carry_out(subject, plan, made_by="test")
+    result = session.as_checkpoint(subject, pruned, seed=0)
+    assert session.prove(subject, pruned, result) < 1e-5
     # One after the other gives the same network.
     for part in (replace(plan, blocks=()), replace(plan, cuts=(), network="")):
-        subject = pruning.open_subject(stack)
-        last = pruning.as_checkpoint(
-            subject, pruning.carry_out(subject, part, made_by="test"), seed=0
+        subject = session.open_subject(stack)
+        last = session.as_checkpoint(
+            subject, session.carry_out(subject, part, made_by="test"), seed=0
         )
         stack = tmp_path / "next.pt"
         checkpoint.save(last, stack)
@@ -251,9 +252,9 @@ def test_width_and_depth_are_cut_and_proved_together(stack: Path, tmp_path: Path
 
 
 def test_a_plan_with_half_a_block_is_refused(stack: Path) -> None:
-    subject = pruning.open_subject(stack)
+    subject = session.open_subject(stack)
     with pytest.raises(PlanError, match="plan's blocks do not fit the network: layer 2 is not"):
-        pruning.carry_out(subject, replace(EMPTY, blocks=(2, 3)), made_by="test")
+        session.carry_out(subject, replace(EMPTY, blocks=(2, 3)), made_by="test")
 
 
 def _json(words: Sequence[object], capsys: Capture) -> dict[str, object]:
@@ -279,8 +280,8 @@ def test_depth_reports_what_the_files_hold(stack: Path, tmp_path: Path, capsys: 
     assert len(after.module_list) == len(before.module_list) - len(layers)
     written = from_json(plan.read_text())
     assert list(written.blocks) == layers
-    subject = pruning.open_subject(stack)
-    again = pruning.carry_out(subject, written, made_by="again")
+    subject = session.open_subject(stack)
+    again = session.carry_out(subject, written, made_by="again")
     assert all(
         torch.equal(tensor, checkpoint.load(out).model[name])
         for name, tensor in again.net.state_dict().items()
@@ -352,4 +353,4 @@ def test_a_network_without_blocks_is_an_error(tmp_path: Path, capsys: Capture) -
 
 
 def test_the_command_line_offers_every_criterion() -> None:
-    assert set(CRITERIA) == set(worth.CRITERIA)
+    assert set(CRITERIA) == set(block_importance.CRITERIA)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune import doctor
 from prune.cli import main
+from prune.report import doctor
 
 Usage = namedtuple("Usage", "total used free")
 

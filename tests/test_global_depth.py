@@ -10,10 +10,11 @@ import pytest
 import stacks
 import torch
 
-from prune import checkpoint, pruning
+from prune import checkpoint
 from prune.cli import main
 from prune.core.plan import from_json
-from prune.pruning import convolutions
+from prune.pruner import session
+from prune.pruner.session import convolutions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -81,7 +82,7 @@ def test_a_block_with_an_excluded_layer_is_left_whole(stack: Path, capsys: Captu
     words = ["global", "--weights", stack, "--macs", 0.6, "--dry-run", "--depth", 1]
     told, _ = _run(words, capsys)
     first = _only_block(told)
-    layer = next(i for i in first if i in convolutions(pruning.open_subject(stack).net))
+    layer = next(i for i in first if i in convolutions(session.open_subject(stack).net))
     told, _ = _run([*words, "--exclude", layer], capsys)
     assert layer not in _only_block(told)
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, gradual
+from prune import checkpoint
 from prune.cli import main
 from prune.common import hyperparameters
 from prune.common.size import Size
@@ -22,9 +22,9 @@ from prune.core.trace.groups import trace
 from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.evaluate import metrics
-from prune.gradual import Narrowing
 from prune.models.darknet import Darknet, build
-from prune.train import keep, loop, progress
+from prune.train import gradual, keep, loop, progress
+from prune.train.gradual import Narrowing
 from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start
 

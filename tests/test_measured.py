@@ -13,7 +13,6 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import measured
 from prune.common import cache_dir
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
@@ -26,9 +25,10 @@ from prune.core.trace.groups import trace
 from prune.data import loader, spec
 from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
-from prune.measured import Pictures, Scores, scores
 from prune.models.loss import detection_loss
-from prune.pruning import Subject, open_subject
+from prune.pruner import importance
+from prune.pruner.importance import Pictures, Scores, scores
+from prune.pruner.session import Subject, open_subject
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_so_many_pictures_are_looked_at_or_all(
         seen.append(found.images)
         return found
 
-    monkeypatch.setattr(measured, "gather", noting)
+    monkeypatch.setattr(importance, "gather", noting)
     scores(subject, criterion=criterion, pictures=Pictures(data, wanted, Size.of(tiny.SIZE)))
     assert seen == [looked_at]
 
@@ -230,7 +230,7 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
     targets = torch.tensor([[0.0, 1], [1, 0], [1, 1], [2, 0]])
     images = torch.full((3, 3, 2, 2), 255, dtype=torch.uint8)
     batch = loader.Batch(images, targets, paths=[], frames=[])
-    ((first, boxes),) = measured._first([batch], 2, torch.device("cpu"))
+    ((first, boxes),) = importance._first([batch], 2, torch.device("cpu"))
     assert first.shape == (2, 3, 2, 2)
     assert float(first.max()) == 1
     assert torch.equal(boxes, targets[:3])

@@ -7,13 +7,14 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, pruning
+from prune import checkpoint
 from prune.cli import main
 from prune.core.importance import group_importance
 from prune.core.select import selection
 from prune.errors import ProofError
 from prune.models.darknet import build
-from prune.pruning import Pruned, Subject
+from prune.pruner import session
+from prune.pruner.session import Pruned, Subject
 
 # The weights of the sum are [2, 2]: which axis holds the channels cannot be told.
 UNCLEAR = """
@@ -50,16 +51,16 @@ classes=1
 
 @pytest.fixture
 def cut(tmp_path: Path) -> tuple[Subject, Pruned]:
-    subject = pruning.open_subject(tiny.weights(tmp_path))
-    names = list(pruning.convolutions(subject.net).values())
+    subject = session.open_subject(tiny.weights(tmp_path))
+    names = list(session.convolutions(subject.net).values())
     scores = group_importance.scores(subject.net, subject.groups)
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
-    return subject, pruning.carry_out(subject, plan, made_by="test")
+    return subject, session.carry_out(subject, plan, made_by="test")
 
 
 def test_a_right_cut_and_its_checkpoint_are_proved(cut: tuple[Subject, Pruned]) -> None:
     subject, pruned = cut
-    assert pruning.prove(subject, pruned, pruning.as_checkpoint(subject, pruned, seed=0)) < 1e-4
+    assert session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0)) < 1e-4
 
 
 def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
@@ -67,7 +68,7 @@ def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
     with torch.no_grad():
         next(pruned.net.parameters()).mul_(1.1)
     with pytest.raises(ProofError, match=r"^the pruned network differs"):
-        pruning.prove(subject, pruned, pruning.as_checkpoint(subject, pruned, seed=0))
+        session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -77,11 +78,11 @@ def test_a_text_that_builds_another_network_is_found(
     cut: tuple[Subject, Pruned], change: tuple[str, str]
 ) -> None:
     subject, pruned = cut
-    result = pruning.as_checkpoint(subject, pruned, seed=0)
+    result = session.as_checkpoint(subject, pruned, seed=0)
     assert change[0] in result.cfg
     wrong = replace(result, cfg=result.cfg.replace(*change, 1))
     with pytest.raises(ProofError, match="the cut is right, the cfg text written for it is not"):
-        pruning.prove(subject, pruned, wrong)
+        session.prove(subject, pruned, wrong)
 
 
 def test_what_keeps_its_channels_is_said(

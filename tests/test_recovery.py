@@ -10,11 +10,12 @@ import pytest
 import tiny
 import torch
 
-from prune import checkpoint, pruning, recovery
+from prune import checkpoint
 from prune.cli import main
 from prune.core.plan import from_json
 from prune.evaluate.metrics import Scores
-from prune.recovery import STEPS, Prepared, Wishes
+from prune.pruner import recovery, session
+from prune.pruner.recovery import STEPS, Prepared, Wishes
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,7 +100,7 @@ def test_a_trial_has_the_activation_too(dense: Path, data: Path, capsys: Capture
     plan = dense.with_name("plan.json")
     _rows([*_cut(dense), "--plan-out", str(plan)], capsys)
     wishes = Wishes(steps={"reconstruct": data}, activation="relu", images=8, device="cpu")
-    found = Prepared(wishes, pruning.open_subject(dense)).tried(from_json(plan.read_text()))
+    found = Prepared(wishes, session.open_subject(dense)).tried(from_json(plan.read_text()))
     assert found.cfg_text().count("activation=relu") == 5
 
 
@@ -119,7 +120,7 @@ def test_a_trial_ends_with_the_weights_of_a_recovery(
     _rows(words, capsys)
     wanted = checkpoint.load(dense.with_name("cut.pt")).model
     wishes = Wishes(steps={"compensate": None, "reconstruct": data}, images=8, device="cpu")
-    subject = pruning.open_subject(dense)
+    subject = session.open_subject(dense)
     before = {name: value.clone() for name, value in subject.net.state_dict().items()}
     found = Prepared(wishes, subject).tried(from_json(plan.read_text())).state_dict()
     assert found.keys() == wanted.keys()

@@ -20,7 +20,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import checkpoint, depth
+from prune import checkpoint
 from prune.auto import road as roads
 from prune.checkpoint.convert import import_foreign
 from prune.cli import main, read
@@ -39,6 +39,7 @@ from prune.evaluate.feed import letterboxed
 from prune.evaluate.runtime import open_weights
 from prune.export.darknet import write_darknet
 from prune.models.darknet import build
+from prune.pruner import depth
 from prune.runtimes.file_inputs import settle
 from prune.train.log import Log
 from prune.train.run import Settings

@@ -14,7 +14,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune import checkpoint, pruning
+from prune import checkpoint
 from prune.cli import main
 from prune.common.eval_mode import evaluating
 from prune.common.hyperparameters import SCRATCH
@@ -32,11 +32,12 @@ from prune.evaluate.nms import detections
 from prune.evaluate.score import score
 from prune.models.darknet import Darknet, build
 from prune.models.loss import detection_loss
-from prune.sensitivity import effect, run
-from prune.sensitivity.bench import WHOLE, Setup, Task, measure, opened
-from prune.sensitivity.curves import known
-from prune.sensitivity.rows import by_price, price, read, to_json
-from prune.sensitivity.run import Wish
+from prune.pruner import session
+from prune.pruner.sensitivity import effect, run
+from prune.pruner.sensitivity.bench import WHOLE, Setup, Task, measure, opened
+from prune.pruner.sensitivity.curves import known
+from prune.pruner.sensitivity.rows import by_price, price, read, to_json
+from prune.pruner.sensitivity.run import Wish
 
 Capture = pytest.CaptureFixture[str]
 
@@ -100,7 +101,7 @@ def score_of(net: Darknet, setup: Setup) -> tuple[float, float]:
 
 
 def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None:
-    subject = pruning.open_subject(setup.weights)
+    subject = session.open_subject(setup.weights)
     tasks = [WHOLE, *halves(subject.groups)]
     nets = [subject.net] + [
         surgery.apply(subject.net, subject.groups, plan_of(subject.groups, task))
@@ -115,7 +116,7 @@ def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None
 
 
 def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) -> None:
-    subject = pruning.open_subject(setup.weights)
+    subject = session.open_subject(setup.weights)
     net, images = subject.net, torch.rand(subject.net.small_picture)
     for task in halves(subject.groups):
         mask = effect.mask(net, subject.groups[task.group], task.channels)
@@ -127,7 +128,7 @@ def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) 
 
 
 def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None:
-    subject = pruning.open_subject(setup.weights)
+    subject = session.open_subject(setup.weights)
     net = subject.net
     branch = next(g for g in reversed(subject.groups) if not g.kept)  # feeds the last head alone
     mask = effect.mask(net, branch, [0])
@@ -145,7 +146,7 @@ def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
     setup: Setup, tmp_path: Path
 ) -> None:
     found = run.run(setup, Wish((0.01, 0.5)), tmp_path / "s.json")
-    subject = pruning.open_subject(setup.weights)
+    subject = session.open_subject(setup.weights)
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
     before = count(subject.net, shape)
     assert [row.group for row in found.rows[::2]] == [g.root for g in subject.groups if not g.kept]
@@ -228,7 +229,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
     assert not kept.complete
     assert len(kept.rows) == 4
     with pytest.raises(PlanError, match="not finished"):
-        known(stopped, pruning.open_subject(setup.weights))
+        known(stopped, session.open_subject(setup.weights))
     monkeypatch.setattr(run, "measure", until(1000))
     run.run(setup, wish, stopped)
     assert stopped.read_bytes() == whole.read_bytes()
@@ -283,7 +284,7 @@ def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: C
 
 def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path: Path) -> None:
     found = run.run(setup, Wish((0.25, 0.5)), tmp_path / "s.json")
-    subject = pruning.open_subject(setup.weights)
+    subject = session.open_subject(setup.weights)
     read_back = known(tmp_path / "s.json", subject).curves
     assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
     pairs = [pair for curve in read_back for pair in curve]
@@ -311,7 +312,7 @@ def test_global_takes_first_what_the_file_says_is_free(
     files = ["--out", str(out), "--plan-out", str(plan)]
     assert main([*words, "--macs", "0.6", "--max-ratio", "1", *files]) == 0
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
-    before, after = (count(pruning.open_subject(p).net, shape) for p in (setup.weights, out))
+    before, after = (count(session.open_subject(p).net, shape) for p in (setup.weights, out))
     assert 0.55 < after.macs / before.macs <= 0.6
     shares = {cut.layer: len(cut.remove) / cut.channels for cut in from_json(plan.read_text()).cuts}
     free = next(row.group for row in read(measured).rows if not row.drop)

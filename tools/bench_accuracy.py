@@ -27,12 +27,13 @@ import torch
 import torch_pruning as tp
 from trials import Bench, cost, done, prune, read, scored, spread, together, trained
 
-from prune import checkpoint, pruning
+from prune import checkpoint
 from prune.common.files import write_text
 from prune.core.cost.macs import count
 from prune.core.plan import Plan, joined, to_json
 from prune.core.select import selection
 from prune.models.groups import coupled
+from prune.pruner import session
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
@@ -234,7 +235,7 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
 
     Which channels it takes is read off its groups; that the cut is its cut is asserted by counting.
     """
-    subject = pruning.open_subject(bench.weights("dense"))
+    subject = session.open_subject(bench.weights("dense"))
 
     def plan(amount: float) -> int:
         net = copy.deepcopy(subject.net)
@@ -256,7 +257,7 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
             cut = selection.by_channels(coupled(net), names[dep.target.module], places)
             plan = joined(groups, plan, cut) if plan.cuts else cut
             group.prune()
-        made = pruning.carry_out(subject, plan, made_by="Torch-Pruning")
+        made = session.carry_out(subject, plan, made_by="Torch-Pruning")
         assert made.after == count(net, shape), "the plan is not what Torch-Pruning cut"
         write_text(out, to_json(made.plan))
         return made.after.macs

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from trials import Bench, cost, prune
 
-from prune import checkpoint, pruning
+from prune import checkpoint
 from prune.latency.form import Form
 from prune.latency.plan import RUNTIMES, Clock, filled, opened, timed_in_turn
+from prune.pruner import session
 from prune.runtimes.backends import Setting
 from prune.runtimes.machine import machine, threads_of
 from prune.runtimes.timing import Ratio, Times, ratio, spread
@@ -51,7 +52,7 @@ def main() -> None:
     here = machine([args.runtime])
     print(f"{here.cpu}, {setting.threads} of {here.cores} core(s), load {here.load}")
     print(f"{args.runtime} {here.versions[args.runtime]}, {args.img_size} px, {args.rounds} runs")
-    subject = pruning.open_subject(args.weights)
+    subject = session.open_subject(args.weights)
     clock = opened(subject, form=Form(args.runtime), setting=setting, say=_say)
     clock = filled(clock, subject, seed=0, say=_say)
     words = ("--threads", setting.threads, "--runtime", args.runtime)

@@ -28,11 +28,11 @@ from prune.data.store import picture_sizes
 from prune.errors import StageError
 from prune.evaluate.runtime import open_weights
 from prune.latency import table
-from prune.measured import fingerprint
 from prune.models.darknet import build
 from prune.models.sections import parse
+from prune.pruner.importance import fingerprint
+from prune.pruner.sensitivity import rows
 from prune.runtimes.file_inputs import settle
-from prune.sensitivity import rows
 from prune.train import keep, run, source
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.

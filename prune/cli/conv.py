@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
     from prune.core.select import selection
-    from prune.pruning import convolutions
+    from prune.pruner.session import convolutions
 
     if not args.layer:
         raise PlanError("no layer is given; name one, e.g. --layer 22 (prune show lists them)")

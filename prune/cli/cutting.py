@@ -15,9 +15,9 @@ from prune.errors import PlanError
 if TYPE_CHECKING:
     from prune.core.plan import Plan
     from prune.core.select.selection import Repeated
-    from prune.depth import Block
-    from prune.pruning import Pruned, Subject
-    from prune.recovery import Row
+    from prune.pruner.depth import Block
+    from prune.pruner.recovery import Row
+    from prune.pruner.session import Pruned, Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
@@ -56,7 +56,7 @@ def opened(args: argparse.Namespace) -> Subject:
     Raises:
         PruneError: it cannot, or the checkpoint cannot be used.
     """
-    from prune.pruning import open_subject
+    from prune.pruner.session import open_subject
 
     _expect_files(args)
     how = reading.reading(args)
@@ -68,7 +68,7 @@ def opened(args: argparse.Namespace) -> Subject:
 def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
     """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
     from prune.core.select import selection
-    from prune.pruning import convolutions
+    from prune.pruner.session import convolutions
 
     named = convolutions(subject.net)
     names = [named[index] for index in layers]
@@ -127,16 +127,17 @@ def finish(
 
     `scores` are of blocks; `more` is for the report.
     """
-    from prune import checkpoint, pruning
+    from prune import checkpoint
     from prune.common.files import together
     from prune.core.plan import to_json
+    from prune.pruner import session
 
     recovery = recovering.prepared(args, subject)
-    pruned = pruning.carry_out(subject, plan, made_by=made_by)
+    pruned = session.carry_out(subject, plan, made_by=made_by)
     if not args.json:
         _print_cut(pruned, scores or {})
-    result = pruning.as_checkpoint(subject, pruned, seed=args.seed)
-    difference = pruning.prove(subject, pruned, result, seed=args.seed)
+    result = session.as_checkpoint(subject, pruned, seed=args.seed)
+    difference = session.prove(subject, pruned, result, seed=args.seed)
     rows: list[Row] = []
     if recovery is not None:
         result, rows = recovery.run(pruned, result, recovering.say)
@@ -164,7 +165,7 @@ def _expect_files(args: argparse.Namespace) -> None:
 
 def _print_cut(pruned: Pruned, scores: Mapping[int, float]) -> None:
     from prune.cli import console
-    from prune.pruning import touched
+    from prune.pruner.session import touched
 
     groups = touched(pruned.plan)
     if groups or not pruned.blocks:
@@ -206,7 +207,7 @@ def _report(
     more: Mapping[str, object],
 ) -> None:
     from prune.cli import console
-    from prune.pruning import touched
+    from prune.pruner.session import touched
 
     out = None if args.dry_run else str(args.out)
     if args.json:

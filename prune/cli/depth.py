@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prune.common.size import Size
-    from prune.depth import Block, Enough
-    from prune.pruning import Subject
+    from prune.pruner.depth import Block, Enough
+    from prune.pruner.session import Subject
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
   prune depth --macs 0.7 --weights best.pt --data mine.yaml --out shallower.pt
   prune depth --macs 30G --criterion bn --dry-run --plan-out plan.json"""
 
-CRITERIA = ("output", "l1", "bn", "random")  # of prune.depth, which --help must not import
+CRITERIA = ("output", "l1", "bn", "random")  # of prune.pruner.depth, which --help must not import
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Remove as asked."""
-    from prune import depth, together
     from prune.core.plan import Plan
+    from prune.pruner import depth, width_and_depth
 
     # Noise ranked blocks worse than weights did, on the one trained network it was tried on.
     criterion = args.criterion or ("l1" if args.data is None else "output")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     pictures = None
     if args.data is not None and criterion == "output":
         pictures = pictures_of(args, subject, images=args.images, imgsz=imgsz)
-    net = subject.net if pictures is None else together.near(subject.net, pictures)
+    net = subject.net if pictures is None else width_and_depth.near(subject.net, pictures)
 
     def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
         return depth.block_scores(
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
 def _enough(
     args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: Size
 ) -> Enough:
-    from prune import depth
     from prune.core.cost.macs import count
+    from prune.pruner import depth
 
     if args.macs is None:
         return depth.by_number(found, args.blocks)

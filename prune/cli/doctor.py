@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from prune.cli import console
-    from prune.doctor import examine
+    from prune.report.doctor import examine
 
     found = examine(Path.cwd())
     if args.json:

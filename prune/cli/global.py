@@ -18,14 +18,14 @@ from prune.common.schema import Field, expect, flag, listed, mapping, named, num
 from prune.errors import InputError, PlanError
 
 if TYPE_CHECKING:
-    from prune.budgeted import Wishes
     from prune.common.size import Size
     from prune.core.select.allocation import Budget
     from prune.core.select.constraints import Wish
     from prune.core.select.selection import Selected
-    from prune.depth import Block
-    from prune.pruning import Subject
-    from prune.sensitivity.curves import Known
+    from prune.pruner.budget import Wishes
+    from prune.pruner.depth import Block
+    from prune.pruner.sensitivity.curves import Known
+    from prune.pruner.session import Subject
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
@@ -102,9 +102,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
-    from prune import budgeted
     from prune.core.select.constraints import limits
-    from prune.pruning import convolutions
+    from prune.pruner import budget as budgeted
+    from prune.pruner.session import convolutions
 
     subject = cutting.opened(args)
     imgsz = options.size(args, subject.checkpoint.imgsz)
@@ -154,7 +154,7 @@ class Counted:
 
     def choose(self, wishes: Wishes, deep: timing.Deep) -> tuple[Selected, dict[str, object]]:
         """Choose what leaves; nothing more is reported, what is left is counted for every cut."""
-        from prune import budgeted
+        from prune.pruner import budget as budgeted
 
         def narrow(now: Subject) -> Selected:
             score = partial(ranked.scores, self.args)
@@ -255,7 +255,7 @@ def _known(args: argparse.Namespace, subject: Subject) -> Known | None:
         return None
     if args.depth != "0":
         raise PlanError("a sensitivity file is of the whole network; it goes without --depth")
-    from prune.sensitivity import curves
+    from prune.pruner.sensitivity import curves
 
     return curves.known(args.sensitivity, subject)
 
@@ -296,22 +296,26 @@ def _deep(
     """
     if args.depth == "0":
         return narrow(subject)
-    from prune import depth, together, worth
     from prune.cli.depth import pictures_of
+    from prune.pruner import block_importance, depth, width_and_depth
 
     imgsz = options.size(args, subject.checkpoint.imgsz)
     found = [block for block in depth.blocks(subject.net, imgsz=imgsz) if free(block)]
     if before is not None:
-        return together.with_same_blocks(subject, found, before.plan, narrow)
+        return width_and_depth.with_same_blocks(subject, found, before.plan, narrow)
     if args.data is None:  # noise ranks blocks worse than their weights do
-        judge = together.Judge(worth.noise(subject.net, seed=args.seed), criterion="l1")
+        judge = width_and_depth.Judge(
+            block_importance.noise(subject.net, seed=args.seed), criterion="l1"
+        )
     else:
-        judge = together.Judge(pictures_of(args, subject, images=16, imgsz=imgsz))
+        judge = width_and_depth.Judge(pictures_of(args, subject, images=16, imgsz=imgsz))
     if args.depth != "auto":
         number = int(args.depth)
-        return together.with_blocks(subject, found, narrow, judge=judge, number=number).chosen
+        return width_and_depth.with_blocks(
+            subject, found, narrow, judge=judge, number=number
+        ).chosen
     judge = replace(judge, recovered=recovering.trial(args, subject))
-    trials = together.automatic(subject, found, narrow, judge=judge)
+    trials = width_and_depth.automatic(subject, found, narrow, judge=judge)
     if args.data is None:
         streams.log("prune: note: without --data the number of blocks goes by noise")
     then = ", then recovery" if judge.recovered else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
-    from prune.gradual import Narrowing
+    from prune.train.gradual import Narrowing
     from prune.train.run import Settings
     from prune.train.source import Source, Teacher
     from prune.train.team import Team

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Cut as asked."""
-    from prune.pruning import convolutions
+    from prune.pruner.session import convolutions
 
     subject = cutting.opened(args)
     last = len(subject.net.layers) - 1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from prune.cli import options
 
 if TYPE_CHECKING:
-    from prune.measured import Scores
-    from prune.pruning import Subject
+    from prune.pruner.importance import Scores
+    from prune.pruner.session import Subject
 
 # Of prune.core.importance.criteria and prune.core.importance.group_importance, which --help must not import.
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
@@ -57,16 +57,16 @@ def scores(args: argparse.Namespace, subject: Subject) -> Scores:
     Raises:
         PruneError: see `measured.scores`.
     """
-    from prune import measured
     from prune.common import device, notes
+    from prune.pruner import importance
 
     pictures = None
     if args.data is not None:
         from prune.data import spec
 
         data = spec.load(args.data, splits=("train",))
-        pictures = measured.Pictures(data, args.images, subject.checkpoint.imgsz)
-    return measured.scores(
+        pictures = importance.Pictures(data, args.images, subject.checkpoint.imgsz)
+    return importance.scores(
         subject,
         criterion=args.criterion,
         scope=args.scope,

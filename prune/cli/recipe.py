@@ -11,8 +11,8 @@ from prune.errors import InputError
 
 if TYPE_CHECKING:
     from prune.common.size import Size
-    from prune.gradual import Narrowing
     from prune.models.darknet import Darknet
+    from prune.train.gradual import Narrowing
     from prune.train.run import Settings
     from prune.train.source import Source
 
@@ -108,7 +108,7 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
         if lone and args.resume is None:  # what was recorded once goes on
             raise InputError(f"{options.as_typed(lone[0])} needs --prune-to, e.g. macs:0.5")
         return None
-    from prune.gradual import Narrowing, expect_reachable, start_of
+    from prune.train.gradual import Narrowing, expect_reachable, start_of
 
     kind, _, amount = args.prune_to.partition(":")
     if kind not in ("macs", "params"):

@@ -16,8 +16,8 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from prune.core.plan import Plan
     from prune.models.darknet import Darknet
-    from prune.pruning import Subject
-    from prune.recovery import Prepared, Row, Wishes
+    from prune.pruner.recovery import Prepared, Row, Wishes
+    from prune.pruner.session import Subject
 
 _TRIAL_IMAGES = 48  # enough to tell one cut from another
 _NO_VALUE = Path()  # of a step that is asked for without naming data
@@ -93,7 +93,7 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
         raise InputError("--score needs the pictures to score on; add --data, e.g. data/mine.yaml")
     if not _steps(args) and not args.score and not args.activation:
         return None
-    from prune.recovery import Prepared
+    from prune.pruner.recovery import Prepared
 
     return Prepared(_wishes(args), subject)
 
@@ -106,7 +106,7 @@ def trial(args: argparse.Namespace, subject: Subject) -> Callable[[Plan], Darkne
     """
     if not _steps(args) and not args.activation:
         return None
-    from prune.recovery import Prepared
+    from prune.pruner.recovery import Prepared
 
     wishes = _wishes(args)
     few = min(wishes.images, _TRIAL_IMAGES)
@@ -134,7 +134,7 @@ def _steps(args: argparse.Namespace) -> dict[str, Path | None]:
 
 
 def _wishes(args: argparse.Namespace) -> Wishes:
-    from prune.recovery import Wishes
+    from prune.pruner.recovery import Wishes
 
     return Wishes(
         steps=_steps(args),

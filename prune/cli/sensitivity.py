@@ -13,14 +13,14 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from prune.sensitivity.bench import Setup
-    from prune.sensitivity.rows import Row, Sensitivity
+    from prune.pruner.sensitivity.bench import Setup
+    from prune.pruner.sensitivity.rows import Row, Sensitivity
 
 EXAMPLE = """\
   prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
   prune sensitivity --weights best.pt --data mine.yaml --metric loss --jobs 2"""
 
-METRICS = ("map", "loss")  # of prune.sensitivity.tally, which --help must not import
+METRICS = ("map", "loss")  # of prune.pruner.sensitivity.tally, which --help must not import
 SHOWN = 15  # groups in the table; the files have all
 
 
@@ -72,9 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Judge every group; print the cheapest."""
     from prune.cli import console
-    from prune.sensitivity.rows import by_price
-    from prune.sensitivity.run import Wish
-    from prune.sensitivity.run import run as judge
+    from prune.pruner.sensitivity.rows import by_price
+    from prune.pruner.sensitivity.run import Wish
+    from prune.pruner.sensitivity.run import run as judge
 
     if args.out.suffix.lower() in (".csv", ".png"):
         raise InputError(f"{args.out} is no name for the JSON file; it must end in .json")
@@ -101,7 +101,7 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 
 def _setup(args: argparse.Namespace) -> Setup:
-    from prune.sensitivity.bench import Setup
+    from prune.pruner.sensitivity.bench import Setup
 
     found = reading.opened(args)
     return Setup(
@@ -132,7 +132,7 @@ def document(found: Sensitivity) -> dict[str, object]:
     """Return what --json prints: what the file holds."""
     import json
 
-    from prune.sensitivity.rows import to_json
+    from prune.pruner.sensitivity.rows import to_json
 
     plain: dict[str, object] = json.loads(to_json(found))
     return plain
@@ -141,7 +141,7 @@ def document(found: Sensitivity) -> dict[str, object]:
 def _print(groups: Sequence[Sequence[Row]], found: Sensitivity) -> None:
     """Print the groups that cost least for what they save."""
     from prune.cli import console
-    from prune.sensitivity.rows import price
+    from prune.pruner.sensitivity.rows import price
 
     ratios = _ratios_of(found)
     columns = ("group", "channels", *(f"drop at {r:g}" for r in ratios), "MACs saved", "drop/GMAC")

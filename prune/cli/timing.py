@@ -15,12 +15,12 @@ from prune.common import streams
 from prune.errors import OutOfReachError, PlanError
 
 if TYPE_CHECKING:
-    from prune.budgeted import Wishes
     from prune.common.size import Size
     from prune.core.select.selection import Selected
     from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
-    from prune.pruning import Subject
+    from prune.pruner.budget import Wishes
+    from prune.pruner.session import Subject
     from prune.runtimes.timing import Ratio
 
     Narrow = Callable[[Subject], Selected]
@@ -104,7 +104,7 @@ class Deadline:
         """
         from prune.latency import plan
         from prune.latency.approach import Means, approach
-        from prune.together import bare
+        from prune.pruner.width_and_depth import bare
 
         clock = self.clock
         before: Selected | None = None

@@ -312,6 +312,6 @@ def _narrow(job: Job, say: Say) -> Narrow | None:
     """Return what cuts the network as it trains, if that is wished."""
     if job.narrowing is None:
         return None
-    from prune import gradual
+    from prune.train import gradual
 
     return partial(gradual.narrow, wish=job.narrowing, data=job.spec, say=say)

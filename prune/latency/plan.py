@@ -20,9 +20,9 @@ from prune.latency.layers import Timed, timed, widths
 from prune.latency.measure import NETWORKS, knows, measured, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
-from prune.measured import Scores
 from prune.models.darknet import Darknet
-from prune.pruning import Subject
+from prune.pruner.importance import Scores
+from prune.pruner.session import Subject
 from prune.runtimes import other_processes
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import ROUNDS, Compared, File, TimedFiles, comparison, timed_files

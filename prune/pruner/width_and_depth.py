@@ -15,17 +15,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from prune import depth
 from prune.common.progress import tracked
 from prune.core import cut as surgery
 from prune.core.plan import Cut, Plan
 from prune.core.select.selection import Selected, by_channels
 from prune.core.trace.groups import Group
-from prune.depth import Block
 from prune.errors import PlanError, WithinBudgetError
 from prune.models.darknet import Darknet
 from prune.models.groups import coupled
-from prune.pruning import Subject
+from prune.pruner import depth
+from prune.pruner.depth import Block
+from prune.pruner.session import Subject
 
 MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried
 

@@ -15,9 +15,9 @@ from prune.core.select.constraints import Limit, Wish, limits
 from prune.core.select.selection import Selected, by_budget
 from prune.core.trace.groups import structures
 from prune.errors import PlanError
-from prune.measured import Scores
 from prune.models.groups import coupled
-from prune.pruning import Subject
+from prune.pruner.importance import Scores
+from prune.pruner.session import Subject
 
 Curve = Sequence[tuple[float, float]]
 

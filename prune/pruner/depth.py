@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prune import worth
 from prune.checkpoint import assemble
 from prune.common.size import Sides, Size
 from prune.core.cost.macs import per_layer
@@ -20,6 +19,7 @@ from prune.errors import CfgError, PlanError
 from prune.models import blocks as residual_blocks
 from prune.models.blocks import Residual
 from prune.models.darknet import Darknet
+from prune.pruner import block_importance
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def block_scores(
     Raises:
         PlanError: no such criterion, or one that cannot judge a block.
     """
-    return worth.scores(
+    return block_importance.scores(
         net,
         [block.place for block in found],
         criterion=criterion,
@@ -232,7 +232,7 @@ def skip(net: Darknet, places: Sequence[Residual]) -> Skip:
         for prefix, rest in [_split(name)]
         if prefix in moved
     }
-    return Skip(worth.passes(places), names)
+    return Skip(block_importance.passes(places), names)
 
 
 def _prefixes(moved: Mapping[int, int]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune import budgeted, checkpoint, measured, pruning
+from prune import checkpoint
 from prune.common.size import Size
 from prune.core import cut as surgery
 from prune.core.cost.cost_model import costs
@@ -32,7 +32,9 @@ from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
 from prune.models.darknet import Darknet
 from prune.models.groups import coupled
-from prune.pruning import Subject
+from prune.pruner import budget as budgeted
+from prune.pruner import importance, session
+from prune.pruner.session import Subject
 from prune.train.keep import Origin
 from prune.train.run import Run, narrowed
 
@@ -164,9 +166,9 @@ def narrow(
     if chosen is None:
         return run, origin
     seed = run.settings.seed
-    pruned = pruning.carry_out(subject, chosen.plan, made_by=MADE_BY)
-    result = pruning.as_checkpoint(subject, pruned, seed=seed)
-    pruning.prove(subject, pruned, result, seed=seed)
+    pruned = session.carry_out(subject, chosen.plan, made_by=MADE_BY)
+    result = session.as_checkpoint(subject, pruned, seed=seed)
+    session.prove(subject, pruned, result, seed=seed)
     before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
     say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
 
@@ -202,13 +204,13 @@ def _chosen(
         return None
 
 
-def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> measured.Scores:
+def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> importance.Scores:
     """Score channels where the run is, on as many pictures as `prune global` takes."""
     reads = CRITERIA[wish.criterion].reads
     evidence = None
     if reads not in ("", "weight", "scale"):
-        pictures = measured.Pictures(data, IMAGES, run.settings.imgsz)
-        evidence = measured.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
+        pictures = importance.Pictures(data, IMAGES, run.settings.imgsz)
+        evidence = importance.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
     return group_importance.scores(
         subject.net,
         subject.groups,

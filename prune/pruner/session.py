@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from prune import checkpoint, depth
+from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import AS_IT_IS, Reading, open_weights
 from prune.common import run_dir
@@ -16,10 +16,11 @@ from prune.core import plan, verify
 from prune.core.cost.macs import Cost, count
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
-from prune.depth import Block
 from prune.errors import CheckpointError, PlanError, ProofError
 from prune.models.darknet import Darknet
 from prune.models.groups import coupled
+from prune.pruner import depth
+from prune.pruner.depth import Block
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from prune import pruning
 from prune.checkpoint.convert import AS_IT_IS, Reading
 from prune.common import device
 from prune.common.eval_mode import evaluating
@@ -25,9 +24,10 @@ from prune.data import spec as data
 from prune.data.loader import Loader, score_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.pruning import Subject
-from prune.sensitivity import effect
-from prune.sensitivity.tally import METRICS, Tally
+from prune.pruner import session
+from prune.pruner.sensitivity import effect
+from prune.pruner.sensitivity.tally import METRICS, Tally
+from prune.pruner.session import Subject
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads
 
@@ -107,7 +107,7 @@ def opened(setup: Setup) -> Bench:
     """
     _check(setup)
     chosen = device.choose(setup.device)
-    subject = pruning.open_subject(setup.weights, setup.reading)
+    subject = session.open_subject(setup.weights, setup.reading)
     if not setup.imgsz.fits(subject.net.stride):
         raise InputError(
             f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "

@@ -25,7 +25,7 @@ from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.statistics import Evidence, gather
 from prune.errors import InputError, PlanError, PruneError
-from prune.pruning import Subject
+from prune.pruner.session import Subject
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch

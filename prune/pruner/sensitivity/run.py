@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from prune import checkpoint, measured
+from prune import checkpoint
 from prune.common.device import cores
 from prune.common.files import write_text
 from prune.core.cost.cost_model import Costs, costs
@@ -22,10 +22,20 @@ from prune.core.trace.groups import Group
 from prune.data import spec as data
 from prune.data import workers
 from prune.errors import InputError, PlanError, RunError
-from prune.sensitivity import effect
-from prune.sensitivity.bench import DIGITS, WHOLE, Bench, Setup, Task, digest, measure, opened
-from prune.sensitivity.rows import Row, Sensitivity, read, to_csv, to_json
-from prune.sensitivity.tally import METRICS
+from prune.pruner import importance
+from prune.pruner.sensitivity import effect
+from prune.pruner.sensitivity.bench import (
+    DIGITS,
+    WHOLE,
+    Bench,
+    Setup,
+    Task,
+    digest,
+    measure,
+    opened,
+)
+from prune.pruner.sensitivity.rows import Row, Sensitivity, read, to_csv, to_json
+from prune.pruner.sensitivity.tally import METRICS
 
 LOOKED_AT = (
     64  # pictures of the train split, by criteria that need some; as for the cutting commands
@@ -128,7 +138,7 @@ def _about(bench: Bench, wish: Wish) -> dict[str, object]:
     setup = bench.setup
     return {
         "network": checkpoint.network_id(bench.subject.checkpoint.cfg),
-        "weights": measured.fingerprint(bench.subject.net),
+        "weights": importance.fingerprint(bench.subject.net),
         "criterion": wish.criterion,
         "scope": wish.scope,
         "seed": wish.seed,
@@ -170,12 +180,12 @@ def _jobs(bench: Bench, wish: Wish) -> list[_Job]:
     return sorted(jobs, key=lambda job: (job.first, job.key))
 
 
-def _scores(bench: Bench, wish: Wish) -> measured.Scores:
+def _scores(bench: Bench, wish: Wish) -> importance.Scores:
     pictures = None
     if wish.criterion in FROM_PICTURES:
         train = data.load(bench.setup.data, splits=["train"])
-        pictures = measured.Pictures(train, LOOKED_AT, bench.setup.imgsz)
-    return measured.scores(
+        pictures = importance.Pictures(train, LOOKED_AT, bench.setup.imgsz)
+    return importance.scores(
         bench.subject,
         criterion=wish.criterion,
         scope=wish.scope,

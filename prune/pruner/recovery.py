@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prune import checkpoint, depth, pruning
+from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.common import device
 from prune.common.hyperparameters import SCRATCH
@@ -34,7 +34,8 @@ from prune.errors import InputError
 from prune.evaluate.metrics import LEARNED, Scores
 from prune.evaluate.score import score
 from prune.models.darknet import Darknet, reactivated
-from prune.pruning import Pruned, Subject
+from prune.pruner import depth, session
+from prune.pruner.session import Pruned, Subject
 
 BATCH = 16  # pictures; what training takes by default
 WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network
@@ -211,7 +212,7 @@ class Prepared:
         Raises:
             PlanError: the plan does not fit the network.
         """
-        pruned = pruning.carry_out(self.subject, plan, made_by="trial")
+        pruned = session.carry_out(self.subject, plan, made_by="trial")
         case = self._exchanged(self._case(pruned, pruned.net))
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]

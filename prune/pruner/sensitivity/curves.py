@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prune import checkpoint
 from prune.errors import PlanError
-from prune.measured import fingerprint
-from prune.pruning import Subject
-from prune.sensitivity.rows import read
+from prune.pruner.importance import fingerprint
+from prune.pruner.sensitivity.rows import read
+from prune.pruner.session import Subject
 
 Curve = tuple[tuple[float, float], ...]
 
