@@ -16,7 +16,7 @@ from prune import checkpoint
 from prune.data import spec
 from prune.data.store import gather
 from prune.data.truth import read_truth
-from prune.evaluate.runtime import open_weights
+from prune.evaluate.runner import open_weights
 from prune.export.onnx import export
 from prune.models.darknet import Darknet, build
 from prune.models.keys import numbers

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prune.data import augment
 from prune.data.frames import GREY, batch_shape, fit, pad, place, resize
+from prune.data.images import Image
 from prune.data.labels import Boxes
 from prune.data.mosaic import mosaic
-from prune.data.pictures import Image
 
 STILL = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0, "perspective": 0.0}
 

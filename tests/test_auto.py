@@ -11,10 +11,10 @@ import pytest
 import tiny
 
 from prune import checkpoint
-from prune.auto import road as roads
+from prune.auto import pipeline as roads
 from prune.auto.journal import Journal, read
-from prune.auto.road import Road, Wish, walk
-from prune.auto.verdict import conclusion, table, verdict
+from prune.auto.pipeline import Road, Wish, walk
+from prune.auto.result import conclusion, table, verdict
 from prune.cli import main
 from prune.common.size import Size
 from prune.errors import InputError, OffTargetError, StageError

@@ -9,7 +9,7 @@ import pytest
 from datasets import SIZE, coco, picture, xml
 
 from prune.cli import main
-from prune.data import annotation, cocofiles, labels, notes, spec, voc
+from prune.data import annotation, coco_files, labels, notes, spec, voc
 from prune.data import coco as coco_module
 from prune.data import convert as convert_module
 
@@ -628,7 +628,7 @@ def test_names_that_no_file_has_are_one_line(
 def test_every_kind_of_problem_has_a_sentence() -> None:
     kinds = {
         value
-        for module in (annotation, convert_module, voc, coco_module, cocofiles)
+        for module in (annotation, convert_module, voc, coco_module, coco_files)
         for name, value in vars(module).items()
         if name[0] != "_" and name.isupper() and isinstance(value, str) and " " in value
     }

@@ -11,8 +11,8 @@ from PIL import Image
 
 from prune.cli import main
 from prune.data import labels
+from prune.data.images import read_image
 from prune.data.orientation import turn
-from prune.data.pictures import read_image
 
 STORED = (64, 48)  # width and height in the file
 BOX = (8, 10, 40, 30)  # left, top, right, bottom of a white object in the stored image

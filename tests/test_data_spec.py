@@ -9,7 +9,7 @@ import pytest
 from loguru import logger
 
 from prune.data import spec
-from prune.data.pictures import read_image
+from prune.data.images import read_image
 from prune.errors import DataError, InputError
 
 

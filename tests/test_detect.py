@@ -18,7 +18,7 @@ import squares
 from prune import checkpoint
 from prune.cli import main
 from prune.data import labels
-from prune.data.pictures import Image
+from prune.data.images import Image
 from prune.errors import DataError
 from prune.evaluate import sources
 from prune.export.onnx import export

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prune.common import digits, hyperparameters
-from prune.data import cocojson, rows
+from prune.data import coco_json, rows
 from prune.models import keys
 
 
@@ -16,7 +16,7 @@ def test_only_plain_digits_are_a_number(text: str) -> None:
             read(text)
     with pytest.raises(ValueError, match="is no number"):
         rows.parse(["0", text, "0.5", "0.1", "0.1"], 1)
-    assert cocojson.number(text) is None
+    assert coco_json.number(text) is None
     assert hyperparameters._as_meant("lr0", text) == text  # text, which the schema refuses
 
 

@@ -20,7 +20,7 @@ from prune import checkpoint
 from prune.cli import main
 from prune.errors import CheckpointError, ExportError, InputError
 from prune.evaluate.nms import detections
-from prune.evaluate.runtime import open_weights
+from prune.evaluate.runner import open_weights
 from prune.export import nms
 from prune.export.facts import provenance
 from prune.export.onnx import export

@@ -10,7 +10,7 @@ import torch
 from public import difference, trained, yolor_cfg
 
 from prune.errors import ExportError
-from prune.evaluate.fused import fused
+from prune.evaluate.fuse_batchnorm import fused
 from prune.export import fold
 from prune.export.fold import folded
 from prune.models.darknet import Darknet, build

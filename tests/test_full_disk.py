@@ -19,9 +19,9 @@ from torch import Tensor
 from prune import checkpoint
 from prune.cli import main, outcome
 from prune.models.loss import detection_loss
-from prune.train import keep, loop
-from prune.train.log import Log
+from prune.train import checkpointing, loop
 from prune.train.run import Run
+from prune.train.run_log import Log
 
 Train = Callable[..., int]
 
@@ -236,7 +236,7 @@ def test_the_state_is_taken_out_last_of_all(train: Train, monkeypatch: pytest.Mo
     assert checkpoint.load(last).training
     assert main(["train", "--resume", str(last)]) == 0
     assert not checkpoint.load(last).training
-    assert set(keep.BEST) < {path.stem for path in last.parent.iterdir()}
+    assert set(checkpointing.BEST) < {path.stem for path in last.parent.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prune.common.hyperparameters import SCRATCH
 from prune.train.gradients import prepare
-from prune.train.optimiser import optimiser
+from prune.train.optim import optimiser
 
 
 def gradients(*, clip: float = 0.0, l1: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:

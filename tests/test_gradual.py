@@ -23,10 +23,10 @@ from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.evaluate import metrics
 from prune.models.darknet import Darknet, build
-from prune.train import gradual, keep, loop, progress
+from prune.train import checkpointing, gradual, loop, progress
 from prune.train.gradual import Narrowing
-from prune.train.log import Log
 from prune.train.run import Run, Settings, narrowed, start
+from prune.train.run_log import Log
 
 Train = Callable[..., int]
 GOAL = ("--prune-to", "macs:0.6", "--prune-every", 1, "--prune-until", 2)
@@ -81,11 +81,11 @@ def test_only_scores_of_the_network_that_was_asked_for_count(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def falling(row: keep.Row) -> float:
+    def falling(row: checkpointing.Row) -> float:
         return -row["epoch"]
 
-    monkeypatch.setitem(keep.BEST, "best", ("best_fitness", falling))
-    monkeypatch.setattr(keep, "fitness", falling)
+    monkeypatch.setitem(checkpointing.BEST, "best", ("best_fitness", falling))
+    monkeypatch.setattr(checkpointing, "fitness", falling)
     monkeypatch.setattr(progress, "fitness", falling)
     monkeypatch.setattr(Settings, "plateau", 1)
     weights = tiny.weights(tmp_path)
@@ -252,6 +252,6 @@ def test_impossible_goals_are_refused() -> None:
 
 def test_keep_knows_the_narrow_network(train: Train, tmp_path: Path) -> None:
     assert train("--weights", tiny.weights(tmp_path), "--epochs", 3, *GOAL) == 0
-    for name in keep.BEST:
+    for name in checkpointing.BEST:
         found = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / f"{name}.pt")
         assert checkpoint.network(found).cfg_text() == found.cfg

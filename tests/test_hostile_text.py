@@ -15,7 +15,7 @@ from prune.data import labels, spec
 from prune.data.coco import Source, read
 from prune.data.convert import Options
 from prune.data.labels import Form
-from prune.data.vocxml import parse
+from prune.data.voc_xml import parse
 from prune.data.yolo import write
 from prune.errors import DataError, InputError
 

@@ -15,7 +15,7 @@ from datasets import picture
 
 from prune.cli import main
 from prune.data.frames import fit
-from prune.data.pictures import decode, expect_few_pixels, expect_whole, read_image
+from prune.data.images import decode, expect_few_pixels, expect_whole, read_image
 from prune.data.store import picture_sizes
 from prune.data.truncation import is_truncated
 from prune.errors import DataError

@@ -21,7 +21,7 @@ import tiny
 import yaml
 
 from prune import checkpoint
-from prune.train.log import COLUMNS
+from prune.train.run_log import COLUMNS
 
 KILLS = int(os.environ.get("PRUNE_KILLS", "2"))
 EACH = 2  # kills a test, so that several processes may take part

@@ -18,7 +18,7 @@ from prune.data.loader import TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.data.truth import read_truth
 from prune.errors import DataError
-from prune.evaluate.frames import to_original
+from prune.evaluate.letterbox import to_original
 
 SIZES = ((60, 80), (80, 60), (64, 64), (100, 40), (48, 96), (61, 83), (40, 30))  # height, width
 HYP = {

@@ -14,8 +14,8 @@ import torch
 from onnx import TensorProto, helper
 
 from prune.errors import CheckpointError, InputError
-from prune.evaluate import runtime
-from prune.evaluate.runtime import open_weights
+from prune.evaluate import runner as runtime
+from prune.evaluate.runner import open_weights
 from prune.runtimes import ncnn_param
 from prune.runtimes.file_inputs import settle
 

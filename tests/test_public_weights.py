@@ -12,11 +12,11 @@ from public import difference, trained, yolov3_tiny_cfg
 from squares import data
 
 from prune import checkpoint
-from prune.auto import road
+from prune.auto import pipeline
 from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import job, main, read
 from prune.models.darknet import Darknet
-from prune.train.team import Team
+from prune.train.distributed import Team
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_auto_starts_from_a_checkpoint_made_of_them(
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(road, "walk", stop)
+    monkeypatch.setattr(pipeline, "walk", stop)
     words = ["--data", str(tiny.data(pair)), "--latency", "0.5", "--img-size", "64"]
     before = {path: path.read_bytes() for path in pair.iterdir() if path.is_file()}
     assert main(["auto", *SOURCES["pair"], *words, "--names", "red,blue"]) == 130

@@ -18,7 +18,7 @@ from prune.common import device
 from prune.data.loader import TrainLoader
 from prune.errors import DeviceError
 from prune.train import progress
-from prune.train.log import Log
+from prune.train.run_log import Log
 
 Train = Callable[..., int]
 

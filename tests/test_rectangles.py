@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint
-from prune.auto import road as roads
+from prune.auto import pipeline as roads
 from prune.checkpoint.convert import import_foreign
 from prune.cli import main, read
 from prune.common.boxes import xywh_to_xyxy
@@ -30,19 +30,19 @@ from prune.common.size import Size
 from prune.core.cost.macs import count
 from prune.data import labels
 from prune.data.frames import fit
+from prune.data.images import read_image
 from prune.data.loader import score_loader, train_loader
-from prune.data.pictures import read_image
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError, PlanError
-from prune.evaluate.feed import letterboxed
-from prune.evaluate.runtime import open_weights
+from prune.evaluate.preprocess import letterboxed
+from prune.evaluate.runner import open_weights
 from prune.export.darknet import write_darknet
 from prune.models.darknet import build
 from prune.pruner import depth
 from prune.runtimes.file_inputs import settle
-from prune.train.log import Log
 from prune.train.run import Settings
+from prune.train.run_log import Log
 
 WIDE = Size(64, 96)
 Capture = pytest.CaptureFixture[str]

@@ -25,7 +25,7 @@ from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
 from prune.models.loss import detection_loss
 from prune.models.sections import parse, with_anchors, with_classes
-from prune.train.imitation import expect_alike, imitation_loss
+from prune.train.distillation import expect_alike, imitation_loss
 
 CONV = (
     "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"

@@ -19,8 +19,8 @@ from prune.cli import job, main, outcome
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.models.darknet import build
-from prune.train import keep, run
-from prune.train.log import Log
+from prune.train import checkpointing, run
+from prune.train.run_log import Log
 
 Train = Callable[..., int]
 WEIGHTS = Path("runs/exp/weights")
@@ -261,7 +261,7 @@ def test_where_the_data_has_moved_is_said_once(
     before = yaml.safe_load(options.read_text())
     moved = Path("squares").rename("elsewhere") / "data.yaml"
     with monkeypatch.context() as patch:
-        patch.setattr(keep, "save", _killed)
+        patch.setattr(checkpointing, "save", _killed)
         assert main(["train", "--resume", str(broken), "--data", str(moved)]) == 130
     assert yaml.safe_load(options.read_text()) == {**before, "data": str(moved.resolve())}
     assert main(["train", "--resume", str(broken)]) == 0
@@ -323,14 +323,14 @@ def test_pictures_are_listed_by_names_below_their_common_folder_and_sizes(tmp_pa
         for picture in pictures:
             picture.parent.mkdir(parents=True, exist_ok=True)
             picture.write_bytes(b"x" * size)
-        return keep.listing(pictures)
+        return checkpointing.listing(pictures)
 
     one = listing("a/x/1.png", "a/y/2.png")
     assert one == listing("b/c/x/1.png", "b/c/y/2.png")
     assert one != listing("a/y/2.png", "a/x/1.png")
     assert one != listing("a/x/1.png", "a/z/2.png")
     assert one != listing("a/x/1.png", "a/y/2.png", size=8)
-    assert one != keep.listing([tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"])
+    assert one != checkpointing.listing([tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"])
 
 
 def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
@@ -341,7 +341,7 @@ def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
     own.write_bytes((WEIGHTS / "best.pt").read_bytes())
 
     with monkeypatch.context() as patch:
-        patch.setattr(keep, "save", _killed)
+        patch.setattr(checkpointing, "save", _killed)
         assert train("--exist-ok", "--seed", "1") == 130
     assert list(WEIGHTS.iterdir()) == [own]
     assert not Path("runs/exp/results.csv").exists()
@@ -368,10 +368,10 @@ def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) ->
         settings = run.Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
         return run.start(net, 3, settings=settings, hyp=SCRATCH, device=torch.device("cpu"))
 
-    origin = keep.Origin(names=tiny.NAMES, data="data.yaml")
-    keep.save(begin(), [{"epoch": 1.0}], origin=origin, folder=tmp_path)
+    origin = checkpointing.Origin(names=tiny.NAMES, data="data.yaml")
+    checkpointing.save(begin(), [{"epoch": 1.0}], origin=origin, folder=tmp_path)
     state = checkpoint.load(tmp_path / "last.pt").training
     scaling = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
-    rows, _ = keep.restore(scaling, state, batches=3)
+    rows, _ = checkpointing.restore(scaling, state, batches=3)
     assert [row["epoch"] for row in rows] == [1.0]
     assert scaling.scaler.get_scale() == 8.0

@@ -18,10 +18,10 @@ from prune.data.frames import fit
 from prune.data.loader import Loader, score_loader
 from prune.errors import CheckpointError, DeviceError, InputError
 from prune.evaluate import metrics, plots
-from prune.evaluate.cores import sharing
-from prune.evaluate.frames import to_original
-from prune.evaluate.runtime import open_weights
-from prune.evaluate.score import collect, score
+from prune.evaluate.evaluate import collect, score
+from prune.evaluate.letterbox import to_original
+from prune.evaluate.parallel import sharing
+from prune.evaluate.runner import open_weights
 from prune.export.onnx import export
 
 CPU = torch.device("cpu")

@@ -28,14 +28,14 @@ from prune.core.verify import masked
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
+from prune.evaluate.evaluate import score
 from prune.evaluate.nms import detections
-from prune.evaluate.score import score
 from prune.models.darknet import Darknet, build
 from prune.models.loss import detection_loss
 from prune.pruner import session
 from prune.pruner.sensitivity import effect, run
-from prune.pruner.sensitivity.bench import WHOLE, Setup, Task, measure, opened
 from prune.pruner.sensitivity.curves import known
+from prune.pruner.sensitivity.masked_evaluation import WHOLE, Setup, Task, measure, opened
 from prune.pruner.sensitivity.rows import by_price, price, read, to_json
 from prune.pruner.sensitivity.run import Wish
 

@@ -25,10 +25,10 @@ from prune.data import spec
 from prune.data.batch import share
 from prune.data.loader import train_loader
 from prune.errors import DataError, DeviceError, InputError
-from prune.evaluate.score import Collected
-from prune.evaluate.score import together as joined
-from prune.train import team as teams
-from prune.train.team import Team
+from prune.evaluate.evaluate import Collected
+from prune.evaluate.evaluate import together as joined
+from prune.train import distributed as teams
+from prune.train.distributed import Team
 
 HERE = Path(__file__).parent
 # Sums in another order: what a loss of two processes differs by from one's.

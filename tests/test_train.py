@@ -21,9 +21,9 @@ from prune.common import hyperparameters
 from prune.common.schema import mapping
 from prune.common.size import Size
 from prune.evaluate import metrics
-from prune.train import features, keep
-from prune.train.log import SCORES, Log
+from prune.train import checkpointing, feature_distillation
 from prune.train.run import Run, Settings
+from prune.train.run_log import SCORES, Log
 
 Train = Callable[..., int]
 
@@ -81,7 +81,7 @@ def test_run_leaves_all_its_files(tmp_path: Path) -> None:
     assert main(["train", "--cfg", str(tiny.cfg(tmp_path)), *recipe, *map(str, where)]) == 0
     folder = tmp_path / "runs" / "kept"
     found = {path.stem for path in (folder / "weights").iterdir()}
-    assert found == {*keep.BEST, "last", "epoch002"}
+    assert found == {*checkpointing.BEST, "last", "epoch002"}
     for name in ("opt.yaml", "hyp.yaml", "run.json", "results.csv", *PICTURES):
         assert (folder / name).stat().st_size > 0
     assert list(folder.glob("events.out.tfevents.*"))
@@ -173,13 +173,13 @@ def test_features_are_imitated_across_widths(
 ) -> None:
     teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
     words = ("--weights", pruned, "--pt", "--epochs", 2, "--noval", "--teacher", teacher)
-    solve, adapters = features.solved, []
+    solve, adapters = feature_distillation.solved, []
 
     def noting(*level: Tensor, **more: Any) -> Tensor:
         adapters.append(solve(*level, **more))
         return adapters[-1]
 
-    monkeypatch.setattr(features, "solved", noting)
+    monkeypatch.setattr(feature_distillation, "solved", noting)
     assert train(*words, "--distill", what) == 0
     # Two heads', anew in each of the two epochs of two batches.
     assert len(adapters) == (0 if what == "output" else 4)
@@ -297,7 +297,7 @@ def test_a_run_that_has_saved_nothing_yet_begins_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(keep, "save", killed)
+        patch.setattr(checkpointing, "save", killed)
         assert train("--weights", tiny.weights(tmp_path), "--epochs", 1) == 130
     folder = tmp_path / "runs" / "exp"
     assert main(["train", "--resume", str(folder / "weights" / "last.pt")]) == 0
@@ -529,9 +529,9 @@ def test_epochs_that_are_scored(val_every: int, scored: list[int]) -> None:
 def test_records_are_strictly_better_than_all_before() -> None:
     figures = ("precision", "recall", "map50", "map", "f1")
     rows = [dict.fromkeys(figures, 0.5), {}, {**dict.fromkeys(figures, 0.5), "recall": 0.6}]
-    assert keep.records(rows[:1]) == list(keep.BEST)
-    assert keep.records(rows[:2]) == []
-    assert keep.records(rows) == ["best_r"]
+    assert checkpointing.records(rows[:1]) == list(checkpointing.BEST)
+    assert checkpointing.records(rows[:2]) == []
+    assert checkpointing.records(rows) == ["best_r"]
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_updates_of_an_epoch_of_six_pictures(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keep, "save", keep_count)
+        patch.setattr(checkpointing, "save", keep_count)
         recipe = ("--hyp", tmp_path / "hyp.yaml", "--nominal-batch", nominal, "--val-every", 9)
         assert train("--weights", tiny.weights(tmp_path), *recipe, batch=batch) == 130
     assert seen == [updates]

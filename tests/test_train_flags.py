@@ -10,7 +10,7 @@ import tiny
 from prune import checkpoint
 from prune.cli import main
 from prune.models.sections import parse
-from prune.train import keep
+from prune.train import checkpointing
 
 
 @pytest.mark.parametrize("flag", ["--eager", "--cache", "--bf16", "--no-plots"])
@@ -20,7 +20,7 @@ def test_a_run_with_the_flag_leaves_its_files(tmp_path: Path, flag: str) -> None
     fixed = ("--epochs", 1, "--batch", 3, "--workers", 0, "--device", "cpu")
     assert main(["train", *map(str, (*words, *fixed)), flag]) == 0
     folder = tmp_path / "runs" / "exp"
-    assert {path.stem for path in (folder / "weights").iterdir()} == {*keep.BEST, "last"}
+    assert {path.stem for path in (folder / "weights").iterdir()} == {*checkpointing.BEST, "last"}
     for name in ("opt.yaml", "hyp.yaml", "run.json", "results.csv", "train_batch0.jpg"):
         assert (folder / name).stat().st_size > 0
     assert (folder / "results.png").is_file() == (flag != "--no-plots")

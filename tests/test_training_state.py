@@ -16,7 +16,7 @@ from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.errors import CheckpointError
 from prune.models.darknet import build
-from prune.train import keep, run
+from prune.train import checkpointing, run
 from prune.train.source import interrupted
 
 ROW = {"epoch": 1.0, "train_loss": 2.0, "seconds": 3.0}
@@ -37,7 +37,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in own.net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     own.optimizer.step()
-    keep.save(own, [ROW], origin=keep.Origin(tiny.NAMES, "data.yaml"), folder=folder)
+    checkpointing.save(
+        own, [ROW], origin=checkpointing.Origin(tiny.NAMES, "data.yaml"), folder=folder
+    )
     return folder / "last.pt"
 
 
@@ -112,7 +114,7 @@ def test_a_state_of_other_values_is_refused_with_file_and_key(
 def test_the_state_that_a_run_saved_is_taken_up(saved: Path) -> None:
     source, state = interrupted(saved, names=tiny.NAMES)
     own = replace(begin(), net=source.net)
-    rows, _ = keep.restore(own, state, batches=own.schedule.total // own.settings.epochs)
+    rows, _ = checkpointing.restore(own, state, batches=own.schedule.total // own.settings.epochs)
     assert rows == [ROW]
 
 
@@ -138,5 +140,5 @@ def test_a_state_that_does_not_fit_the_run_is_refused_with_its_key(
     _, state = interrupted(changed(saved, tmp_path, change), names=tiny.NAMES)
     own = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
     with pytest.raises(CheckpointError) as caught:
-        keep.restore(own, state, batches=own.schedule.total // own.settings.epochs)
+        checkpointing.restore(own, state, batches=own.schedule.total // own.settings.epochs)
     assert said in str(caught.value)

@@ -9,7 +9,7 @@ from datasets import picture, yolo
 
 from prune.cli import main
 from prune.data import spec
-from prune.data.labelfiles import label_files, label_path
+from prune.data.label_files import label_files, label_path
 from prune.data.labels import Form, scan
 from prune.data.truth import expect_truth, read_truth
 from prune.errors import DataError

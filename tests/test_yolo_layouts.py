@@ -193,7 +193,7 @@ def test_a_resumed_run_finds_its_data_from_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Paths relative to the working folder of the first start, which no file can tell."""
-    from prune.train.log import Log
+    from prune.train.run_log import Log
 
     start = tmp_path / "start"
     tiny.data(start / "set")

@@ -18,14 +18,14 @@ from prune.cli import main
 from prune.data import spec
 from prune.data.loader import score_loader
 from prune.errors import DataError
-from prune.evaluate.score import score
+from prune.evaluate.evaluate import score
+from prune.train import distributed as teams
 from prune.train import loop
-from prune.train import team as teams
-from prune.train.log import Log
-from prune.train.meeting import meet
+from prune.train.all_reduce import meet
+from prune.train.distributed import Team
 from prune.train.run import Run
-from prune.train.shared import SharedStatistics
-from prune.train.team import Team
+from prune.train.run_log import Log
+from prune.train.sync_batchnorm import SharedStatistics
 
 PICTURES = 7  # in batches of 3: two and one, two and one, one and none
 # Of a BatchNorm that never trains, and of one that does.

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch, TrainLoader
+    from prune.train.distributed import Team
     from prune.train.run import Run
-    from prune.train.team import Team
 
 CFG = Path(__file__).resolve().parents[1] / "cfg"
 WARM_UP = 3  # steps that are not counted
@@ -160,8 +160,8 @@ def show(args: argparse.Namespace, found: Sequence[dict[str, float]]) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Take steps as one of the processes; the first one prints what they took."""
-    from prune.train import team as teams
-    from prune.train.team import Team
+    from prune.train import distributed as teams
+    from prune.train.distributed import Team
 
     with teams.joined() as team:
         run, batches = started(args, team)
@@ -212,10 +212,10 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
 
 def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     """Step on one batch again and again by what training steps by; all times in milliseconds."""
+    from prune.train.all_reduce import agreed, looked_at, meet
     from prune.train.frozen import training_mode
     from prune.train.loop import descend, update
-    from prune.train.meeting import agreed, looked_at, meet
-    from prune.train.stop import never
+    from prune.train.signals import never
 
     whole: list[float] = []
     meeting: list[float] = []
@@ -236,7 +236,7 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
 
 def meeting_alone(run: Run, count: int) -> list[float]:
     """Return how long a meeting takes where nobody comes late, milliseconds."""
-    from prune.train.meeting import meet
+    from prune.train.all_reduce import meet
 
     took = []
     for _ in range(WARM_UP + count):

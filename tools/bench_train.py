@@ -450,7 +450,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 
     from prune import checkpoint
     from prune.data.loader import score_loader
-    from prune.evaluate.score import score
+    from prune.evaluate.evaluate import score
     from prune.train import source
 
     if args.weights:
@@ -485,7 +485,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
     """Score as the shortest correct loop does, the network as it was trained."""
     from prune.common.eval_mode import evaluating
-    from prune.evaluate.score import collect
+    from prune.evaluate.evaluate import collect
 
     with evaluating(net):
         found = collect(lambda images: net.decode(net(images)), pictures, len(names), device=device)

@@ -15,25 +15,25 @@ import torch
 from onnx import TensorProto, helper
 
 from prune import checkpoint, cli
-from prune.auto import journal, road
+from prune.auto import journal, pipeline
 from prune.checkpoint.foreign.weights import write_weights
 from prune.cli import console, recorded
 from prune.common import hyperparameters
 from prune.common.size import Size
 from prune.data import coco, spec, voc
 from prune.data.convert import Options
+from prune.data.images import read_image
 from prune.data.labels import Form, scan
-from prune.data.pictures import read_image
 from prune.data.store import picture_sizes
 from prune.errors import StageError
-from prune.evaluate.runtime import open_weights
+from prune.evaluate.runner import open_weights
 from prune.latency import table
 from prune.models.darknet import build
 from prune.models.sections import parse
 from prune.pruner.importance import fingerprint
 from prune.pruner.sensitivity import rows
 from prune.runtimes.file_inputs import settle
-from prune.train import keep, run, source
+from prune.train import checkpointing, run, source
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.
 _CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\n"
@@ -92,7 +92,7 @@ def _detect(path: Path) -> None:
 def _resume(path: Path) -> None:
     """Take up a training where it stopped."""
     found, state = source.interrupted(path, names=NAMES)
-    keep.restore(replace(_training(), net=found.net), state, batches=3)
+    checkpointing.restore(replace(_training(), net=found.net), state, batches=3)
 
 
 def _training() -> run.Run:
@@ -122,7 +122,7 @@ def _stages_end(*words: object) -> object:
 def _auto(path: Path) -> None:
     """Go on with a run of which every stage is done; none is started where a file lacks one."""
     for name in ("prune", "latencies_ms"):
-        setattr(road, name, _stages_end)
+        setattr(pipeline, name, _stages_end)
     _command("auto", "--resume", ".")(path)
 
 
@@ -273,8 +273,8 @@ def _write_weights() -> None:
     for parameter in began.net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     began.optimizer.step()  # so that it has momentum
-    origin = keep.Origin(NAMES, "data.yaml")
-    keep.save(
+    origin = checkpointing.Origin(NAMES, "data.yaml")
+    checkpointing.save(
         began, [{"epoch": 1.0, "train_loss": 2.0, "seconds": 3.0}], origin=origin, folder=Path()
     )
     _command(*_CUT, "--plan-out", "plan.json")(Path())

@@ -365,7 +365,7 @@ _ENTRY: dict[str, Field] = {
     "notes": listed(text()),
     "scores": named(number()).or_null(),
 }
-# A file but for its weights and its image size, and for what `prune.train.state` checks.
+# A file but for its weights and its image size, and for what `prune.train.resume_state` checks.
 DOCUMENT: dict[str, Field] = {
     "cfg": text(),
     "model": mapping({}),

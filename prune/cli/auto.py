@@ -21,8 +21,8 @@ from prune.common.visible import markdown, visible
 from prune.errors import MISSED, InputError, StageError
 
 if TYPE_CHECKING:
-    from prune.auto.road import Road, Wish
-    from prune.auto.verdict import Verdict
+    from prune.auto.pipeline import Road, Wish
+    from prune.auto.result import Verdict
     from prune.checkpoint import Checkpoint
     from prune.common.schema import Field
 
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, road: Road) -> int:
-    from prune.auto import verdict as verdicts
-    from prune.auto.road import walk
+    from prune.auto import result as verdicts
+    from prune.auto.pipeline import walk
     from prune.cli import console
     from prune.common.files import write_text
 
@@ -157,7 +157,7 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
     The folder has this one writer for as long as `kept` stays open.
     """
     from prune.auto.journal import Journal
-    from prune.auto.road import TRAINING, Road
+    from prune.auto.pipeline import TRAINING, Road
     from prune.common import lock, run_dir
 
     _expect_given(args)
@@ -178,7 +178,7 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
 def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
     """Read a run's wish and what of it is done; its folder has this one writer, as above."""
     from prune.auto import journal as journals
-    from prune.auto.road import Road, Wish
+    from prune.auto.pipeline import Road, Wish
     from prune.common import lock
     from prune.common.schema import expect
 
@@ -252,7 +252,7 @@ def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder:
 
 
 def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
-    from prune.auto.road import Wish
+    from prune.auto.pipeline import Wish
     from prune.runtimes.machine import threads_of
 
     amount, is_share = timing.amount(args.latency)
@@ -299,10 +299,10 @@ def _check(wish: Wish) -> None:
 
 def _expect_training(wish: Wish) -> None:
     """Prepare the fine-tuning, which writes nothing; the uncut detector stands for the cut."""
-    from prune.auto.road import training
+    from prune.auto.pipeline import training
     from prune.cli import job, read
     from prune.common import device
-    from prune.train.team import Team
+    from prune.train.distributed import Team
 
     _expect_own_words(wish.training)
     args = read("train", ["--weights", str(wish.weights), *map(str, training(wish))])

@@ -14,7 +14,7 @@ from prune.cli import doubts, options, reading
 if TYPE_CHECKING:
     from prune.bench.rows import Advice, Measured, Pair, Row
     from prune.data.spec import DataSpec
-    from prune.evaluate.runtime import Runner
+    from prune.evaluate.runner import Runner
     from prune.runtimes.machine import Machine
     from prune.runtimes.profiles import Layers
 
@@ -172,7 +172,7 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
     from prune.cli import console
     from prune.data import spec as data
     from prune.errors import CheckpointError
-    from prune.evaluate.runtime import READ, open_weights
+    from prune.evaluate.runner import READ, open_weights
 
     spec, maps, notes = data.load(args.data, splits=[args.split]), {}, []
     timed = {pair.file: pair.setting.imgsz for pair in pairs if pair.file.suffix in READ}
@@ -198,8 +198,8 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
 def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
     from prune.common.progress import tracked
     from prune.errors import DataError
-    from prune.evaluate.feed import split_batches
-    from prune.evaluate.score import collect
+    from prune.evaluate.evaluate import collect
+    from prune.evaluate.preprocess import split_batches
 
     spec.expect_classes(runner.names, of=path)
     batches, count = split_batches(

@@ -115,7 +115,7 @@ def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgs
     from prune.common import device
     from prune.data import spec
     from prune.data.sift import sound
-    from prune.evaluate.feed import fitted
+    from prune.evaluate.preprocess import fitted
 
     paths = spec.load(args.data, splits=("train",)).pictures("train")
     apart = max(len(paths) / images, 1)

@@ -15,8 +15,8 @@ from prune.common import streams
 from prune.common.wording import counted
 
 if TYPE_CHECKING:
-    from prune.evaluate.predict import Found, Output, Search
-    from prune.evaluate.runtime import Runner
+    from prune.evaluate.detect import Found, Output, Search
+    from prune.evaluate.runner import Runner
     from prune.evaluate.sources import Source
 
 EXAMPLE = """\
@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
     from prune.cli import console
-    from prune.evaluate import predict, sources
-    from prune.train.stop import listening
+    from prune.evaluate import detect, sources
+    from prune.train.signals import listening
 
     log = console.logger()
     if args.pd:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     found = sources.find(args.source)
     stems = sources.stems([source.file for source in found])
     # Only an old folder holds files already, and may be that of the sources.
-    predict.expect_other_files(found, stems, _output(args, args.project / args.name))
+    detect.expect_other_files(found, stems, _output(args, args.project / args.name))
     runner = reading.runner(args)
     search, tally = _search(args, runner), Tally(keeps=args.json)
     with _run_folder(args, log.info) as folder, listening(log.info) as stopped:
@@ -114,7 +114,7 @@ class Tally:
 
     def add(self, found: Found, names: Sequence[str]) -> None:
         """Count an image or a frame."""
-        from prune.evaluate.predict import describe
+        from prune.evaluate.detect import describe
 
         self.images += found.frame is None
         self.frames += found.frame is not None
@@ -164,7 +164,7 @@ def _detect(  # what a run has, all by keyword
     """Detect on one source and say what is there, or that it cannot be read."""
     from prune.cli import console
     from prune.errors import DataError
-    from prune.evaluate.predict import detect_source, summary
+    from prune.evaluate.detect import detect_source, summary
 
     try:
         for found in detect_source(
@@ -181,7 +181,7 @@ def _detect(  # what a run has, all by keyword
 
 
 def _search(args: argparse.Namespace, runner: Runner) -> Search:
-    from prune.evaluate.predict import Search
+    from prune.evaluate.detect import Search
 
     return Search(
         imgsz=runner.picture_size(args.img_size),
@@ -210,7 +210,7 @@ def _classes(wanted: list[str], names: tuple[str, ...]) -> frozenset[int]:
 
 
 def _output(args: argparse.Namespace, folder: Path) -> Output:
-    from prune.evaluate.predict import Output
+    from prune.evaluate.detect import Output
 
     return Output(
         folder,

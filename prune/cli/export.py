@@ -198,13 +198,13 @@ def _pictures(args: argparse.Namespace, net: Darknet, imgsz: Size) -> list[Tenso
         return []
     from prune.data import spec
     from prune.data.sift import sound
-    from prune.export import pictures
+    from prune.export import sample_images
 
-    paths = spec.load(args.data, splits=("val",)).pictures("val")[: 4 * pictures.COUNT]
+    paths = spec.load(args.data, splits=("val",)).pictures("val")[: 4 * sample_images.COUNT]
     paths = sound(paths, where=f"{args.data}: val")
     if args.dynamic:
-        return pictures.least(paths, room=imgsz, stride=net.stride)
-    return pictures.fixed(paths, shape=imgsz, batch=args.batch_size)
+        return sample_images.least(paths, room=imgsz, stride=net.stride)
+    return sample_images.fixed(paths, shape=imgsz, batch=args.batch_size)
 
 
 def _darknet(args: argparse.Namespace, source: Checkpoint) -> Written:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
+    from prune.train.distributed import Team
     from prune.train.gradual import Narrowing
     from prune.train.run import Settings
     from prune.train.source import Source, Teacher
-    from prune.train.team import Team
 
     Say = Callable[[str], None]
 
@@ -54,10 +54,10 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     Raises:
         PruneError: some input cannot be used.
     """
-    from prune.train import boards
+    from prune.train import trackers
 
     if team.leads:
-        boards.expect(args.log)
+        trackers.expect(args.log)
     spec = _spec(args)
     source, state = _source(args, spec)
     for note in source.notes:
@@ -188,11 +188,11 @@ def _has_test(spec: DataSpec, say: Say) -> bool:
 
 def _source(args: argparse.Namespace, spec: DataSpec) -> tuple[Source, Mapping[str, object] | None]:
     """Choose what to train: an interrupted run's network, a checkpoint's, or a fresh one."""
-    from prune.train import keep, source
+    from prune.train import checkpointing, source
 
     if args.resume is not None:
         found, state = source.interrupted(args.resume, names=spec.names)
-        keep.expect_pictures(state, spec.pictures("train"))
+        checkpointing.expect_pictures(state, spec.pictures("train"))
         return found, state
     found = _begun(args, spec)
     return source.activated(found, args.activation) if args.activation else found, None
@@ -274,7 +274,7 @@ def _fitted(
     from prune import checkpoint
     from prune.checkpoint.convert import open_weights
     from prune.train import memory
-    from prune.train.imitation import expect_alike
+    from prune.train.distillation import expect_alike
 
     teacher = args.teacher and checkpoint.network(open_weights(args.teacher))
     if teacher:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from prune.cli.job import Job
     from prune.evaluate.metrics import Scores
     from prune.models.darknet import Darknet
-    from prune.train.keep import Row
-    from prune.train.log import Log
+    from prune.train.checkpointing import Row
     from prune.train.profile import Stopwatch
+    from prune.train.run_log import Log
 
 
 def tell(
@@ -62,7 +62,7 @@ def tell(
 
 def _best_row(rows: list[Row], after: int) -> Row:
     """Return the figures of the epoch that best.pt is of; epochs before a cut do not count."""
-    from prune.train.keep import fitness
+    from prune.train.checkpointing import fitness
 
     return max((row for row in rows[after:] if "map" in row), key=fitness)
 
@@ -121,7 +121,7 @@ def _quoted(path: Path | str) -> str:
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:
     """Score the best weights on the test split, if there is one, in full as `prune val` does."""
-    from prune.evaluate.score import score
+    from prune.evaluate.evaluate import score
 
     if job.test is None:
         return None
@@ -138,8 +138,8 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | N
 def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     """Draw the run's figures, and what the best weights find; several processes look together."""
     from prune.evaluate import plots
-    from prune.evaluate.fused import fused
-    from prune.evaluate.score import collect
+    from prune.evaluate.evaluate import collect
+    from prune.evaluate.fuse_batchnorm import fused
     from prune.train import plots as pictures
 
     folder, names = log.folder, job.spec.names

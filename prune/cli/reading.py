@@ -14,7 +14,7 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
     from prune.checkpoint.convert import Reading
-    from prune.evaluate.runtime import Runner
+    from prune.evaluate.runner import Runner
 
 DECODINGS = ("exp", "sigmoid")  # of prune.checkpoint.foreign.decoding, which --help must not import
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
@@ -78,7 +78,7 @@ def runner(args: argparse.Namespace) -> Runner:
     Raises:
         PruneError: the file cannot be used, or an option is of no use for it.
     """
-    from prune.evaluate.runtime import open_weights, run_checkpoint
+    from prune.evaluate.runner import open_weights, run_checkpoint
 
     if args.weights.suffix.lower() != ".onnx":
         return run_checkpoint(opened(args), device_name=args.device)

@@ -41,7 +41,7 @@ def settings(
         InputError: a value that no run can have.
         PlanError: factors for layers that are not there.
     """
-    from prune.train import scales
+    from prune.train import multi_scale
     from prune.train.run import Settings
     from prune.train.sparsity import Sparsity
 
@@ -52,7 +52,7 @@ def settings(
         say(_two_numbers(wanted))
     if imgsz != wanted:
         say(f"note: image size {wanted} is raised to {imgsz}, a multiple of the stride {stride}")
-    if args.multi_scale and len(scales.sizes(imgsz, stride=stride)) == 1:
+    if args.multi_scale and len(multi_scale.sizes(imgsz, stride=stride)) == 1:
         raise InputError(
             f"--multi-scale has one size alone for images of {imgsz} pixels and a stride of "
             f"{stride}; give --img-size {3 * stride} or more"

@@ -90,7 +90,7 @@ def clear(folder: Path, *, needed: Sequence[Path | None]) -> None:
 
 def _kept(weights: Path) -> list[Path]:
     """List what a run keeps in its folder of weights, there or not."""
-    from prune.train.keep import BEST
+    from prune.train.checkpointing import BEST
 
     return [
         *(weights / f"{name}.pt" for name in ("last", *BEST)),

@@ -13,14 +13,14 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from prune.pruner.sensitivity.bench import Setup
+    from prune.pruner.sensitivity.masked_evaluation import Setup
     from prune.pruner.sensitivity.rows import Row, Sensitivity
 
 EXAMPLE = """\
   prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
   prune sensitivity --weights best.pt --data mine.yaml --metric loss --jobs 2"""
 
-METRICS = ("map", "loss")  # of prune.pruner.sensitivity.tally, which --help must not import
+METRICS = ("map", "loss")  # of prune.pruner.sensitivity.metrics, which --help must not import
 SHOWN = 15  # groups in the table; the files have all
 
 
@@ -101,7 +101,7 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 
 def _setup(args: argparse.Namespace) -> Setup:
-    from prune.pruner.sensitivity.bench import Setup
+    from prune.pruner.sensitivity.masked_evaluation import Setup
 
     found = reading.opened(args)
     return Setup(

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from prune.cli.job import Job
     from prune.evaluate.metrics import Scores
-    from prune.train.keep import Origin, Row
-    from prune.train.log import Log
+    from prune.train.checkpointing import Origin, Row
+    from prune.train.distributed import Team
     from prune.train.loop import Narrow
     from prune.train.profile import Stopwatch
     from prune.train.run import Run
-    from prune.train.team import Team
+    from prune.train.run_log import Log
 
     Say = Callable[[str], None]
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Train as asked, alone or as one of torchrun's processes; say what to use next."""
     from prune.cli import console
     from prune.common import device
-    from prune.train import team as teams
+    from prune.train import distributed as teams
 
     with teams.joined() as team, ExitStack() as kept:
         say = console.logger(quiet=not team.leads).info
@@ -79,7 +79,7 @@ def _settle(
     import torch
 
     from prune.common import device, lock
-    from prune.train.team import local_rank
+    from prune.train.distributed import local_rank
 
     asked, folder = args.device, None
     if args.resume is not None:
@@ -232,11 +232,11 @@ def _train(
     args: argparse.Namespace, job: Job, folder: Path, say: Say
 ) -> tuple[list[Row], Scores | None]:
     """Train, and look at what came of it; the figures of all epochs, and of the test split."""
-    from prune.train import keep, memory
+    from prune.train import checkpointing, memory
     from prune.train.loop import train
     from prune.train.profile import Stopwatch
-    from prune.train.safe import loading, saving
-    from prune.train.stop import listening
+    from prune.train.signals import listening
+    from prune.train.write_failures import loading, saving
 
     opened = _logging(args, job.team, folder, say)
     with opened as log, memory.enough(job.settings, job.device), loading(folder):
@@ -261,7 +261,9 @@ def _train(
             outcome.tell_times(watch, job, log)
     if job.team.leads:
         with saving(folder, len(rows)):
-            keep.finish(folder / "weights")  # last: until then, a killed run can be resumed
+            checkpointing.finish(
+                folder / "weights"
+            )  # last: until then, a killed run can be resumed
     return rows, test
 
 
@@ -281,7 +283,7 @@ def _started(job: Job, watch: Stopwatch | None) -> Run:
 
 
 def _origin(job: Job) -> Origin:
-    from prune.train.keep import Origin, listing
+    from prune.train.checkpointing import Origin, listing
 
     return Origin(
         names=job.spec.names,
@@ -296,13 +298,13 @@ def _origin(job: Job) -> Origin:
 @contextmanager
 def _logging(args: argparse.Namespace, team: Team, folder: Path, say: Say) -> Iterator[Log]:
     from prune.cli import console
-    from prune.train import boards
-    from prune.train.log import Log, Quiet
+    from prune.train import trackers
+    from prune.train.run_log import Log, Quiet
 
     if not team.leads:
         yield Quiet(folder, say)
         return
-    with console.progress() as bar, boards.opened(folder, args.log, vars(args)) as board:
+    with console.progress() as bar, trackers.opened(folder, args.log, vars(args)) as board:
         # A line written past a live bar would tear it.
         above = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         yield Log(folder, say if bar.disable else above, bar=bar, board=board)

@@ -11,9 +11,9 @@ from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.data.spec import DataSpec
+    from prune.evaluate.evaluate import Collected
     from prune.evaluate.metrics import Scores
-    from prune.evaluate.runtime import Runner
-    from prune.evaluate.score import Collected
+    from prune.evaluate.runner import Runner
 
 EXAMPLE = """\
   prune val --weights runs/train/exp/weights/best.pt --data mine.yaml
@@ -123,8 +123,8 @@ def document(scores: Scores) -> dict[str, object]:
 
 def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collected:
     from prune.common.progress import tracked
-    from prune.evaluate.feed import split_batches
-    from prune.evaluate.score import collect
+    from prune.evaluate.evaluate import collect
+    from prune.evaluate.preprocess import split_batches
 
     batches, count = split_batches(
         runner,

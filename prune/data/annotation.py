@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from prune.common.device import cores
 from prune.common.inputs import is_file, shown
+from prune.data.images import decode, is_picture, read_bytes
 from prune.data.orientation import Corners, Size, orientation, swaps, turn
-from prune.data.pictures import decode, is_picture, read_bytes
 from prune.data.problem import (
     BROKEN,
     CLIPPED,

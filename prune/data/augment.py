@@ -13,8 +13,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from prune.data.frames import GREY, Shape, pad
+from prune.data.images import Image
 from prune.data.labels import Boxes
-from prune.data.pictures import Image
 
 Flip = Callable[[Image, Boxes], tuple[Image, Boxes]]
 Matrix = NDArray[np.float64]  # [3, 3], maps (x, y, 1) of the source to the target

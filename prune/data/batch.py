@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prune.data.augment import letterbox
 from prune.data.frames import Frame, batch_shape, place
+from prune.data.images import Image
 from prune.data.labels import Boxes
-from prune.data.pictures import Image
 from prune.data.samples import training_sample
 from prune.data.store import Pictures, load, to_shares
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from prune.common.device import cores
 from prune.data import labels, truth
-from prune.data.labelfiles import label_path
-from prune.data.pictures import decode, is_hidden, read_bytes
+from prune.data.images import decode, is_hidden, read_bytes
+from prune.data.label_files import label_path
 from prune.data.problem import BROKEN, Problem
 from prune.data.spec import DataSpec, load
 from prune.data.truth import Truth

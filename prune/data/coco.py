@@ -7,12 +7,12 @@ from pathlib import Path
 
 from prune.common.inputs import is_dir, printable, resolved, shown
 from prune.data.annotation import Annotation, Box
-from prune.data.cocofiles import locate, plain
-from prune.data.cocojson import Entry, entries, identity, load, number, own_id, text
+from prune.data.coco_files import locate, plain
+from prune.data.coco_json import Entry, entries, identity, load, number, own_id, text
 from prune.data.convert import ANY, BROKEN_BOX, LISTED_TWICE, Converted, Options, convert
 from prune.data.folders import files_below
+from prune.data.images import is_picture
 from prune.data.orientation import Corners, Size
-from prune.data.pictures import is_picture
 from prune.data.problem import Problem
 from prune.data.split import split_in
 from prune.errors import DataError

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from prune.data.pictures import is_hidden
+from prune.data.images import is_hidden
 from prune.errors import DataError
 
 RECORD = "written.json"  # lies in each folder that `prune data` has written

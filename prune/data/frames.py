@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from prune.data.pictures import Image
+from prune.data.images import Image
 
 GREY = 114  # the published padding value, near the mean of natural pictures
 

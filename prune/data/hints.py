@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prune.data.pictures import is_hidden, is_picture
+from prune.data.images import is_hidden, is_picture
 
 _DEPTH = 4  # how far below a folder images and labels are looked for
 _FOLDERS = 2000  # and in how many folders at most

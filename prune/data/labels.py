@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from prune.common.files import write_text
 from prune.common.inputs import read_text
-from prune.data.labelfiles import label_path as label_path  # readers of labels look for it here
+from prune.data.label_files import label_path as label_path  # readers of labels look for it here
 from prune.data.problem import CLIPPED, DEGENERATE, DUPLICATE, Problem
 from prune.data.rows import (
     OUTLINES,

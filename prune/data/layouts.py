@@ -13,7 +13,7 @@ from pathlib import Path
 from prune.common.notes import note
 from prune.data.classes import names_of_file
 from prune.data.document import KEYS, Document, read_document
-from prune.data.labelfiles import IMAGE_FOLDERS
+from prune.data.label_files import IMAGE_FOLDERS
 from prune.data.listing import listing, no_images
 from prune.data.split import deal
 from prune.errors import DataError

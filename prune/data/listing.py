@@ -10,7 +10,7 @@ from pathlib import Path
 from prune.common.inputs import is_dir, is_file, printable, read_text
 from prune.data import bases
 from prune.data.folders import files_below
-from prune.data.pictures import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
+from prune.data.images import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.errors import DataError
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from prune.data.augment import shift, visible
 from prune.data.frames import GREY, Shape
+from prune.data.images import Image
 from prune.data.labels import Boxes
-from prune.data.pictures import Image
 
 # Which of a tile's corners touches the mosaic's centre, as shares of the tile's width and height
 # to step back from it: top left tile, top right, bottom left, bottom right.

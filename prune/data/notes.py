@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from prune.data import coco, cocofiles, convert, voc
+from prune.data import coco, coco_files, convert, voc
 from prune.data.annotation import (
     AS_DISPLAYED,
     AS_STORED,
@@ -64,7 +64,7 @@ SENTENCES = {
     coco.FROM_OUTLINE: "{box is|boxes are} missing and taken around the outline",
     coco.RENUMBERED: "{file numbers|files number} the categories differently; the names count",
     coco.GROUP: "category left out that only groups the others (Roboflow writes it)",
-    cocofiles.BARE_NAME: "{image is|images are} not at the path given and found by the bare name",
+    coco_files.BARE_NAME: "{image is|images are} not at the path given and found by the bare name",
     CLIPPED: "{box reaches|boxes reach} out of the image and {is|are} clipped",
     OUTSIDE: "{box lies|boxes lie} outside the image and {is|are} left out",
     DEGENERATE: "{box has|boxes have} no area and {is|are} left out",

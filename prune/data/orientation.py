@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from prune.data.pictures import Image
+from prune.data.images import Image
 
 Corners = tuple[float, float, float, float]
 Size = tuple[int, int]  # width and height in pixels

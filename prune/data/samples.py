@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from numpy.random import Generator
 
 from prune.data import augment
+from prune.data.images import Image
 from prune.data.labels import Boxes
 from prune.data.mosaic import mosaic
-from prune.data.pictures import Image
 from prune.data.store import Pictures, load_next
 
 WARPS = ("degrees", "translate", "scale", "shear", "perspective")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from prune.data.pictures import Image
+from prune.data.images import Image
 from prune.data.split import ranges
 from prune.data.yolo import Sample
 from prune.errors import DataError

@@ -10,7 +10,7 @@ from pathlib import Path
 from prune.common.device import cores
 from prune.common.notes import note
 from prune.common.wording import counted
-from prune.data.pictures import expect_whole, read_bytes
+from prune.data.images import expect_whole, read_bytes
 from prune.data.spec import DataSpec
 from prune.errors import DataError
 

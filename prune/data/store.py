@@ -16,9 +16,9 @@ from prune.common.inputs import open_input
 from prune.common.notes import note
 from prune.common.size import Sides, Size
 from prune.data.frames import Shape, loading_size, resize
+from prune.data.images import Image, read_image
 from prune.data.labels import Boxes
 from prune.data.orientation import EXIF_ORIENTATION, UPRIGHT
-from prune.data.pictures import Image, read_image
 from prune.errors import DataError
 
 _TRIES = 10  # images in a row that may be broken

@@ -14,7 +14,7 @@ from prune.common.notes import note
 from prune.common.wording import counted
 from prune.data import labels
 from prune.data.hints import labels_elsewhere
-from prune.data.labelfiles import label_candidates, label_files, label_path
+from prune.data.label_files import label_candidates, label_files, label_path
 from prune.data.labels import Boxes, Form
 from prune.data.problem import Problem
 from prune.data.rows import ORIENTED, POLYGON, POSE

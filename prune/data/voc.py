@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from prune.common.inputs import exists, read_text
 from prune.data.annotation import UNREADABLE, Annotation
 from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, convert
-from prune.data.pictures import is_picture
+from prune.data.images import is_picture
 from prune.data.problem import MISSING, Problem
 from prune.data.spec import SPLITS
-from prune.data.vocfolders import File, Source, find, image_of, list_folder
-from prune.data.vocxml import Document, parse
+from prune.data.voc_folders import File, Source, find, image_of, list_folder
+from prune.data.voc_xml import Document, parse
 from prune.errors import DataError
 
 NO_XML = "image without XML"

@@ -25,8 +25,8 @@ from prune.common.inputs import exists, open_input, read_bytes
 from prune.common.plain_json import read_json_file
 from prune.common.schema import expect, mapping, named, text
 from prune.data.folders import RECORD
+from prune.data.images import Image
 from prune.data.labels import label_path, to_text
-from prune.data.pictures import Image
 from prune.errors import DataError, InputError
 
 _FORMAT = "prune-data/1"

@@ -18,7 +18,7 @@ from PIL import ImageDraw
 from prune.common import fonts
 from prune.common.files import replacing
 from prune.common.fonts import Label
-from prune.data.pictures import Image
+from prune.data.images import Image
 from prune.evaluate import metrics
 from prune.evaluate.metrics import GRID, Array, Boxes, Curves
 

@@ -22,7 +22,7 @@ from loguru import logger
 
 from prune.common.inputs import open_input, read_text
 from prune.common.run_dir import without_password
-from prune.data.pictures import (
+from prune.data.images import (
     SUFFIXES,
     Image,
     decode,

@@ -31,8 +31,8 @@ from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
+from prune.evaluate.evaluate import score
 from prune.evaluate.metrics import LEARNED, Scores
-from prune.evaluate.score import score
 from prune.models.darknet import Darknet, reactivated
 from prune.pruner import depth, session
 from prune.pruner.session import Pruned, Subject

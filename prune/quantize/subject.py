@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from prune.common.inputs import reading
 from prune.common.progress import tracked
-from prune.data.pictures import read_image
+from prune.data.images import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
-from prune.evaluate.feed import letterboxed, split_batches
+from prune.evaluate.evaluate import collect
 from prune.evaluate.metrics import Scores
-from prune.evaluate.runtime import Runner, open_weights
-from prune.evaluate.score import collect
+from prune.evaluate.preprocess import letterboxed, split_batches
+from prune.evaluate.runner import Runner, open_weights
 from prune.quantize.parts import Parts, named, sort
 
 Array = NDArray[np.float32]

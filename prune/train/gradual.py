@@ -35,7 +35,7 @@ from prune.models.groups import coupled
 from prune.pruner import budget as budgeted
 from prune.pruner import importance, session
 from prune.pruner.session import Subject
-from prune.train.keep import Origin
+from prune.train.checkpointing import Origin
 from prune.train.run import Run, narrowed
 
 MADE_BY = "train --prune-to"

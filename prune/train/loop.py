@@ -13,19 +13,26 @@ import torch
 from torch import Tensor
 
 from prune.checkpoint import naming
-from prune.evaluate.score import score
+from prune.evaluate.evaluate import score
 from prune.models.loss import detection_loss
-from prune.train import emphasis, features, gradients, keep, progress, scales
+from prune.train import (
+    checkpointing,
+    feature_distillation,
+    gradients,
+    image_weights,
+    multi_scale,
+    progress,
+)
+from prune.train.all_reduce import agreed, looked_at, meet
+from prune.train.checkpointing import Origin, Position, Row
+from prune.train.distillation import imitation_loss
 from prune.train.frozen import training_mode
-from prune.train.imitation import imitation_loss
-from prune.train.keep import Origin, Position, Row
-from prune.train.log import Log, as_row
-from prune.train.meeting import agreed, looked_at, meet
-from prune.train.optimiser import tell
+from prune.train.optim import tell
 from prune.train.run import Run
-from prune.train.safe import prepare, saving
+from prune.train.run_log import Log, as_row
 from prune.train.schedule import Setting
-from prune.train.stop import Asked, never
+from prune.train.signals import Asked, never
+from prune.train.write_failures import prepare, saving
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +92,9 @@ def train(
         prepare(log.folder)
     asked = partial(agreed, run.team, asked)
     with naming(log.weights / "last.pt"):
-        rows, at = keep.restore(run, resume, batches=len(batches)) if resume else ([], Position())
+        rows, at = (
+            checkpointing.restore(run, resume, batches=len(batches)) if resume else ([], Position())
+        )
     if rows:
         with _saving(run, log, len(rows)):  # a kill may have come between the weights and these
             log.table(rows)
@@ -101,7 +110,7 @@ def train(
         weights = _weights(run, rows, batches, origin)
         mosaics = not run.closes("close_mosaic", epoch)
         batches.set_epoch(epoch, start=at.batch, weights=weights, mosaics=mosaics)
-        save = partial(keep.save_within, run, rows, origin=origin, folder=log.weights)
+        save = partial(checkpointing.save_within, run, rows, origin=origin, folder=log.weights)
         losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
         at = Position()
         scores = _scored(run, judge, origin) if run.settings.scored(epoch) else None
@@ -109,7 +118,7 @@ def train(
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if run.settings.image_weights and scores is not None:
-            rows[-1] |= emphasis.by_class(scores)
+            rows[-1] |= image_weights.by_class(scores)
         _keep(run, rows, origin=origin, log=log)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped
@@ -127,8 +136,8 @@ def _weights(
     """Weigh the pictures by the latest score, [pictures], where that is wished."""
     if not run.settings.image_weights:
         return None
-    latest = emphasis.latest(rows, len(origin.names))
-    return emphasis.picture_weights(batches.pictures.labels, latest)
+    latest = image_weights.latest(rows, len(origin.names))
+    return image_weights.picture_weights(batches.pictures.labels, latest)
 
 
 def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Scores:
@@ -148,7 +157,7 @@ def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Scores:
 def _keep(run: Run, rows: Sequence[Row], *, origin: Origin, log: Log) -> None:
     """Write the weights after an epoch, then its figures."""
     with run.watch("save"), _saving(run, log, len(rows)):
-        keep.save(run, rows, origin=origin, folder=log.weights)
+        checkpointing.save(run, rows, origin=origin, folder=log.weights)
         log.epoch(rows, run.settings.epochs)
         log.board_epoch(rows[-1], run)
 
@@ -220,7 +229,7 @@ def descend(
     with run.watch("data"):
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         if run.settings.multi_scale:
-            images = scales.resized(images, run.size(position))
+            images = multi_scale.resized(images, run.size(position))
     with run.watch("forward"):
         seen = run.passes.forward(images)
     with run.watch("loss"):
@@ -252,11 +261,12 @@ def _loss(
         pair = seen.features, seen.taught_features
         if adapt:
             run.adapters[:] = [
-                features.solved(*level, whole=run.team.sum) for level in zip(*pair, strict=True)
+                feature_distillation.solved(*level, whole=run.team.sum)
+                for level in zip(*pair, strict=True)
             ]
         if here:
             gain = run.hyp["distill_feature"] * here
-            imitation = imitation + gain * features.feature_loss(*pair, run.adapters)
+            imitation = imitation + gain * feature_distillation.feature_loss(*pair, run.adapters)
     items = torch.cat((items, imitation.detach()[None] / pictures))
     return loss + imitation, items
 

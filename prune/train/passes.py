@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
-    from prune.train.shared import SharedStatistics
+    from prune.train.sync_batchnorm import SharedStatistics
 
 
 class Views(NamedTuple):

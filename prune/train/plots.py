@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prune.common.boxes import xywh_to_xyxy
 from prune.common.files import replacing
 from prune.data.frames import Shape, fit
-from prune.data.pictures import read_image
+from prune.data.images import read_image
 from prune.evaluate.plots import draw
 
 if TYPE_CHECKING:

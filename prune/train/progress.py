@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prune.train.keep import Row, fitness
+from prune.train.checkpointing import Row, fitness
 from prune.train.run import Run
 from prune.train.schedule import plateau_factor
 

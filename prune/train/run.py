@@ -14,16 +14,16 @@ from prune.common.size import Size
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
 from prune.models.groups import coupled
-from prune.train import scales
+from prune.train import multi_scale as scales
+from prune.train.cuda_graphs import Graphed
+from prune.train.distributed import Team
 from prune.train.ema import Average
-from prune.train.graphed import Graphed
-from prune.train.optimiser import optimiser
+from prune.train.optim import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.profile import Unwatched, Watch
 from prune.train.schedule import SHAPES, Schedule, in_last_share, plan
-from prune.train.shared import SharedStatistics
 from prune.train.sparsity import PENALTIES, Penalty, Sparsity
-from prune.train.team import Team
+from prune.train.sync_batchnorm import SharedStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor

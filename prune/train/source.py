@@ -17,8 +17,8 @@ from prune.errors import CheckpointError, InputError
 from prune.models.darknet import Darknet, reactivated
 from prune.models.image_size import image_size
 from prune.models.sections import remarks
-from prune.train.imitation import expect_alike
-from prune.train.state import expect_state
+from prune.train.distillation import expect_alike
+from prune.train.resume_state import expect_state
 
 
 @dataclass(frozen=True)

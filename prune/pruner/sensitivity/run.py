@@ -24,7 +24,7 @@ from prune.data import workers
 from prune.errors import InputError, PlanError, RunError
 from prune.pruner import importance
 from prune.pruner.sensitivity import effect
-from prune.pruner.sensitivity.bench import (
+from prune.pruner.sensitivity.masked_evaluation import (
     DIGITS,
     WHOLE,
     Bench,
@@ -34,8 +34,8 @@ from prune.pruner.sensitivity.bench import (
     measure,
     opened,
 )
+from prune.pruner.sensitivity.metrics import METRICS
 from prune.pruner.sensitivity.rows import Row, Sensitivity, read, to_csv, to_json
-from prune.pruner.sensitivity.tally import METRICS
 
 LOOKED_AT = (
     64  # pictures of the train split, by criteria that need some; as for the cutting commands

@@ -17,9 +17,9 @@ from prune.checkpoint import Checkpoint
 from prune.common.files import replacing
 from prune.common.run_dir import versions
 from prune.errors import CheckpointError, InputError, TrainError
-from prune.train.log import SCORES
+from prune.train.resume_state import expect_momentum, taking_up
 from prune.train.run import Run
-from prune.train.state import expect_momentum, taking_up
+from prune.train.run_log import SCORES
 
 Row = dict[str, float]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prune.common.inputs import shown
 from prune.errors import InputError
-from prune.train.safe import tensorboard
+from prune.train.write_failures import tensorboard
 
 if TYPE_CHECKING:
     from numpy import uint8

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prune.common.files import write_text
-from prune.train import optimiser, plots
+from prune.train import optim, plots
 from prune.train.sparsity import scales
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Batch
     from prune.evaluate.metrics import Scores
-    from prune.train.boards import Board
     from prune.train.run import Run
+    from prune.train.trackers import Board
 
 _LOSSES = ("box", "obj", "cls", "loss")
 _TAUGHT = "distill"  # the loss of training with a teacher, beside the others
@@ -134,7 +134,7 @@ class Log:
             return
         step = int(row["epoch"])
         figures = {_tag(name): value for name, value in row.items()}
-        rates = {f"lr/{name}": rate for name, rate in optimiser.rates(run.optimizer).items()}
+        rates = {f"lr/{name}": rate for name, rate in optim.rates(run.optimizer).items()}
         self.board.figures(figures | rates, step)
         if len(found := scales(run.averaged)):
             self.board.histogram("scales", found, step)

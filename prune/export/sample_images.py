@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from prune.data.frames import Shape, batch_shape, loading_size
-from prune.data.pictures import read_image
-from prune.evaluate.feed import fitted
+from prune.data.images import read_image
+from prune.evaluate.preprocess import fitted
 
 COUNT = 4
 

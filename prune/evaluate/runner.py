@@ -23,8 +23,8 @@ from prune.common.notes import note
 from prune.common.size import Size
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
-from prune.evaluate.fused import fused
-from prune.evaluate.score import Detector
+from prune.evaluate.evaluate import Detector
+from prune.evaluate.fuse_batchnorm import fused
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg

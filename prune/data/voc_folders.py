@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from prune.common.inputs import open_input
 from prune.data.folders import as_key, files_below, files_in, identity
-from prune.data.pictures import UNREAD, is_picture
+from prune.data.images import UNREAD, is_picture
 from prune.data.split import split_of
 from prune.errors import DataError, InputError
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from prune.common.eval_mode import evaluating
 from prune.data.frames import Frame
 from prune.data.labels import Boxes as LabelRows
-from prune.evaluate.cores import sharing
-from prune.evaluate.frames import to_original
-from prune.evaluate.fused import fused
+from prune.evaluate.fuse_batchnorm import fused
+from prune.evaluate.letterbox import to_original
 from prune.evaluate.metrics import Boxes, Scores, evaluate
 from prune.evaluate.nms import MAX_DETECTIONS, detections
+from prune.evaluate.parallel import sharing
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 from torch.overrides import TorchFunctionMode
 
-from prune.train.team import Team
+from prune.train.distributed import Team
 
 
 class SharedStatistics(TorchFunctionMode):

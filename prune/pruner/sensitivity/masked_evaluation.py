@@ -26,7 +26,7 @@ from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.pruner import session
 from prune.pruner.sensitivity import effect
-from prune.pruner.sensitivity.tally import METRICS, Tally
+from prune.pruner.sensitivity.metrics import METRICS, Tally
 from prune.pruner.session import Subject
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from prune.errors import TrainError
 
 if TYPE_CHECKING:
+    from prune.train.distributed import Team
     from prune.train.run import Run
-    from prune.train.stop import Asked
-    from prune.train.team import Team
+    from prune.train.signals import Asked
 
 
 def meet(run: Run, *, share: float) -> None:

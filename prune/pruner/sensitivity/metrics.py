@@ -11,9 +11,9 @@ from torch import Tensor
 from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.errors import RunError
+from prune.evaluate.evaluate import Collected
 from prune.evaluate.metrics import coco_precision, mean_precision
 from prune.evaluate.nms import MAX_DETECTIONS, detections
-from prune.evaluate.score import Collected
 from prune.models.darknet import Darknet
 from prune.models.loss import detection_loss
 

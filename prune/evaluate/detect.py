@@ -18,15 +18,15 @@ from torch import Tensor
 from prune.common.files import replacing, write_text
 from prune.common.size import Size
 from prune.common.visible import visible
+from prune.data.images import Image, is_picture
 from prune.data.labels import label_path
-from prune.data.pictures import Image, is_picture
 from prune.errors import InputError, WriteError
 from prune.evaluate import plots
-from prune.evaluate.feed import letterboxed
-from prune.evaluate.frames import to_original
+from prune.evaluate.letterbox import to_original
 from prune.evaluate.metrics import Boxes
 from prune.evaluate.nms import MAX_DETECTIONS, detections
-from prune.evaluate.runtime import Runner
+from prune.evaluate.preprocess import letterboxed
+from prune.evaluate.runner import Runner
 from prune.evaluate.sources import Reel, Source, opened
 
 

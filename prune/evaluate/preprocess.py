@@ -9,11 +9,11 @@ from torch import Tensor
 from prune.common.size import Size
 from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
+from prune.data.images import Image, read_image
 from prune.data.labels import Boxes
 from prune.data.loader import check_sizes, score_loader, split_truth
-from prune.data.pictures import Image, read_image
 from prune.data.spec import DataSpec
-from prune.evaluate.runtime import Runner
+from prune.evaluate.runner import Runner
 
 
 def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:
