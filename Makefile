@@ -25,8 +25,8 @@ test: .venv/tested
 # minutes of files changed at random, each of which its reader accepts or refuses.
 prove: .venv/tested
 	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest \
-		tests/test_random_networks.py tests/test_shipped_groups.py
-	OMP_NUM_THREADS=1 PRUNE_KILLS=20 $(BIN)/python -m pytest tests/test_kill.py
+		tests/core/test_random_networks.py tests/pruner/test_shipped_groups.py
+	OMP_NUM_THREADS=1 PRUNE_KILLS=20 $(BIN)/python -m pytest tests/train/test_kill.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --minutes 10 --tries 100000 --keep build/fuzz
 	$(BIN)/python tools/bench_auto_load.py --runs 5
 

@@ -27,7 +27,7 @@ from prune.export.onnx import export
 from prune.export.structure import check_widths
 from prune.models.darknet import Darknet, build
 
-CFG = Path(__file__).parent.parent / "cfg"
+CFG = Path(__file__).parents[2] / "cfg"
 NAMES = ("cat", "dog")
 
 Outputs = list[NDArray[np.float32]]

@@ -31,7 +31,7 @@ from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
 
-LEGACY = Path(__file__).parents[2] / "shared" / "reference" / "legacy"
+LEGACY = Path(__file__).parents[3] / "shared" / "reference" / "legacy"
 
 
 @pytest.fixture(scope="module")

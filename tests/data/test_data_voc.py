@@ -11,7 +11,7 @@ from prune.cli import main
 from prune.data import labels, spec
 
 ONE = xml([("cat", (1, 1, *SIZE))])
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def three(folder: Path) -> Path:

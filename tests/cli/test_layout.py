@@ -15,7 +15,7 @@ import pytest
 
 from prune.cli import COMMANDS, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # What --help must not import: together they cost seconds.
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "matplotlib", "cv2", "loguru", "rich", "yaml")

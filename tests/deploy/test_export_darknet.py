@@ -23,7 +23,7 @@ from prune.export.darknet import write_darknet, write_yolor
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, parse, with_classes, with_options, write
 
-CFG = Path(__file__).parent.parent / "cfg"
+CFG = Path(__file__).parents[2] / "cfg"
 
 
 def yolov4_csp_cfg() -> str:

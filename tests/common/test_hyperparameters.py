@@ -10,7 +10,7 @@ from prune.common import hyperparameters
 from prune.data.samples import HYP_KEYS
 from prune.errors import InputError
 
-FILES = Path(__file__).parent.parent / "cfg" / "hyp"
+FILES = Path(__file__).parents[2] / "cfg" / "hyp"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What each process of a team does in tests: `torchrun tests/together.py CASE FOLDER`."""
+"""What each process of a team does in tests: `torchrun tests/support/together.py CASE FOLDER`."""
 
 from __future__ import annotations
 

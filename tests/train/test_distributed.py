@@ -30,7 +30,9 @@ from prune.evaluate.evaluate import together as joined
 from prune.train import distributed as teams
 from prune.train.distributed import Team
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+# What each process does.
+TOGETHER = ROOT / "tests" / "support" / "together.py"
 # Sums in another order: what a loss of two processes differs by from one's.
 LOSS_RTOL, WEIGHT_ATOL = 1e-4, 1e-4
 
@@ -49,7 +51,7 @@ def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*launcher, "--nproc-per-node", "2", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=HERE.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -104,7 +106,7 @@ def test_what_a_team_does(folder: Path) -> None:
     # Its zeros would bear an average; so long a fraction is rounded by one.
     dense.model[together.FROZEN].uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
     checkpoint.save(dense, folder / "dense.pt")
-    done = torchrun(HERE / "together.py", "works", folder)
+    done = torchrun(TOGETHER, "works", folder)
     assert done.returncode == 0, done.stderr
     for batch in (3, together.PICTURES):
         alone = together.score_tiny(folder, batch, Team())
@@ -153,7 +155,7 @@ def test_who_is_asked_to_stop_stops_all_and_one_process_can_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
-    done = torchrun(HERE / "together.py", "stops", folder)
+    done = torchrun(TOGETHER, "stops", folder)
     assert done.returncode == 0, done.stderr
     assert [(folder / f"status{rank}").read_text() for rank in (0, 1)] == ["130", "130"]
     assert done.stderr.count("prune: stopped and saved") == 1
@@ -168,7 +170,7 @@ def test_who_is_asked_to_stop_stops_all_and_one_process_can_go_on(
 
 def test_a_process_that_dies_ends_all(folder: Path) -> None:
     began = time.monotonic()
-    done = torchrun(HERE / "together.py", "dies", folder)
+    done = torchrun(TOGETHER, "dies", folder)
     assert time.monotonic() - began < 60
     assert done.returncode != 0
     assert "another process of this run is gone" in done.stderr or "SIGTERM" in done.stderr
@@ -178,7 +180,7 @@ def test_a_process_that_dies_ends_all(folder: Path) -> None:
 def test_a_process_that_hangs_ends_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNE_TIMEOUT_S", "10")
     began = time.monotonic()
-    done = torchrun("--shutdown-timeout", "1", HERE / "together.py", "hangs", folder)
+    done = torchrun("--shutdown-timeout", "1", TOGETHER, "hangs", folder)
     assert time.monotonic() - began < 60
     assert done.returncode == 1
     assert done.stderr.count("prune: ") == 1

@@ -16,7 +16,7 @@ from prune.models.keys import integers
 from prune.models.layout import layout
 from prune.models.sections import Section, parse, references, write
 
-CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
+CFGS = sorted((Path(__file__).parents[2] / "cfg").glob("*.cfg"))
 STACK = parse(stacks.CFG)
 FOUND = tuple(Residual(*pair) for pair in stacks.BLOCKS)
 

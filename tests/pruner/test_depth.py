@@ -29,7 +29,7 @@ from prune.models.sections import Section, head_path, heads, parse, with_classes
 from prune.pruner import block_importance, depth, session
 from prune.pruner.depth import Block
 
-CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
+CFGS = sorted((Path(__file__).parents[2] / "cfg").glob("*.cfg"))
 Capture = pytest.CaptureFixture[str]
 EMPTY = Plan("", "given", ())
 

@@ -29,7 +29,7 @@ from prune.core.plan import Plan
 from prune.core.trace.groups import Group
 from prune.errors import PlanError, ProofError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @cache

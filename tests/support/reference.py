@@ -1,4 +1,4 @@
-"""Weights and a picture that the golden numbers in tests/golden were measured with.
+"""Weights and a picture that the golden numbers in golden/ were measured with.
 
 The public YOLOR code was given these weights and this picture, and its outputs were stored. Every
 array follows from its own name alone, so a network with the same state-dict names gets the same
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
-CFG = Path(__file__).parent.parent / "cfg"
+CFG = Path(__file__).parents[2] / "cfg"
 
 
 def generator(name: str) -> np.random.Generator:

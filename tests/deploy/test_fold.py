@@ -16,7 +16,7 @@ from prune.export.fold import folded
 from prune.models.darknet import Darknet, build
 from prune.models.sections import Section, references
 
-CFG = Path(__file__).parent.parent / "cfg"
+CFG = Path(__file__).parents[2] / "cfg"
 
 STEM = """[net]
 channels=3

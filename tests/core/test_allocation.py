@@ -221,7 +221,7 @@ def test_sensitivity_without_curves_is_an_error() -> None:
 @cache
 def _yolor() -> tuple[Darknet, tuple[Group, ...], Evaluation, Evaluation]:
     torch.manual_seed(0)
-    net = build((Path(__file__).parents[1] / "cfg" / "yolor_csp_n.cfg").read_text())
+    net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp_n.cfg").read_text())
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     own = scores(net, groups, scope="group")
     of = costs(net, groups, (1, 3, 320, 320))
@@ -251,7 +251,7 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
 @cache
 def _full_size() -> tuple[tuple[Group, ...], Costs, tuple[str, ...]]:
     with torch.device("meta"):  # its weights are not needed, and large
-        net = build((Path(__file__).parents[1] / "cfg" / "yolor_csp.cfg").read_text())
+        net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp.cfg").read_text())
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     return groups, costs(net, groups, (1, 3, 640, 640)), structures(net, groups)
 

@@ -10,7 +10,7 @@ import torch
 from prune.models.darknet import Darknet
 from prune.models.sections import head_path, heads, parse, with_classes, with_options
 
-CFGS = sorted((Path(__file__).parents[1] / "cfg").glob("*.cfg"))
+CFGS = sorted((Path(__file__).parents[2] / "cfg").glob("*.cfg"))
 
 
 @cache

@@ -73,7 +73,7 @@ def _differences(of: Costs, kept: NDArray[np.int64], kind: str) -> list[int]:
 
 @cache
 def _yolor() -> tuple[Darknet, tuple[Group, ...]]:
-    net = build((Path(__file__).parents[1] / "cfg" / "yolor_csp_n.cfg").read_text())
+    net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp_n.cfg").read_text())
     return net, trace(net, net.small_picture, protected=net.head_convolutions())
 
 
@@ -92,7 +92,7 @@ def test_costs_of_a_detector_cut_anyhow(share: float) -> None:
     assert _same(of.of(_kept(groups, plan)), count(cut, (1, 3, 640, 640)))
 
 
-CFG = Path(__file__).parents[1] / "cfg"
+CFG = Path(__file__).parents[2] / "cfg"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CFG.glob("*.cfg")))

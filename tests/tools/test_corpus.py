@@ -13,7 +13,7 @@ import pytest
 from test_public_sections import NET, WIDER
 from test_region import YOLOV2
 
-TOOL = Path(__file__).parents[1] / "tools" / "corpus.py"
+TOOL = Path(__file__).parents[2] / "tools" / "corpus.py"
 REFUSED = "[net]\n[crnn]\n[local]\n"
 
 
