@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prune.api import select as select
     from prune.api import to_json as to_json
     from prune.api import trace as trace
+    from prune.api import verify as verify
 
 _PUBLIC = (
     "Graph",
@@ -34,6 +35,7 @@ _PUBLIC = (
     "select",
     "to_json",
     "trace",
+    "verify",
 )
 
 

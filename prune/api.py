@@ -1,15 +1,16 @@
-"""The same road for any module, in Python: trace, select, cut, prove.
+"""Structured pruning of any module, in Python: trace, select, cut, verify.
 
     graph = trace(model, (x,))                # which channels are coupled
     plan = select(graph, amount=0.25)         # which go: frozen data, kept as JSON
     smaller = cut(model, plan)                # a new module
-    prove(model, smaller, plan, (x,))         # raises where the two disagree
+    verify(model, smaller, plan, (x,))        # raises where the two disagree
 
 The four names and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are also `prune`'s own.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -18,20 +19,21 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
-from prune.core import cut as surgery
-from prune.core import dry_run, verify
+from prune.core import dry_run
 from prune.core.cost.cost_model import costs
+from prune.core.cut import apply_in_place, apply_plan
 from prune.core.importance import statistics
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.group_importance import scores
 from prune.core.importance.statistics import Evidence, Loss
-from prune.core.plan import Plan, from_json, to_json
+from prune.core.plan import Plan, cut_of, from_json, to_json
 from prune.core.select.allocation import Budget, Evaluation
 from prune.core.select.constraints import Limit, Wish, limits, rounded
-from prune.core.select.selection import by_budget, cut_of, lowest
+from prune.core.select.selection import by_budget, lowest
 from prune.core.trace.coupling import Traced, traced
 from prune.core.trace.groups import Group, groups_of, structures
 from prune.core.trace.meta import Shape, Spec, spec
+from prune.core.verify import verify_on
 from prune.errors import PlanError, PruneError
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "select",
     "to_json",
     "trace",
+    "verify",
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -219,14 +222,44 @@ def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
         PlanError: the plan was made for another module; it says which layer and what differs.
     """
     groups = _groups(model, plan)
-    pruned = surgery.apply(model, groups, plan, share=in_place)
+    pruned = apply_plan(model, groups, plan, share=in_place)
     after, before = (dry_run.shapes_of(net, plan.inputs) for net in (pruned, model))
     if after != before:
         raise PlanError(f"the outputs would have shapes {after}, not {before}")
     if not in_place:
         return pruned
-    surgery.apply_in_place(model, groups, plan)
+    apply_in_place(model, groups, plan)
     return model
+
+
+def verify(
+    model: nn.Module,
+    smaller: nn.Module,
+    plan: Plan,
+    inputs: Sequence[Tensor],
+    *,
+    tolerance: float = 1e-4,
+) -> float:
+    """Verify that a pruned module computes what the original does without the removed channels.
+
+    Both run in eval mode; every convolution and linear layer is compared, not the outputs alone.
+
+    Args:
+        model: unpruned, with the weights the plan was carried out on.
+        smaller: what `cut` made of it.
+        plan: the cut.
+        inputs: to compare them on.
+        tolerance: largest absolute difference of the outputs; see `core.verify.verify`.
+
+    Returns:
+        The largest absolute difference of any output.
+
+    Raises:
+        PruneError: they disagree; it names the first layer that does.
+    """
+    groups = _groups(model, plan)
+    with evaluating(model), evaluating(smaller):
+        return verify_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
 
 
 def prove(
@@ -237,26 +270,9 @@ def prove(
     *,
     tolerance: float = 1e-4,
 ) -> float:
-    """Prove that a pruned module computes what the original does without the removed channels.
-
-    Both run in eval mode; every convolution and linear layer is compared, not the outputs alone.
-
-    Args:
-        model: unpruned, with the weights the plan was carried out on.
-        smaller: what `cut` made of it.
-        plan: the cut.
-        inputs: to compare them on.
-        tolerance: largest absolute difference of the outputs; see `proof.prove`.
-
-    Returns:
-        The largest absolute difference of any output.
-
-    Raises:
-        PruneError: they disagree; it names the first layer that does.
-    """
-    groups = _groups(model, plan)
-    with evaluating(model), evaluating(smaller):
-        return verify.prove_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
+    """Call `verify`, under its name until 0.2."""
+    warnings.warn("prune.prove is called prune.verify now", DeprecationWarning, stacklevel=2)
+    return verify(model, smaller, plan, inputs, tolerance=tolerance)
 
 
 def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:

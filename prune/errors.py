@@ -13,7 +13,7 @@
     ├── StageError             a command that an automatic run started; exits as it did
     └── RunError               exit 1: the input was good, the run failed
         ├── WriteError         a file that could not be written to its end: a full disk
-        ├── ProofError         a pruned network that differs from the masked original
+        ├── VerificationError         a pruned network that differs from the masked original
         ├── OffTargetError     a cut that does not run in the time that was requested
         ├── ExportError        an exported file that differs from the network
         ├── LoaderError        a process that loads images is gone, or cannot pass them on
@@ -85,7 +85,7 @@ class WriteError(RunError):
     """A file that could not be written to its end, which leaves the one before it as it was."""
 
 
-class ProofError(RunError):
+class VerificationError(RunError):
     """A pruned network whose outputs differ from the masked original's."""
 
 

@@ -33,13 +33,8 @@ EXAMPLE = """\
   prune global --weights best.pt --latency 0.5 --data mine.yaml --depth 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3"""
 
-ALLOCATIONS = (
-    "uniform",
-    "global",
-    "per-cost",
-    "isomorphic",
-    "sensitivity",
-)  # of prune.core.select.allocation
+# Of prune.core.select.allocation, which --help must not import.
+ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

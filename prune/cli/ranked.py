@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prune.pruner.importance import Scores
     from prune.pruner.session import Subject
 
-# Of prune.core.importance.criteria and prune.core.importance.group_importance, which --help must not import.
+# Of prune.core.importance, which --help must not import.
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
 SCOPES = ("root", "group")
 NORMALIZERS = ("none", "mean", "max", "sum")

@@ -30,7 +30,7 @@ CUTTERS: dict[tuple[str, str], Cutter] = {
 }
 
 
-def apply(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool = False) -> Module:
+def apply_plan(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool = False) -> Module:
     """Return a copy of `net` without the channels a plan removes; `net` stays as it is.
 
     Args:
@@ -55,7 +55,7 @@ def apply(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool = Fal
 
 
 def apply_in_place(net: nn.Module, groups: Sequence[Group], plan: Plan) -> None:
-    """Take what a plan removes off `net` itself; arguments and errors are those of `apply`.
+    """Take what a plan removes off `net` itself; arguments and errors are those of `apply_plan`.
 
     The plan is checked first. Parameters that lose channels become others: an optimiser that holds
     the old ones has to be made anew.

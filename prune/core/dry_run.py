@@ -10,9 +10,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from prune.core import cut as surgery
-from prune.core.plan import Plan
-from prune.core.select.selection import cut_of
+from prune.core.cut import apply_plan
+from prune.core.plan import Plan, cut_of
 from prune.core.trace.groups import Group
 from prune.core.trace.meta import Inputs, on_meta, run, specs, tensors_in
 from prune.errors import PlanError
@@ -73,7 +72,7 @@ def _objection(
     """Say what goes wrong when some groups lose a channel each; "" for nothing."""
     plan = Plan("", "given", tuple(cut_of(group, [0]) for group in cut))
     try:
-        found = shapes_of(surgery.apply(net, groups, plan, share=True), inputs)
+        found = shapes_of(apply_plan(net, groups, plan, share=True), inputs)
     except PlanError as error:
         return str(error)
     return "" if found == expected else f"the outputs have other shapes: {found}, not {expected}"

@@ -140,6 +140,13 @@ def _cut(entry: Mapping[str, Any]) -> Cut:
     )
 
 
+def cut_of(group: Group, channels: Iterable[int]) -> Cut:
+    """Make the cut that takes some of a group's channels."""
+    index = group.slot(group.root).index
+    remove = sorted(position for channel in channels for position in index[channel])
+    return Cut(group.root, group.width, tuple(remove), group.producers)
+
+
 def removed(groups: Iterable[Group], plan: Plan) -> Removed:
     """Spell a plan out: the positions that leave each side of each module or parameter.
 

@@ -1,12 +1,12 @@
-"""Prove a cut: the pruned network computes what the original does with removed channels at zero.
+"""Verify a cut: the pruned network computes what the original does with removed channels at zero.
 
-The zeros are put where a removed channel is read, in front of each consumer, so that the proof is
-exact for every activation and normalisation, also those that make something else of zero. A channel
-that is used in any other way, or a coupling that is off by one, makes the two networks differ.
-Every layer is compared, not the outputs alone: where the weights let signals die away, nothing
-would be seen there.
+This is a numerical comparison on random inputs, within a tolerance. The zeros are put where a
+removed channel is read, in front of each consumer, so that the comparison is exact for every
+activation and normalisation, also those that make something else of zero. A channel that is used in
+any other way, or a coupling that is off by one, makes the two networks differ. Every layer is
+compared, not the outputs alone: where the weights let signals die away, nothing shows there.
 
-Layers that left whole are skipped in the original: there a sum hands on one of its terms alone.
+Layers that left whole are skipped in the original: there a sum passes on one of its terms alone.
 """
 
 from __future__ import annotations
@@ -14,33 +14,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.core.masking import Skip, channel_axis, masked, skipped
 from prune.core.plan import Plan, Removed, removed
 from prune.core.trace.groups import Group
 from prune.core.trace.meta import tensors_in
-from prune.errors import ProofError
+from prune.errors import VerificationError
 
 RELATIVE = 1e-3  # of a layer's largest value: how far rounding may take it in float32
 
 
-@dataclass(frozen=True)
-class Skip:
-    """Layers that left a network whole.
-
-    Attributes:
-        passes: module of the original -> which of its inputs it hands on in place of its output.
-        names: name in the original -> name in the pruned network, of every module that stays.
-    """
-
-    passes: Mapping[str, int] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-
-
-def prove(
+def verify(
     original: nn.Module,
     pruned: nn.Module,
     groups: Sequence[Group],
@@ -55,7 +43,7 @@ def prove(
 
     Args:
         original: the network the plan was made for, in eval mode.
-        pruned: what `surgery.apply` made of it.
+        pruned: what `apply_plan` made of it.
         groups: of the original.
         plan: the cut.
         shape: of the input, e.g. (1, 3, 64, 64); values are uniform in [0, 1).
@@ -69,16 +57,16 @@ def prove(
         The largest absolute difference of any output, in the networks' own precision.
 
     Raises:
-        ProofError: the outputs differ, have other shapes or are not finite, or the pruned network
-            does not run.
+        VerificationError: the outputs differ, have other shapes or are not finite, or the pruned
+            network does not run.
     """
     weight = next(original.parameters())
     picture = torch.rand(shape, generator=Generator().manual_seed(seed))
     given = [picture.to(weight)]  # its device and precision
-    return prove_on(original, pruned, groups, plan, inputs=given, skip=skip, tolerance=tolerance)
+    return verify_on(original, pruned, groups, plan, inputs=given, skip=skip, tolerance=tolerance)
 
 
-def prove_on(
+def verify_on(
     original: nn.Module,
     pruned: nn.Module,
     groups: Sequence[Group],
@@ -88,7 +76,7 @@ def prove_on(
     skip: Skip | None = None,
     tolerance: float = 1e-4,
 ) -> float:
-    """Compare the two networks on given inputs; the rest is as with `prove`."""
+    """Compare the two networks on given inputs; the rest is as with `verify`."""
     change = _Change(removed(groups, plan), skip)
     first = _compare(original, pruned, change, inputs)
     if first.outputs <= tolerance and first.layers <= RELATIVE:
@@ -97,54 +85,12 @@ def prove_on(
     finer = [value.double() if value.is_floating_point() else value for value in inputs]
     second = _compare(exact, cut, change, finer)
     if second.outputs > tolerance / 1000 or second.layers > RELATIVE / 1000:
-        raise ProofError(
+        raise VerificationError(
             f"the pruned network differs from the masked original by {first.outputs:.3g} "
             f"(allowed: {tolerance:g}); the first layer to differ is "
             f"{second.parting or 'none, only what follows the last one'}"
         )
     return first.outputs
-
-
-@contextmanager
-def masked(net: nn.Module, gone: Removed) -> Iterator[None]:
-    """Zero the removed channels in front of whatever reads them, inside the `with` block."""
-    hooks = [
-        net.get_submodule(name).register_forward_pre_hook(_zeroing(positions))
-        for (name, side), positions in gone.items()
-        if side == "in"
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def skipped(net: nn.Module, passes: Mapping[str, int]) -> Iterator[None]:
-    """Let modules hand on one of their inputs as their output, inside the `with` block."""
-    hooks = [
-        net.get_submodule(name).register_forward_hook(_passing(number))
-        for name, number in passes.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _passing(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    return lambda module, inputs, output: inputs[number]
-
-
-def _zeroing(positions: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    index = torch.tensor(positions)
-
-    def zero(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0].index_fill(_axis(module), index.to(inputs[0].device), 0),)
-
-    return zero
 
 
 @dataclass(frozen=True)
@@ -186,11 +132,13 @@ def _compare(
         try:
             found = tensors_in(pruned(*inputs))
         except RuntimeError as error:
-            raise ProofError(f"the pruned network does not run: {error}") from error
+            raise VerificationError(f"the pruned network does not run: {error}") from error
     _check_shapes(expected, found)
     for name, outputs in (("masked original", expected), ("pruned network", found)):
         if not all(tensor.isfinite().all() for tensor in outputs):
-            raise ProofError(f"the {name} gives values that are NaN or infinite; check the weights")
+            raise VerificationError(
+                f"the {name} gives values that are NaN or infinite; check the weights"
+            )
     names = _partners(layers, pruned_layers, skip)
     shares = {name: _share(layers[name], pruned_layers[new]) for name, new in names.items()}
     largest = max(shares.values(), default=0.0)
@@ -208,14 +156,16 @@ def _partners(
     stay = skip.names if skip else dict(zip(layers, layers, strict=True))
     names = {name: stay[name] for name in layers if name in stay}
     if strays := set(names.values()).symmetric_difference(pruned_layers):
-        raise ProofError(f"{min(strays)} is in one of the two networks only, or did not run in one")
+        raise VerificationError(
+            f"{min(strays)} is in one of the two networks only, or did not run in one"
+        )
     return names
 
 
 def _check_shapes(expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
     before, after = ([list(t.shape) for t in tensors] for tensors in (expected, found))
     if before != after:
-        raise ProofError(f"the outputs had shapes {before}, after the cut {after}")
+        raise VerificationError(f"the outputs had shapes {before}, after the cut {after}")
 
 
 def _share(expected: Tensor, found: Tensor) -> float:
@@ -243,7 +193,7 @@ def _recorded(net: nn.Module, gone: Removed) -> Iterator[dict[str, Tensor]]:
         leaving = set(gone.get((name, "out"), ()))
 
         def keep(module: nn.Module, _: object, output: Tensor) -> None:
-            axis = _axis(module)
+            axis = channel_axis(module)
             left = [i for i in range(output.shape[axis]) if i not in leaving]
             index = torch.tensor(left, device=output.device)
             # A copy in any case: an activation behind it may work in place.
@@ -261,7 +211,3 @@ def _recorded(net: nn.Module, gone: Removed) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _axis(layer: nn.Module) -> int:
-    return -1 if isinstance(layer, nn.Linear) else 1

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from prune.common.progress import tracked
-from prune.core import cut
-from prune.core.plan import Plan
+from prune.core.cut import apply_plan
+from prune.core.plan import Plan, cut_of
 from prune.core.select.constraints import multiple_of
-from prune.core.select.selection import cut_of
 from prune.core.trace.groups import Group
 from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, Widths, timed
@@ -75,7 +74,7 @@ def measured(
         unit = timed_files([whole]).ms() if whole_ms is None else whole_ms
         drawn = list(random_widths(groups, table.step, networks=NETWORKS, seed=seed))
         for kept in tracked(drawn, "layer timing", len(drawn)):
-            narrow = cut.apply(net, groups, _plan(groups, kept), share=True)
+            narrow = apply_plan(net, groups, _plan(groups, kept), share=True)
             samples += sampled(narrow, form=form, beside=whole, beside_ms=unit, known=known)
     return table.with_samples(samples)
 

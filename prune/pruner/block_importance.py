@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prune.common.progress import tracked
-from prune.core.verify import skipped
+from prune.core.masking import skipped
 from prune.errors import PlanError
 from prune.models.blocks import Residual, as_text
 from prune.models.darknet import Darknet

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prune.common.size import Sides, Size
-from prune.core import cut as surgery
 from prune.core.cost.cost_model import Costs, costs
+from prune.core.cut import apply_plan
 from prune.core.importance.criteria import CRITERIA
 from prune.core.plan import joined
 from prune.core.select.allocation import Budget, Evaluation
@@ -125,7 +125,7 @@ def _after(
     subject: Subject, picked: Selected, allowed: Sequence[Limit]
 ) -> tuple[Subject, tuple[Limit, ...]]:
     """Cut the subject's network; say what may still be taken off each group."""
-    net = surgery.apply(subject.net, subject.groups, picked.plan, share=True)
+    net = apply_plan(subject.net, subject.groups, picked.plan, share=True)
     groups = coupled(net)
     assert [g.root for g in groups] == [g.root for g in subject.groups], "a cut keeps every group"
     left = (

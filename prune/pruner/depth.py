@@ -14,7 +14,7 @@ from torch import Tensor
 from prune.checkpoint import assemble
 from prune.common.size import Sides, Size
 from prune.core.cost.macs import per_layer
-from prune.core.verify import Skip
+from prune.core.masking import Skip
 from prune.errors import CfgError, PlanError
 from prune.models import blocks as residual_blocks
 from prune.models.blocks import Residual

@@ -11,12 +11,12 @@ from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import AS_IT_IS, Reading, open_weights
 from prune.common import run_dir
-from prune.core import cut as surgery
 from prune.core import plan, verify
 from prune.core.cost.macs import Cost, count
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
-from prune.errors import CheckpointError, PlanError, ProofError
+from prune.errors import CheckpointError, PlanError, VerificationError
 from prune.models.darknet import Darknet
 from prune.models.groups import coupled
 from prune.pruner import depth
@@ -111,7 +111,7 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
         )
     wanted = replace(wanted, network=identity, made_by=made_by)
     places = depth.places_of(subject.net, wanted.blocks)
-    net = surgery.apply(subject.net, subject.groups, wanted, share=True)
+    net = apply_plan(subject.net, subject.groups, wanted, share=True)
     net = depth.without(net, places) if places else net
     size = subject.checkpoint.imgsz
     shape = size.batch()
@@ -131,22 +131,22 @@ def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0
     proof covers the cut and what is written of it.
 
     Raises:
-        ProofError: the network in the checkpoint differs from the masked original.
+        VerificationError: the network in the checkpoint differs from the masked original.
     """
     shape = subject.net.small_picture
     places = depth.places_of(subject.net, pruned.plan.blocks)
     skip = depth.skip(subject.net, places) if places else None
 
     def proved(net: Darknet) -> float:
-        return verify.prove(
+        return verify.verify(
             subject.net, net, subject.groups, pruned.plan, shape=shape, skip=skip, seed=seed
         )
 
     try:
         return proved(checkpoint.network(result))
-    except (CheckpointError, ProofError) as error:
+    except (CheckpointError, VerificationError) as error:
         proved(pruned.net)
-        raise ProofError(
+        raise VerificationError(
             f"the cut is right, the cfg text written for it is not: {error}"
         ) from error
 

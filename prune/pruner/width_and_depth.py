@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prune.common.progress import tracked
-from prune.core import cut as surgery
+from prune.core.cut import apply_plan
 from prune.core.plan import Cut, Plan
 from prune.core.select.selection import Selected, by_channels
 from prune.core.trace.groups import Group
@@ -171,7 +171,7 @@ def _change(subject: Subject, plan: Plan, judge: Judge) -> float:
 
 def bare(subject: Subject, plan: Plan) -> Darknet:
     """Carry a plan out and do no more: for a look at the network, or at the clock."""
-    net: Darknet = surgery.apply(subject.net, subject.groups, plan, share=True)
+    net: Darknet = apply_plan(subject.net, subject.groups, plan, share=True)
     places = depth.places_of(subject.net, plan.blocks)
     return depth.without(net, places) if places else net
 

@@ -19,9 +19,9 @@ from torch import nn
 
 from prune import checkpoint
 from prune.common.size import Size
-from prune.core import cut as surgery
 from prune.core.cost.cost_model import costs
 from prune.core.cost.macs import count
+from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
 from prune.core.select.allocation import Budget
@@ -153,7 +153,7 @@ def narrow(
 
     Raises:
         PlanError: the budget cannot be met.
-        ProofError: the cut network is not the masked one.
+        VerificationError: the cut network is not the masked one.
     """
     limit = wish.limit(epoch)
     if limit is None:
@@ -173,7 +173,7 @@ def narrow(
     say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
 
     def cut(net: Darknet) -> Darknet:
-        return surgery.apply(net, subject.groups, pruned.plan)
+        return apply_plan(net, subject.groups, pruned.plan)
 
     return narrowed(run, cut), replace(origin, history=tuple(result.history))
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune.core import cut as surgery
 from prune.core.cost.cost_model import Costs, costs
 from prune.core.cost.macs import count
+from prune.core.cut import apply_plan
 from prune.core.importance.group_importance import scores
 from prune.core.select.allocation import ALLOCATIONS, Budget, Counts, Evaluation, Numbers, meet
 from prune.core.select.constraints import Limit, Wish, limits, rounded
@@ -243,7 +243,7 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
     whole = getattr(found.costs.of(found.costs.full), kind)
     budget = Budget(kind, int(share * whole))
     chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget, allocation=allocation)
-    cut = surgery.apply(net, groups, chosen.plan, share=True)
+    cut = apply_plan(net, groups, chosen.plan, share=True)
     left = getattr(count(cut, (1, 3, 320, 320)), kind)
     assert budget.limit - 0.01 * whole <= left <= budget.limit
 

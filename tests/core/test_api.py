@@ -27,7 +27,7 @@ from prune import api
 from prune.core.cost.macs import count
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
-from prune.errors import PlanError, ProofError
+from prune.errors import PlanError, VerificationError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,14 +65,14 @@ def test_the_pruned_network_is_the_masked_one(name: str, data: st.DataObject) ->
     net, graph, inputs = _traced(name)
     plan = _complete(graph, data.draw(plans(graph.groups)))
     smaller = prune.cut(net, plan)
-    assert prune.prove(net, smaller, plan, inputs, tolerance=1e-9) <= 1e-9
+    assert prune.verify(net, smaller, plan, inputs, tolerance=1e-9) <= 1e-9
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_channel_but_one_of_every_group_may_go(name: str) -> None:
     net, graph, inputs = _traced(name)
     plan = _complete(graph, _all_but_one(graph.groups))
-    assert prune.prove(net, prune.cut(net, plan), plan, inputs, tolerance=1e-9) <= 1e-9
+    assert prune.verify(net, prune.cut(net, plan), plan, inputs, tolerance=1e-9) <= 1e-9
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -104,7 +104,7 @@ def test_budgets_are_met_from_below(name: str, kind: str, allocation: str) -> No
     smaller = prune.cut(net, plan)
     before, after = (getattr(count(n, graph.inputs), kind) for n in (net, smaller))
     assert 0.4 * before < after <= 0.6 * before
-    prune.prove(net, smaller, plan, inputs, tolerance=1e-9)
+    prune.verify(net, smaller, plan, inputs, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -121,7 +121,7 @@ def test_a_trap_is_named_or_cut_rightly(name: str) -> None:
     for amount in (0.5, 0.9):
         plan = prune.select(graph, amount=amount)
         smaller = prune.cut(net, plan)
-        assert prune.prove(net, smaller, plan, inputs, tolerance=1e-9) <= 1e-9
+        assert prune.verify(net, smaller, plan, inputs, tolerance=1e-9) <= 1e-9
 
 
 def test_what_is_kept_keeps_its_channels_and_replays() -> None:
@@ -166,7 +166,7 @@ def test_modes_stay_and_the_proof_is_in_eval_mode() -> None:
     net.get_submodule("features").eval()
     plan = prune.select(graph, amount=0.5)
     smaller = prune.cut(net, plan)
-    prune.prove(net, smaller, plan, inputs)
+    prune.verify(net, smaller, plan, inputs)
     for module in (net, smaller):
         assert module.training
         assert not module.get_submodule("features").training
@@ -180,8 +180,8 @@ def test_a_wrong_result_is_found_with_its_layer() -> None:
     with torch.no_grad():
         smaller.get_parameter("blocks.3.conv1.weight").add_(0.1)
     with pytest.raises(prune.PruneError, match=r"blocks\.3\.conv1") as raised:
-        prune.prove(net, smaller, plan, inputs)
-    assert isinstance(raised.value, ProofError)
+        prune.verify(net, smaller, plan, inputs)
+    assert isinstance(raised.value, VerificationError)
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "activation"])
@@ -343,7 +343,7 @@ def test_a_plan_for_another_network_is_refused(
     plan = prune.select(graph, amount=0.5)
     other = zoo.net("lenet5")
     change(other)
-    for doing in (lambda: prune.cut(other, plan), lambda: prune.prove(other, other, plan, inputs)):
+    for doing in (lambda: prune.cut(other, plan), lambda: prune.verify(other, other, plan, inputs)):
         with pytest.raises(PlanError, match=f"made for another network: {message}"):
             doing()
 
@@ -385,7 +385,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     code = (
         "import sys, prune\n"
         "assert 'torch' not in sys.modules, 'too early'\n"
-        "assert {'trace', 'select', 'cut', 'prove'} <= set(dir(prune))\n"
+        "assert {'trace', 'select', 'cut', 'verify'} <= set(dir(prune))\n"
         "prune.trace; assert 'torch' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -407,3 +407,10 @@ def test_the_readmes_python_example_runs(
     exec(compile(snippet, "README.md", "exec"), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "smaller.pt"]
     assert "True" in capsys.readouterr().out
+
+
+def test_prove_is_the_old_name_of_verify() -> None:
+    net, _, inputs = _traced("lenet5_fixed")
+    plan = prune.select(prune.trace(net, inputs), amount=0.5)
+    with pytest.warns(DeprecationWarning, match=r"prune\.verify"):
+        assert prune.prove(net, prune.cut(net, plan), plan, inputs) <= 1e-4

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from prune.cli import options
-from prune.core import cut as surgery
 from prune.core.cost.cost_model import Costs, costs
 from prune.core.cost.macs import Cost, count, per_layer
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
@@ -48,7 +48,7 @@ def test_costs_are_what_the_cut_network_counts(name: str, data: st.DataObject) -
     plan = data.draw(plans.plans(groups))
     of = costs(net, groups, shape)
     kept = _kept(groups, plan)
-    cut = surgery.apply(net, groups, plan)
+    cut = apply_plan(net, groups, plan)
     assert _same(of.of(kept), count(cut, shape))
     assert of.layers(kept) == {
         layer: cost.macs for layer, cost in per_layer(cut, shape).items() if layer in of.names
@@ -88,7 +88,7 @@ def test_costs_of_a_detector_cut_anyhow(share: float) -> None:
             chosen[number] = torch.randperm(group.channels, generator=generator)[:count_gone]
     plan = plans.plan_of(groups, {n: gone.tolist() for n, gone in chosen.items()})
     of = costs(net, groups, (1, 3, 640, 640))
-    cut = surgery.apply(net, groups, plan, share=True)
+    cut = apply_plan(net, groups, plan, share=True)
     assert _same(of.of(_kept(groups, plan)), count(cut, (1, 3, 640, 640)))
 
 
@@ -103,7 +103,7 @@ def test_costs_of_every_cfg_with_half_of_every_group(name: str) -> None:
     free = {n: group for n, group in enumerate(groups) if not group.kept}
     plan = plans.plan_of(groups, {n: range(g.channels // 2) for n, g in free.items()})
     of = costs(net, groups, net.small_picture)
-    cut = surgery.apply(net, groups, plan, share=True)
+    cut = apply_plan(net, groups, plan, share=True)
     assert _same(of.of(_kept(groups, plan)), count(cut, net.small_picture))
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from plans import cut_of, plan_of, plans
 from torch import nn
 
-from prune.core import cut
+from prune.core.cut import apply_plan
+from prune.core.masking import masked
 from prune.core.plan import Plan, removed
 from prune.core.trace.groups import trace
-from prune.core.verify import masked, prove
+from prune.core.verify import verify
 from prune.errors import PlanError
 
 
@@ -22,8 +23,8 @@ def test_the_pruned_network_is_the_masked_one(name: str, data: st.DataObject) ->
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan = data.draw(plans(groups))
-    pruned = cut.apply(net, groups, plan)
-    assert prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9) <= 1e-9
+    pruned = apply_plan(net, groups, plan)
+    assert verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9) <= 1e-9
 
 
 @pytest.mark.parametrize("name", nets.CASES)
@@ -32,8 +33,8 @@ def test_every_channel_but_one_of_every_group_may_go(name: str) -> None:
     groups = trace(net, shape)
     chosen = {i: range(1, g.channels) for i, g in enumerate(groups) if not g.kept}
     plan = plan_of(groups, chosen)
-    pruned = cut.apply(net, groups, plan)
-    assert prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9) <= 1e-9
+    pruned = apply_plan(net, groups, plan)
+    assert verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9) <= 1e-9
 
 
 @pytest.mark.parametrize("name", nets.CASES)
@@ -42,7 +43,7 @@ def test_attributes_say_what_the_weights_are(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept and g.channels > 1})
-    for module in cut.apply(net, groups, plan).modules():
+    for module in apply_plan(net, groups, plan).modules():
         if isinstance(module, nets.CONVOLUTIONS):
             twin: nn.Module = type(module)(
                 module.in_channels,
@@ -67,7 +68,7 @@ def test_what_stays_is_bit_for_bit_what_it_was() -> None:
     net = nets.net("concat")
     groups = trace(net, (1, 3, 8, 8))
     plan = Plan("", "given", (cut_of(next(g for g in groups if g.root == "a.0"), [0, 2]),))
-    before, after = net.state_dict(), cut.apply(net, groups, plan).state_dict()
+    before, after = net.state_dict(), apply_plan(net, groups, plan).state_dict()
     left = {"a.0.weight": [1, 3], "a.1.weight": [1, 3]}
     for name, rows in left.items():
         assert torch.equal(after[name], before[name][rows])
@@ -83,7 +84,7 @@ def test_the_original_stays_and_shares_nothing(name: str) -> None:
     groups = trace(net, shape)
     plan = plan_of(groups, {0: [0]})
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    pruned = cut.apply(net, groups, plan)
+    pruned = apply_plan(net, groups, plan)
     with torch.no_grad():
         for tensor in (*pruned.parameters(), *pruned.buffers()):
             tensor.zero_()
@@ -94,7 +95,7 @@ def test_a_copy_that_may_share_copies_only_what_loses_channels() -> None:
     net = nets.net("csp")
     groups = trace(net, (1, 3, 8, 8))
     plan = plan_of(groups, {0: [1]})
-    shared, own = cut.apply(net, groups, plan, share=True), cut.apply(net, groups, plan)
+    shared, own = apply_plan(net, groups, plan, share=True), apply_plan(net, groups, plan)
     for name, tensor in shared.state_dict().items():
         assert torch.equal(tensor, own.state_dict()[name])
         whole = net.state_dict()[name]
@@ -106,7 +107,7 @@ def test_frozen_parameters_stay_frozen_and_weights_that_were_one_stay_one() -> N
     net.get_submodule("free.0").requires_grad_(False)
     groups = trace(net, (2, 3, 8, 8))
     number = next(i for i, group in enumerate(groups) if group.root == "free.0")
-    pruned = cut.apply(net, groups, plan_of(groups, {number: [1]}))
+    pruned = apply_plan(net, groups, plan_of(groups, {number: [1]}))
     trained = {name: p.requires_grad for name, p in net.named_parameters()}
     assert {name: p.requires_grad for name, p in pruned.named_parameters()} == trained
     assert not trained["free.0.weight"]
@@ -119,8 +120,8 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
     for _ in range(3):
         groups = trace(net, shape)
         plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept})
-        pruned = cut.apply(net, groups, plan)
-        prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9)
+        pruned = apply_plan(net, groups, plan)
+        verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9)
         net = pruned
     assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == [
         5,
@@ -137,7 +138,7 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
 def test_an_empty_plan_is_a_copy() -> None:
     net = nets.net("csp")
     groups = trace(net, (1, 3, 8, 8))
-    copy = cut.apply(net, groups, Plan("", "given", ()))
+    copy = apply_plan(net, groups, Plan("", "given", ()))
     assert all(torch.equal(t, net.state_dict()[key]) for key, t in copy.state_dict().items())
 
 
@@ -145,7 +146,7 @@ def test_a_plan_that_fits_no_group_changes_nothing() -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
     with pytest.raises(PlanError):
-        cut.apply(net, groups, plan_of(groups, {2: [0]}))
+        apply_plan(net, groups, plan_of(groups, {2: [0]}))
 
 
 def test_masks_are_zero_where_a_removed_channel_is_read_and_go_again() -> None:

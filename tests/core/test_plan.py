@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune.core import cut as surgery
+from prune.core.cut import apply_plan
 from prune.core.plan import Cut, Plan, from_json, joined, removed, to_dict, to_json
 from prune.core.trace.groups import Group, Slot, trace
 from prune.errors import PlanError
@@ -148,11 +148,11 @@ def test_one_plan_of_two_cuts_as_both_one_after_the_other(name: str, data: st.Da
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     first = data.draw(drawn.plans(groups))
-    between = surgery.apply(net, groups, first)
+    between = apply_plan(net, groups, first)
     left = trace(between, shape)
     second = data.draw(drawn.plans(left))
-    twice = surgery.apply(between, left, second).state_dict()
-    once = surgery.apply(net, groups, joined(groups, first, second)).state_dict()
+    twice = apply_plan(between, left, second).state_dict()
+    once = apply_plan(net, groups, joined(groups, first, second)).state_dict()
     assert twice.keys() == once.keys()
     assert all(torch.equal(twice[key], once[key]) for key in once)
 

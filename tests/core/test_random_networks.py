@@ -22,8 +22,8 @@ from random_nets import PICTURES, SIDE, STEPS, RandomNet, Step
 from torch import Tensor, nn
 
 import prune
-from prune.core import cut as surgery
 from prune.core import verify
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
 from prune.errors import PlanError
@@ -127,11 +127,11 @@ def test_a_random_network_is_cut_rightly_or_says_why_not(
         assert MISSED not in reason, "the trace had overlooked a coupling"
         tally[f"groups kept: {NUMBERS.sub('#', reason)}"] += 1
     plan = _plan(graph.groups, seed)
-    smaller = surgery.apply(net, graph.groups, plan)
+    smaller = apply_plan(net, graph.groups, plan)
     assert all(map(_agrees, smaller.modules()))
     for other in (seed, seed + 1):
         given = _inputs(other)
-        verify.prove_on(net, smaller, graph.groups, plan, inputs=given, tolerance=1e-9)
+        verify.verify_on(net, smaller, graph.groups, plan, inputs=given, tolerance=1e-9)
     if seed % 8 == 0:
         _check_replay(graph, plan, smaller)
     tally["networks cut"] += 1

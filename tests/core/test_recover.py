@@ -10,7 +10,7 @@ import torch
 from plans import plan_of
 from torch import Generator, Tensor, nn
 
-from prune.core import cut
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.core.recover.normal import Sums, error, solve
@@ -35,7 +35,7 @@ def _first_free(groups: Sequence[Group]) -> int:
 def _cut(net: nn.Module, groups: Sequence[Group], number: int) -> tuple[Plan, nn.Module]:
     """Take the first channel of a group."""
     plan = plan_of(groups, {number: [0]})
-    return plan, cut.apply(net, groups, plan)
+    return plan, apply_plan(net, groups, plan)
 
 
 def _flat(output: object) -> Tensor:
@@ -140,7 +140,7 @@ def test_no_layer_comes_out_worse_on_the_pictures_it_was_fitted_on(name: str) ->
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept and g.channels > 1})
-    pruned = cut.apply(net, groups, plan)
+    pruned = apply_plan(net, groups, plan)
     solved = reconstruct(net, pruned, groups, plan, _pictures())
     assert solved
     assert all(layer.after <= layer.before for layer in solved)
@@ -211,7 +211,7 @@ def test_a_network_without_a_cut_stays_bit_for_bit() -> None:
     net, shape = nets.net("residual"), nets.CASES["residual"].shape
     groups = trace(net, shape)
     same = {name: name for name, _ in net.named_modules()}
-    copy = cut.apply(net, groups, Plan("", "given", ()))
+    copy = apply_plan(net, groups, Plan("", "given", ()))
     solved = reconstruct(net, copy, groups, Plan("", "given", ()), _pictures(), names=same)
     assert max(layer.before for layer in solved) < 1e-20
     assert all(torch.equal(t, net.state_dict()[k]) for k, t in copy.state_dict().items())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
-from prune.core import cut
+from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.group_importance import filters
@@ -196,8 +196,8 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
         lowest = torch.argsort(scores, stable=True)[: int(amount * len(scores))].tolist()
         if lowest:
             present = trace(step, shape)
-            step = cut.apply(step, present, selection.by_channels(present, layer, lowest))
-    at_once = cut.apply(net, groups, plan)
+            step = apply_plan(step, present, selection.by_channels(present, layer, lowest))
+    at_once = apply_plan(net, groups, plan)
     assert at_once.state_dict().keys() == step.state_dict().keys()
     for key, tensor in at_once.state_dict().items():
         assert torch.equal(tensor, step.state_dict()[key]), key
@@ -260,7 +260,7 @@ def test_yolor_csp_has_the_parameters_that_were_counted_elsewhere(
         plan, _ = selection.one_after_another(net, groups, _range(first, last), amount=amount)
     else:
         plan = _by_amount(net, groups, _range(first, last), amount=amount)
-    assert _params(cut.apply(net, groups, plan)) == params
+    assert _params(apply_plan(net, groups, plan)) == params
 
 
 def test_in_the_old_way_the_residual_trunks_shrink_to_a_channel() -> None:

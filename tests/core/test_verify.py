@@ -8,11 +8,11 @@ import torch
 from plans import plan_of
 from torch import Tensor, nn
 
-from prune.core import cut
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group, trace
-from prune.core.verify import prove
-from prune.errors import ProofError
+from prune.core.verify import verify
+from prune.errors import VerificationError
 
 SHAPE = (2, 3, 8, 8)
 
@@ -40,20 +40,20 @@ def test_a_coupling_that_is_off_by_one_is_found(name: str, place: int, number: i
     right = trace(net, shape)
     wrong = tuple(_shifted(g, number) if i == place else g for i, g in enumerate(right))
     plan = plan_of(right, {place: [0]})
-    pruned = cut.apply(net, wrong, plan)
-    with pytest.raises(ProofError, match="differs"):
-        prove(net, pruned, wrong, plan, shape=shape)
+    pruned = apply_plan(net, wrong, plan)
+    with pytest.raises(VerificationError, match="differs"):
+        verify(net, pruned, wrong, plan, shape=shape)
 
 
 def test_the_layer_that_differs_first_is_named() -> None:
     net = nets.net("residual")
     groups = trace(net, SHAPE)
     plan = plan_of(groups, {0: [1]})
-    pruned = cut.apply(net, groups, plan)
+    pruned = apply_plan(net, groups, plan)
     with torch.no_grad():
         pruned.get_parameter("in2.0.weight").add_(0.1)
-    with pytest.raises(ProofError, match=r"in2\.0"):
-        prove(net, pruned, groups, plan, shape=SHAPE)
+    with pytest.raises(VerificationError, match=r"in2\.0"):
+        verify(net, pruned, groups, plan, shape=SHAPE)
 
 
 def test_a_difference_is_seen_where_the_outputs_hardly_depend_on_it() -> None:
@@ -64,8 +64,8 @@ def test_a_difference_is_seen_where_the_outputs_hardly_depend_on_it() -> None:
         net.get_parameter("c.weight").mul_(1e-12)
     plan = plan_of(groups, {0: [1]})
     wrong = tuple(_shifted(g, 2) if g.root == "a.0" else g for g in groups)
-    with pytest.raises(ProofError, match=r"b\.0"):
-        prove(net, cut.apply(net, wrong, plan), wrong, plan, shape=SHAPE)
+    with pytest.raises(VerificationError, match=r"b\.0"):
+        verify(net, apply_plan(net, wrong, plan), wrong, plan, shape=SHAPE)
 
 
 class _Mean(nn.Module):
@@ -85,8 +85,8 @@ def test_a_channel_used_behind_the_groups_back_is_found() -> None:
     net = _Mean()
     free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
     plan = plan_of(free, {0: [2]})
-    with pytest.raises(ProofError, match="differs"):
-        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+    with pytest.raises(VerificationError, match="differs"):
+        verify(net, apply_plan(net, free, plan), free, plan, shape=SHAPE)
 
 
 def test_an_output_that_shrinks_is_found() -> None:
@@ -94,9 +94,9 @@ def test_an_output_that_shrinks_is_found() -> None:
     free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
     plan = plan_of(free, {2: [0]})
     with pytest.raises(
-        ProofError, match=r"shapes \[\[2, 4, 4, 4\]\], after the cut \[\[2, 3, 4, 4\]\]"
+        VerificationError, match=r"shapes \[\[2, 4, 4, 4\]\], after the cut \[\[2, 3, 4, 4\]\]"
     ):
-        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+        verify(net, apply_plan(net, free, plan), free, plan, shape=SHAPE)
 
 
 def test_a_pruned_network_that_does_not_run_is_found() -> None:
@@ -104,8 +104,8 @@ def test_a_pruned_network_that_does_not_run_is_found() -> None:
     free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
     number = next(i for i, group in enumerate(free) if group.root == "constant.0")
     plan = plan_of(free, {number: [0]})
-    with pytest.raises(ProofError, match="does not run"):
-        prove(net, cut.apply(net, free, plan), free, plan, shape=SHAPE)
+    with pytest.raises(VerificationError, match="does not run"):
+        verify(net, apply_plan(net, free, plan), free, plan, shape=SHAPE)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -114,8 +114,10 @@ def test_values_that_are_not_finite_prove_nothing(value: float) -> None:
     groups = trace(net, SHAPE)
     nn.init.constant_(net.get_submodule("c").get_parameter("bias"), value)
     plan = plan_of(groups, {0: [1]})
-    with pytest.raises(ProofError, match="masked original gives values that are NaN or infinite"):
-        prove(net, cut.apply(net, groups, plan), groups, plan, shape=SHAPE)
+    with pytest.raises(
+        VerificationError, match="masked original gives values that are NaN or infinite"
+    ):
+        verify(net, apply_plan(net, groups, plan), groups, plan, shape=SHAPE)
 
 
 def test_rounding_of_large_outputs_is_told_from_a_wrong_cut() -> None:
@@ -125,20 +127,20 @@ def test_rounding_of_large_outputs_is_told_from_a_wrong_cut() -> None:
         net.get_parameter("2.weight").mul_(1e4)
     groups = trace(net, SHAPE)
     plan = plan_of(groups, {0: range(0, 200, 3)})
-    pruned = cut.apply(net, groups, plan)
-    assert prove(net, pruned, groups, plan, shape=SHAPE) > 1e-4  # above the tolerance, yet right
+    pruned = apply_plan(net, groups, plan)
+    assert verify(net, pruned, groups, plan, shape=SHAPE) > 1e-4  # above the tolerance, yet right
     with torch.no_grad():
         pruned.get_parameter("2.bias").add_(0.01)
-    with pytest.raises(ProofError):
-        prove(net, pruned, groups, plan, shape=SHAPE)
+    with pytest.raises(VerificationError):
+        verify(net, pruned, groups, plan, shape=SHAPE)
 
 
 def test_both_networks_are_left_without_hooks() -> None:
     net = nets.net("csp")
     groups = trace(net, SHAPE)
     plan = plan_of(groups, {0: [1]})
-    pruned = cut.apply(net, groups, plan)
-    prove(net, pruned, groups, plan, shape=SHAPE)
+    pruned = apply_plan(net, groups, plan)
+    verify(net, pruned, groups, plan, shape=SHAPE)
     for module in (*net.modules(), *pruned.modules()):
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
@@ -147,4 +149,4 @@ def test_both_networks_are_left_without_hooks() -> None:
 def test_an_empty_plan_proves_that_a_copy_is_a_copy() -> None:
     net = nets.net("two_outputs")
     groups = trace(net, SHAPE)
-    assert prove(net, net, groups, Plan("", "given", ()), shape=SHAPE) == 0
+    assert verify(net, net, groups, Plan("", "given", ()), shape=SHAPE) == 0

@@ -21,8 +21,8 @@ from shipped import CFGS, narrow
 from torch import Tensor
 
 from prune import checkpoint
-from prune.core import cut as surgery
 from prune.core.cost.cost_model import costs
+from prune.core.cut import apply_plan
 from prune.core.select.constraints import Limit
 from prune.core.trace.groups import Group
 from prune.errors import InputError, PlanError
@@ -166,7 +166,7 @@ def _expect_widths_of_cuts(net: Darknet, *, deployed: Callable[[Darknet], Darkne
     sides = (2 * net.stride, 3 * net.stride)
     of = costs(net, groups, (1, 3, *sides))
     kept = _some(groups, seed=1)
-    cut = surgery.apply(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
+    cut = apply_plan(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
     whole = deployed(net)
     found = widths(whole, of)
     before, after = timed(whole, sides), timed(deployed(cut), sides)
@@ -412,7 +412,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
     assert knows(table, layers, variety(groups, widths(whole, of), 2, seed=0))
     model = Model(coefficients(table, layers), widths(whole, of), 2, of.full)
     for kept in random_widths(groups, 1, networks=3, seed=5):
-        cut = surgery.apply(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
+        cut = apply_plan(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
         ms = total_ms(table, timed(folded(cut), setting.imgsz))
         assert float(model.ms(kept)) == pytest.approx(ms)
         whole_ms = sum(sample.ms for sample in _samples(cut, setting))

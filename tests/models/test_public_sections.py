@@ -22,10 +22,10 @@ from public import picture, trained
 from prune.checkpoint.convert import import_foreign
 from prune.checkpoint.foreign.structure import read_cfg
 from prune.checkpoint.foreign.weights import write_weights
-from prune.core.cut import apply
+from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
-from prune.core.verify import prove
+from prune.core.verify import verify
 from prune.errors import CfgError
 from prune.models.blocks import residuals
 from prune.models.darknet import Darknet, build
@@ -159,8 +159,8 @@ def test_a_cut_network_is_the_masked_one_and_its_cfg_means_the_same(
     net = trained(NET + NETWORKS[name], decoding="darknet", seed=seed)
     groups = coupled(net)
     plan = half_of(groups, seed=seed)
-    smaller = apply(net, groups, plan)
-    prove(net, smaller, groups, plan, shape=net.small_picture)
+    smaller = apply_plan(net, groups, plan)
+    verify(net, smaller, groups, plan, shape=net.small_picture)
     assert agrees(smaller, tmp_path)
     again = Darknet(parse(smaller.cfg_text())).eval()
     again.load_state_dict(smaller.state_dict())

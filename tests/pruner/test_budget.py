@@ -14,8 +14,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from prune.core import cut as surgery
 from prune.core.cost.macs import count
+from prune.core.cut import apply_plan
 from prune.core.select.allocation import Budget
 from prune.core.select.constraints import Wish
 from prune.core.select.selection import Selected
@@ -75,7 +75,7 @@ def test_every_step_scores_what_the_one_before_left() -> None:
     sizes = [_macs(now) for now in seen]
     assert len(seen) == 3
     assert sizes[0] == _macs(subject) > sizes[1] > sizes[2] > budget.limit
-    cut = surgery.apply(subject.net, subject.groups, chosen.plan)
+    cut = apply_plan(subject.net, subject.groups, chosen.plan)
     last = seen[-1].net.state_dict()
     widths = {name: len(tensor) for name, tensor in cut.state_dict().items() if tensor.dim()}
     assert all(len(last[name]) >= width for name, width in widths.items())
@@ -179,7 +179,7 @@ def test_blocks_first_and_widths_then_give_the_same_network() -> None:
     shallow = depth.without(subject.net, depth.places_of(subject.net, plan.blocks))
     groups = trace(shallow, shallow.small_picture, protected=shallow.head_convolutions())
     chosen = _narrow(0.5)(replace(subject, net=shallow, groups=groups))
-    twice = surgery.apply(shallow, groups, chosen.plan).state_dict()
+    twice = apply_plan(shallow, groups, chosen.plan).state_dict()
     assert twice.keys() == once.state_dict().keys()
     assert all(torch.equal(twice[name], tensor) for name, tensor in once.state_dict().items())
 

@@ -19,10 +19,10 @@ from prune.cli import main
 from prune.cli.depth import CRITERIA
 from prune.core import verify
 from prune.core.cost.macs import count
+from prune.core.masking import Skip
 from prune.core.plan import Plan, from_json
 from prune.core.select import selection
-from prune.core.verify import Skip
-from prune.errors import PlanError, ProofError
+from prune.errors import PlanError, VerificationError
 from prune.models.blocks import Residual, residuals
 from prune.models.darknet import Darknet
 from prune.models.sections import Section, head_path, heads, parse, with_classes, with_options
@@ -50,7 +50,7 @@ def _narrow(path: Path) -> Darknet:
 def _prove(net: Darknet, places: Sequence[Residual]) -> float:
     left = depth.without(net, places)
     skip = depth.skip(net, places)
-    return verify.prove(net, left, (), EMPTY, shape=(1, 3, net.stride, net.stride), skip=skip)
+    return verify.verify(net, left, (), EMPTY, shape=(1, 3, net.stride, net.stride), skip=skip)
 
 
 @pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
@@ -107,8 +107,8 @@ def _mistakes() -> dict[str, tuple[Darknet, Skip]]:
 @pytest.mark.parametrize("message", _mistakes())
 def test_the_proof_finds(message: str) -> None:
     pruned, skip = _mistakes()[message]
-    with pytest.raises(ProofError, match=message):
-        verify.prove(stacks.net(), pruned, (), EMPTY, shape=(1, 3, 32, 32), skip=skip)
+    with pytest.raises(VerificationError, match=message):
+        verify.verify(stacks.net(), pruned, (), EMPTY, shape=(1, 3, 32, 32), skip=skip)
 
 
 def test_costs_are_what_the_network_loses() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from prune.common import cache_dir
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
-from prune.core import cut
+from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import FROM_PICTURES
 from prune.core.importance.statistics import Evidence, gather
@@ -195,7 +195,7 @@ def test_a_network_after_a_cut_is_scored_anew(subject: Subject, data: DataSpec) 
     pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     found = scores(subject, criterion="taylor", pictures=pictures)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
-    net = cut.apply(subject.net, subject.groups, plan)
+    net = apply_plan(subject.net, subject.groups, plan)
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     after = scores(replace(subject, net=net, groups=groups), criterion="taylor", pictures=pictures)[
         0

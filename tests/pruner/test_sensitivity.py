@@ -19,12 +19,11 @@ from prune.cli import main
 from prune.common.eval_mode import evaluating
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
-from prune.core import cut as surgery
 from prune.core.cost.macs import count
-from prune.core.plan import Plan, from_json, removed
-from prune.core.select.selection import cut_of
+from prune.core.cut import apply_plan
+from prune.core.masking import masked
+from prune.core.plan import Plan, cut_of, from_json, removed
 from prune.core.trace.groups import Group
-from prune.core.verify import masked
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import PlanError
@@ -104,8 +103,7 @@ def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None
     subject = session.open_subject(setup.weights)
     tasks = [WHOLE, *halves(subject.groups)]
     nets = [subject.net] + [
-        surgery.apply(subject.net, subject.groups, plan_of(subject.groups, task))
-        for task in tasks[1:]
+        apply_plan(subject.net, subject.groups, plan_of(subject.groups, task)) for task in tasks[1:]
     ]
     expected = [score_of(net, setup) for net in nets]
     assert len({value for value, _ in expected}) > 3, "the cuts must matter"
@@ -158,7 +156,7 @@ def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
             assert (row.macs, row.params, row.drop) == (0, 0, 0)
             continue
         plan = plan_of(subject.groups, Task(row.index, tuple(range(row.removed))))
-        after = count(surgery.apply(subject.net, subject.groups, plan), shape)
+        after = count(apply_plan(subject.net, subject.groups, plan), shape)
         assert (row.macs, row.params) == (before.macs - after.macs, before.params - after.params)
 
 

@@ -11,7 +11,7 @@ from prune import checkpoint
 from prune.cli import main
 from prune.core.importance import group_importance
 from prune.core.select import selection
-from prune.errors import ProofError
+from prune.errors import VerificationError
 from prune.models.darknet import build
 from prune.pruner import session
 from prune.pruner.session import Pruned, Subject
@@ -67,7 +67,7 @@ def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
     subject, pruned = cut
     with torch.no_grad():
         next(pruned.net.parameters()).mul_(1.1)
-    with pytest.raises(ProofError, match=r"^the pruned network differs"):
+    with pytest.raises(VerificationError, match=r"^the pruned network differs"):
         session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0))
 
 
@@ -81,7 +81,9 @@ def test_a_text_that_builds_another_network_is_found(
     result = session.as_checkpoint(subject, pruned, seed=0)
     assert change[0] in result.cfg
     wrong = replace(result, cfg=result.cfg.replace(*change, 1))
-    with pytest.raises(ProofError, match="the cut is right, the cfg text written for it is not"):
+    with pytest.raises(
+        VerificationError, match="the cut is right, the cfg text written for it is not"
+    ):
         session.prove(subject, pruned, wrong)
 
 

@@ -13,7 +13,8 @@ import pytest
 from plans import plan_of
 from shipped import CFGS, narrow
 
-from prune.core import cut, verify
+from prune.core import verify
+from prune.core.cut import apply_plan
 from prune.core.trace.groups import trace
 
 ALONE = int(os.environ.get("PRUNE_RANDOM_NETWORKS", "0")) > 200
@@ -34,5 +35,5 @@ def test_every_group_is_cut_in_half_and_proved(path: Path) -> None:
     for hand in range(hands):
         chosen = {i: range(0, groups[i].channels - 1, 2) for i in free[hand::hands]}
         plan = plan_of(groups, chosen)
-        pruned = cut.apply(net, groups, plan, share=True)
-        verify.prove(net, pruned, groups, plan, shape=shape, tolerance=1e-9)
+        pruned = apply_plan(net, groups, plan, share=True)
+        verify.verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9)

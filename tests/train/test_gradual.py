@@ -15,8 +15,8 @@ from prune import checkpoint
 from prune.cli import main
 from prune.common import hyperparameters
 from prune.common.size import Size
-from prune.core import cut as surgery
 from prune.core.cost.macs import count
+from prune.core.cut import apply_plan
 from prune.core.plan import Cut, Plan
 from prune.core.trace.groups import trace
 from prune.data.loader import Batch
@@ -170,7 +170,7 @@ def test_weights_average_and_momentum_lose_the_same_channels(
     plan = Plan("", "given", (Cut(first.root, first.channels, (1, 4), first.producers),))
 
     def cut(net: Darknet) -> Darknet:
-        return surgery.apply(net, groups, plan)
+        return apply_plan(net, groups, plan)
 
     after = narrowed(run, cut)
     kept = [i for i in range(first.channels) if i not in (1, 4)]

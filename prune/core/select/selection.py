@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.group_importance import filters, finite
-from prune.core.plan import Cut, Plan
+from prune.core.plan import Cut, Plan, cut_of
 from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
 from prune.core.select.cliffs import Cliff
 from prune.core.select.cliffs import cliffs as find_cliffs
@@ -299,13 +299,6 @@ def _count(present: int, amount: float, tied: int, round_to: int) -> int:
 def lowest(scores: Tensor, count: int) -> list[int]:
     """Return the places of the `count` lowest scores; ties go from the front."""
     return sorted(torch.argsort(scores, stable=True)[:count].tolist())
-
-
-def cut_of(group: Group, channels: Iterable[int]) -> Cut:
-    """Make the cut that takes some of a group's channels."""
-    index = group.slot(group.root).index
-    remove = sorted(position for channel in channels for position in index[channel])
-    return Cut(group.root, group.width, tuple(remove), group.producers)
 
 
 def _plan(criterion: str, cuts: Iterable[Cut], touched: Iterable[Group], wish: str) -> Plan:

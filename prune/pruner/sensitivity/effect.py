@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prune.core.plan import Plan, Removed, removed
-from prune.core.select.selection import cut_of
+from prune.core.masking import masked
+from prune.core.plan import Plan, Removed, cut_of, removed
 from prune.core.trace.groups import Group
-from prune.core.verify import masked
 from prune.models.darknet import Darknet
 
 
