@@ -1,4 +1,4 @@
-"""What is coupled in a detector: `graph.trace`, told what a Darknet takes and what has to stay."""
+"""The coupled groups of a detector: a trace whose heads' outputs are protected."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from prune.core.trace.groups import Group, trace
 from .darknet import Darknet
 
 
-def coupled(net: Darknet) -> tuple[Group, ...]:
-    """Find every coupled group of a network on the CPU or a GPU; its heads' outputs are kept."""
+def detector_groups(net: Darknet) -> tuple[Group, ...]:
+    """Find every coupled group of a network on the CPU or a GPU; its heads' outputs are protected."""
     return trace(net, net.small_picture, protected=net.head_convolutions())

@@ -28,9 +28,9 @@ from prune.core.importance.group_importance import scores
 from prune.core.importance.statistics import Evidence, Loss
 from prune.core.plan import Plan, cut_of, from_json, to_json
 from prune.core.select.allocation import Budget, Evaluation
-from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.select.constraints import Constraints, Limit, limits, rounded
 from prune.core.select.selection import by_budget, lowest
-from prune.core.trace.coupling import Traced, traced
+from prune.core.trace.coupling import Traced, record_coupling
 from prune.core.trace.groups import Group, groups_of, structures
 from prune.core.trace.meta import Shape, Spec, spec
 from prune.core.verify import verify_on
@@ -107,7 +107,7 @@ def trace(
         raise PlanError("inputs must be a tuple of example tensors, e.g. (x,)")
     names = _names(model, keep)
     given = tuple(spec(tensor) for tensor in inputs)
-    run = traced(model, given, keep=names)
+    run = record_coupling(model, given, keep=names)
     _check_reached(run, _names(model, unused))
     groups = dry_run.tried(model, groups_of(run), given)
     if all(group.kept for group in groups):
@@ -173,7 +173,7 @@ def select(  # noqa: PLR0913  the wishes are the interface
     given = {name: wish for name, wish in wishes.items() if wish is not None}
     if len(given) != 1:
         raise PlanError("give exactly one of amount, macs and params, e.g. amount=0.25")
-    everywhere = Wish(max_ratio, min_channels, round_to)
+    everywhere = Constraints(max_ratio, min_channels, round_to)
     excluded = {pattern: {"exclude": True} for pattern in _patterns(graph, exclude)}
     allowed = limits(graph.groups, everywhere, {**(layers or {}), **excluded})
     ranks = scores(
@@ -287,7 +287,7 @@ def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:
             "see prune apply"
         )
     _expect_shapes(model, plan.shapes, "the plan was made for another network")
-    return groups_of(traced(model, plan.inputs, keep=plan.keep))
+    return groups_of(record_coupling(model, plan.inputs, keep=plan.keep))
 
 
 def _expect_shapes(model: nn.Module, shapes: Sequence[tuple[str, Shape]], problem: str) -> None:

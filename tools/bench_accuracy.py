@@ -32,7 +32,7 @@ from prune.common.files import write_text
 from prune.core.cost.macs import count
 from prune.core.plan import Plan, joined, to_json
 from prune.core.select import selection
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.pruner import session
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
@@ -235,7 +235,7 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
 
     Which channels it takes is read off its groups; that the cut is its cut is asserted by counting.
     """
-    subject = session.open_subject(bench.weights("dense"))
+    subject = session.open_session(bench.weights("dense"))
 
     def plan(amount: float) -> int:
         net = copy.deepcopy(subject.net)
@@ -254,10 +254,10 @@ def torch_pruning(bench: Accuracy, macs: float, out: Path) -> None:
         groups = subject.groups
         for group in pruner.step(interactive=True):
             dep, places = group[0]
-            cut = selection.by_channels(coupled(net), names[dep.target.module], places)
+            cut = selection.by_channels(detector_groups(net), names[dep.target.module], places)
             plan = joined(groups, plan, cut) if plan.cuts else cut
             group.prune()
-        made = session.carry_out(subject, plan, made_by="Torch-Pruning")
+        made = session.cut_session(subject, plan, made_by="Torch-Pruning")
         assert made.after == count(net, shape), "the plan is not what Torch-Pruning cut"
         write_text(out, to_json(made.plan))
         return made.after.macs

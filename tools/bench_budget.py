@@ -52,7 +52,7 @@ def main() -> None:
     here = machine([args.runtime])
     print(f"{here.cpu}, {setting.threads} of {here.cores} core(s), load {here.load}")
     print(f"{args.runtime} {here.versions[args.runtime]}, {args.img_size} px, {args.rounds} runs")
-    subject = session.open_subject(args.weights)
+    subject = session.open_session(args.weights)
     clock = opened(subject, form=Form(args.runtime), setting=setting, say=_say)
     clock = filled(clock, subject, seed=0, say=_say)
     words = ("--threads", setting.threads, "--runtime", args.runtime)

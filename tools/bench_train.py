@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from prune.data.spec import DataSpec
     from prune.data.store import Pictures
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.train.run import Run
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
@@ -461,7 +461,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     load = partial(score_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")
     one = load(batch_size=1, workers=0)
-    ways: dict[str, Callable[[], Scores]] = {
+    ways: dict[str, Callable[[], Metrics]] = {
         "one by one": lambda: plainly(net, one, data.names, device=where),
         "batches": lambda: score(laid, batches, data.names, device=where, precision=torch.bfloat16),
     }
@@ -482,7 +482,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     return answer
 
 
-def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Scores:
+def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Metrics:
     """Score as the shortest correct loop does, the network as it was trained."""
     from prune.common.eval_mode import evaluating
     from prune.evaluate.evaluate import collect

@@ -32,7 +32,7 @@ INT8_DROP = 0.5  # points of mAP that INT8 may take where the fine-tuned network
 
 
 @dataclass(frozen=True)
-class Wish:
+class AutoConfig:
     """What a run is to come to.
 
     Attributes:
@@ -74,10 +74,10 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Road:
+class AutoRun:
     """A run under way: what is wished, the folder of its files, what is done."""
 
-    wish: Wish
+    wish: AutoConfig
     folder: Path
     journal: Journal
     say: Callable[[str], None]
@@ -91,7 +91,7 @@ class Road:
         return float(cast(float, self.journal.stages[stage][name]))
 
 
-def walk(road: Road) -> None:
+def run_stages(road: AutoRun) -> None:
     """Do all stages that are not done yet."""
     for number, (name, stage) in enumerate(STAGES.items(), start=1):
         done = " was done before" if name in road.journal.stages else ""
@@ -99,7 +99,7 @@ def walk(road: Road) -> None:
         road.journal.done(name, partial(stage, road))
 
 
-def _dense(road: Road) -> Facts:
+def _dense(road: AutoRun) -> Facts:
     """Score the detector as it is, and write it as it would be deployed."""
     scores = _scores(road, road.wish.weights)
     out = road.file("dense.onnx")
@@ -109,7 +109,7 @@ def _dense(road: Road) -> Facts:
     return {**scores, "ms": ms, "file": str(out)}
 
 
-def _cut(road: Road) -> Facts:
+def _cut(road: AutoRun) -> Facts:
     """Cut until the deployed form is fast enough; recover what can be without training."""
     wish, target = road.wish, road.file("cut.pt")
     start = _deployed(road, wish.weights)
@@ -137,7 +137,7 @@ def _cut(road: Road) -> Facts:
     )
 
 
-def _cut_words(road: Road, asked: float) -> list[object]:
+def _cut_words(road: AutoRun, asked: float) -> list[object]:
     """Say what cuts to a fraction of the time, in the form that is deployed."""
     wish = road.wish
     words: list[object] = ["global", "--weights", wish.weights, "--latency", f"{asked:.5f}"]
@@ -148,11 +148,11 @@ def _cut_words(road: Road, asked: float) -> list[object]:
     return [*words, "--device", wish.device, "--out", road.file("cut.pt")]
 
 
-def _recovery(road: Road) -> list[object]:
+def _recovery(road: AutoRun) -> list[object]:
     return ["--compensate", "--reconstruct", road.wish.data, "--score"]
 
 
-def _tune(road: Road) -> Facts:
+def _tune(road: AutoRun) -> Facts:
     """Fine-tune with the uncut detector as teacher; go on with a run that was broken off."""
     folder = road.file(TRAINING)
     last, best = (folder / "weights" / f"{name}.pt" for name in ("last", "best"))
@@ -167,7 +167,7 @@ def _tune(road: Road) -> Facts:
     return {**{name: told[name] for name in _TOLD if name in told}, "file": str(out)}
 
 
-def training(wish: Wish) -> list[object]:
+def training(wish: AutoConfig) -> list[object]:
     """Say how a cut is fine-tuned."""
     words: list[object] = ["--teacher", wish.weights, "--data", wish.data]
     words += [*_size(wish), "--epochs", wish.epochs]
@@ -175,12 +175,12 @@ def training(wish: Wish) -> list[object]:
     return [*words, "--seed", wish.seed, "--device", wish.device, *wish.training]
 
 
-def _score(road: Road) -> Facts:
+def _score(road: AutoRun) -> Facts:
     """Score what was fine-tuned; a stage of its own, so that a stop here costs no training."""
     return _scores(road, road.file("pruned.pt"))
 
 
-def _export(road: Road) -> Facts:
+def _export(road: AutoRun) -> Facts:
     """Write what was fine-tuned, compared with torch on real pictures."""
     words = ["export", "--weights", road.file("pruned.pt"), "--data", road.wish.data]
     out = road.file("pruned.onnx")
@@ -188,7 +188,7 @@ def _export(road: Road) -> Facts:
     return {"max_rel_diff": told["max_rel_diff"], "bytes": told["bytes"], "file": str(out)}
 
 
-def _quantize(road: Road) -> Facts:
+def _quantize(road: AutoRun) -> Facts:
     """Put it into INT8, within what of the allowed drop is left."""
     if not road.wish.int8:
         return {"skipped": "no --int8"}
@@ -201,7 +201,7 @@ def _quantize(road: Road) -> Facts:
     return {"left": left, "file": told["out"], **told}
 
 
-def _bench(road: Road) -> Facts:
+def _bench(road: AutoRun) -> Facts:
     """Time and score every file beside the dense one, in every runtime at hand."""
     named = [road.journal.stages[stage].get("file") for stage in ("dense", "export", "quantize")]
     dense, *others = [Path(str(file)) for file in named if file]
@@ -219,7 +219,7 @@ def _runtimes(wanted: str) -> list[str]:
     return list(dict.fromkeys([wanted, *others]))
 
 
-STAGES: dict[str, Callable[[Road], Mapping[str, object]]] = {
+STAGES: dict[str, Callable[[AutoRun], Mapping[str, object]]] = {
     "dense": _dense,
     "cut": _cut,
     "tune": _tune,
@@ -230,17 +230,17 @@ STAGES: dict[str, Callable[[Road], Mapping[str, object]]] = {
 }
 
 
-def _size(wish: Wish) -> tuple[str, ...]:
+def _size(wish: AutoConfig) -> tuple[str, ...]:
     return "--img-size", *wish.imgsz.words
 
 
-def _scores(road: Road, weights: Path) -> Facts:
+def _scores(road: AutoRun, weights: Path) -> Facts:
     words = ["val", "--weights", weights, "--data", road.wish.data, "--no-plots"]
     told = prune(*words, *_size(road.wish), "--device", road.wish.device)
     return {"map50": told["map50"], "map": told["map"]}
 
 
-def _deployed(road: Road, weights: Path) -> Compared:
+def _deployed(road: AutoRun, weights: Path) -> Compared:
     """Time a checkpoint, in the form it would be deployed in, in turn with the dense file."""
     net = checkpoint.network(checkpoint.load(weights))
     form = Form(road.wish.runtime, road.wish.activation, road.wish.int8)
@@ -249,6 +249,6 @@ def _deployed(road: Road, weights: Path) -> Compared:
         return _compared(road, path)
 
 
-def _compared(road: Road, path: Path) -> Compared:
+def _compared(road: AutoRun, path: Path) -> Compared:
     dense, runtime, threads = road.file("dense.onnx"), road.wish.runtime, road.wish.threads
     return compared(dense, path, runtime=runtime, threads=threads, rounds=ROUNDS)

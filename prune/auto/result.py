@@ -17,7 +17,7 @@ _CLOCK = 1.05  # times the goal that still count as reached: it is measured anew
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """A file in a runtime: mAP@.5:.95 in 0..1, milliseconds, bytes; as `prune bench` found them.
 
     `ratio` is to the first row's time, round by round.
@@ -46,11 +46,11 @@ class Verdict:
         goal: what was asked for, of the dense file's time in the runtime that was asked for.
     """
 
-    rows: tuple[Row, ...]
-    best: Row
+    rows: tuple[ResultRow, ...]
+    best: ResultRow
     fast_enough: bool
     good_enough: bool
-    too_deep: Row | None
+    too_deep: ResultRow | None
     goal: float
 
     @property
@@ -82,7 +82,7 @@ def verdict(journal: Journal, *, max_drop: float) -> Verdict:
     )
 
 
-def _row(found: Mapping[str, object], journal: Journal) -> Row:
+def _row(found: Mapping[str, object], journal: Journal) -> ResultRow:
     """Read a row of the bench; its ratio is the one that was measured for a busy machine, too."""
     said = {"middle": "ratio_to_first", "low": "ratio_low", "high": "ratio_high"}
     ratio = {name: found[column] for name, column in said.items()}
@@ -92,7 +92,7 @@ def _row(found: Mapping[str, object], journal: Journal) -> Row:
             "Mapping[str, dict[str, object]]", journal.stages["bench"].get("ratios", {})
         )
         ratio = measured.get(str(found["file"]), ratio)
-    return Row(
+    return ResultRow(
         file=str(found["file"]),
         runtime=str(found["runtime"]),
         precision=str(found["precision"]),
@@ -111,7 +111,7 @@ def _goal(journal: Journal) -> float:
     return float(cast(float, cut["goal_ms"])) / float(cast(float, journal.stages["dense"]["ms"]))
 
 
-def _too_deep(rows: Sequence[Row], journal: Journal, goal: float) -> Row | None:
+def _too_deep(rows: Sequence[ResultRow], journal: Journal, goal: float) -> ResultRow | None:
     """Find the last file made of the cut where it is far faster than the goal, if one was cut."""
     own = [row for row in rows if row.runtime == rows[0].runtime and row.file != rows[0].file]
     if not own or "macs" not in journal.stages["cut"]:

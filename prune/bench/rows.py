@@ -9,11 +9,10 @@ from time import perf_counter
 
 from prune.bench.memory import peak_bytes
 from prune.errors import InputError
+from prune.evaluate.metrics import CLOSE
 from prune.runtimes.backends import Opened, Setting, library, open_model
 from prune.runtimes.file_inputs import size_of
 from prune.runtimes.timing import Ratio, Spread, Times, in_turn, ratio, spread
-
-CLOSE = 0.01  # of mAP: what a faster file may score less than the best
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """What was measured of a pair.
 
     Attributes:
@@ -70,7 +69,7 @@ class Measured:
     `times` is [rounds, rows].
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     times: Times
     refused: tuple[str, ...]
 
@@ -79,7 +78,7 @@ class Measured:
 class Advice:
     """Which row to deploy, and why."""
 
-    row: Row
+    row: BenchRow
     why: str
 
 
@@ -108,7 +107,7 @@ def measure(
         raise InputError(refused[0] if refused else "there is nothing to time")
     times = in_turn([one.opened.run for one in ready], rounds=rounds, seed=seed, watch=watch)
     rows = [
-        Row(
+        BenchRow(
             one.pair,
             one.opened.precision(),
             spread(column),
@@ -165,7 +164,7 @@ def advise(measured: Measured) -> Advice:
     return Advice(rows[chosen[0]], why)
 
 
-def name(row: Row) -> str:
+def name(row: BenchRow) -> str:
     """Say which file in which runtime."""
     pair = row.pair
     exported = " exported to ONNX" if pair.source != pair.file else ""

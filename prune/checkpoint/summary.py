@@ -9,7 +9,7 @@ from prune.common.size import Size
 from prune.core.cost.macs import Cost, per_layer
 from prune.core.trace.groups import Group
 from prune.models.darknet import Darknet
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def take(found: Checkpoint, *, imgsz: Size | None = None) -> Inventory:
     costs = per_layer(net, size.batch())
     return Inventory(
         layers=_layers(net, costs),
-        groups=coupled(net),
+        groups=detector_groups(net),
         imgsz=size,
         params=sum(parameter.numel() for parameter in net.parameters()),
         macs=sum(cost.macs for cost in costs.values()),

@@ -21,7 +21,7 @@ from prune.common.visible import markdown, visible
 from prune.errors import MISSED, InputError, StageError
 
 if TYPE_CHECKING:
-    from prune.auto.pipeline import Road, Wish
+    from prune.auto.pipeline import AutoConfig, AutoRun
     from prune.auto.result import Verdict
     from prune.checkpoint import Checkpoint
     from prune.common.schema import Field
@@ -110,15 +110,15 @@ def run(args: argparse.Namespace) -> int:
         return _run(args, _taken_up(args, kept) if args.resume else _begun(args, kept))
 
 
-def _run(args: argparse.Namespace, road: Road) -> int:
+def _run(args: argparse.Namespace, road: AutoRun) -> int:
     from prune.auto import result as verdicts
-    from prune.auto.pipeline import walk
+    from prune.auto.pipeline import run_stages
     from prune.cli import console
     from prune.common.files import write_text
 
     again = shlex.join(["prune", "auto", "--resume", str(road.folder)])
     try:
-        walk(road)
+        run_stages(road)
     except KeyboardInterrupt:
         streams.log(f"prune: stopped; to go on: {again}")
         return 130
@@ -136,7 +136,7 @@ def _run(args: argparse.Namespace, road: Road) -> int:
     return 0 if found.held else MISSED
 
 
-def document(road: Road, found: Verdict) -> dict[str, object]:
+def document(road: AutoRun, found: Verdict) -> dict[str, object]:
     """Return what --json prints."""
     return {
         "rows": [asdict(row) for row in found.rows],
@@ -151,13 +151,13 @@ def document(road: Road, found: Verdict) -> dict[str, object]:
     }
 
 
-def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
+def _begun(args: argparse.Namespace, kept: ExitStack) -> AutoRun:
     """Check what is asked for, make the run's folder, write the wish down.
 
     The folder has this one writer for as long as `kept` stays open.
     """
     from prune.auto.journal import Journal
-    from prune.auto.pipeline import TRAINING, Road
+    from prune.auto.pipeline import TRAINING, AutoRun
     from prune.common import lock, run_dir
 
     _expect_given(args)
@@ -172,13 +172,13 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> Road:
     wish = _on_our_own(args, wish, found, folder)
     journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})
     journal.write()
-    return Road(wish, folder, journal, _say)
+    return AutoRun(wish, folder, journal, _say)
 
 
-def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
+def _taken_up(args: argparse.Namespace, kept: ExitStack) -> AutoRun:
     """Read a run's wish and what of it is done; its folder has this one writer, as above."""
     from prune.auto import journal as journals
-    from prune.auto.pipeline import Road, Wish
+    from prune.auto.pipeline import AutoConfig, AutoRun
     from prune.common import lock
     from prune.common.schema import expect
 
@@ -195,12 +195,12 @@ def _taken_up(args: argparse.Namespace, kept: ExitStack) -> Road:
         raise InputError(f"{journal.path}: wish.imgsz is a list of more than two numbers")
     said["imgsz"] = size
     said["training"] = tuple(said["training"])
-    wish = Wish(**said)
+    wish = AutoConfig(**said)
     with naming(journal.path):
         _expect_own_words(wish.training)
     if is_dir(wish.started_in or "."):
         os.chdir(wish.started_in or ".")
-    return Road(wish, folder, journal, _say)
+    return AutoRun(wish, folder, journal, _say)
 
 
 def _wish_field() -> Field:
@@ -237,7 +237,9 @@ def _expect_given(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} is missing; see prune auto --help")
 
 
-def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder: Path) -> Wish:
+def _on_our_own(
+    args: argparse.Namespace, wish: AutoConfig, found: Checkpoint, folder: Path
+) -> AutoConfig:
     """Put public weights into a folder as a checkpoint of ours, which all stages then start from.
 
     So are ours that are read otherwise than they are: by --names or --decoding.
@@ -251,14 +253,14 @@ def _on_our_own(args: argparse.Namespace, wish: Wish, found: Checkpoint, folder:
     return replace(wish, weights=target)
 
 
-def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
-    from prune.auto.pipeline import Wish
+def _wish(args: argparse.Namespace, found: Checkpoint) -> AutoConfig:
+    from prune.auto.pipeline import AutoConfig
     from prune.runtimes.machine import threads_of
 
     amount, is_share = timing.amount(args.latency)
     usual = "relu" if args.int8 else "keep"
     activation = args.activation or usual
-    return Wish(
+    return AutoConfig(
         weights=args.weights.resolve(),
         data=args.data.resolve(),
         started_in=str(Path.cwd()),
@@ -278,7 +280,7 @@ def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
     )
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: AutoConfig) -> None:
     """Find out before an hour's work what could not be used at its end.
 
     Raises:
@@ -297,7 +299,7 @@ def _check(wish: Wish) -> None:
     _expect_training(wish)
 
 
-def _expect_training(wish: Wish) -> None:
+def _expect_training(wish: AutoConfig) -> None:
     """Prepare the fine-tuning, which writes nothing; the uncut detector stands for the cut."""
     from prune.auto.pipeline import training
     from prune.cli import job, read

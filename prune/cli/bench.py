@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prune.cli import doubts, options, reading
 
 if TYPE_CHECKING:
-    from prune.bench.rows import Advice, Measured, Pair, Row
+    from prune.bench.rows import Advice, BenchRow, Measured, Pair
     from prune.data.spec import DataSpec
     from prune.evaluate.runner import Runner
     from prune.runtimes.machine import Machine
@@ -128,7 +128,7 @@ def document(
     return {"rows": rows, "notes": list(notes), "machine": machine, "deploy": deploy}
 
 
-def _facts(row: Row, rounds: int) -> dict[str, object]:
+def _facts(row: BenchRow, rounds: int) -> dict[str, object]:
     return {
         "file": str(row.pair.file),
         "runtime": row.pair.runtime,
@@ -223,7 +223,7 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -
     return scores.map
 
 
-def _profile(row: Row) -> Layers | None:
+def _profile(row: BenchRow) -> Layers | None:
     from prune.runtimes.profiles import slowest
 
     return slowest(row.pair.runtime, row.pair.source, row.pair.setting)
@@ -273,7 +273,7 @@ def _print(
     console.print_text(f"deploy {name(advice.row)}: {advice.why}")
 
 
-def _cells(row: Row) -> list[object]:
+def _cells(row: BenchRow) -> list[object]:
     ratio = row.ratio_to_first
     megabytes = None if row.peak_bytes is None else round(row.peak_bytes / 1e6)
     exported = " (exported)" if row.pair.exported else ""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prune.core.plan import Plan
     from prune.core.select.selection import Repeated
     from prune.pruner.depth import Block
-    from prune.pruner.recovery import Row
-    from prune.pruner.session import Pruned, Subject
+    from prune.pruner.recovery import RecoveryStep
+    from prune.pruner.session import Pruned, Session
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
@@ -50,22 +50,22 @@ def add_ranking(parser: argparse.ArgumentParser) -> None:
     options.round_to(parser)
 
 
-def opened(args: argparse.Namespace) -> Subject:
+def opened(args: argparse.Namespace) -> Session:
     """Read --weights, once it is known that what the command is to write can be written.
 
     Raises:
         PruneError: it cannot, or the checkpoint cannot be used.
     """
-    from prune.pruner.session import open_subject
+    from prune.pruner.session import open_session
 
     _expect_files(args)
     how = reading.reading(args)
-    subject = open_subject(args.weights, how)
+    subject = open_session(args.weights, how)
     reading.note(args.weights, subject.checkpoint, how)
     return subject
 
 
-def plan_by_amount(args: argparse.Namespace, subject: Subject, layers: Sequence[int]) -> Plan:
+def plan_by_amount(args: argparse.Namespace, subject: Session, layers: Sequence[int]) -> Plan:
     """Choose what goes from these layers; --sequential also says which groups it cut repeatedly."""
     from prune.core.select import selection
     from prune.pruner.session import convolutions
@@ -116,7 +116,7 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
 
 def finish(
     args: argparse.Namespace,
-    subject: Subject,
+    subject: Session,
     plan: Plan,
     *,
     made_by: str,
@@ -133,12 +133,12 @@ def finish(
     from prune.pruner import session
 
     recovery = recovering.prepared(args, subject)
-    pruned = session.carry_out(subject, plan, made_by=made_by)
+    pruned = session.cut_session(subject, plan, made_by=made_by)
     if not args.json:
         _print_cut(pruned, scores or {})
     result = session.as_checkpoint(subject, pruned, seed=args.seed)
     difference = session.prove(subject, pruned, result, seed=args.seed)
-    rows: list[Row] = []
+    rows: list[RecoveryStep] = []
     if recovery is not None:
         result, rows = recovery.run(pruned, result, recovering.say)
     out = None if args.dry_run else args.out
@@ -203,7 +203,7 @@ def _report(
     difference: float,
     *,
     scores: Mapping[int, float],
-    rows: Sequence[Row],
+    rows: Sequence[RecoveryStep],
     more: Mapping[str, object],
 ) -> None:
     from prune.cli import console

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prune.common.size import Size
     from prune.pruner.depth import Block, Enough
-    from prune.pruner.session import Subject
+    from prune.pruner.session import Session
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _enough(
-    args: argparse.Namespace, subject: Subject, found: Sequence[Block], *, imgsz: Size
+    args: argparse.Namespace, subject: Session, found: Sequence[Block], *, imgsz: Size
 ) -> Enough:
     from prune.core.cost.macs import count
     from prune.pruner import depth
@@ -104,7 +104,7 @@ def _enough(
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 
-def pictures_of(args: argparse.Namespace, subject: Subject, *, images: int, imgsz: Size) -> Tensor:
+def pictures_of(args: argparse.Namespace, subject: Session, *, images: int, imgsz: Size) -> Tensor:
     """Read pictures spread evenly over --data's training split, [images, 3, H, W] in 0..1.
 
     They are on --device, where blocks are then judged.

@@ -20,12 +20,12 @@ from prune.errors import InputError, PlanError
 if TYPE_CHECKING:
     from prune.common.size import Size
     from prune.core.select.allocation import Budget
-    from prune.core.select.constraints import Wish
+    from prune.core.select.constraints import Constraints
     from prune.core.select.selection import Selected
-    from prune.pruner.budget import Wishes
+    from prune.pruner.budget import BudgetOptions
     from prune.pruner.depth import Block
     from prune.pruner.sensitivity.curves import Known
-    from prune.pruner.session import Subject
+    from prune.pruner.session import Session
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     known = _known(args, subject)
     _settle_criterion(args, known)
     usual = "sensitivity" if known else budgeted.allocation_for(args.criterion)
-    wishes = budgeted.Wishes(
+    wishes = budgeted.BudgetOptions(
         allocation=args.allocation or usual,
         criterion=args.criterion,
         everywhere=everywhere,
@@ -147,18 +147,20 @@ class Counted:
         """The share of a group that may go at most, where nobody says."""
         return min(max(1.1 - self.share, 0.0), 1.0)
 
-    def choose(self, wishes: Wishes, deep: timing.Deep) -> tuple[Selected, dict[str, object]]:
+    def choose(
+        self, wishes: BudgetOptions, deep: timing.Deep
+    ) -> tuple[Selected, dict[str, object]]:
         """Choose what leaves; nothing more is reported, what is left is counted for every cut."""
         from prune.pruner import budget as budgeted
 
-        def narrow(now: Subject) -> Selected:
+        def narrow(now: Session) -> Selected:
             score = partial(ranked.scores, self.args)
             return budgeted.to_budget(now, score, self.budget, wishes, imgsz=self.imgsz)
 
         return deep(narrow, None), {}
 
 
-def _counted(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Counted:
+def _counted(args: argparse.Namespace, subject: Session, imgsz: Size) -> Counted:
     """Read --macs or --params."""
     from prune.core.cost.macs import count
     from prune.core.select.allocation import Budget
@@ -173,17 +175,17 @@ def _counted(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Counted
 
 def _limits(
     args: argparse.Namespace, *, max_ratio: float, known: Collection[int]
-) -> tuple[Wish, Mapping[str, Mapping[str, object]]]:
+) -> tuple[Constraints, Mapping[str, Mapping[str, object]]]:
     """Read --limits, then what the command line says on top of it; `max_ratio` if neither does.
 
     `known` are the indices of all convolutions.
     """
-    from prune.core.select.constraints import Wish, changed
+    from prune.core.select.constraints import Constraints, changed
 
     said: dict[str, Any] = _read_limits(args.limits) if args.limits else {}
     layers = said.pop("layers", None) or {}
     excluded = said.pop("exclude", None) or []
-    wish = changed(Wish(max_ratio=max_ratio), said, where=str(args.limits))
+    wish = changed(Constraints(max_ratio=max_ratio), said, where=str(args.limits))
     options_said = {
         name: value
         for name, value in (
@@ -240,7 +242,7 @@ def _patterns(layer: str, indices: Collection[int]) -> list[str]:
     return [f"module_list.{index}.*" for index in cutting.layer_indices([layer], indices)]
 
 
-def _known(args: argparse.Namespace, subject: Subject) -> Known | None:
+def _known(args: argparse.Namespace, subject: Session) -> Known | None:
     """Read --sensitivity.
 
     Raises:
@@ -280,7 +282,7 @@ def _settle_criterion(args: argparse.Namespace, known: Known | None) -> None:
 
 def _deep(
     args: argparse.Namespace,
-    subject: Subject,
+    subject: Session,
     free: Callable[[Block], bool],
     narrow: timing.Narrow,
     before: Selected | None,
@@ -299,11 +301,11 @@ def _deep(
     if before is not None:
         return width_and_depth.with_same_blocks(subject, found, before.plan, narrow)
     if args.data is None:  # noise ranks blocks worse than their weights do
-        judge = width_and_depth.Judge(
+        judge = width_and_depth.DepthChoice(
             block_importance.noise(subject.net, seed=args.seed), criterion="l1"
         )
     else:
-        judge = width_and_depth.Judge(pictures_of(args, subject, images=16, imgsz=imgsz))
+        judge = width_and_depth.DepthChoice(pictures_of(args, subject, images=16, imgsz=imgsz))
     if args.depth != "auto":
         number = int(args.depth)
         return width_and_depth.with_blocks(
@@ -322,7 +324,9 @@ def _deep(
     return trials[0].chosen
 
 
-def _is_free(block: Block, *, everywhere: Wish, layers: Mapping[str, Mapping[str, object]]) -> bool:
+def _is_free(
+    block: Block, *, everywhere: Constraints, layers: Mapping[str, Mapping[str, object]]
+) -> bool:
     """Say whether nothing of a block is excluded."""
     from prune.core.select.constraints import wish_of
 

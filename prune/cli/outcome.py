@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prune.cli.job import Job
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.models.darknet import Darknet
     from prune.train.checkpointing import Row
     from prune.train.profile import Stopwatch
@@ -24,7 +24,7 @@ def tell(
     *,
     best_after: int = 0,
     then: str,
-    test: Scores | None,
+    test: Metrics | None,
 ) -> None:
     """Print the best epoch, the last, the best on the test split, and `then`, what to do next."""
     from prune.cli import console
@@ -119,7 +119,7 @@ def _quoted(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
-def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Scores | None:
+def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Metrics | None:
     """Score the best weights on the test split, if there is one, in full as `prune val` does."""
     from prune.evaluate.evaluate import score
 

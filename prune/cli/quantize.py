@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if target.suffix.lower() != ".onnx":
         raise InputError(f"{target} is no name for an ONNX file; it must end in .onnx")
     library(args.runtime)  # raises before minutes of work, where it is not installed
-    wish = quantizing.Wish(
+    wish = quantizing.QuantizeOptions(
         images=args.images,
         method=args.method,
         runtime=args.runtime,

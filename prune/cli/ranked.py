@@ -9,7 +9,7 @@ from prune.cli import options
 
 if TYPE_CHECKING:
     from prune.pruner.importance import Scores
-    from prune.pruner.session import Subject
+    from prune.pruner.session import Session
 
 # Of prune.core.importance, which --help must not import.
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
     options.seed(parser)
 
 
-def scores(args: argparse.Namespace, subject: Subject) -> Scores:
+def scores(args: argparse.Namespace, subject: Session) -> Scores:
     """Score the subject's channels as the options say.
 
     Raises:

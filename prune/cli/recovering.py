@@ -16,8 +16,8 @@ from prune.errors import InputError
 if TYPE_CHECKING:
     from prune.core.plan import Plan
     from prune.models.darknet import Darknet
-    from prune.pruner.recovery import Prepared, Row, Wishes
-    from prune.pruner.session import Subject
+    from prune.pruner.recovery import Prepared, RecoveryOptions, RecoveryStep
+    from prune.pruner.session import Session
 
 _TRIAL_IMAGES = 48  # enough to tell one cut from another
 _NO_VALUE = Path()  # of a step that is asked for without naming data
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
+def prepared(args: argparse.Namespace, subject: Session) -> Prepared | None:
     """Check the wishes and open their data before any long work; None if nothing is wished for.
 
     Raises:
@@ -98,7 +98,7 @@ def prepared(args: argparse.Namespace, subject: Subject) -> Prepared | None:
     return Prepared(_wishes(args), subject)
 
 
-def trial(args: argparse.Namespace, subject: Subject) -> Callable[[Plan], Darknet] | None:
+def trial(args: argparse.Namespace, subject: Session) -> Callable[[Plan], Darknet] | None:
     """Return what carries a plan out and does as wished, with few pictures; None if nothing is.
 
     Raises:
@@ -133,10 +133,10 @@ def _steps(args: argparse.Namespace) -> dict[str, Path | None]:
     return steps
 
 
-def _wishes(args: argparse.Namespace) -> Wishes:
-    from prune.pruner.recovery import Wishes
+def _wishes(args: argparse.Namespace) -> RecoveryOptions:
+    from prune.pruner.recovery import RecoveryOptions
 
-    return Wishes(
+    return RecoveryOptions(
         steps=_steps(args),
         judge=args.data if args.score else None,
         activation=args.activation or "",
@@ -158,7 +158,7 @@ def say(line: str) -> None:
     streams.log(f"prune: {line}")
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[RecoveryStep]) -> None:
     """Print one line a step."""
     from prune.cli import console
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from prune.pruner.sensitivity.masked_evaluation import Setup
-    from prune.pruner.sensitivity.rows import Row, Sensitivity
+    from prune.pruner.sensitivity.rows import Sensitivity, SensitivityRow
 
 EXAMPLE = """\
   prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> None:
     """Judge every group; print the cheapest."""
     from prune.cli import console
     from prune.pruner.sensitivity.rows import by_price
-    from prune.pruner.sensitivity.run import Wish
+    from prune.pruner.sensitivity.run import SensitivityOptions
     from prune.pruner.sensitivity.run import run as judge
 
     if args.out.suffix.lower() in (".csv", ".png"):
         raise InputError(f"{args.out} is no name for the JSON file; it must end in .json")
     console.logger()
-    wish = Wish(args.ratios, args.criterion, args.scope, args.seed)
+    wish = SensitivityOptions(args.ratios, args.criterion, args.scope, args.seed)
     with console.progress() as bar:
         found = judge(_setup(args), wish, args.out, jobs=args.jobs, progress=_shown(bar))
     groups = by_price(found.rows)
@@ -138,7 +138,7 @@ def document(found: Sensitivity) -> dict[str, object]:
     return plain
 
 
-def _print(groups: Sequence[Sequence[Row]], found: Sensitivity) -> None:
+def _print(groups: Sequence[Sequence[SensitivityRow]], found: Sensitivity) -> None:
     """Print the groups that cost least for what they save."""
     from prune.cli import console
     from prune.pruner.sensitivity.rows import price
@@ -161,7 +161,7 @@ def _print(groups: Sequence[Sequence[Row]], found: Sensitivity) -> None:
     print(f"\n{found.about['metric']} with nothing cut: {found.baseline:.4f}")
 
 
-def _draw(groups: Sequence[Sequence[Row]], found: Sensitivity, target: Path) -> None:
+def _draw(groups: Sequence[Sequence[SensitivityRow]], found: Sensitivity, target: Path) -> None:
     from prune.report.heatmap import heatmap
 
     ratios = _ratios_of(found)
@@ -183,5 +183,5 @@ def _ratios_of(found: Sensitivity) -> list[float]:
     return sorted({row.ratio for row in found.rows})
 
 
-def _drop(rows: Sequence[Row], ratio: float) -> float | None:
+def _drop(rows: Sequence[SensitivityRow], ratio: float) -> float | None:
     return next((row.drop for row in rows if row.ratio == ratio), None)

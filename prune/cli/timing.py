@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from prune.core.select.selection import Selected
     from prune.latency.approach import Attempt
     from prune.latency.plan import Clock
-    from prune.pruner.budget import Wishes
-    from prune.pruner.session import Subject
+    from prune.pruner.budget import BudgetOptions
+    from prune.pruner.session import Session
     from prune.runtimes.timing import Ratio
 
-    Narrow = Callable[[Subject], Selected]
+    Narrow = Callable[[Session], Selected]
     Deep = Callable[[Narrow, "Selected | None"], Selected]
 
 RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan
@@ -74,7 +74,7 @@ class Deadline:
     """
 
     args: argparse.Namespace
-    subject: Subject
+    subject: Session
     clock: Clock
     target: float
 
@@ -87,7 +87,7 @@ class Deadline:
         left = self.target * self.clock.before_ms / self.clock.start_ms
         return min(max(1.25 - left, 0.0), 1.0)
 
-    def choose(self, wishes: Wishes, deep: Deep) -> tuple[Selected, dict[str, object]]:
+    def choose(self, wishes: BudgetOptions, deep: Deep) -> tuple[Selected, dict[str, object]]:
         """Cut until the pruned network, timed in turn with the original, is on target.
 
         Args:
@@ -128,7 +128,9 @@ class Deadline:
         attempt = approach(self.target, Means(cut, predict, measure, measure_layers, _say))
         return attempt.cut, self._report(attempt)
 
-    def _narrow(self, wishes: Wishes, clock: Clock, limit_ms: float, now: Subject) -> Selected:
+    def _narrow(
+        self, wishes: BudgetOptions, clock: Clock, limit_ms: float, now: Session
+    ) -> Selected:
         """Choose channels of the subject, whole or without some blocks.
 
         Raises:
@@ -184,7 +186,7 @@ class Deadline:
         }
 
 
-def deadline(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Deadline:
+def deadline(args: argparse.Namespace, subject: Session, imgsz: Size) -> Deadline:
     """Read --latency, and measure this machine and the network on it.
 
     Raises:
@@ -216,7 +218,7 @@ def deadline(args: argparse.Namespace, subject: Subject, imgsz: Size) -> Deadlin
 
 
 def _filled(
-    clock: Clock, subject: Subject, args: argparse.Namespace, *, anew: bool = False
+    clock: Clock, subject: Session, args: argparse.Namespace, *, anew: bool = False
 ) -> Clock:
     from prune.latency.plan import filled
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from prune.cli.job import Job
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.train.checkpointing import Origin, Row
     from prune.train.distributed import Team
     from prune.train.loop import Narrow
@@ -230,7 +230,7 @@ def _started_in(args: argparse.Namespace) -> dict[str, object]:
 
 def _train(
     args: argparse.Namespace, job: Job, folder: Path, say: Say
-) -> tuple[list[Row], Scores | None]:
+) -> tuple[list[Row], Metrics | None]:
     """Train, and look at what came of it; the figures of all epochs, and of the test split."""
     from prune.train import checkpointing, memory
     from prune.train.loop import train

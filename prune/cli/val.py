@@ -12,7 +12,7 @@ from prune.cli import options, reading
 if TYPE_CHECKING:
     from prune.data.spec import DataSpec
     from prune.evaluate.evaluate import Collected
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.evaluate.runner import Runner
 
 EXAMPLE = """\
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
             log.info(f"plots in {folder}")
 
 
-def document(scores: Scores) -> dict[str, object]:
+def document(scores: Metrics) -> dict[str, object]:
     """Return what --json prints."""
     return {
         "map50": scores.map50,
@@ -145,7 +145,7 @@ def _collect(args: argparse.Namespace, runner: Runner, spec: DataSpec) -> Collec
     )
 
 
-def _rows(scores: Scores) -> list[list[object]]:
+def _rows(scores: Metrics) -> list[list[object]]:
     instances = sum(row.instances for row in scores.per_class)
     means = (scores.precision, scores.recall, scores.map50, scores.map)
     rows: list[list[object]] = [["all", scores.images, instances, *means]]

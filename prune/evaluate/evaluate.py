@@ -18,7 +18,7 @@ from prune.data.frames import Frame
 from prune.data.labels import Boxes as LabelRows
 from prune.evaluate.fuse_batchnorm import fused
 from prune.evaluate.letterbox import to_original
-from prune.evaluate.metrics import Boxes, Scores, evaluate
+from prune.evaluate.metrics import Boxes, Metrics, evaluate
 from prune.evaluate.nms import MAX_DETECTIONS, detections
 from prune.evaluate.parallel import sharing
 
@@ -54,7 +54,7 @@ class Collected:
             self.found.append(to_original(found, frame).cpu().numpy())
             self.truth.append(_truth(rows, frame))
 
-    def scores(self, names: Sequence[str]) -> Scores:
+    def scores(self, names: Sequence[str]) -> Metrics:
         """Evaluate what was collected; times are a picture."""
         pictures = max(len(self.truth), 1)
         scores = replace(
@@ -99,7 +99,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     precision: torch.dtype = torch.float32,
     loss: Loss | None = None,
     gather: Gather | None = None,
-) -> Scores:
+) -> Metrics:
     """Score a network; it comes back in the mode (training or not) it was in.
 
     Args:
@@ -110,7 +110,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
         confidence: lowest confidence kept; low, since a score counts the whole curve.
         iou: NMS threshold.
         precision: what convolutions compute in; the weights stay as they are.
-        loss: also average this loss over the split, into `Scores.losses`.
+        loss: also average this loss over the split, into `Metrics.losses`.
         gather: where several processes score, each its own batches of `loader`.
 
     Raises:

@@ -19,11 +19,12 @@ Boxes = NDArray[np.float32] | NDArray[np.float64]
 
 GRID = np.linspace(0, 1, 1001)  # confidences that curves are drawn over
 LEARNED = 0.05  # mAP@.5 below which a detector has not learned its classes yet
+CLOSE = 0.01  # mAP that a smaller or faster file may lose and still count as equal
 COCO_LIMIT = 100  # detections per image and class that COCO counts
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassMetrics:
     """One class; where it has no instances its scores are None, not zero."""
 
     name: str
@@ -35,7 +36,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Metrics:
     """A split's scores, in [0, 1]; means are over the classes that have instances.
 
     precision, recall and f1 are taken at `confidence`, where the mean F1 at IoU 0.5 is highest.
@@ -47,7 +48,7 @@ class Scores:
     precision: float
     recall: float
     f1: float
-    per_class: tuple[ClassScore, ...]
+    per_class: tuple[ClassMetrics, ...]
     images: int
     confidence: float = 0.0
     losses: tuple[float, ...] = ()
@@ -82,7 +83,7 @@ class Curves:
         return int(highest[len(highest) // 2])
 
 
-def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str]) -> Scores:
+def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str]) -> Metrics:
     """Score detections against the truth (see the file's head for the arrays)."""
     precision = coco_precision(truth, found, len(names))  # [10, 101, classes]
     curves = confidence_curves(truth, found, len(names))
@@ -90,7 +91,7 @@ def evaluate(truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str
     ap50, ap = precision[0].mean(axis=0), precision.mean(axis=(0, 1))  # [classes]
     columns = (ap50, ap, curves.precision[:, best], curves.recall[:, best])
     rows = zip(names, *columns, curves.instances, strict=True)
-    return Scores(
+    return Metrics(
         map50=mean_precision(precision[:1]),
         map=mean_precision(precision),
         precision=float(curves.mean(curves.precision)[best]),
@@ -111,11 +112,11 @@ def mean_precision(precision: Array) -> float:
 
 def _class_score(
     name: str, map50: float, ap: float, precision: float, recall: float, instances: int
-) -> ClassScore:
+) -> ClassMetrics:
     if not instances:
-        return ClassScore(name, None, None, None, None, 0)
+        return ClassMetrics(name, None, None, None, None, 0)
     scores = (float(map50), float(ap), float(precision), float(recall))
-    return ClassScore(name, *scores, int(instances))
+    return ClassMetrics(name, *scores, int(instances))
 
 
 def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int) -> Array:

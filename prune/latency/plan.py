@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prune.core.cost.cost_model import costs
-from prune.core.select.constraints import Wish, limits
+from prune.core.select.constraints import Constraints, limits
 from prune.core.select.selection import Selected, by_counts
 from prune.core.trace.groups import Group
 from prune.errors import InputError, PruneError, WithinBudgetError
@@ -22,7 +22,7 @@ from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
 from prune.models.darknet import Darknet
 from prune.pruner.importance import Scores
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 from prune.runtimes import other_processes
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
@@ -81,7 +81,7 @@ class Clock:
         return replace(self, scale=self.start_ms / total_ms(self.table, layers))
 
 
-def opened(subject: Subject, *, form: Form, setting: Setting, say: Say) -> Clock:
+def opened(subject: Session, *, form: Form, setting: Setting, say: Say) -> Clock:
     """Time the subject's network, with nothing cut, and look up what is known of this machine.
 
     Args:
@@ -108,7 +108,7 @@ def opened(subject: Subject, *, form: Form, setting: Setting, say: Say) -> Clock
     return Clock(table, form, setting, *_start(subject.net, form, setting), busy)
 
 
-def filled(clock: Clock, subject: Subject, *, seed: int, say: Say, anew: bool = False) -> Clock:
+def filled(clock: Clock, subject: Session, *, seed: int, say: Say, anew: bool = False) -> Clock:
     """Measure the layers of the subject's network that a clock does not know; keep its table.
 
     Args:
@@ -158,13 +158,13 @@ def _keep(table: Table, path: Path, say: Say) -> None:
 
 
 def to_latency(
-    subject: Subject,
-    score: Callable[[Subject], Scores],
+    subject: Session,
+    score: Callable[[Session], Scores],
     clock: Clock,
     *,
     limit_ms: float,
     criterion: str,
-    everywhere: Wish,
+    everywhere: Constraints,
     layers: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Selected:
     """Choose channels until the subject's network is predicted to take at most so long.

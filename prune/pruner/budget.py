@@ -11,19 +11,19 @@ from prune.core.cut import apply_plan
 from prune.core.importance.criteria import CRITERIA
 from prune.core.plan import joined
 from prune.core.select.allocation import Budget, Evaluation
-from prune.core.select.constraints import Limit, Wish, limits
+from prune.core.select.constraints import Constraints, Limit, limits
 from prune.core.select.selection import Selected, by_budget
 from prune.core.trace.groups import structures
 from prune.errors import PlanError
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.pruner.importance import Scores
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 
 Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class BudgetOptions:
     """How to choose what goes.
 
     Attributes:
@@ -38,7 +38,7 @@ class Wishes:
 
     allocation: str = "uniform"
     criterion: str = "l1"
-    everywhere: Wish = field(default_factory=Wish)
+    everywhere: Constraints = field(default_factory=Constraints)
     layers: Mapping[str, Mapping[str, object]] | None = None
     steps: int = 1
     curves: Sequence[Curve] = ()
@@ -55,10 +55,10 @@ def allocation_for(criterion: str) -> str:
 
 
 def to_budget(
-    subject: Subject,
-    score: Callable[[Subject], Scores],
+    subject: Session,
+    score: Callable[[Session], Scores],
     budget: Budget,
-    wishes: Wishes,
+    wishes: BudgetOptions,
     *,
     imgsz: Sides,
 ) -> Selected:
@@ -109,7 +109,7 @@ def to_budget(
 
 
 def _evaluation(
-    subject: Subject, scores: Scores, of: Costs, budget: Budget, wishes: Wishes
+    subject: Session, scores: Scores, of: Costs, budget: Budget, wishes: BudgetOptions
 ) -> Evaluation:
     return Evaluation(
         scores=scores,
@@ -122,11 +122,11 @@ def _evaluation(
 
 
 def _after(
-    subject: Subject, picked: Selected, allowed: Sequence[Limit]
-) -> tuple[Subject, tuple[Limit, ...]]:
+    subject: Session, picked: Selected, allowed: Sequence[Limit]
+) -> tuple[Session, tuple[Limit, ...]]:
     """Cut the subject's network; say what may still be taken off each group."""
     net = apply_plan(subject.net, subject.groups, picked.plan, share=True)
-    groups = coupled(net)
+    groups = detector_groups(net)
     assert [g.root for g in groups] == [g.root for g in subject.groups], "a cut keeps every group"
     left = (
         replace(limit, most=limit.most - before.channels + after.channels)

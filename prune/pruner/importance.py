@@ -25,7 +25,7 @@ from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.statistics import Evidence, gather
 from prune.errors import InputError, PlanError, PruneError
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 
 if TYPE_CHECKING:
     from prune.data.loader import Batch
@@ -51,7 +51,7 @@ class Pictures:
 
 
 def scores(
-    subject: Subject,
+    subject: Session,
     *,
     criterion: str = "l1",
     scope: str = "root",
@@ -181,7 +181,7 @@ def fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _place(subject: Subject, pictures: Pictures, name: str, seed: int) -> Path:
+def _place(subject: Session, pictures: Pictures, name: str, seed: int) -> Path:
     """Name the file of scores by everything they depend on."""
     from prune.data.labels import label_path
 

@@ -32,17 +32,17 @@ from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.evaluate.evaluate import score
-from prune.evaluate.metrics import LEARNED, Scores
+from prune.evaluate.metrics import LEARNED, Metrics
 from prune.models.darknet import Darknet, reactivated
 from prune.pruner import depth, session
-from prune.pruner.session import Pruned, Subject
+from prune.pruner.session import Pruned, Session
 
 BATCH = 16  # pictures; what training takes by default
 WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RecoveryOptions:
     """What to do after a cut.
 
     Attributes:
@@ -66,7 +66,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Row:
+class RecoveryStep:
     """One step and what it did.
 
     Attributes:
@@ -95,7 +95,7 @@ class _Case:
     `exchanged` says that its activations are no longer the original's.
     """
 
-    subject: Subject
+    subject: Session
     pruned: Pruned
     original: Darknet
     net: Darknet
@@ -155,9 +155,9 @@ STEPS: dict[str, Step] = {
 
 
 class Prepared:
-    """Wishes whose data was opened and checked; nothing has been computed yet."""
+    """RecoveryOptions whose data was opened and checked; nothing has been computed yet."""
 
-    def __init__(self, wishes: Wishes, subject: Subject) -> None:
+    def __init__(self, wishes: RecoveryOptions, subject: Session) -> None:
         """Open what the wishes name.
 
         Raises:
@@ -177,7 +177,7 @@ class Prepared:
 
     def run(
         self, pruned: Pruned, result: Checkpoint, say: Callable[[str], None]
-    ) -> tuple[Checkpoint, list[Row]]:
+    ) -> tuple[Checkpoint, list[RecoveryStep]]:
         """Recover a pruned checkpoint.
 
         Args:
@@ -212,7 +212,7 @@ class Prepared:
         Raises:
             PlanError: the plan does not fit the network.
         """
-        pruned = session.carry_out(self.subject, plan, made_by="trial")
+        pruned = session.cut_session(self.subject, plan, made_by="trial")
         case = self._exchanged(self._case(pruned, pruned.net))
         for name in (name for name in STEPS if name in self.wishes.steps):
             path = self.wishes.steps[name]
@@ -239,7 +239,7 @@ class Prepared:
 
     def _step(
         self, name: str, case: _Case, pictures: Sequence[Tensor], *, best: float | None
-    ) -> Row:
+    ) -> RecoveryStep:
         before = copy.deepcopy(case.net.state_dict())
         started = time.perf_counter()
         layers = STEPS[name](case, pictures)
@@ -251,11 +251,11 @@ class Prepared:
         case.net.load_state_dict(before)
         return replace(row, kept=False)
 
-    def _row(self, step: str, net: Darknet) -> Row:
+    def _row(self, step: str, net: Darknet) -> RecoveryStep:
         if self._judge is None:
-            return Row(step)
+            return RecoveryStep(step)
         scores = self._judge(net, where=self.device, name=f"scoring: {step}")
-        return Row(step, map50=scores.map50, map=scores.map)
+        return RecoveryStep(step, map50=scores.map50, map=scores.map)
 
     def _pictures(self, path: Path) -> Pictures:
         number = -(-self.wishes.images // BATCH)
@@ -273,7 +273,7 @@ class Prepared:
                     break
             epoch += 1
 
-    def _told_of(self, case: _Case, result: Checkpoint, rows: Sequence[Row]) -> Checkpoint:
+    def _told_of(self, case: _Case, result: Checkpoint, rows: Sequence[RecoveryStep]) -> Checkpoint:
         *earlier, own = result.history
         data = {name: str(path) for name, path in self.wishes.steps.items() if path is not None}
         told = [{**asdict(row), "data": data.get(row.step)} for row in rows]
@@ -307,12 +307,12 @@ def _on(where: torch.device, net: Darknet) -> Darknet:
     return net if there else copy.deepcopy(net).to(where)
 
 
-def _best(rows: Sequence[Row]) -> float | None:
+def _best(rows: Sequence[RecoveryStep]) -> float | None:
     """Return the score that the next step starts from: that of the last one kept."""
     return next((row.map for row in reversed(rows) if row.kept), None)
 
 
-def _doubts(rows: Sequence[Row]) -> list[str]:
+def _doubts(rows: Sequence[RecoveryStep]) -> list[str]:
     """Say what is wrong with a cut that has hardly anything left, or with what was cut."""
     first, left = rows[0] if rows else None, _best(rows)
     if first is None or first.map50 is None or first.map is None or left is None:
@@ -332,12 +332,12 @@ def _doubts(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _size(subject: Subject) -> Size:
+def _size(subject: Session) -> Size:
     """Return the size of pictures: the checkpoint's, rounded up to what the network takes."""
     return subject.checkpoint.imgsz.raised(subject.net.stride)
 
 
-def _training(path: Path, subject: Subject, seed: int) -> TrainLoader:
+def _training(path: Path, subject: Session, seed: int) -> TrainLoader:
     return train_loader(
         _opened(path, subject, "train"),
         imgsz=_size(subject),
@@ -350,7 +350,7 @@ def _training(path: Path, subject: Subject, seed: int) -> TrainLoader:
     )
 
 
-def _judging(path: Path, subject: Subject) -> Callable[..., Scores]:
+def _judging(path: Path, subject: Session) -> Callable[..., Metrics]:
     data = _opened(path, subject, "val")
     loader: Loader = score_loader(
         data,
@@ -361,20 +361,20 @@ def _judging(path: Path, subject: Subject) -> Callable[..., Scores]:
         workers=0,
     )
 
-    def judge(net: Darknet, *, where: torch.device, name: str) -> Scores:
+    def judge(net: Darknet, *, where: torch.device, name: str) -> Metrics:
         batches = tracked(loader, name, len(loader))
         return score(net, batches, data.names, device=where)
 
     return judge
 
 
-def _opened(path: Path, subject: Subject, split: str) -> DataSpec:
+def _opened(path: Path, subject: Session, split: str) -> DataSpec:
     data = spec.load(path, splits=[split])
     data.expect_classes(subject.checkpoint.names, of=subject.path)
     return data
 
 
-def _told(row: Row) -> str:
+def _told(row: RecoveryStep) -> str:
     what = f"{row.step} took {row.seconds:.1f} s"
     if row.images:
         what += f" on {row.images} pictures"

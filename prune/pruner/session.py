@@ -18,13 +18,13 @@ from prune.core.plan import Plan
 from prune.core.trace.groups import Group
 from prune.errors import CheckpointError, PlanError, VerificationError
 from prune.models.darknet import Darknet
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.pruner import depth
 from prune.pruner.depth import Block
 
 
 @dataclass(frozen=True)
-class Subject:
+class Session:
     """A checkpoint opened for pruning: its network and the groups that are coupled in it.
 
     Where blocks left the network already, `called` says what its layers are in the checkpoint.
@@ -58,7 +58,7 @@ class Pruned:
     blocks: tuple[Block, ...] = ()
 
 
-def open_subject(path: Path, reading: Reading = AS_IT_IS) -> Subject:
+def open_session(path: Path, reading: Reading = AS_IT_IS) -> Session:
     """Read weights, ours or public ones, and find what is coupled in their network.
 
     Raises:
@@ -67,8 +67,8 @@ def open_subject(path: Path, reading: Reading = AS_IT_IS) -> Subject:
     found = open_weights(path, reading)
     digest = _hashing(path)
     net = checkpoint.network(found)
-    groups = coupled(net)
-    return Subject(path, found, net, groups, digest)
+    groups = detector_groups(net)
+    return Session(path, found, net, groups, digest)
 
 
 def _hashing(path: Path) -> Callable[[], str]:
@@ -90,7 +90,7 @@ def convolutions(net: Darknet) -> dict[int, str]:
     return {index: name for index, name in named.items() if name not in heads}
 
 
-def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
+def cut_session(subject: Session, wanted: Plan, *, made_by: str) -> Pruned:
     """Cut the subject's network by a plan; the subject stays as it is.
 
     Channels go first, then whole blocks: a plan names both as the original has them.
@@ -124,7 +124,7 @@ def carry_out(subject: Subject, wanted: Plan, *, made_by: str) -> Pruned:
     )
 
 
-def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0) -> float:
+def prove(subject: Session, pruned: Pruned, result: Checkpoint, *, seed: int = 0) -> float:
     """Prove a cut; return the largest absolute difference of any head map.
 
     It is the network which the checkpoint's text and weights build that is compared, so that one
@@ -151,7 +151,7 @@ def prove(subject: Subject, pruned: Pruned, result: Checkpoint, *, seed: int = 0
         ) from error
 
 
-def as_checkpoint(subject: Subject, pruned: Pruned, *, seed: int) -> Checkpoint:
+def as_checkpoint(subject: Session, pruned: Pruned, *, seed: int) -> Checkpoint:
     """Describe a pruned network as a checkpoint.
 
     The training state is left behind: momentum and best scores were another network's.

@@ -22,19 +22,19 @@ from prune.core.select.selection import Selected, by_channels
 from prune.core.trace.groups import Group
 from prune.errors import PlanError, WithinBudgetError
 from prune.models.darknet import Darknet
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.pruner import depth
 from prune.pruner.depth import Block
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 
 MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried
 
 # Cuts the widths of a subject that lost blocks already.
-Narrow = Callable[[Subject], Selected]
+Narrow = Callable[[Session], Selected]
 
 
 @dataclass(frozen=True)
-class Trial:
+class DepthTrial:
     """A number of blocks, the plan that meets the budget with it, and how far the maps move.
 
     `change` is ||map - original map|| / ||original map||, the mean over the heads.
@@ -46,7 +46,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Judge:
+class DepthChoice:
     """What blocks go by, and whole networks.
 
     Attributes:
@@ -61,8 +61,8 @@ class Judge:
 
 
 def with_blocks(
-    subject: Subject, found: Sequence[Block], narrow: Narrow, *, judge: Judge, number: int
-) -> Trial:
+    subject: Session, found: Sequence[Block], narrow: Narrow, *, judge: DepthChoice, number: int
+) -> DepthTrial:
     """Take so many blocks out, the least worthy first, then cut widths of what is left.
 
     Widths stay where the network is within the budget without the blocks.
@@ -79,7 +79,7 @@ def with_blocks(
     """
     if not number:
         chosen = narrow(subject)
-        return Trial(0, chosen, _change(subject, chosen.plan, judge))
+        return DepthTrial(0, chosen, _change(subject, chosen.plan, judge))
 
     net = near(subject.net, judge.pictures)
 
@@ -90,18 +90,18 @@ def with_blocks(
 
     gone = depth.choose(found, depth.by_number(found, number), score, again=True)
     chosen = _narrowed(subject, [choice.block for choice in gone], narrow, judge.criterion)
-    return Trial(number, chosen, _change(subject, chosen.plan, judge))
+    return DepthTrial(number, chosen, _change(subject, chosen.plan, judge))
 
 
 def with_same_blocks(
-    subject: Subject, found: Sequence[Block], before: Plan, narrow: Narrow
+    subject: Session, found: Sequence[Block], before: Plan, narrow: Narrow
 ) -> Selected:
     """Cut other widths after the blocks that a plan took out; arguments as of `with_blocks`."""
     gone = [block for block in found if set(block.layers) <= set(before.blocks)]
     return _narrowed(subject, gone, narrow, before.criterion) if gone else narrow(subject)
 
 
-def _narrowed(subject: Subject, gone: Sequence[Block], narrow: Narrow, criterion: str) -> Selected:
+def _narrowed(subject: Session, gone: Sequence[Block], narrow: Narrow, criterion: str) -> Selected:
     """Take blocks out and cut widths of what is left, in the names of the whole network."""
     names = {
         new: old
@@ -119,8 +119,8 @@ def _narrowed(subject: Subject, gone: Sequence[Block], narrow: Narrow, criterion
 
 
 def automatic(
-    subject: Subject, found: Sequence[Block], narrow: Narrow, *, judge: Judge
-) -> tuple[Trial, ...]:
+    subject: Session, found: Sequence[Block], narrow: Narrow, *, judge: DepthChoice
+) -> tuple[DepthTrial, ...]:
     """Try numbers of blocks, the best first; those that cannot meet the budget are left out.
 
     Raises:
@@ -139,9 +139,9 @@ def automatic(
     return tuple(sorted(trials, key=lambda trial: trial.change))
 
 
-def _without(subject: Subject, gone: Sequence[Block], *, called: dict[str, str]) -> Subject:
+def _without(subject: Session, gone: Sequence[Block], *, called: dict[str, str]) -> Session:
     net = depth.without(subject.net, [block.place for block in gone])
-    groups = coupled(net)
+    groups = detector_groups(net)
     return replace(subject, net=net, groups=groups, called=called)
 
 
@@ -163,13 +163,13 @@ def near(net: Darknet, pictures: Tensor) -> Darknet:
     return net if here else copy.deepcopy(net).to(pictures.device)
 
 
-def _change(subject: Subject, plan: Plan, judge: Judge) -> float:
+def _change(subject: Session, plan: Plan, judge: DepthChoice) -> float:
     cut = judge.recovered or partial(bare, subject)
     net, original = (near(each, judge.pictures) for each in (cut(plan), subject.net))
     return _apart(original, net, judge.pictures)
 
 
-def bare(subject: Subject, plan: Plan) -> Darknet:
+def bare(subject: Session, plan: Plan) -> Darknet:
     """Carry a plan out and do no more: for a look at the network, or at the clock."""
     net: Darknet = apply_plan(subject.net, subject.groups, plan, share=True)
     places = depth.places_of(subject.net, plan.blocks)

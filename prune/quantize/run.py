@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prune.bench.rows import CLOSE
 from prune.common.progress import tracked
 from prune.data.spec import DataSpec
 from prune.errors import ExportError, InputError
-from prune.evaluate.metrics import Scores
+from prune.evaluate.metrics import CLOSE, Metrics
 from prune.export.check import Difference, difference
 from prune.quantize import calibrate
 from prune.quantize.calibrate import Array
 from prune.quantize.parts import OPEN_ENDED, OPERATORS, Layer, Parts, named, sort
 from prune.quantize.search import by_sensitivity, fewest
-from prune.quantize.subject import Subject, open_subject
+from prune.quantize.subject import FloatModel, open_subject
 from prune.quantize.write import in_int8
 from prune.runtimes.compare import Compared
 
@@ -32,7 +31,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class QuantizeOptions:
     """How a file is to be quantised.
 
     Attributes:
@@ -74,8 +73,8 @@ class Quantized:
     """
 
     model: onnx.ModelProto
-    before: Scores
-    after: Scores
+    before: Metrics
+    after: Metrics
     layers: int
     given_back: tuple[str, ...]
     held: bool
@@ -88,7 +87,9 @@ class Quantized:
         return 100 * (self.before.map - self.after.map)
 
 
-def quantize(path: Path, spec: DataSpec, wish: Wish, *, say: Say = lambda _: None) -> Quantized:
+def quantize(
+    path: Path, spec: DataSpec, wish: QuantizeOptions, *, say: Say = lambda _: None
+) -> Quantized:
     """Put a float file's layers into INT8.
 
     Args:
@@ -170,13 +171,15 @@ def for_the_clock(model: onnx.ModelProto, runtime: str) -> onnx.ModelProto:
         InputError: nothing in it could be quantised.
     """
     model = named(model)
-    parts, wish = sort(model), Wish(runtime=runtime)
+    parts, wish = sort(model), QuantizeOptions(runtime=runtime)
     shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
     noise = np.random.default_rng(0).random(shape, dtype=np.float32)
     return _maker(model, parts, [noise], wish)(())
 
 
-def _maker(model: onnx.ModelProto, parts: Parts, batches: Iterable[Array], wish: Wish) -> Make:
+def _maker(
+    model: onnx.ModelProto, parts: Parts, batches: Iterable[Array], wish: QuantizeOptions
+) -> Make:
     """Take ranges from pictures, once; return what makes models in INT8."""
     operators = OPERATORS[wish.runtime]
     seen = calibrate.ranges(model, batches, operators=operators, method=wish.method)
@@ -195,7 +198,7 @@ def _maker(model: onnx.ModelProto, parts: Parts, batches: Iterable[Array], wish:
     return make
 
 
-def _ranked(subject: Subject, pictures: Sequence[Path], make: Make) -> tuple[Layer, ...]:
+def _ranked(subject: FloatModel, pictures: Sequence[Path], make: Make) -> tuple[Layer, ...]:
     layers = subject.parts.layers
 
     def alone(layer: Layer) -> list[Array]:
@@ -205,7 +208,7 @@ def _ranked(subject: Subject, pictures: Sequence[Path], make: Make) -> tuple[Lay
     return by_sensitivity(layers, alone, list(subject.outputs(subject.model, pictures)))
 
 
-def _moved(subject: Subject, model: onnx.ModelProto, pictures: Sequence[Path]) -> Difference:
+def _moved(subject: FloatModel, model: onnx.ModelProto, pictures: Sequence[Path]) -> Difference:
     pairs = zip(
         subject.outputs(model, pictures), subject.outputs(subject.model, pictures), strict=True
     )
@@ -215,11 +218,11 @@ def _moved(subject: Subject, model: onnx.ModelProto, pictures: Sequence[Path]) -
 
 def _described(
     model: onnx.ModelProto,
-    wish: Wish,
+    wish: QuantizeOptions,
     given_back: Sequence[Layer],
     *,
     pictures: int,
-    scores: Scores,
+    scores: Metrics,
 ) -> onnx.ModelProto:
     """Add to a model's metadata how it was quantised, and what it scores since."""
     facts = {entry.key: entry.value for entry in model.metadata_props}

@@ -16,7 +16,7 @@ _LEAST = 1e-12
 
 
 @dataclass(frozen=True)
-class Trial:
+class SearchStep:
     """A number of layers given back to float, and the mAP of what is left in INT8."""
 
     given_back: int
@@ -33,9 +33,9 @@ class Search:
         trials: each number once.
     """
 
-    chosen: Trial
+    chosen: SearchStep
     held: bool
-    trials: tuple[Trial, ...]
+    trials: tuple[SearchStep, ...]
 
 
 def change(found: Array, wanted: Array) -> float:
@@ -89,15 +89,15 @@ def fewest(layers: int, score: Callable[[int], float], *, least: float) -> Searc
         high = 0
     elif high == 0 or not holds(high):
         best = max(trials, key=lambda given_back: trials[given_back])
-        return Search(Trial(best, trials[best]), False, _tried(trials))
+        return Search(SearchStep(best, trials[best]), False, _tried(trials))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
-    return Search(Trial(high, trials[high]), True, _tried(trials))
+    return Search(SearchStep(high, trials[high]), True, _tried(trials))
 
 
-def _tried(trials: Mapping[int, float]) -> tuple[Trial, ...]:
-    return tuple(Trial(given_back, found) for given_back, found in trials.items())
+def _tried(trials: Mapping[int, float]) -> tuple[SearchStep, ...]:
+    return tuple(SearchStep(given_back, found) for given_back, found in trials.items())
 
 
 def _norm(values: Array) -> float:

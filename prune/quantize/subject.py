@@ -20,7 +20,7 @@ from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
 from prune.evaluate.evaluate import collect
-from prune.evaluate.metrics import Scores
+from prune.evaluate.metrics import Metrics
 from prune.evaluate.preprocess import letterboxed, split_batches
 from prune.evaluate.runner import Runner, open_weights
 from prune.quantize.parts import Parts, named, sort
@@ -32,7 +32,7 @@ BATCH = 16  # pictures a batch, when scored
 
 
 @dataclass(frozen=True)
-class Subject:
+class FloatModel:
     """A float file, sorted, the same opened to run, and the data that it is judged on."""
 
     model: onnx.ModelProto
@@ -69,7 +69,7 @@ class Subject:
         for pictures in self.batches(paths):
             yield runner.detect(torch.from_numpy(pictures)).numpy()
 
-    def score(self, model: onnx.ModelProto, split: str) -> Scores:
+    def score(self, model: onnx.ModelProto, split: str) -> Metrics:
         """Score a model on a split, in ONNX Runtime, as `prune val` does.
 
         Raises:
@@ -87,7 +87,7 @@ class Subject:
         return found
 
 
-def open_subject(path: Path, spec: DataSpec) -> Subject:
+def open_subject(path: Path, spec: DataSpec) -> FloatModel:
     """Read a float file.
 
     Raises:
@@ -107,7 +107,7 @@ def open_subject(path: Path, spec: DataSpec) -> Subject:
         parts = sort(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return Subject(model, parts, spec, runner)
+    return FloatModel(model, parts, spec, runner)
 
 
 def opened(model: onnx.ModelProto) -> Runner:

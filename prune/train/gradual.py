@@ -25,16 +25,16 @@ from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
 from prune.core.select.allocation import Budget
-from prune.core.select.constraints import Wish, limits
+from prune.core.select.constraints import Constraints, limits
 from prune.core.select.selection import Selected
 from prune.core.trace.groups import Group
 from prune.data.spec import DataSpec
 from prune.errors import InputError, WithinBudgetError
 from prune.models.darknet import Darknet
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.pruner import budget as budgeted
 from prune.pruner import importance, session
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 from prune.train.checkpointing import Origin
 from prune.train.run import Run, narrowed
 
@@ -117,8 +117,8 @@ def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: Size) -> None:
     Raises:
         InputError: with one channel left in every group, the network costs more than the goal.
     """
-    groups = coupled(net)
-    allowed = limits(groups, Wish(), _frozen(net, groups))
+    groups = detector_groups(net)
+    allowed = limits(groups, Constraints(), _frozen(net, groups))
     of = costs(net, groups, imgsz.batch())
     kept = of.full - np.array([limit.most for limit in allowed])
     least = int(getattr(of.of(kept), wish.kind))
@@ -166,7 +166,7 @@ def narrow(
     if chosen is None:
         return run, origin
     seed = run.settings.seed
-    pruned = session.carry_out(subject, chosen.plan, made_by=MADE_BY)
+    pruned = session.cut_session(subject, chosen.plan, made_by=MADE_BY)
     result = session.as_checkpoint(subject, pruned, seed=seed)
     session.prove(subject, pruned, result, seed=seed)
     before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
@@ -178,21 +178,21 @@ def narrow(
     return narrowed(run, cut), replace(origin, history=tuple(result.history))
 
 
-def _subject(run: Run, origin: Origin) -> Subject:
+def _subject(run: Run, origin: Origin) -> Session:
     """Open a run's average for pruning, as if it were read from a file."""
     shot = checkpoint.capture(
         run.averaged, names=origin.names, imgsz=run.settings.imgsz, history=origin.history
     )
     net = copy.deepcopy(run.averaged).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # an overload it misses
-    groups = coupled(net)
-    return Subject(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
+    groups = detector_groups(net)
+    return Session(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
 
 
 def _chosen(
-    subject: Subject, budget: Budget, *, run: Run, wish: Narrowing, data: DataSpec
+    subject: Session, budget: Budget, *, run: Run, wish: Narrowing, data: DataSpec
 ) -> Selected | None:
     """Choose what goes; nothing, if an earlier cut went far enough."""
-    wishes = budgeted.Wishes(
+    wishes = budgeted.BudgetOptions(
         allocation=budgeted.allocation_for(wish.criterion),
         criterion=wish.criterion,
         layers=_frozen(run.net, subject.groups),
@@ -204,7 +204,7 @@ def _chosen(
         return None
 
 
-def _scores(subject: Subject, *, run: Run, wish: Narrowing, data: DataSpec) -> importance.Scores:
+def _scores(subject: Session, *, run: Run, wish: Narrowing, data: DataSpec) -> importance.Scores:
     """Score channels where the run is, on as many pictures as `prune global` takes."""
     reads = CRITERIA[wish.criterion].reads
     evidence = None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune.data.labels import Boxes
-from prune.evaluate.metrics import Scores
+from prune.evaluate.metrics import Metrics
 
 
 def picture_weights(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:
@@ -32,7 +32,7 @@ def picture_weights(labels: Sequence[Boxes], precision: Sequence[float]) -> NDAr
     return weights if weights.any() else np.ones(len(labels))
 
 
-def by_class(scores: Scores) -> dict[str, float]:
+def by_class(scores: Metrics) -> dict[str, float]:
     """Name each class's mean average precision for an epoch's row; no value for one without."""
     return {f"map_{i}": row.map for i, row in enumerate(scores.per_class) if row.map is not None}
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prune.data.loader import Batch, TrainLoader
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.train.passes import Views
 
 # Batches between two looks at the loss: each makes the host wait for a GPU. A CPU waits anyway.
@@ -140,7 +140,7 @@ def _weights(
     return image_weights.picture_weights(batches.pictures.labels, latest)
 
 
-def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Scores:
+def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Metrics:
     """Score the running average, together with the other processes."""
     with run.watch("score"):
         return score(

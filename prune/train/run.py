@@ -13,7 +13,7 @@ from prune.common.inputs import shown
 from prune.common.size import Size
 from prune.data.batch import share
 from prune.errors import DeviceError, InputError
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.train import multi_scale as scales
 from prune.train.cuda_graphs import Graphed
 from prune.train.distributed import Team
@@ -357,5 +357,5 @@ def _passes(
 def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
     if settings.sparsity is None:
         return None
-    groups = coupled(net)
+    groups = detector_groups(net)
     return PENALTIES[settings.sparsity.kind](net, groups)

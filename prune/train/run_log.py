@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from prune.data.loader import Batch
-    from prune.evaluate.metrics import Scores
+    from prune.evaluate.metrics import Metrics
     from prune.train.run import Run
     from prune.train.trackers import Board
 
@@ -41,7 +41,7 @@ _DRAWN_BATCHES = 3
 
 
 def as_row(
-    epoch: int, losses: Sequence[float], scores: Scores | None, *, rate: float, seconds: float
+    epoch: int, losses: Sequence[float], scores: Metrics | None, *, rate: float, seconds: float
 ) -> dict[str, float]:
     """Put an epoch's figures together; an epoch without a score lacks its columns."""
     row: dict[str, float] = {"epoch": epoch + 1}

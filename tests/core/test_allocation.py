@@ -20,7 +20,7 @@ from prune.core.cost.macs import count
 from prune.core.cut import apply_plan
 from prune.core.importance.group_importance import scores
 from prune.core.select.allocation import ALLOCATIONS, Budget, Counts, Evaluation, Numbers, meet
-from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.select.constraints import Constraints, Limit, limits, rounded
 from prune.core.select.selection import by_budget
 from prune.core.trace.groups import Group, structures, trace
 from prune.errors import PlanError
@@ -56,7 +56,7 @@ def _prices(draw: st.DrawFn, groups: Sequence[Group]) -> list[Numbers | None]:
 def test_a_budget_is_met_within_all_limits(name: str, kind: str, data: st.DataObject) -> None:
     groups, of = _small(name)
     prices = data.draw(_prices(groups))
-    wish = Wish(
+    wish = Constraints(
         max_ratio=data.draw(st.sampled_from([0.3, 0.5, 0.8, 1.0])),
         min_channels=data.draw(st.integers(1, 3)),
         round_to=data.draw(st.sampled_from([1, 1, 2, 3, 4])),
@@ -242,7 +242,9 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
     found = by_macs if kind == "macs" else by_params
     whole = getattr(found.costs.of(found.costs.full), kind)
     budget = Budget(kind, int(share * whole))
-    chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget, allocation=allocation)
+    chosen = by_budget(
+        groups, found, limits(groups, Constraints()), budget=budget, allocation=allocation
+    )
     cut = apply_plan(net, groups, chosen.plan, share=True)
     left = getattr(count(cut, (1, 3, 320, 320)), kind)
     assert budget.limit - 0.01 * whole <= left <= budget.limit
@@ -272,7 +274,7 @@ def test_made_up_scores_of_any_size_meet_the_budget_too(allocation: str, wish: s
     budget = Budget(kind, int(share * whole))
     prices = ALLOCATIONS[allocation](Evaluation(own, of, kind, alike, curves))
     assert all(p is None or (np.diff(p) >= 0).all() for p in prices)
-    removed = meet(prices, of, budget, limits(groups, Wish()))
+    removed = meet(prices, of, budget, limits(groups, Constraints()))
     left = getattr(of.of(of.full - removed), kind)
     assert budget.limit - 0.01 * whole <= left <= budget.limit
 
@@ -280,7 +282,7 @@ def test_made_up_scores_of_any_size_meet_the_budget_too(allocation: str, wish: s
 def test_uniform_takes_the_same_share_off_every_group() -> None:
     _, groups, found, _ = _yolor()
     budget = Budget("macs", found.costs.of(found.costs.full).macs // 2)
-    chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget)
+    chosen = by_budget(groups, found, limits(groups, Constraints()), budget=budget)
     shares = [len(cut.remove) / cut.channels for cut in chosen.plan.cuts]
     wide = [s for s, c in zip(shares, chosen.plan.cuts, strict=True) if c.channels >= 32]
     assert max(wide) - min(wide) <= 2 / 32
@@ -290,7 +292,9 @@ def test_the_channels_that_go_are_the_lowest() -> None:
     groups, of = _small("chain")
     found = _evaluation(SIX, EIGHT, None)
     budget = Budget("macs", of.of((3, 8, 4)).macs)
-    chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget, allocation="global")
+    chosen = by_budget(
+        groups, found, limits(groups, Constraints()), budget=budget, allocation="global"
+    )
     assert [(cut.layer, cut.remove) for cut in chosen.plan.cuts] == [("a.0", (0, 1, 2))]
     assert dict(chosen.whole)["b.0"] == "nothing had to go"
     assert "output" in dict(chosen.whole)["c"]
@@ -319,7 +323,7 @@ def test_what_cannot_be_scored_stays_whole_with_the_reason() -> None:
     of = costs(net, groups, SHAPE)
     found = Evaluation(scores(net, groups, criterion="bn"), of, "macs", structures(net, groups))
     budget = Budget("macs", int(0.6 * of.of(of.full).macs))
-    chosen = by_budget(groups, found, limits(groups, Wish()), budget=budget, criterion="bn")
+    chosen = by_budget(groups, found, limits(groups, Constraints()), budget=budget, criterion="bn")
     whole = dict(chosen.whole)
     assert [whole[root] for root in ("down", "down2")] == ["bn cannot score it"] * 2
     assert "output" in whole["end"]

@@ -12,7 +12,7 @@ import torch
 from prune.core.cost.cost_model import costs
 from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
 from prune.core.select.cliffs import EASED, Cliff, cliffs, drop_at
-from prune.core.select.constraints import Wish, limits
+from prune.core.select.constraints import Constraints, limits
 from prune.core.trace.groups import trace
 
 Curve = tuple[tuple[float, float], ...]
@@ -60,7 +60,7 @@ def _found(
     )
     whole = found.costs.of(found.costs.full).macs
     budget = Budget("macs", int(share * whole))
-    prices, allowed = ALLOCATIONS["uniform"](found), limits(groups, Wish())
+    prices, allowed = ALLOCATIONS["uniform"](found), limits(groups, Constraints())
     counts = meet(prices, found.costs, budget, allowed)
     named = cliffs(groups, found, prices, allowed, budget=budget, counts=counts)
     easier = replace(budget, limit=budget.limit + int(EASED * whole))

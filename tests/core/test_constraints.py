@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune.core.select.constraints import Limit, Wish, limits, rounded
+from prune.core.select.constraints import Constraints, Limit, limits, rounded
 from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
 
 Layers = Mapping[str, Mapping[str, object]]
-PLAIN = Wish()
+PLAIN = Constraints()
 
 
 @cache
@@ -23,7 +23,9 @@ def _groups(name: str) -> tuple[Group, ...]:
     return trace(nets.net(name), nets.CASES[name].shape)
 
 
-def _of(name: str, everywhere: Wish = PLAIN, layers: Layers | None = None) -> dict[str, Limit]:
+def _of(
+    name: str, everywhere: Constraints = PLAIN, layers: Layers | None = None
+) -> dict[str, Limit]:
     """Name the limits of a network's groups by their roots."""
     groups = _groups(name)
     found = limits(groups, everywhere, layers)
@@ -38,11 +40,11 @@ def test_without_wishes_all_channels_but_one_may_go() -> None:
 
 
 CAPS = {
-    "a half": (Wish(max_ratio=0.5), 3, 4),
-    "a share rounds down": (Wish(max_ratio=0.4), 2, 3),
-    "a floor": (Wish(min_channels=5), 1, 3),
-    "the tighter one": (Wish(max_ratio=0.5, min_channels=2), 3, 4),
-    "the tighter one, again": (Wish(max_ratio=0.9, min_channels=5), 1, 3),
+    "a half": (Constraints(max_ratio=0.5), 3, 4),
+    "a share rounds down": (Constraints(max_ratio=0.4), 2, 3),
+    "a floor": (Constraints(min_channels=5), 1, 3),
+    "the tighter one": (Constraints(max_ratio=0.5, min_channels=2), 3, 4),
+    "the tighter one, again": (Constraints(max_ratio=0.9, min_channels=5), 1, 3),
 }
 
 
@@ -54,10 +56,10 @@ def test_caps(case: str) -> None:
 
 
 WHOLE = {
-    "it is excluded": Wish(exclude=True),
-    "it has 6 channels, and the caps leave it whole": Wish(min_channels=6),
-    "it has 6 channels, no lower multiple of 8": Wish(round_to=8),
-    "it has 6 channels, no lower multiple of 4": Wish(round_to=4, max_ratio=0.2),
+    "it is excluded": Constraints(exclude=True),
+    "it has 6 channels, and the caps leave it whole": Constraints(min_channels=6),
+    "it has 6 channels, no lower multiple of 8": Constraints(round_to=8),
+    "it has 6 channels, no lower multiple of 4": Constraints(round_to=4, max_ratio=0.2),
 }
 
 
@@ -67,7 +69,7 @@ def test_a_group_that_stays_whole_says_why(why: str) -> None:
 
 
 def test_a_pattern_changes_its_layers_alone() -> None:
-    found = _of("chain", Wish(max_ratio=0.5), {"b.*": {"max_ratio": 0.25}})
+    found = _of("chain", Constraints(max_ratio=0.5), {"b.*": {"max_ratio": 0.25}})
     assert (found["a.0"].most, found["b.0"].most) == (3, 2)
 
 
@@ -84,7 +86,7 @@ def test_the_last_pattern_wins_field_by_field() -> None:
 
 
 def test_an_exception_can_let_a_layer_go_again() -> None:
-    found = _of("chain", Wish(exclude=True), {"b.0": {"exclude": False}})
+    found = _of("chain", Constraints(exclude=True), {"b.0": {"exclude": False}})
     assert (found["a.0"].most, found["b.0"].most) == (0, 7)
 
 
@@ -98,10 +100,16 @@ def test_tied_channels_count_as_outputs_of_the_first_layer() -> None:
     stem = next(group for group in _groups("grouped") if group.root == "stem.0")
     assert (stem.channels, stem.width) == (3, 6)
     assert _of("grouped")["stem.0"].most == 2
-    assert _of("grouped", Wish(min_channels=3))["stem.0"].most == 1, "3 outputs are 2 channels"
-    assert _of("grouped", Wish(round_to=2))["stem.0"].multiple == 1, "each is 2 outputs already"
-    assert _of("grouped", Wish(round_to=4))["stem.0"] == Limit(2, 2)
-    assert _of("grouped", Wish(round_to=3))["stem.0"].most == 0, "no lower multiple of 6 outputs"
+    assert _of("grouped", Constraints(min_channels=3))["stem.0"].most == 1, (
+        "3 outputs are 2 channels"
+    )
+    assert _of("grouped", Constraints(round_to=2))["stem.0"].multiple == 1, (
+        "each is 2 outputs already"
+    )
+    assert _of("grouped", Constraints(round_to=4))["stem.0"] == Limit(2, 2)
+    assert _of("grouped", Constraints(round_to=3))["stem.0"].most == 0, (
+        "no lower multiple of 6 outputs"
+    )
 
 
 def test_patterns_go_by_what_layers_are_called() -> None:

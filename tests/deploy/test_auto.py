@@ -13,7 +13,7 @@ import tiny
 from prune import checkpoint
 from prune.auto import pipeline as roads
 from prune.auto.journal import Journal, read
-from prune.auto.pipeline import Road, Wish, walk
+from prune.auto.pipeline import AutoConfig, AutoRun, run_stages
 from prune.auto.result import conclusion, table, verdict
 from prune.cli import main
 from prune.common.size import Size
@@ -24,8 +24,8 @@ from prune.runtimes.timing import Ratio
 DENSE_MS = 10.0
 
 
-def wish_of(folder: Path, **changes: object) -> Wish:
-    wish = Wish(
+def wish_of(folder: Path, **changes: object) -> AutoConfig:
+    wish = AutoConfig(
         weights=tiny.weights(folder),
         data=tiny.data(folder),
         latency=0.5,
@@ -42,7 +42,7 @@ def wish_of(folder: Path, **changes: object) -> Wish:
         device="cpu",
         seed=0,
     )
-    return replace(wish, **changes)  # type: ignore[arg-type]  # fields of a Wish
+    return replace(wish, **changes)  # type: ignore[arg-type]  # fields of AutoConfig
 
 
 class Commands:
@@ -89,7 +89,7 @@ class Commands:
     def _bench(self, said: list[str]) -> dict[str, object]:
         return {"rows": []}
 
-    def deployed(self, _: Road, weights: Path) -> Compared:
+    def deployed(self, _: AutoRun, weights: Path) -> Compared:
         """Time a cut: it takes what was asked for, times `off`; the uncut network takes `uncut`."""
         asked = [_share(said) * self.off for said in self.of("global")]
         ratio = asked[-1] if weights.name == "cut.pt" else self.uncut
@@ -106,13 +106,13 @@ def _share(said: list[str]) -> float:
 
 def begun(
     folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **changes: object
-) -> Road:
+) -> AutoRun:
     monkeypatch.setattr(roads, "prune", commands)
     monkeypatch.setattr(roads, "latencies_ms", lambda files, **_: {files[0]: DENSE_MS})
     monkeypatch.setattr(roads, "_deployed", commands.deployed)
     monkeypatch.setattr(roads, "_compared", commands.deployed)
     journal = Journal(folder / "auto.json", {}, {})
-    return Road(wish_of(folder, **changes), folder, journal, lambda _: None)
+    return AutoRun(wish_of(folder, **changes), folder, journal, lambda _: None)
 
 
 def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
@@ -120,7 +120,7 @@ def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
 ) -> None:
     commands = Commands(off=1.02)
     road = begun(tmp_path, commands, monkeypatch)
-    walk(road)
+    run_stages(road)
     (said,) = commands.of("global")
     assert _share(said) == 0.5
     assert "--int8" in said and said[said.index("--activation") + 1] == "relu"
@@ -138,7 +138,7 @@ def test_a_cut_that_the_clock_does_not_confirm_is_not_trained(
     said: list[str] = []
     road = replace(begun(tmp_path, commands, monkeypatch), say=said.append)
     with pytest.raises(OffTargetError, match="nothing is trained"):
-        walk(road)
+        run_stages(road)
     assert len(commands.of("global")) == roads.TRIES
     assert not commands.of("train")
     assert "cut" not in road.journal.stages, "resumed, it is cut anew"
@@ -155,7 +155,7 @@ def test_a_cut_that_the_clock_confirms_the_second_time_is_trained(
 
     commands = Settling()
     road = begun(tmp_path, commands, monkeypatch)
-    walk(road)
+    run_stages(road)
     tried = road.journal.stages["cut"]["tried"]
     assert tried == [{"asked": 0.5, "ratio": 0.1}, {"asked": 0.5, "ratio": 0.5}]
     assert commands.of("train")
@@ -178,24 +178,24 @@ def test_goals_become_a_ratio_below_what_the_uncut_network_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commands = Commands(uncut=uncut)
-    walk(begun(tmp_path, commands, monkeypatch, **wish))
+    run_stages(begun(tmp_path, commands, monkeypatch, **wish))
     assert _share(commands.of("global")[0]) == pytest.approx(asked, abs=1e-3)
 
 
 def test_stages_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     road = replace(begun(tmp_path, Commands(), monkeypatch), say=said.append)
-    walk(road)
+    run_stages(road)
     assert [line for line in said if line.startswith("stage")] == [
         f"stage {i} of 7: {name}" for i, name in enumerate(roads.STAGES, start=1)
     ]
-    walk(road)
+    run_stages(road)
     assert said[-1] == "stage 7 of 7: bench was done before"
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
-    walk(begun(tmp_path, commands, monkeypatch, latency=0.9))
+    run_stages(begun(tmp_path, commands, monkeypatch, latency=0.9))
     assert not commands.of("global")
     assert (tmp_path / "cut.pt").is_file()
 
@@ -206,12 +206,12 @@ def test_a_run_that_failed_goes_on_where_it_was(
     commands = Commands(failing="train")
     road = begun(tmp_path, commands, monkeypatch)
     with pytest.raises(StageError):
-        walk(road)
+        run_stages(road)
     again = replace(road, journal=read(road.journal.path))
     assert list(again.journal.stages) == ["dense", "cut"]
     before = len(commands.of("global"))
     commands.failing = ""
-    walk(again)
+    run_stages(again)
     assert list(again.journal.stages) == list(roads.STAGES)
     assert len(commands.of("global")) == before
     (trained,) = commands.of("train")
@@ -227,7 +227,7 @@ def test_a_training_that_was_broken_off_goes_on(
     last.parent.mkdir(parents=True)
     broken_off = checkpoint.load(tiny.weights(last.parent))
     checkpoint.save(replace(broken_off, training={"epoch": 3}), last)
-    walk(road)
+    run_stages(road)
     assert commands.of("train") == [["train", "--resume", str(last)]]
     assert checkpoint.load(tmp_path / "pruned.pt").model
     assert list(road.journal.stages) == list(roads.STAGES)
@@ -244,18 +244,18 @@ def test_a_stop_while_it_is_scored_does_not_train_again(
 
     road = begun(tmp_path, Stopped(), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        walk(road)
+        run_stages(road)
     commands = Commands(tuned=0.495)
     monkeypatch.setattr(roads, "prune", commands)
     again = replace(road, journal=read(road.journal.path))
-    walk(again)
+    run_stages(again)
     assert not commands.of("train")
     assert again.fact("score", "map") == 0.495
 
 
 def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
-    walk(begun(tmp_path, commands, monkeypatch, int8=False))
+    run_stages(begun(tmp_path, commands, monkeypatch, int8=False))
     assert not commands.of("quantize")
     (said,) = commands.of("bench")
     files = [str(tmp_path / name) for name in ("dense.onnx", "pruned.onnx")]
@@ -269,7 +269,7 @@ def test_int8_may_take_what_the_fine_tuned_network_has_left(
     tuned: float, drop: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands(tuned=tuned)
-    walk(begun(tmp_path, commands, monkeypatch, max_drop=1.0))
+    run_stages(begun(tmp_path, commands, monkeypatch, max_drop=1.0))
     (said,) = commands.of("quantize")
     assert float(said[said.index("--max-drop") + 1]) == pytest.approx(drop)
 
@@ -393,10 +393,10 @@ def _status(words: list[str]) -> int | str | None:
 def test_a_stopped_run_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(_: Road) -> None:
+    def stopped(_: AutoRun) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(roads, "walk", stopped)
+    monkeypatch.setattr(roads, "run_stages", stopped)
     words = ["auto", "--weights", str(tiny.weights(tmp_path)), "--data", str(tiny.data(tmp_path))]
     assert main([*words, "--latency", "0.5", "--project", str(tmp_path / "runs")]) == 130
     folder = tmp_path / "runs" / "exp"

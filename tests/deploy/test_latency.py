@@ -37,7 +37,7 @@ from prune.latency.measure import knows, measured, random_widths, sampled, step_
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet, build
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import File, timed_files
 
@@ -162,7 +162,7 @@ def test_widths_of_shipped_networks_are_followed(path: Path) -> None:
 
 
 def _expect_widths_of_cuts(net: Darknet, *, deployed: Callable[[Darknet], Darknet]) -> None:
-    groups = coupled(net)
+    groups = detector_groups(net)
     sides = (2 * net.stride, 3 * net.stride)
     of = costs(net, groups, (1, 3, *sides))
     kept = _some(groups, seed=1)
@@ -210,7 +210,7 @@ def _gone(groups: Sequence[Group], kept: Counts) -> dict[int, range]:
 
 def test_random_widths_are_whole_blocks_or_all_there_is() -> None:
     net = build(tiny.CFG.format(width=36))
-    groups = coupled(net)
+    groups = detector_groups(net)
     full = np.array([group.channels for group in groups])
     drawn = list(random_widths(groups, 8, networks=30, seed=0))
     assert (drawn[0] == full).all()
@@ -228,7 +228,7 @@ def test_random_widths_are_whole_blocks_or_all_there_is() -> None:
 def test_random_widths_of_tied_channels_are_whole_blocks_of_outputs(tmp_path: Path) -> None:
     """Four channels of 32 outputs each, which are two blocks of 16."""
     net = checkpoint.network(checkpoint.load(tiny.grouped(tmp_path, groups=32, width=128)))
-    groups = coupled(net)
+    groups = detector_groups(net)
     drawn = np.array(list(random_widths(groups, 16, networks=30, seed=0)))
     tied = [number for number, group in enumerate(groups) if group.channels < group.width]
     assert [groups[number].channels for number in tied] == [4]
@@ -333,7 +333,7 @@ def test_a_table_knows_a_layer_that_can_be_cut_by_samples_of_several_widths() ->
 
 def test_layers_are_drawn_in_as_many_widths_as_their_groups_have_blocks() -> None:
     net = build(tiny.CFG.format(width=32))
-    groups = coupled(net)
+    groups = detector_groups(net)
     of = widths(net, costs(net, groups, (1, 3, 64, 64)))
     drawn = dict(zip(timed(net, (64, 64)), variety(groups, of, 16, seed=0), strict=True))
     by_index = {layer.index: number for layer, number in drawn.items()}
@@ -403,7 +403,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
     SyntheticMachine(block=2).install(monkeypatch)
     monkeypatch.setattr(measure, "NETWORKS", 8)
     net = NETWORKS["odd"]()
-    groups = coupled(net)
+    groups = detector_groups(net)
     setting = Setting(1, (2 * net.stride, 4 * net.stride))
     table = measured(Table(2, {}), net, groups, form=FLOAT, setting=setting, seed=0)
     whole = folded(net)
@@ -426,7 +426,7 @@ def test_samples_of_narrow_networks_are_of_the_kinds_of_the_whole_one(
     SyntheticMachine().install(monkeypatch)
     net = checkpoint.network(checkpoint.load(tiny.grouped(tmp_path, groups=16)))
     setting = Setting(1, (64, 64))
-    table = measured(Table(1, {}), net, coupled(net), form=FLOAT, setting=setting, seed=0)
+    table = measured(Table(1, {}), net, detector_groups(net), form=FLOAT, setting=setting, seed=0)
     assert set(table.samples) == {layer.kind for layer in timed(folded(net), setting.imgsz)}
     own = next(own for kind, own in table.samples.items() if "groups" in kind)
     assert {sample.channels_out for sample in own} == {16, 32}

@@ -20,12 +20,12 @@ from prune import checkpoint
 from prune.cli import main
 from prune.data import spec
 from prune.errors import InputError
-from prune.evaluate.metrics import Scores
+from prune.evaluate.metrics import Metrics
 from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
-from prune.quantize.run import Wish, quantize
-from prune.quantize.subject import Array, Subject, open_subject
+from prune.quantize.run import QuantizeOptions, quantize
+from prune.quantize.subject import Array, FloatModel, open_subject
 from prune.quantize.write import in_int8
 from prune.runtimes import backends
 from prune.runtimes.backends import Setting, open_model
@@ -91,7 +91,7 @@ def test_what_has_nothing_to_quantise_is_refused() -> None:
 @pytest.mark.parametrize("method", calibrate.METHODS)
 @pytest.mark.parametrize("runtime", OPERATORS)
 def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
-    wish = Wish(images=8, method=method, runtime=runtime)
+    wish = QuantizeOptions(images=8, method=method, runtime=runtime)
     done = quantize(folder / "net.onnx", data_of(folder), wish)
     assert done.given_back == ()
     assert 0 < done.moved.relative < 0.1
@@ -138,7 +138,7 @@ def test_int8_is_near_float_with_every_activation(
     float_file = tmp_path / "net.onnx"
     source = begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES)
     export(activated(source, activation).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
-    done = quantize(float_file, data_of(folder), Wish(images=8, runtime=runtime))
+    done = quantize(float_file, data_of(folder), QuantizeOptions(images=8, runtime=runtime))
     assert 0 < done.moved.relative < 0.1
     assert done.layers == 4
 
@@ -146,7 +146,9 @@ def test_int8_is_near_float_with_every_activation(
 def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> None:
     source = activated(begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES), "mish")
     export(source.net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
-    nodes = quantize(tmp_path / "net.onnx", data_of(folder), Wish(images=8)).model.graph.node
+    nodes = quantize(
+        tmp_path / "net.onnx", data_of(folder), QuantizeOptions(images=8)
+    ).model.graph.node
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
     steps = {o for node in nodes if node.op_type in ("Sigmoid", "Sub", "Mul") for o in node.output}
     assert not steps & rounded
@@ -156,7 +158,9 @@ def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> Non
 def test_for_openvino_nothing_stands_between_a_convolution_and_its_activation(
     folder: Path, tmp_path: Path
 ) -> None:
-    done = quantize(folder / "net.onnx", data_of(folder), Wish(images=8, runtime="openvino"))
+    done = quantize(
+        folder / "net.onnx", data_of(folder), QuantizeOptions(images=8, runtime="openvino")
+    )
     nodes = done.model.graph.node
     outputs = {node.output[0] for node in nodes if node.op_type == "Conv"}
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
@@ -234,17 +238,17 @@ def test_a_box_that_moves_where_an_object_is_counts() -> None:
 def test_what_moved_is_the_worst_of_all_pictures(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs = Subject.outputs
+    outputs = FloatModel.outputs
 
-    def moving(self: Subject, model: onnx.ModelProto, paths: Sequence[Path]) -> list[Array]:
+    def moving(self: FloatModel, model: onnx.ModelProto, paths: Sequence[Path]) -> list[Array]:
         found = list(outputs(self, model, paths))
         if model is not self.model:
             found[1] = found[1] + 100.0  # of the second picture alone
         return found
 
-    whole = quantize(folder / "net.onnx", data_of(folder), Wish(images=8)).moved
-    monkeypatch.setattr(Subject, "outputs", moving)
-    moved = quantize(folder / "net.onnx", data_of(folder), Wish(images=8)).moved
+    whole = quantize(folder / "net.onnx", data_of(folder), QuantizeOptions(images=8)).moved
+    monkeypatch.setattr(FloatModel, "outputs", moving)
+    moved = quantize(folder / "net.onnx", data_of(folder), QuantizeOptions(images=8)).moved
     assert moved.absolute > 99 > whole.absolute
     assert moved.relative > 10 * whole.relative
 
@@ -275,16 +279,16 @@ def test_the_command_writes_scores_and_recommends(
 def test_a_missed_drop_ends_with_3_under_another_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Subject.score
+    real = FloatModel.score
     calls = []
 
-    def worse(self: Subject, model: onnx.ModelProto, split: str) -> object:
+    def worse(self: FloatModel, model: onnx.ModelProto, split: str) -> object:
         calls.append(split)
         scores = real(self, model, split)
         object.__setattr__(scores, "map", 1.0 if len(calls) == 1 else 0.5)
         return scores
 
-    monkeypatch.setattr(Subject, "score", worse)
+    monkeypatch.setattr(FloatModel, "score", worse)
     assert main(words(folder, "--out", tmp_path / "small.onnx", "--max-drop", 1)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["small-missed.onnx"]
 
@@ -296,12 +300,12 @@ def test_a_file_that_lost_much_is_written_but_not_recommended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scores = iter((0.9, 0.5))
-    real = Subject.score
+    real = FloatModel.score
 
-    def worse(self: Subject, model: onnx.ModelProto, split: str) -> Scores:
+    def worse(self: FloatModel, model: onnx.ModelProto, split: str) -> Metrics:
         return replace(real(self, model, split), map=next(scores))
 
-    monkeypatch.setattr(Subject, "score", worse)
+    monkeypatch.setattr(FloatModel, "score", worse)
     assert main(words(folder, "--out", tmp_path / "small.onnx")) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"deploy {folder / 'net.onnx'}")

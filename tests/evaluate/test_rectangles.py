@@ -387,7 +387,7 @@ def test_auto_hands_height_and_width_on_and_keeps_them(
 ) -> None:
     seen: list[Size] = []
 
-    def stop(road: roads.Road) -> None:
+    def stop(road: roads.AutoRun) -> None:
         seen.append(road.wish.imgsz)
         trained = read("train", [str(word) for word in roads.training(road.wish)])
         seen.append(trained.img_size)

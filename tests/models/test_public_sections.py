@@ -29,7 +29,7 @@ from prune.core.verify import verify
 from prune.errors import CfgError
 from prune.models.blocks import residuals
 from prune.models.darknet import Darknet, build
-from prune.models.groups import coupled
+from prune.models.groups import detector_groups
 from prune.models.layers import Convolution, DarknetReorg, Reorg3d
 from prune.models.sections import parse, remarks
 
@@ -157,7 +157,7 @@ def test_a_cut_network_is_the_masked_one_and_its_cfg_means_the_same(
     tmp_path: Path, name: str, seed: int
 ) -> None:
     net = trained(NET + NETWORKS[name], decoding="darknet", seed=seed)
-    groups = coupled(net)
+    groups = detector_groups(net)
     plan = half_of(groups, seed=seed)
     smaller = apply_plan(net, groups, plan)
     verify(net, smaller, groups, plan, shape=net.small_picture)
@@ -187,7 +187,7 @@ def test_a_missing_cfg_of_ours_is_answered_with_its_place(tmp_path: Path, name: 
 
 def test_only_the_channels_that_are_added_are_coupled() -> None:
     """8 channels of layer 0 are added to the first 8 of layer 1; its other 8 are free."""
-    groups = coupled(trained(NET + WIDER, decoding="darknet"))
+    groups = detector_groups(trained(NET + WIDER, decoding="darknet"))
     assert [(g.root.split(".")[1], g.channels, g.kept) for g in groups][:2] == [
         ("0", 8, None),
         ("1", 8, None),
@@ -227,7 +227,9 @@ def test_darknets_reorg_reads_memory_as_fewer_larger_channels() -> None:
 
 
 def test_what_feeds_darknets_reorg_stays_whole_and_is_told_why() -> None:
-    kept = {g.root: g.kept for g in coupled(trained(NET + REORG, decoding="darknet")) if g.kept}
+    kept = {
+        g.root: g.kept for g in detector_groups(trained(NET + REORG, decoding="darknet")) if g.kept
+    }
     assert kept["module_list.3.Conv2d"] == (
         "its channels go through Darknet's [reorg], which may mix them"
     )

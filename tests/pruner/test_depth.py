@@ -224,7 +224,7 @@ def stack(tmp_path: Path) -> Path:
 
 def _both(path: Path) -> Plan:
     """Plan to halve every group and to remove two blocks."""
-    subject = session.open_subject(path)
+    subject = session.open_session(path)
     names = list(session.convolutions(subject.net).values())
     scores = [torch.arange(group.channels).float() for group in subject.groups]
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
@@ -232,16 +232,16 @@ def _both(path: Path) -> Plan:
 
 
 def test_width_and_depth_are_cut_and_proved_together(stack: Path, tmp_path: Path) -> None:
-    subject, plan = session.open_subject(stack), _both(stack)
+    subject, plan = session.open_session(stack), _both(stack)
     assert plan.cuts
-    pruned = session.carry_out(subject, plan, made_by="test")
+    pruned = session.cut_session(subject, plan, made_by="test")
     result = session.as_checkpoint(subject, pruned, seed=0)
     assert session.prove(subject, pruned, result) < 1e-5
     # One after the other gives the same network.
     for part in (replace(plan, blocks=()), replace(plan, cuts=(), network="")):
-        subject = session.open_subject(stack)
+        subject = session.open_session(stack)
         last = session.as_checkpoint(
-            subject, session.carry_out(subject, part, made_by="test"), seed=0
+            subject, session.cut_session(subject, part, made_by="test"), seed=0
         )
         stack = tmp_path / "next.pt"
         checkpoint.save(last, stack)
@@ -252,9 +252,9 @@ def test_width_and_depth_are_cut_and_proved_together(stack: Path, tmp_path: Path
 
 
 def test_a_plan_with_half_a_block_is_refused(stack: Path) -> None:
-    subject = session.open_subject(stack)
+    subject = session.open_session(stack)
     with pytest.raises(PlanError, match="plan's blocks do not fit the network: layer 2 is not"):
-        session.carry_out(subject, replace(EMPTY, blocks=(2, 3)), made_by="test")
+        session.cut_session(subject, replace(EMPTY, blocks=(2, 3)), made_by="test")
 
 
 def _json(words: Sequence[object], capsys: Capture) -> dict[str, object]:
@@ -280,8 +280,8 @@ def test_depth_reports_what_the_files_hold(stack: Path, tmp_path: Path, capsys: 
     assert len(after.module_list) == len(before.module_list) - len(layers)
     written = from_json(plan.read_text())
     assert list(written.blocks) == layers
-    subject = session.open_subject(stack)
-    again = session.carry_out(subject, written, made_by="again")
+    subject = session.open_session(stack)
+    again = session.cut_session(subject, written, made_by="again")
     assert all(
         torch.equal(tensor, checkpoint.load(out).model[name])
         for name, tensor in again.net.state_dict().items()

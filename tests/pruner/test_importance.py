@@ -28,12 +28,12 @@ from prune.errors import InputError, PlanError
 from prune.models.loss import detection_loss
 from prune.pruner import importance
 from prune.pruner.importance import Pictures, Scores, scores
-from prune.pruner.session import Subject, open_subject
+from prune.pruner.session import Session, open_session
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Subject:
-    return open_subject(tiny.weights(tmp_path))
+def subject(tmp_path: Path) -> Session:
+    return open_session(tiny.weights(tmp_path))
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def _same(first: Scores, second: Scores) -> bool:
     )
 
 
-def _files(subject: Subject) -> list[Path]:
+def _files(subject: Session) -> list[Path]:
     """List what was kept: in the cache, and never beside the checkpoint."""
     assert not list(subject.path.parent.glob("*.scores"))
     return sorted(cache_dir.folder("scores").glob("*.scores"))
 
 
-def test_weights_are_ranked_without_pictures_or_files(subject: Subject) -> None:
+def test_weights_are_ranked_without_pictures_or_files(subject: Session) -> None:
     for criterion in ("l1", "bn", "random"):
         found = scores(subject, criterion=criterion)
         assert _same(
@@ -75,13 +75,13 @@ def _pictures(data: DataSpec) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.from_numpy(np.concatenate(targets)).float()
 
 
-def _loss(subject: Subject, images: Tensor, targets: Tensor) -> Tensor:
+def _loss(subject: Session, images: Tensor, targets: Tensor) -> Tensor:
     maps = subject.net(images)
     return detection_loss(maps, subject.net.heads, targets, hyp=SCRATCH)[0]
 
 
 def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
-    subject: Subject, data: DataSpec
+    subject: Session, data: DataSpec
 ) -> None:
     found = scores(subject, criterion="taylor", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
     images, targets = _pictures(data)
@@ -95,7 +95,7 @@ def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
         np.testing.assert_allclose(own.numpy(), expected.numpy(), rtol=1e-2, atol=1e-5)
 
 
-def test_fisher_looks_at_each_picture_alone(subject: Subject, data: DataSpec) -> None:
+def test_fisher_looks_at_each_picture_alone(subject: Session, data: DataSpec) -> None:
     found = scores(subject, criterion="fisher", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
     images, targets = _pictures(data)
     (number,) = (i for i, g in enumerate(subject.groups) if g.root == "module_list.0.Conv2d")
@@ -112,7 +112,7 @@ def test_fisher_looks_at_each_picture_alone(subject: Subject, data: DataSpec) ->
 
 @pytest.mark.parametrize("criterion", FROM_PICTURES)
 def test_a_second_call_reads_what_the_first_kept(
-    criterion: str, subject: Subject, data: DataSpec, monkeypatch: pytest.MonkeyPatch
+    criterion: str, subject: Session, data: DataSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     pictures = Pictures(data, 4, Size.of(tiny.SIZE))
@@ -130,7 +130,7 @@ def test_a_second_call_reads_what_the_first_kept(
 
 
 def test_without_a_place_to_keep_scores_the_command_goes_on(
-    subject: Subject, data: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: Session, data: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -141,7 +141,7 @@ def test_without_a_place_to_keep_scores_the_command_goes_on(
 
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 300])
-def test_damaged_scores_are_named(bytes_left: int, subject: Subject, data: DataSpec) -> None:
+def test_damaged_scores_are_named(bytes_left: int, subject: Session, data: DataSpec) -> None:
     pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     scores(subject, criterion="activation", pictures=pictures)
     (kept,) = _files(subject)
@@ -150,20 +150,20 @@ def test_damaged_scores_are_named(bytes_left: int, subject: Subject, data: DataS
         scores(subject, criterion="activation", pictures=pictures)
 
 
-Asking = Callable[[Subject, Pictures], tuple[Subject, Pictures, dict[str, object]]]
+Asking = Callable[[Session, Pictures], tuple[Session, Pictures, dict[str, object]]]
 
 
 def _other_weights(
-    subject: Subject, pictures: Pictures
-) -> tuple[Subject, Pictures, dict[str, object]]:
+    subject: Session, pictures: Pictures
+) -> tuple[Session, Pictures, dict[str, object]]:
     with torch.no_grad():
         subject.net.get_parameter("module_list.1.Conv2d.weight")[0, 0, 0, 0] += 1
     return subject, pictures, {}
 
 
 def _other_label(
-    subject: Subject, pictures: Pictures
-) -> tuple[Subject, Pictures, dict[str, object]]:
+    subject: Session, pictures: Pictures
+) -> tuple[Session, Pictures, dict[str, object]]:
     label = pictures.spec.path.parent / "labels" / "train" / "0.txt"
     label.write_text(label.read_text().splitlines()[0] + "\n")
     return subject, pictures, {}
@@ -182,7 +182,7 @@ OTHERS: dict[str, Asking] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_another_question_has_another_file(what: str, subject: Subject, data: DataSpec) -> None:
+def test_another_question_has_another_file(what: str, subject: Session, data: DataSpec) -> None:
     pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     scores(subject, criterion="taylor", pictures=pictures)
     subject, pictures, wish = OTHERS[what](subject, pictures)
@@ -190,7 +190,7 @@ def test_another_question_has_another_file(what: str, subject: Subject, data: Da
     assert len(_files(subject)) == 2
 
 
-def test_a_network_after_a_cut_is_scored_anew(subject: Subject, data: DataSpec) -> None:
+def test_a_network_after_a_cut_is_scored_anew(subject: Session, data: DataSpec) -> None:
     """As in steps, where the checkpoint's file is one and the same."""
     pictures = Pictures(data, 2, Size.of(tiny.SIZE))
     found = scores(subject, criterion="taylor", pictures=pictures)
@@ -210,7 +210,7 @@ def test_so_many_pictures_are_looked_at_or_all(
     criterion: str,
     wanted: int,
     looked_at: int,
-    subject: Subject,
+    subject: Session,
     data: DataSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -236,14 +236,14 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
     assert torch.equal(boxes, targets[:3])
 
 
-def test_other_classes_are_refused(subject: Subject, data: DataSpec) -> None:
+def test_other_classes_are_refused(subject: Session, data: DataSpec) -> None:
     other = replace(data, names=("red", "blue", "green"))
     with pytest.raises(InputError, match=r"detects 2 classes .* but .* has 3 .*; they must agree"):
         scores(subject, criterion="taylor", pictures=Pictures(other, 2, Size.of(tiny.SIZE)))
 
 
 @pytest.mark.parametrize("criterion", FROM_PICTURES)
-def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Subject) -> None:
+def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Session) -> None:
     with pytest.raises(PlanError, match=f"criterion {criterion} needs pictures; give --data"):
         scores(subject, criterion=criterion)
 
@@ -253,6 +253,6 @@ def test_no_pictures_at_all_are_no_wish(data: DataSpec) -> None:
         Pictures(data, 0, Size.of(tiny.SIZE))
 
 
-def test_an_unknown_criterion_is_refused(subject: Subject) -> None:
+def test_an_unknown_criterion_is_refused(subject: Session) -> None:
     with pytest.raises(PlanError, match="criterion is 'l3'"):
         scores(subject, criterion="l3")

@@ -13,9 +13,9 @@ import torch
 from prune import checkpoint
 from prune.cli import main
 from prune.core.plan import from_json
-from prune.evaluate.metrics import Scores
+from prune.evaluate.metrics import Metrics
 from prune.pruner import recovery, session
-from prune.pruner.recovery import STEPS, Prepared, Wishes
+from prune.pruner.recovery import STEPS, Prepared, RecoveryOptions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,8 +99,8 @@ def test_an_activation_that_is_there_already_is_no_step(dense: Path, capsys: Cap
 def test_a_trial_has_the_activation_too(dense: Path, data: Path, capsys: Capture) -> None:
     plan = dense.with_name("plan.json")
     _rows([*_cut(dense), "--plan-out", str(plan)], capsys)
-    wishes = Wishes(steps={"reconstruct": data}, activation="relu", images=8, device="cpu")
-    found = Prepared(wishes, session.open_subject(dense)).tried(from_json(plan.read_text()))
+    wishes = RecoveryOptions(steps={"reconstruct": data}, activation="relu", images=8, device="cpu")
+    found = Prepared(wishes, session.open_session(dense)).tried(from_json(plan.read_text()))
     assert found.cfg_text().count("activation=relu") == 5
 
 
@@ -119,8 +119,10 @@ def test_a_trial_ends_with_the_weights_of_a_recovery(
     words = [*_cut(dense, "--compensate", "--reconstruct", data), "--plan-out", str(plan)]
     _rows(words, capsys)
     wanted = checkpoint.load(dense.with_name("cut.pt")).model
-    wishes = Wishes(steps={"compensate": None, "reconstruct": data}, images=8, device="cpu")
-    subject = session.open_subject(dense)
+    wishes = RecoveryOptions(
+        steps={"compensate": None, "reconstruct": data}, images=8, device="cpu"
+    )
+    subject = session.open_session(dense)
     before = {name: value.clone() for name, value in subject.net.state_dict().items()}
     found = Prepared(wishes, subject).tried(from_json(plan.read_text())).state_dict()
     assert found.keys() == wanted.keys()
@@ -136,9 +138,9 @@ def test_a_step_that_lowers_the_score_is_undone(
     plain = checkpoint.load(dense.with_name("cut.pt"))
     falling = iter((0.5, 0.4, 0.3, 0.35))
 
-    def judge(*_: object, **__: object) -> Scores:
+    def judge(*_: object, **__: object) -> Metrics:
         value = next(falling)
-        return Scores(value, value, 0, 0, 0, (), 1)
+        return Metrics(value, value, 0, 0, 0, (), 1)
 
     monkeypatch.setattr(recovery, "score", judge)
     wishes = ["--compensate", "--recalibrate", data, "--score", "--data", data]
@@ -174,9 +176,9 @@ def test_cut_that_leaves_less_than_a_tenth_says_so(
 ) -> None:
     values = iter(maps)
 
-    def judge(*_: object, **__: object) -> Scores:
+    def judge(*_: object, **__: object) -> Metrics:
         value = next(values)
-        return Scores(value, value, 0, 0, 0, (), 1)
+        return Metrics(value, value, 0, 0, 0, (), 1)
 
     monkeypatch.setattr(recovery, "score", judge)
     assert main(_cut(dense, *steps, "--score", "--data", data)) == 0

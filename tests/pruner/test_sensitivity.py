@@ -36,7 +36,7 @@ from prune.pruner.sensitivity import effect, run
 from prune.pruner.sensitivity.curves import known
 from prune.pruner.sensitivity.masked_evaluation import WHOLE, Setup, Task, measure, opened
 from prune.pruner.sensitivity.rows import by_price, price, read, to_json
-from prune.pruner.sensitivity.run import Wish
+from prune.pruner.sensitivity.run import SensitivityOptions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -100,7 +100,7 @@ def score_of(net: Darknet, setup: Setup) -> tuple[float, float]:
 
 
 def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None:
-    subject = session.open_subject(setup.weights)
+    subject = session.open_session(setup.weights)
     tasks = [WHOLE, *halves(subject.groups)]
     nets = [subject.net] + [
         apply_plan(subject.net, subject.groups, plan_of(subject.groups, task)) for task in tasks[1:]
@@ -114,7 +114,7 @@ def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None
 
 
 def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) -> None:
-    subject = session.open_subject(setup.weights)
+    subject = session.open_session(setup.weights)
     net, images = subject.net, torch.rand(subject.net.small_picture)
     for task in halves(subject.groups):
         mask = effect.mask(net, subject.groups[task.group], task.channels)
@@ -126,7 +126,7 @@ def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) 
 
 
 def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None:
-    subject = session.open_subject(setup.weights)
+    subject = session.open_session(setup.weights)
     net = subject.net
     branch = next(g for g in reversed(subject.groups) if not g.kept)  # feeds the last head alone
     mask = effect.mask(net, branch, [0])
@@ -143,8 +143,8 @@ def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None
 def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
     setup: Setup, tmp_path: Path
 ) -> None:
-    found = run.run(setup, Wish((0.01, 0.5)), tmp_path / "s.json")
-    subject = session.open_subject(setup.weights)
+    found = run.run(setup, SensitivityOptions((0.01, 0.5)), tmp_path / "s.json")
+    subject = session.open_session(setup.weights)
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
     before = count(subject.net, shape)
     assert [row.group for row in found.rows[::2]] == [g.root for g in subject.groups if not g.kept]
@@ -161,7 +161,9 @@ def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
 
 
 def test_the_cheapest_group_per_multiply_add_comes_first(setup: Setup, tmp_path: Path) -> None:
-    found = run.run(replace(setup, metric="loss"), Wish((0.25, 0.5)), tmp_path / "s.json")
+    found = run.run(
+        replace(setup, metric="loss"), SensitivityOptions((0.25, 0.5)), tmp_path / "s.json"
+    )
     prices = [price(rows) for rows in by_price(found.rows)]
     assert prices == sorted(prices)
     with (tmp_path / "s.csv").open(newline="") as file:
@@ -206,7 +208,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = tmp_path / "whole.json", tmp_path / "stopped.json"
-    wish = Wish((0.25, 0.5))
+    wish = SensitivityOptions((0.25, 0.5))
     run.run(setup, wish, whole)
     judged: list[Task] = []
 
@@ -227,7 +229,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
     assert not kept.complete
     assert len(kept.rows) == 4
     with pytest.raises(PlanError, match="not finished"):
-        known(stopped, session.open_subject(setup.weights))
+        known(stopped, session.open_session(setup.weights))
     monkeypatch.setattr(run, "measure", until(1000))
     run.run(setup, wish, stopped)
     assert stopped.read_bytes() == whole.read_bytes()
@@ -236,18 +238,22 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
 
 def test_another_ratio_is_added_to_what_is_there(setup: Setup, tmp_path: Path) -> None:
     out = tmp_path / "s.json"
-    first = run.run(setup, Wish((0.5,)), out)
-    both = run.run(setup, Wish((0.25,)), out)
+    first = run.run(setup, SensitivityOptions((0.5,)), out)
+    both = run.run(setup, SensitivityOptions((0.25,)), out)
     assert set(first.rows) < set(both.rows)
     assert {row.ratio for row in both.rows} == {0.25, 0.5}
 
 
 def test_processes_give_the_same_file(setup: Setup, tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    run.run(setup, Wish((0.5,)), one)
+    run.run(setup, SensitivityOptions((0.5,)), one)
     calls: list[tuple[float, int]] = []
     run.run(
-        setup, Wish((0.5,)), two, jobs=2, progress=lambda done, total: calls.append((done, total))
+        setup,
+        SensitivityOptions((0.5,)),
+        two,
+        jobs=2,
+        progress=lambda done, total: calls.append((done, total)),
     )
     assert two.read_bytes() == one.read_bytes()
     assert calls[-1][0] == calls[-1][1] == len(read(one).rows)
@@ -281,8 +287,8 @@ def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: C
 
 
 def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path: Path) -> None:
-    found = run.run(setup, Wish((0.25, 0.5)), tmp_path / "s.json")
-    subject = session.open_subject(setup.weights)
+    found = run.run(setup, SensitivityOptions((0.25, 0.5)), tmp_path / "s.json")
+    subject = session.open_session(setup.weights)
     read_back = known(tmp_path / "s.json", subject).curves
     assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
     pairs = [pair for curve in read_back for pair in curve]
@@ -310,7 +316,7 @@ def test_global_takes_first_what_the_file_says_is_free(
     files = ["--out", str(out), "--plan-out", str(plan)]
     assert main([*words, "--macs", "0.6", "--max-ratio", "1", *files]) == 0
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
-    before, after = (count(session.open_subject(p).net, shape) for p in (setup.weights, out))
+    before, after = (count(session.open_session(p).net, shape) for p in (setup.weights, out))
     assert 0.55 < after.macs / before.macs <= 0.6
     shares = {cut.layer: len(cut.remove) / cut.channels for cut in from_json(plan.read_text()).cuts}
     free = next(row.group for row in read(measured).rows if not row.drop)

@@ -14,7 +14,7 @@ from prune.core.select import selection
 from prune.errors import VerificationError
 from prune.models.darknet import build
 from prune.pruner import session
-from prune.pruner.session import Pruned, Subject
+from prune.pruner.session import Pruned, Session
 
 # The weights of the sum are [2, 2]: which axis holds the channels cannot be told.
 UNCLEAR = """
@@ -50,20 +50,20 @@ classes=1
 
 
 @pytest.fixture
-def cut(tmp_path: Path) -> tuple[Subject, Pruned]:
-    subject = session.open_subject(tiny.weights(tmp_path))
+def cut(tmp_path: Path) -> tuple[Session, Pruned]:
+    subject = session.open_session(tiny.weights(tmp_path))
     names = list(session.convolutions(subject.net).values())
     scores = group_importance.scores(subject.net, subject.groups)
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
-    return subject, session.carry_out(subject, plan, made_by="test")
+    return subject, session.cut_session(subject, plan, made_by="test")
 
 
-def test_a_right_cut_and_its_checkpoint_are_proved(cut: tuple[Subject, Pruned]) -> None:
+def test_a_right_cut_and_its_checkpoint_are_proved(cut: tuple[Session, Pruned]) -> None:
     subject, pruned = cut
     assert session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0)) < 1e-4
 
 
-def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
+def test_a_wrong_cut_is_found(cut: tuple[Session, Pruned]) -> None:
     subject, pruned = cut
     with torch.no_grad():
         next(pruned.net.parameters()).mul_(1.1)
@@ -75,7 +75,7 @@ def test_a_wrong_cut_is_found(cut: tuple[Subject, Pruned]) -> None:
     "change", [("activation=leaky", "activation=relu"), ("filters=8", "filters=9")]
 )
 def test_a_text_that_builds_another_network_is_found(
-    cut: tuple[Subject, Pruned], change: tuple[str, str]
+    cut: tuple[Session, Pruned], change: tuple[str, str]
 ) -> None:
     subject, pruned = cut
     result = session.as_checkpoint(subject, pruned, seed=0)

@@ -82,7 +82,7 @@ def test_a_block_with_an_excluded_layer_is_left_whole(stack: Path, capsys: Captu
     words = ["global", "--weights", stack, "--macs", 0.6, "--dry-run", "--depth", 1]
     told, _ = _run(words, capsys)
     first = _only_block(told)
-    layer = next(i for i in first if i in convolutions(session.open_subject(stack).net))
+    layer = next(i for i in first if i in convolutions(session.open_session(stack).net))
     told, _ = _run([*words, "--exclude", layer], capsys)
     assert layer not in _only_block(told)
 

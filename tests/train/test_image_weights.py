@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prune.data.labels import Boxes
-from prune.evaluate.metrics import ClassScore, Scores
+from prune.evaluate.metrics import ClassMetrics, Metrics
 from prune.train import image_weights
 
 
@@ -46,8 +46,8 @@ def test_a_class_without_boxes_changes_nothing() -> None:
 
 def test_the_latest_score_is_found_in_the_rows() -> None:
     classes = [("a", 0.25), ("b", None), ("c", 0.5)]
-    per_class = tuple(ClassScore(name, ap, ap, ap, ap, ap is not None) for name, ap in classes)
-    scores = Scores(0.4, 0.3, 0.5, 0.5, 0.5, per_class, images=4)
+    per_class = tuple(ClassMetrics(name, ap, ap, ap, ap, ap is not None) for name, ap in classes)
+    scores = Metrics(0.4, 0.3, 0.5, 0.5, 0.5, per_class, images=4)
     scored = {"epoch": 2.0, "map": 0.3, **image_weights.by_class(scores)}
     rows = [{"epoch": 1.0, "map": 0.1, "map_0": 0.9, "map_1": 0.9}, scored, {"epoch": 3.0}]
     assert image_weights.latest(rows, 3) == [0.25, 0, 0.5]

@@ -28,7 +28,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Constraints:
     """Limits as a user states them, for all groups or for those that a pattern names.
 
     Attributes:
@@ -54,7 +54,7 @@ class Wish:
 
 def limits(
     groups: Sequence[Group],
-    everywhere: Wish,
+    everywhere: Constraints,
     layers: Mapping[str, Mapping[str, object]] | None = None,
     *,
     called: Mapping[str, str] | None = None,
@@ -64,8 +64,8 @@ def limits(
     Args:
         groups: of a network.
         everywhere: holds for every group.
-        layers: what differs, by a pattern of layer names ("module_list.2?.*"): fields of Wish. A
-            group follows every pattern that one of its layers matches, the last one first.
+        layers: what differs, by a pattern of layer names ("module_list.2?.*"): fields of
+            Constraints. A group follows every pattern that one of its layers matches, the last one first.
         called: what patterns call the layers of a network that others left; then a pattern may
             name none, since its layers may be among those.
 
@@ -82,7 +82,9 @@ def limits(
     return tuple(_limit(group, wish) for group, wish in zip(groups, wishes, strict=True))
 
 
-def wish_of(names: Sequence[str], wish: Wish, layers: Mapping[str, Mapping[str, object]]) -> Wish:
+def wish_of(
+    names: Sequence[str], wish: Constraints, layers: Mapping[str, Mapping[str, object]]
+) -> Constraints:
     """Say what is wished of layers that go together; `wish` and `layers` as in `limits`."""
     for pattern, fields in layers.items():
         if any(fnmatchcase(name, pattern) for name in names):
@@ -90,13 +92,13 @@ def wish_of(names: Sequence[str], wish: Wish, layers: Mapping[str, Mapping[str, 
     return wish
 
 
-def changed(wish: Wish, fields: Mapping[str, object], *, where: str) -> Wish:
+def changed(wish: Constraints, fields: Mapping[str, object], *, where: str) -> Constraints:
     """Return a wish with some fields said anew.
 
     Raises:
         PlanError: no such field, or a value of another type.
     """
-    kinds = {name: type(value) for name, value in vars(Wish()).items()}
+    kinds = {name: type(value) for name, value in vars(Constraints()).items()}
     for name, value in fields.items():
         known = kinds.get(name)
         if type(value) is not known and (known, type(value)) != (float, int):  # a bool is no int
@@ -107,7 +109,7 @@ def changed(wish: Wish, fields: Mapping[str, object], *, where: str) -> Wish:
     return replace(wish, **dict(fields))  # type: ignore[arg-type]  # checked above
 
 
-def _limit(group: Group, wish: Wish) -> Limit:
+def _limit(group: Group, wish: Constraints) -> Limit:
     if group.kept:
         return Limit(0, why=group.kept)
     if wish.exclude:

@@ -66,7 +66,7 @@ class Traced:
     unreached: list[str] = field(default_factory=list)
 
 
-def traced(net: nn.Module, inputs: Inputs, *, keep: Collection[str] = ()) -> Traced:
+def record_coupling(net: nn.Module, inputs: Inputs, *, keep: Collection[str] = ()) -> Traced:
     """Run a network on shapes alone; `net` is not touched.
 
     Args:

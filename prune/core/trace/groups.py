@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune.core.trace.coupling import Port, Traced, traced
+from prune.core.trace.coupling import Port, Traced, record_coupling
 from prune.core.trace.dataflow import MAKERS
 from prune.core.trace.meta import Inputs
 
@@ -88,7 +88,7 @@ def trace(net: nn.Module, inputs: Inputs, *, protected: Collection[str] = ()) ->
     Raises:
         PlanError: the network cannot be run with these inputs, or a protected module never runs.
     """
-    return groups_of(traced(net, inputs, keep=protected))
+    return groups_of(record_coupling(net, inputs, keep=protected))
 
 
 def groups_of(run: Traced) -> tuple[Group, ...]:

@@ -9,7 +9,7 @@ from prune import checkpoint
 from prune.errors import PlanError
 from prune.pruner.importance import fingerprint
 from prune.pruner.sensitivity.rows import read
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 
 Curve = tuple[tuple[float, float], ...]
 
@@ -31,7 +31,7 @@ class Known:
     scope: str
 
 
-def known(path: Path, subject: Subject) -> Known:
+def known(path: Path, subject: Session) -> Known:
     """Read what a sensitivity run found of a subject.
 
     Raises:

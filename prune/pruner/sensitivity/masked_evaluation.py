@@ -27,7 +27,7 @@ from prune.errors import InputError
 from prune.pruner import session
 from prune.pruner.sensitivity import effect
 from prune.pruner.sensitivity.metrics import METRICS, Tally
-from prune.pruner.session import Subject
+from prune.pruner.session import Session
 
 DIGITS = 6  # of a value; what lies below differs with the number of threads
 
@@ -66,11 +66,11 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Bench:
+class MaskedEvaluation:
     """A setup, opened."""
 
     setup: Setup
-    subject: Subject
+    subject: Session
     spec: DataSpec
     loader: Loader
     device: torch.device
@@ -98,7 +98,7 @@ WHOLE = Task(0, ())  # nothing cut: gives the baseline
 
 
 @lru_cache(maxsize=1)
-def opened(setup: Setup) -> Bench:
+def opened(setup: Setup) -> MaskedEvaluation:
     """Open a setup, once in a process.
 
     Raises:
@@ -107,7 +107,7 @@ def opened(setup: Setup) -> Bench:
     """
     _check(setup)
     chosen = device.choose(setup.device)
-    subject = session.open_subject(setup.weights, setup.reading)
+    subject = session.open_session(setup.weights, setup.reading)
     if not setup.imgsz.fits(subject.net.stride):
         raise InputError(
             f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "
@@ -118,7 +118,7 @@ def opened(setup: Setup) -> Bench:
     subject.net.to(chosen)
     if setup.threads:
         torch.set_num_threads(setup.threads)
-    return Bench(setup, subject, spec, _loader(spec, setup, subject.net.stride), chosen)
+    return MaskedEvaluation(setup, subject, spec, _loader(spec, setup, subject.net.stride), chosen)
 
 
 def _loader(spec: DataSpec, setup: Setup, stride: int) -> Loader:

@@ -18,7 +18,7 @@ FORMAT = "prune-sensitivity/1"
 
 
 @dataclass(frozen=True)
-class Row:
+class SensitivityRow:
     """One group cut alone.
 
     Attributes:
@@ -57,7 +57,7 @@ class Sensitivity:
 
     about: Mapping[str, object]
     baseline: float
-    rows: tuple[Row, ...]
+    rows: tuple[SensitivityRow, ...]
     complete: bool
 
 
@@ -79,7 +79,7 @@ def read(path: Path) -> Sensitivity:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is no sensitivity file: its "format" must be "{FORMAT}"')
     expect(document, _FILE, where=f"{path} is damaged")
-    rows = tuple(Row(**entry) for entry in document["rows"])
+    rows = tuple(SensitivityRow(**entry) for entry in document["rows"])
     for place, row in enumerate(rows):
         if row.removed > row.channels:
             raise InputError(
@@ -111,28 +111,30 @@ _FILE = mapping(
 )
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[SensitivityRow]) -> str:
     """Write rows as CSV, the cheapest cut per multiply-add saved first."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [field.name for field in fields(SensitivityRow)], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(asdict(row) for row in sorted(rows, key=_price))
     return text.getvalue()
 
 
-def _price(row: Row) -> float:
+def _price(row: SensitivityRow) -> float:
     return row.drop / row.macs if row.macs else float("inf")
 
 
-def by_price(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
+def by_price(rows: Sequence[SensitivityRow]) -> list[tuple[SensitivityRow, ...]]:
     """Gather the rows of each group; what loses least per multiply-add saved comes first."""
-    groups: dict[int, list[Row]] = {}
+    groups: dict[int, list[SensitivityRow]] = {}
     for row in rows:
         groups.setdefault(row.index, []).append(row)
     return sorted((tuple(own) for own in groups.values()), key=price)
 
 
-def price(rows: Sequence[Row]) -> float:
+def price(rows: Sequence[SensitivityRow]) -> float:
     """Say what a group loses per multiply-add saved over its ratios; infinite where none is."""
     saved = sum(row.macs for row in rows)
     return sum(row.drop for row in rows) / saved if saved else float("inf")

@@ -27,7 +27,7 @@ from prune.pruner.sensitivity import effect
 from prune.pruner.sensitivity.masked_evaluation import (
     DIGITS,
     WHOLE,
-    Bench,
+    MaskedEvaluation,
     Setup,
     Task,
     digest,
@@ -35,7 +35,7 @@ from prune.pruner.sensitivity.masked_evaluation import (
     opened,
 )
 from prune.pruner.sensitivity.metrics import METRICS
-from prune.pruner.sensitivity.rows import Row, Sensitivity, read, to_csv, to_json
+from prune.pruner.sensitivity.rows import Sensitivity, SensitivityRow, read, to_csv, to_json
 
 LOOKED_AT = (
     64  # pictures of the train split, by criteria that need some; as for the cutting commands
@@ -47,7 +47,7 @@ Progress = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class SensitivityOptions:
     """What to cut in turn: of every group the int(ratio x channels) lowest by a criterion."""
 
     ratios: tuple[float, ...]
@@ -70,7 +70,12 @@ class _Job:
 
 
 def run(
-    setup: Setup, wish: Wish, out: Path, *, jobs: int = 1, progress: Progress | None = None
+    setup: Setup,
+    wish: SensitivityOptions,
+    out: Path,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
 ) -> Sensitivity:
     """Judge every group at every ratio; write JSON as it goes on, and CSV at the end.
 
@@ -109,7 +114,7 @@ def run(
     return found
 
 
-def _check(wish: Wish, jobs: int, out: Path) -> None:
+def _check(wish: SensitivityOptions, jobs: int, out: Path) -> None:
     for ratio in wish.ratios:
         if not 0 < ratio < 1:
             raise InputError(f"ratio is {ratio:g}; it must lie between 0 and 1, e.g. 0.5")
@@ -119,7 +124,7 @@ def _check(wish: Wish, jobs: int, out: Path) -> None:
         raise InputError(f"out is {out}; it must end in .json (.csv and .png come beside it)")
 
 
-def _started(bench: Bench, wish: Wish, out: Path) -> Sensitivity:
+def _started(bench: MaskedEvaluation, wish: SensitivityOptions, out: Path) -> Sensitivity:
     """Take what the file holds of this run, or begin with the baseline."""
     about = _about(bench, wish)
     if not out.exists():
@@ -134,7 +139,7 @@ def _started(bench: Bench, wish: Wish, out: Path) -> Sensitivity:
     return found
 
 
-def _about(bench: Bench, wish: Wish) -> dict[str, object]:
+def _about(bench: MaskedEvaluation, wish: SensitivityOptions) -> dict[str, object]:
     setup = bench.setup
     return {
         "network": checkpoint.network_id(bench.subject.checkpoint.cfg),
@@ -157,7 +162,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 20 else f"{text[:12]}..."
 
 
-def _jobs(bench: Bench, wish: Wish) -> list[_Job]:
+def _jobs(bench: MaskedEvaluation, wish: SensitivityOptions) -> list[_Job]:
     """List the rows to come, groups in the order in which the network reads them."""
     net, groups = bench.subject.net, bench.subject.groups
     found = _scores(bench, wish)
@@ -180,7 +185,7 @@ def _jobs(bench: Bench, wish: Wish) -> list[_Job]:
     return sorted(jobs, key=lambda job: (job.first, job.key))
 
 
-def _scores(bench: Bench, wish: Wish) -> importance.Scores:
+def _scores(bench: MaskedEvaluation, wish: SensitivityOptions) -> importance.Scores:
     pictures = None
     if wish.criterion in FROM_PICTURES:
         train = data.load(bench.setup.data, splits=["train"])
@@ -210,12 +215,12 @@ class _Ledger:
     costs: Costs
     worse: int
 
-    def row(self, job: _Job, value: float, baseline: float) -> Row:
+    def row(self, job: _Job, value: float, baseline: float) -> SensitivityRow:
         group, count = self.groups[job.task.group], len(job.task.channels)
         kept = self.costs.full.copy()
         kept[job.task.group] -= count
         before, after = self.costs.of(self.costs.full), self.costs.of(kept)
-        return Row(
+        return SensitivityRow(
             group=group.root,
             index=job.task.group,
             channels=group.channels,
@@ -228,7 +233,7 @@ class _Ledger:
         )
 
 
-def _ledger(bench: Bench) -> _Ledger:
+def _ledger(bench: MaskedEvaluation) -> _Ledger:
     groups = bench.subject.groups
     counted = costs(bench.subject.net, groups, bench.setup.imgsz.batch())
     return _Ledger(groups, counted, METRICS[bench.setup.metric].worse)
