@@ -8,5 +8,5 @@ from .darknet import Darknet
 
 
 def detector_groups(net: Darknet) -> tuple[Group, ...]:
-    """Find every coupled group of a network on the CPU or a GPU; its heads' outputs are protected."""
+    """Find every coupled group of a network, on any device; the outputs of heads are protected."""
     return trace(net, net.small_picture, protected=net.head_convolutions())

@@ -65,7 +65,8 @@ def limits(
         groups: of a network.
         everywhere: holds for every group.
         layers: what differs, by a pattern of layer names ("module_list.2?.*"): fields of
-            Constraints. A group follows every pattern that one of its layers matches, the last one first.
+            Constraints. A group follows every pattern that one of its layers matches, the last
+            one first.
         called: what patterns call the layers of a network that others left; then a pattern may
             name none, since its layers may be among those.
 
