@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 
-from prune.atomic import probe, write_text
+from prune.atomic import probe, unused_go, write_text
 from prune.errors import InputError
 from prune.lock import held
 from prune.plain_yaml import read_yaml_file
@@ -50,13 +50,14 @@ def run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Iterator[
     Raises:
         InputError: the folder cannot be made or written into, or another run has it.
     """
-    folder = new_run(project, name, exist_ok=exist_ok)
-    try:
-        with held(folder):
-            yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    with unused_go(project):
+        folder = new_run(project, name, exist_ok=exist_ok)
+        try:
+            with held(folder):
+                yield folder
+        finally:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def versions() -> dict[str, str]:
