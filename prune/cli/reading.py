@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune import streams
 from prune.errors import InputError
-from prune.inputs import exists, is_dir
+from prune.inputs import leads_to_file
 
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
@@ -141,7 +141,7 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
         from prune.data.spec import load_names
 
         return load_names(Path(text))
-    if exists(text) and not is_dir(text):
+    if leads_to_file(text):
         return tuple(names_of_file(Path(text)))
     if suffix in NAME_SUFFIXES or ("," not in text and ("/" in text or os.sep in text)):
         raise InputError(

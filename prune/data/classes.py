@@ -9,7 +9,7 @@ from typing import Any
 
 from prune import schema
 from prune.errors import DataError
-from prune.inputs import exists, is_dir, printable, read_text, shown
+from prune.inputs import leads_to_file, printable, read_text, shown
 from prune.notes import note
 from prune.plain_json import BrokenJsonError, read_json
 
@@ -117,7 +117,7 @@ def file_of_names(given: object, path: Path, working: Path) -> Path | None:
     text = given.strip() if isinstance(given, str) else ""
     bare = _bare(text)
     places = [path.parent / bare, working / bare, path.parent / bare.name]
-    return next((one for one in places if text and exists(one) and not is_dir(one)), None)
+    return next((one for one in places if text and leads_to_file(one)), None)
 
 
 def _bare(text: str) -> Path:
