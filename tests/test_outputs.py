@@ -26,13 +26,23 @@ REFUSED = {
     "a file to read": "bench a.onnx --png a.onnx",
     "--hyp": "train --data d.yaml --hyp runs/exp/hyp.yaml --project runs --exist-ok",
     "--config": "conv --weights best.pt --layer 1 --amount 0.5 --config o.yaml --out o.yaml",
+    "--source": "detect --weights my.pt --source runs/exp/run.json --project runs --exist-ok",
+    "--resume": "train --resume runs/exp/opt.yaml --project runs --exist-ok",
     "--teacher": "train --data d.yaml --teacher runs/exp/run.json --project runs --exist-ok",
 }
 BESIDE = {
     "darknet": "export --weights a.pt --cfg o.cfg --format darknet --out o.weights",
     "whole": "whole --weights o.onnx --names a,b --out o.pt --onnx",
     "sensitivity": "sensitivity --data o.csv --out o.json",
-    "quantize": "quantize --weights w-int8.onnx --data d.yaml --out w-int8.onnx",
+    "sensitivity's image": "sensitivity --data o.png --out o.json",
+    "quantize": "quantize --weights w.onnx --data w-int8.onnx",
+    "quantize, missed": "quantize --weights o-missed.onnx --data d.yaml --out o.onnx",
+    "yolor cfg": "export --weights a.pt --cfg o.cfg --format yolor --out o.pt",
+    "yolor pt": "export --weights o.pt --format yolor --out o.cfg",
+    "ncnn param": "export --weights a.pt --data o.param --format ncnn --out o.bin",
+    "ncnn bin": "export --weights a.pt --data o.bin --format ncnn --out o.param",
+    "ncnn json": "export --weights a.pt --data o.json --format ncnn --out o",
+    "bundle": "export --weights a.pt --data d.yaml --bundle d.yaml",
 }
 FILES = ("p.json", "c.cfg", "n.txt", "l.yaml", "d.yaml", "best.pt", "my.pt", "a.onnx", "o.yaml")
 MORE = ("runs/exp/hyp.yaml", "runs/exp/run.json", "o.cfg", "o.onnx", "o.csv", "w-int8.onnx")
@@ -87,6 +97,11 @@ def test_a_name_of_another_format_is_refused_before_the_work(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused(words.split(), capsys)
+
+
+def test_what_is_not_written_may_be_an_input(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "conv --weights best.pt --layer 1 --amount 0.5 --dry-run --out best.pt"
+    assert "is also" not in refused(words.split(), capsys)  # but no checkpoint
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])

@@ -2,8 +2,22 @@
 
 import pytest
 
+from prune import schema
 from prune.errors import PlanError
-from prune.schema import Field, expect, flag, listed, mapping, named, number, text, whole
+from prune.schema import (
+    DEEPEST,
+    Field,
+    expect,
+    expect_bounded,
+    flag,
+    listed,
+    mapping,
+    named,
+    number,
+    parts,
+    text,
+    whole,
+)
 
 ROW = mapping({"name": text(), "size": whole(1, 9).or_null(), "more": flag().or_missing()})
 FILE = mapping(
@@ -74,3 +88,49 @@ def test_numbers_are_finite_numbers(value: object) -> None:
 )
 def test_ranges_are_said_in_words(field: Field, said: str) -> None:
     assert field.allowed == said
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [([1, 2, 3], parts(whole(), whole())), ([1], parts(whole(), whole())), ("\ud800", text())],
+    ids=["too many parts", "too few parts", "half a character"],
+)
+def test_lists_of_parts_have_so_many_and_text_can_be_written(value: object, field: Field) -> None:
+    with pytest.raises(PlanError, match="it must be"):
+        expect(value, field, where="f", error=PlanError)
+
+
+def _deep(depth: int) -> object:
+    value: object = 1
+    for level in range(depth):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+def _wide(doublings: int) -> object:
+    value: object = 1
+    for level in range(doublings):
+        value = {"a": value, "b": value} if level % 2 else (value, value)
+    return value
+
+
+def _itself() -> object:
+    value: dict[str, object] = {}
+    value["a"] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (_deep(DEEPEST + 2), f"f: k is nested more than {DEEPEST} deep"),
+        (_itself(), f"f: k is nested more than {DEEPEST} deep"),
+        (_wide(40), "f: k is over 1,000 values"),
+    ],
+    ids=["deep", "itself", "wide"],
+)
+def test_containers_end(value: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expect_bounded(_deep(DEEPEST), where="f", key="k", error=PlanError)
+    monkeypatch.setattr(schema, "MOST_VALUES", 1000)
+    with pytest.raises(PlanError, match=said):
+        expect_bounded(value, where="f", key="k", error=PlanError)
