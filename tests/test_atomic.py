@@ -1,8 +1,13 @@
 """Files are written whole or not at all."""
 
 import errno
+import io
 import os
+import stat
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -196,6 +201,65 @@ def test_what_belongs_together_is_all_old_or_all_new(
     write("new")
     assert set(found().values()) == {"new"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.cfg", "a.weights", "d"]
+
+
+def test_what_had_not_taken_its_place_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text("old")
+    exchange = atomic._exchange
+
+    def fail(path: Path, target: Path) -> None:
+        if target == paths[1]:
+            raise OSError(errno.EIO, "I/O error")
+        exchange(path, target)
+
+    monkeypatch.setattr(atomic, "_exchange", fail)
+    with pytest.raises(WriteError), together(*paths) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["old"] * 3
+
+
+def test_files_and_their_names_are_put_on_the_disk_but_not_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+    )
+    write_text(tmp_path / "a.txt", "text")
+    assert synced == [False, True]
+    synced.clear()
+    monkeypatch.setattr(atomic, "_FEW", 2)
+    for count in (2, 3):
+        with new_folder(tmp_path / str(count)) as folder:
+            for number in range(count):
+                (folder / str(number)).touch()
+    assert synced == [False, False, True, True]
+
+
+def test_a_full_disk_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(InputError, match=r"cannot write into the folder .*: No space left"):
+        expect_writable(tmp_path / "new" / "a.txt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    write_text(tmp_path / "a.txt", "text")
+    with suppress(RuntimeError), replacing(tmp_path / "a.txt"):
+        raise RuntimeError
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_signal_right_after_the_last_rename_undoes_nothing(

@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -92,6 +93,30 @@ def test_a_pipe_is_refused_unopened(tmp_path: Path) -> None:
         os.write(ours, b"still there")
     finally:
         os.close(ours)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_file_that_a_pipe_replaces_is_refused_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _pipe(tmp_path / "p")
+    (tmp_path / "a").write_text("text")
+    regular = (tmp_path / "a").stat()
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="it is a pipe"):
+        patch.setattr(os, "stat", lambda _: regular)  # as it was when it was looked at
+        open_input(path, "text")
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_file_for_which_memory_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(inputs, "_read", lack)
+    with pytest.raises(InputError, match="it needs more memory than there is"):
+        read_bytes(__file__, "text")
 
 
 def test_a_file_beyond_its_limit_is_refused_before_it_is_read(
