@@ -24,6 +24,7 @@ from prune.data import coco, spec, voc
 from prune.data.convert import Options
 from prune.data.images import read_image
 from prune.data.labels import Form, scan
+from prune.data.orientation import orientation
 from prune.data.store import picture_sizes
 from prune.errors import StageError
 from prune.evaluate.runner import open_weights
@@ -102,9 +103,9 @@ def _training() -> run.Run:
 
 
 def _images(path: Path) -> None:
-    """Read an image's size, then decode it."""
+    """Read an image's size, then decode it, then read how it is turned."""
     picture_sizes([path])
-    read_image(path)
+    orientation(path.read_bytes(), read_image(path))
 
 
 def _labels(path: Path) -> list[str]:
@@ -136,7 +137,7 @@ _READERS = (
     Reader("VOC", "voc/a.xml", lambda _: voc.read([Path("voc")], Options()), mutations.TEXT),
     Reader("COCO", "coco.json", lambda p: coco.read([coco.Source(p)], Options()), mutations.JSON),
     Reader("PNG", "a.png", _images, mutations.PNG),
-    Reader("JPEG", "a.jpg", _images, mutations.BYTES),
+    Reader("JPEG", "a.jpg", _images, mutations.JPEG),
     Reader("cfg", "x.cfg", _command("show", "x.cfg", "--groups"), mutations.TEXT),
     Reader(".weights", "y.weights", _command("show", "y.weights"), mutations.BYTES),
     Reader("checkpoint", "dense.pt", _command("show", "dense.pt"), mutations.TORCH),

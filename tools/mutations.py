@@ -255,7 +255,112 @@ def resize_png(data: bytes, random: Random) -> bytes:
     header = struct.pack(
         ">II5B", random.choice(sizes), random.choice(sizes), depth, colour, 0, 0, 0
     )
-    return data[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + data[33:]
+    return data[:_SIGNATURE] + _chunk(b"IHDR", header) + data[33:]
 
 
-PNG = (*BYTES, resize_png, resize_png)
+_SIGNATURE = 8  # bytes before a PNG's first chunk
+# What a chunk may be called that was another one: a palette, colours, text, profile, orientation,
+# frames of an animation, one that must be understood, one that is no name.
+_CHUNKS = (
+    *(b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"bKGD"),
+    *(b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IHDR", b"IEND", b"sBIT", b"hIST", b"ABCD", b"\0\0\0\0"),
+)
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Split a PNG into the names and contents of its chunks."""
+    found, place = [], _SIGNATURE
+    while place + 12 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
+        place += 12 + size
+    return found
+
+
+def rewrite_png(data: bytes, random: Random) -> bytes:
+    """Change what is in a chunk of a PNG, and write the checksum that belongs to it.
+
+    Without that, decoders see little of what is changed: they refuse a chunk by its checksum.
+    """
+    chunks = _chunks(data)
+    place = random.randrange(len(chunks))
+    name, content = chunks[place]
+    lie = 0
+    match random.randrange(7):
+        case 0:
+            chunks[place] = name, random.choice(BYTES)(content, random)
+        case 1:
+            chunks = [(one, _recoloured(one, held, random)) for one, held in chunks]
+        case 2:
+            chunks[place] = random.choice(_CHUNKS), content
+        case 3:
+            lie = random.choice((-1, 1, -4, 4, 1000, 2**20, 2**31 - 1, 2**32 - 1))
+        case 4:
+            chunks.insert(random.randrange(len(chunks) + 1), chunks[place])
+        case 5:
+            del chunks[place]
+        case _:
+            new = random.randbytes(random.choice((0, 1, 2, 3, 6, 255, 256 * 3, 257 * 3, 5000)))
+            chunks.insert(random.randrange(len(chunks) + 1), (random.choice(_CHUNKS), new))
+    return data[:_SIGNATURE] + b"".join(
+        _chunk(name, content, lie if number == place else 0)
+        for number, (name, content) in enumerate(chunks)
+    )
+
+
+def _recoloured(name: bytes, content: bytes, random: Random) -> bytes:
+    """Change the rows of a chunk of colours: their filters, their colours, how many there are."""
+    if name != b"IDAT":
+        return content
+    rows = random.choice(BYTES)(zlib.decompress(content), random)
+    return zlib.compress(rows, random.choice((0, 1, 9)))
+
+
+def _chunk(name: bytes, content: bytes, lie: int = 0) -> bytes:
+    """Write a chunk, of which the length may lie."""
+    size = min(2**32 - 1, max(0, len(content) + lie))
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", size) + name + content + checksum
+
+
+PNG = (*BYTES, resize_png, resize_png, *[rewrite_png] * 5)
+
+
+def resize_jpeg(data: bytes, random: Random) -> bytes:
+    """Write another size, depth, number of components or sampling into a JPEG's frame header."""
+    frames = [data.find(bytes((0xFF, kind))) for kind in (0xC0, 0xC1, 0xC2)]
+    start = max(frames) + 4  # depth, height, width, components, then three bytes for each of them
+    changed = bytearray(data)
+    match random.randrange(4):
+        case 0:
+            changed[start] = random.choice((0, 1, 2, 12, 16, 255))
+        case 1:
+            place = start + 5 + random.randrange(10)
+            changed[place] = random.choice((0, 1, 2, 4, 0x11, 0x14, 0x41, 0x44, 0xFF))
+        case _:
+            place = start + random.choice((1, 3))
+            size = random.choice((0, 1, 7, 255, 256, 4096, 30_000, 65_500, 65_535))
+            changed[place : place + 2] = struct.pack(">H", size)
+    if random.random() < 0.1:
+        kind = random.choice((0xC1, 0xC2, 0xC3, 0xC5, 0xC9, 0xCA, 0xCF))
+        changed[max(frames) + 1] = kind  # progressive, lossless, arithmetic
+    return bytes(changed)
+
+
+def orient(data: bytes, random: Random) -> bytes:
+    """Put EXIF data in front of a JPEG's: any orientation, in entries that may be broken."""
+    end = random.choice("<>")
+    kind, count = random.choice(((3, 1), (3, 1), (4, 1), (2, 2**31), (0, 0), (3, 2**32 - 1)))
+    value = random.choice((0, 1, 3, 6, 8, 9, 65_535))
+    entry = struct.pack(f"{end}HHIHH", 0x0112, kind, count, value, 0)
+    entries = random.choice((0, 1, 1, 1, 2, 65_535))
+    start = random.choice((8, 8, 8, 0, 7, 2**31, 2**32 - 1))
+    first = b"II" if end == "<" else b"MM"
+    exif = first + struct.pack(f"{end}HIH", 42, start, entries) + entry + bytes(4)
+    exif = random.choice(BYTES)(exif, random) if random.random() < 0.5 else exif
+    segment = b"Exif\0\0" + exif
+    size = len(segment) + random.choice((2, 2, 2, 2, 0, 1, 3, 60_000))
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", min(size, 65_535)) + segment + data[2:]
+
+
+JPEG = (*BYTES, *[resize_jpeg] * 4, *[orient] * 2)

@@ -9,15 +9,12 @@ import errno
 import gc
 import importlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
-from prune import __version__
+from prune import __version__, signals
 from prune.common import streams
 from prune.errors import PruneError, RunError
 
@@ -53,7 +50,7 @@ _MACHINE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ERO
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    with streams.opened() as both, _signals_raise():
+    with streams.opened() as both, signals.handled(_stop, "SIGTERM", "SIGHUP"):
         try:
             status = _main(argv)
         except KeyboardInterrupt:
@@ -137,29 +134,8 @@ def _run(name: str, words: Sequence[str]) -> int:
         return error.exit_code
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: what it began to write is cleaned up.
-
-    One that the caller had ignored, as nohup does, stays ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets the main thread alone handle signals
-        return
-    before = {
-        number: signal.signal(number, _stop)
-        for name in ("SIGTERM", "SIGHUP")
-        if (number := getattr(signal, name, None))  # Windows has no SIGHUP
-        and signal.getsignal(number) == signal.SIG_DFL
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
+    """End a command as Ctrl-C does: what it began to write is cleaned up."""
     raise KeyboardInterrupt
 
 

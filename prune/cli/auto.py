@@ -167,7 +167,9 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> AutoRun:
         _check(_on_our_own(args, wish, found, Path(place)))
     folder = run_dir.new_run(args.project.resolve(), args.name, exist_ok=args.exist_ok)
     kept.enter_context(lock.held(folder))
-    resume.clear(folder / TRAINING, needed=(args.weights,))  # of an earlier run, to be taken up
+    if is_dir(tuning := folder / TRAINING):  # of an earlier run, which would be taken up
+        with lock.held(tuning):
+            resume.clear(tuning, needed=(args.weights,))
     run_dir.record(folder, vars(args))
     wish = _on_our_own(args, wish, found, folder)
     journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from prune.data.loader import Loader, TrainLoader
     from prune.data.spec import DataSpec
+    from prune.models.darknet import Darknet
     from prune.train.distributed import Team
     from prune.train.gradual import Narrowing
     from prune.train.run import Settings
@@ -57,13 +58,15 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     from prune.train import trackers
 
     if team.leads:
-        trackers.expect(args.log)
+        with named(args, "log"):
+            trackers.expect(args.log)
     spec = _spec(args)
     source, state = _source(args, spec)
     for note in source.notes:
         say(f"note: {note}")
-    with _named(args):
+    with named(args):
         settings = recipe.settings(args, source, where.type, say)
+    _expect_spread(args, settings, source.net, count=len(spec.pictures("train")))
     hyp = recipe.hyper_parameters(args)
     if args.batch_size == "auto":
         if team.size > 1:
@@ -72,14 +75,15 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
         args.batch_size = settings.batch_size  # a resumed run keeps it
         say(f"--batch-size auto: {settings.batch_size} pictures a batch")
     stride = source.net.stride
-    batches = _batches(args, spec, settings, hyp=hyp, stride=stride, part=team.part)
+    with named(args, "workers"):
+        batches = _batches(args, spec, settings, hyp=hyp, stride=stride, part=team.part)
     source = _with_anchors(args, source, batches, hyp, say)
-    with _named(args):
+    with named(args):
         recipe.freeze(args, source.net, say)  # of the very network that trains
     teacher = _teacher(args, source, spec)
     for note in teacher.notes if teacher else ():
         say(f"note: {note}")
-    with _named(args):
+    with named(args):
         narrowing = recipe.narrowing(args, source, settings)
     if narrowing is not None:
         settings = replace(settings, best_after=narrowing.done)
@@ -103,9 +107,46 @@ def prepare(args: argparse.Namespace, where: torch.device, team: Team, say: Say)
     )
 
 
-def _named(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """Say where options were read that nobody typed: in the opt.yaml of a run that goes on."""
-    return nullcontext() if args.resume is None else naming(args.resume.parents[1] / "opt.yaml")
+def named(args: argparse.Namespace, option: str = "") -> AbstractContextManager[None]:
+    """Say where options were read that nobody typed: in the opt.yaml of a run that goes on.
+
+    Args:
+        args: the command's.
+        option: one that may be typed for such a run, too.
+    """
+    if args.resume is None or option in args.typed:
+        return nullcontext()
+    return naming(args.resume.parents[1] / "opt.yaml")
+
+
+def _expect_spread(
+    args: argparse.Namespace, settings: Settings, net: Darknet, *, count: int
+) -> None:
+    """Refuse batches of one image of one cell: a batch norm needs two values per channel.
+
+    Args:
+        args: the command's.
+        settings: of the run.
+        net: the network.
+        count: images of an epoch.
+
+    Raises:
+        InputError: the images are so small, and a batch of an epoch has one.
+    """
+    from torch import nn
+
+    from prune.train import multi_scale
+
+    stride = net.stride
+    possible = multi_scale.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    is_cell = (stride, stride) in (settings.imgsz, *possible)
+    is_alone = 1 in (settings.batch_size, count % settings.batch_size)
+    if is_cell and is_alone and any(isinstance(m, nn.BatchNorm2d) for m in net.modules()):
+        with named(args):
+            raise InputError(
+                f"image size is {settings.imgsz}, of which a batch of one image is one cell of "
+                f"{stride} pixels, too few to train on; give --img-size {2 * stride}"
+            )
 
 
 def _spec(args: argparse.Namespace) -> DataSpec:

@@ -12,6 +12,9 @@ from prune.errors import InputError
 # The options that name what is written; every other path among a command's options is read.
 OUTPUTS = ("out", "plan_out", "png", "bundle")
 _FOLDERS = ("project",)  # of runs, which get a folder of their own in it
+_DATA = ("data", "compensate")  # descriptions of data sets
+# What our own files are called; no image, list, label file or file of names ends so.
+_OUR_SUFFIXES = frozenset({".pt", ".onnx", ".param", ".bin", ".weights", ".cfg", ".csv", ".yaml"})
 _TEXTS = ("names", "source", "resume")  # what is read where it is the path of a file
 # What a run writes into its folder under these names, also where --exist-ok lets it be an old one.
 _OF_RUNS = ("opt.yaml", "run.json", "hyp.yaml")
@@ -48,11 +51,39 @@ def expect_separate(
             if identity in known:
                 raise InputError(f"{label} {path} is also {known[identity]}; write to another file")
             known[identity] = label
+    _expect_data_spared(options, [path for _, path in _written(command, options)])
     folder = _folder(options) if command == "data" else None
     for label, path in read:
         if folder and folder in (real := Path(os.path.realpath(path)), *real.parents):
             raise InputError(
                 f"{label} {path} lies in {folder}, which --out replaces; choose another --out"
+            )
+
+
+def _expect_data_spared(options: argparse.Namespace, written: Sequence[Path]) -> None:
+    """Check that nothing of a data set is written over, nor written among its images.
+
+    Its images are listed only for a target that could be one of them or their labels: they are
+    many.
+
+    Raises:
+        InputError: something would be.
+    """
+    suspects = [path for path in written if path.suffix.lower() not in _OUR_SUFFIXES]
+    described = [path for name in _DATA if isinstance(path := vars(options).get(name), Path)]
+    if not (suspects or vars(options).get("exist_ok")) or not described:
+        return
+    from prune.data.parts import parts_of
+
+    for data in described:
+        parts = parts_of(data, images=bool(suspects))
+        for path in suspects:
+            if parts.holds(path):
+                raise InputError(f"{path} belongs to the data set {data}; write to another file")
+        if vars(options).get("exist_ok") and parts.is_folder(options.project / options.name):
+            raise InputError(
+                f"{options.project / options.name} holds images of the data set {data}; choose "
+                "another --project or --name"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.common import streams
-from prune.common.inputs import exists, is_dir
+from prune.common.inputs import leads_to_file
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
         from prune.data.spec import load_names
 
         return load_names(Path(text))
-    if exists(text) and not is_dir(text):
+    if leads_to_file(text):
         return tuple(names_of_file(Path(text)))
     if suffix in NAME_SUFFIXES or ("," not in text and ("/" in text or os.sep in text)):
         raise InputError(

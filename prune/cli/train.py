@@ -90,7 +90,8 @@ def _settle(
         say("note: --sync-bn does nothing in one process; torchrun starts several")
     # Of several processes each has its own GPU, whichever a run had that was alone before.
     alone = team.size == 1 or args.device == "cpu"
-    where = device.choose(args.device if alone else asked, process=local_rank())
+    with jobs.named(args, "device"):
+        where = device.choose(args.device if alone else asked, process=local_rank())
     if where.type == "cuda" and team.size > 1:
         torch.cuda.set_device(where)
     return folder, where

@@ -63,7 +63,11 @@ def run(args: argparse.Namespace) -> None:
     _expect_sources(args)
     found = _fresh(args) if args.random else _imported(args)
     net = checkpoint.network(found)
-    checkpoint.save(found, args.out)
+    onnx = args.out.with_suffix(".onnx") if args.onnx else None
+    if onnx is None:
+        checkpoint.save(found, args.out)
+    else:
+        _save_both(net, found, args.out, onnx)
     if list(found.names) == [str(number) for number in range(len(found.names))] and not (
         args.names or args.data
     ):
@@ -71,7 +75,6 @@ def run(args: argparse.Namespace) -> None:
             f"{args.weights or args.cfg} has no class names: they are numbers, from 0 to "
             f"{len(found.names) - 1}; --names FILE or --data FILE names them"
         )
-    onnx = _onnx(net, found, args.out) if args.onnx else None
     facts = _facts(net, found)
     if args.json:
         console.print_json({**facts, "out": args.out, "onnx": onnx})
@@ -129,20 +132,23 @@ def _names(args: argparse.Namespace) -> Sequence[str] | None:
     return reading.class_names(args.names)
 
 
-def _onnx(net: Darknet, source: Checkpoint, out: Path) -> Path:
+def _save_both(net: Darknet, found: Checkpoint, out: Path, onnx: Path) -> None:
+    """Write the checkpoint and its ONNX file, or neither."""
     from prune import checkpoint
+    from prune.common.files import together
     from prune.export.facts import provenance
     from prune.export.onnx import export
 
-    done = export(
-        net,
-        out.with_suffix(".onnx"),
-        names=source.names,
-        imgsz=source.imgsz,
-        source=checkpoint.digest(out),
-        about=provenance(source),
-    )
-    return done.out
+    with together(onnx, out) as (exported, saved):
+        checkpoint.save_into(found, saved)
+        export(
+            net,
+            exported,
+            names=found.names,
+            imgsz=found.imgsz,
+            source=checkpoint.digest(saved),
+            about=provenance(found),
+        )
 
 
 def _facts(net: Darknet, source: Checkpoint) -> dict[str, object]:

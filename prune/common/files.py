@@ -169,21 +169,35 @@ class _Part:
 @contextmanager
 def _begun(target: Path, *, is_folder: bool) -> Iterator[_Part]:
     """Make a temporary file or folder, locked; what stands there at the end goes."""
+    with ExitStack() as kept:
+        try:
+            real = _real(target)
+            if not is_folder:
+                _expect_replaceable(target, real)
+            kept.enter_context(unused_go(real.parent))
+            real.parent.mkdir(parents=True, exist_ok=True)
+            prefix, suffix = _affixes(real)
+            temporary.sweep(real.parent, f"{glob.escape(prefix)}{DRAWN}{glob.escape(suffix)}")
+            path, lock = temporary.make(prefix, suffix, real.parent, is_folder=is_folder)
+        except OSError as error:
+            raise InputError(f"cannot write {target}: {error.strerror}") from error
+        try:
+            yield _Part(path, real, is_folder)
+        finally:
+            temporary.remove(path)
+            os.close(lock)
+
+
+@contextmanager
+def unused_go(folder: Path) -> Iterator[None]:
+    """Remove, of a folder and its parents, those that the block makes and leaves empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        real = _real(target)
-        if not is_folder:
-            _expect_replaceable(target, real)
-        real.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = _affixes(real)
-        temporary.sweep(real.parent, f"{glob.escape(prefix)}{DRAWN}{glob.escape(suffix)}")
-        path, lock = temporary.make(prefix, suffix, real.parent, is_folder=is_folder)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from error
-    try:
-        yield _Part(path, real, is_folder)
+        yield
     finally:
-        temporary.remove(path)
-        os.close(lock)
+        for path in missing:
+            with suppress(OSError):  # something is in it, or it was not made
+                path.rmdir()
 
 
 def _real(target: Path) -> Path:

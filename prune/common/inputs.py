@@ -162,6 +162,11 @@ def exists(path: Path | str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - as above
 
 
+def leads_to_file(path: Path | str) -> bool:
+    """Tell whether a path leads to anything but a folder, be it one that opening refuses."""
+    return exists(path) and not is_dir(path)
+
+
 def resolved(path: Path | str) -> Path:
     """Return an absolute path without links; a loop of links is left as it stands."""
     try:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 
-from prune.common.files import probe, write_text
+from prune.common.files import probe, unused_go, write_text
 from prune.common.lock import held
 from prune.common.plain_yaml import read_yaml_file
 from prune.common.size import Size
@@ -50,13 +50,14 @@ def run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Iterator[
     Raises:
         InputError: the folder cannot be made or written into, or another run has it.
     """
-    folder = new_run(project, name, exist_ok=exist_ok)
-    try:
-        with held(folder):
-            yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    with unused_go(project):
+        folder = new_run(project, name, exist_ok=exist_ok)
+        try:
+            with held(folder):
+                yield folder
+        finally:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.common import schema
-from prune.common.inputs import exists, is_dir, printable, read_text, shown
+from prune.common.inputs import leads_to_file, printable, read_text, shown
 from prune.common.notes import note
 from prune.common.plain_json import BrokenJsonError, read_json
 from prune.errors import DataError
@@ -99,11 +99,10 @@ def _listed(given: object, path: Path, working: Path) -> Sequence[object]:
 
 def _of_text(text: str, path: Path, working: Path) -> list[str]:
     """Read the file that a text names, or the names in the text itself."""
-    bare = Path(text.replace("\\", "/"))
-    places = [path.parent / bare, working / bare, path.parent / bare.name]
-    for place in places:
-        if text and exists(place) and not is_dir(place):
-            return names_of_file(place)
+    found = file_of_names(text, path, working)
+    if found is not None:
+        return names_of_file(found)
+    bare = _bare(text)
     if bare.suffix.lower() in NAME_SUFFIXES and "," not in text:
         raise DataError(
             f"{path}: names: {printable(text)} does not exist; write the names, e.g. names: [cat, "
@@ -111,6 +110,18 @@ def _of_text(text: str, path: Path, working: Path) -> list[str]:
             f"{path.parent.absolute()}"
         )
     return [name.strip() for name in text.strip("[]").split(",") if name.strip()]
+
+
+def file_of_names(given: object, path: Path, working: Path) -> Path | None:
+    """Find the file that `names:` of a description names; None where it is no file's name."""
+    text = given.strip() if isinstance(given, str) else ""
+    bare = _bare(text)
+    places = [path.parent / bare, working / bare, path.parent / bare.name]
+    return next((one for one in places if text and leads_to_file(one)), None)
+
+
+def _bare(text: str) -> Path:
+    return Path(text.replace("\\", "/"))
 
 
 def _numbered(given: Mapping[object, object], path: Path) -> list[object]:

@@ -10,7 +10,7 @@ from prune.common.inputs import printable, read_text, shown
 from prune.common.notes import note
 from prune.common.plain_yaml import read_yaml_file
 from prune.common.wording import few
-from prune.data.classes import read_names
+from prune.data.classes import file_of_names, read_names
 from prune.data.rows import NO_KEYPOINTS, Keypoints
 from prune.errors import DataError
 
@@ -37,6 +37,7 @@ class Document:
         entries: split -> folders, globs, list files and images, as they are written.
         root: `path:`, which comes before every entry; "" where it is not given.
         keypoints: see `rows.Keypoints`.
+        names_file: where the names stand, if in a file of their own.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Document:
     entries: Mapping[str, tuple[str, ...]]
     root: str = ""
     keypoints: Keypoints | None = None
+    names_file: Path | None = None
 
 
 def read_document(path: Path, working: Path) -> Document:
@@ -70,6 +72,7 @@ def read_document(path: Path, working: Path) -> Document:
         entries=_entries(lower, path),
         root=_text(lower.get("path") or "", "path", path),
         keypoints=_keypoints(lower, path),
+        names_file=file_of_names(lower.get("names"), path, working),
     )
 
 

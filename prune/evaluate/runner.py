@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +18,7 @@ from prune.common import device, schema
 from prune.common.dimensions import CHANNELS, STRIDE
 from prune.common.inputs import open_input, printable, reading, shown
 from prune.common.notes import note
+from prune.common.plain_json import BrokenJsonError, read_json
 from prune.common.size import Size
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
@@ -289,8 +288,11 @@ def _literal(fact: str) -> object:
     """Read JSON, or the text of a Python literal; None where it is neither, or has no end."""
     if len(fact) > _LONGEST_FACT:
         return None
-    with suppress(ValueError, RecursionError):
-        return json.loads(fact)
+    try:
+        return read_json(fact, lenient=True)
+    except BrokenJsonError as broken:
+        if broken.line is None:  # it is JSON, but gives a key twice, or nests without end
+            return None
     try:
         value: object = ast.literal_eval(fact)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -185,22 +186,33 @@ def read_opencv(path: Path, setting: Setting) -> Any:  # its stubs differ by ver
 def _torch(path: Path, setting: Setting) -> Opened:
     """Run a checkpoint as it is: no fusing, no torch.compile, channels where torch puts them."""
     runtime = library("torch")
-    net = load_torch(path, setting)
+    net = load_torch(path)
     images = runtime.from_numpy(noise(setting.shape))
 
     def run() -> object:
-        with runtime.inference_mode():
+        with torch_threads(setting.threads), runtime.inference_mode():
             return net.decode(net(images))
 
     return Opened(run, setting.shape, lambda: "float32")
 
 
-def load_torch(path: Path, setting: Setting) -> Any:  # a Darknet; named, it would import torch
-    """Build a checkpoint's network; the number of threads is one for the whole process."""
+def load_torch(path: Path) -> Any:  # a Darknet; named, it would import torch
+    """Build a checkpoint's network."""
     from prune import checkpoint
 
-    library("torch").set_num_threads(setting.threads)
     return checkpoint.network(checkpoint.load(path)).eval().requires_grad_(False)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch compute with so many threads, a number that the whole process shares."""
+    torch = library("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ncnn(path: Path, setting: Setting) -> Opened:

@@ -23,6 +23,7 @@ from prune.runtimes.backends import (
     onnxruntime_options,
     openvino_request,
     read_opencv,
+    torch_threads,
 )
 
 RUNS = 20
@@ -104,7 +105,7 @@ def _opencv(path: Path, setting: Setting) -> Times:
 
 def _torch(path: Path, setting: Setting) -> Times:
     """Time the modules that have no others inside; what stands between them is nobody's."""
-    torch, net = library("torch"), load_torch(path, setting)
+    torch, net = library("torch"), load_torch(path)
     times: Times = defaultdict(list)
     started: dict[str, float] = {}
 
@@ -116,7 +117,7 @@ def _torch(path: Path, setting: Setting) -> Times:
         times[f"{layer} {type(module).__name__}"].append(1e3 * took)
 
     images = torch.from_numpy(noise(setting.shape))
-    with torch.inference_mode():
+    with torch_threads(setting.threads), torch.inference_mode():
         for _ in range(_WARM_UP):
             net(images)
         for layer, module in net.named_modules():

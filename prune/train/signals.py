@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
+from prune.signals import handled
+
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
-_SIGNALS = [n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 # Tells whether somebody asked the run to stop.
 Asked = Callable[[], bool]
@@ -35,9 +36,6 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
     Raises:
         KeyboardInterrupt: a second signal came.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield never  # Python lets the main thread alone handle signals
-        return
     came: list[float] = []  # when, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
     teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
@@ -52,16 +50,10 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
         name = signal.Signals(number).name
         lines.put(f"{name}: finishing the step and saving; again ends at once")
 
-    before = {
-        number: signal.signal(number, note)
-        for number in _SIGNALS
-        if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it to stay
-    }
     try:
-        yield lambda: bool(came)
+        with handled(note, "SIGINT", "SIGTERM", "SIGHUP"):
+            yield lambda: bool(came)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         lines.put("")
         teller.join()
 

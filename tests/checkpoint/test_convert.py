@@ -26,7 +26,8 @@ from prune.checkpoint.foreign.structure import from_definitions
 from prune.cli import main
 from prune.common.size import Size
 from prune.core.cost.macs import count
-from prune.errors import CheckpointError, InputError
+from prune.errors import CheckpointError, ExportError, InputError
+from prune.export import onnx
 from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
@@ -282,6 +283,20 @@ def test_onnx_is_of_the_network_that_was_read(net: Darknet, cfg: Path) -> None:
     with torch.no_grad():
         expected = net.decode(net(picture())).numpy()
     assert np.abs(found - expected).max() < 1e-3
+
+
+def test_without_its_onnx_file_no_checkpoint_is_written_either(
+    net: Darknet, cfg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ExportError("torch cannot write it")
+
+    monkeypatch.setattr(onnx, "export", failing)
+    path, out = save_state_dict(net, cfg.with_name("net.pt")), cfg.parent / "new" / "whole.pt"
+    words = ["--weights", str(path), "--cfg", str(cfg), "--out", str(out), "--onnx"]
+    assert main(["whole", *words]) == ExportError.exit_code
+    assert "torch cannot write it" in capsys.readouterr().err
+    assert not out.parent.exists()
 
 
 class Hostile:

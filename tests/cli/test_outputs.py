@@ -130,3 +130,29 @@ def test_detect_does_not_draw_over_its_source(
         shutil.move("i", "images")
         words[words.index(str(source))] = "images"
         assert "or its labels" in refused([*words, *into, "--nosave", "--save-txt"], capsys)
+
+
+DATA = "train: t\nval: v.txt\nnames: classes.txt\n"
+# What the words write over -> the words.
+OF_DATA = {
+    "an image": "conv --weights best.pt --layer 1 --compensate e.yaml --out t/images/a.png",
+    "a new image": "global --macs 0.7 --weights best.pt --data e.yaml --out t/images/new.jpg",
+    "labels": "global --macs 0.7 --weights best.pt --data e.yaml --plan-out t/labels/a.txt",
+    "a list": "export --weights best.pt --data e.yaml --out v.txt",
+    "names": "export --weights best.pt --data e.yaml --out ./sub/../classes.txt",
+    "among images": "val --weights best.pt --data e.yaml --project t --name images --exist-ok",
+}
+
+
+@pytest.mark.parametrize("case", OF_DATA)
+def test_nothing_of_a_data_set_is_written_over(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("t/images", "t/labels"):
+        Path(folder).mkdir(parents=True)
+    Path("t/images/a.png").write_bytes(b"an image")
+    Path("t/labels/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    Path("v.txt").write_text("t/images/a.png\n")
+    Path("classes.txt").write_text("cat\n")
+    Path("e.yaml").write_text(DATA + "unknown: key\n")
+    assert "the data set e.yaml" in refused(OF_DATA[case].split(), capsys)

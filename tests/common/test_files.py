@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prune.common import files as atomic
-from prune.common import temporary
+from prune.common import run_dir, temporary
 from prune.common.files import expect_writable, new_folder, replacing, sweep, together, write_text
 from prune.errors import InputError, WriteError
 
@@ -50,6 +50,19 @@ def test_a_file_that_fails_inside_a_new_folder_is_named_as_the_user_knows_it(
         write_text(folder / "model.onnx", "half")
     assert str(caught.value) == f"cannot write {bundle / 'model.onnx'}: No space left on device"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_takes_the_folders_that_it_made_with_it(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for target in (old / "new" / "newer" / "a.txt", tmp_path / "runs" / "b.txt"):
+        with pytest.raises(RuntimeError), together(target.with_suffix(".c"), target):
+            raise RuntimeError("the writer died")
+    with pytest.raises(RuntimeError), run_dir.run_folder(tmp_path / "runs" / "val", "exp"):
+        raise RuntimeError("the scorer died")
+    assert list(tmp_path.rglob("*")) == [old]
+    write_text(old / "new" / "a.txt", "all of it")
+    assert (old / "new" / "a.txt").read_text() == "all of it"
 
 
 def left_by_a_killed_writer(target: Path) -> Path:

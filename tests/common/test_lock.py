@@ -133,6 +133,20 @@ def test_a_command_leaves_the_folder_of_another_run_alone(
     assert f"{folder}: another run is writing into this folder (process {os.getpid()}" in line
 
 
+def test_auto_leaves_a_fine_tuning_alone_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuning = tmp_path / "runs" / "exp" / "train"
+    (tuning / "weights").mkdir(parents=True)
+    last = tuning / "weights" / "last.pt"
+    last.write_text("of the other")
+    words = [*_auto(tmp_path), "--project", str(tmp_path / "runs"), "--exist-ok"]
+    with lock.held(tuning):
+        assert main(words) == 2
+    assert last.read_text() == "of the other"
+    assert f"{tuning}: another run is writing into this folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "auto"])
 def test_a_run_that_goes_on_elsewhere_is_not_taken_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,29 @@ def boxes(opened: Opened) -> NDArray[np.float32]:
         return found.numpy()
     values = found.values() if hasattr(found, "values") else found
     return np.asarray(next(iter(values)))
+
+
+def test_torch_gets_its_threads_for_a_run_and_gives_them_back(files: dict[str, Path]) -> None:
+    before = torch.get_num_threads()
+    during: list[int] = []
+    torch.set_num_threads(3)
+    try:
+        opened = open_model("torch", files["pt"], Setting(2, (64, 64)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "inference_mode", lambda: _noting(during))
+            opened.run()
+        slowest("torch", files["pt"], Setting(1, (64, 64)))
+        assert during == [2]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _noting(counts: list[int]) -> Iterator[None]:
+    counts.append(torch.get_num_threads())
+    with torch.no_grad():
+        yield
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "opencv", "openvino"])

@@ -87,6 +87,7 @@ META: dict[str, tuple[dict[str, str], str]] = {
     "endless number": ({"names": "9" * 9000}, "'names' in its metadata is no list"),
     "nested": ({"names": "[[1], 2]"}, "names[0] is [1]; it must be a whole number"),
     "surrogate": ({"names": json.dumps(["\ud800"])}, "names[0] is"),
+    "a number twice": ({"names": '{"0": "cat", "0": "dog"}'}, "'names' in its metadata is no list"),
     "no names": ({"names": "[]"}, "'names' in its metadata is no list"),
     "deep stride": ({"stride": "[" * 5000}, "'stride' in its metadata"),
     "huge stride": ({"stride": "1e300"}, "it must be a whole number from 1 to 1024"),

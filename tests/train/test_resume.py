@@ -226,6 +226,9 @@ def test_broken_options_are_told_and_nothing_is_imported(
         ("prune_to: x", "--prune-to is 'x'"),
         ("freeze: ['99999']", "layers 99999"),
         ("nominal_batch: 0", "--nominal-batch is 0; it must be 1 or more"),
+        ("workers: -1", "workers is -1; it must be at least 0"),
+        ("device: x", "device is 'x'; it must be cpu or one GPU's number"),
+        ("log: wandb", "--log wandb needs a package"),
     ],
 )
 def test_an_option_that_the_network_refuses_names_the_file_it_was_read_from(

@@ -40,3 +40,15 @@ def test_another_activation_is_trained_and_kept_in_the_cfg(tmp_path: Path) -> No
     assert any(bent)
     wanted = ["relu" if is_bent else name for name, is_bent in zip(before, bent, strict=True)]
     assert after == wanted
+
+
+def test_a_batch_of_one_cell_is_refused_before_any_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, start = tiny.data(tmp_path), tiny.weights(tmp_path)
+    words = ("--data", data, "--weights", start, "--project", tmp_path / "runs")
+    size = checkpoint.network(checkpoint.load(start)).stride
+    few = ("--batch", 1, "--img-size", size)
+    assert main(["train", *map(str, (*words, *few, "--workers", 0, "--device", "cpu"))]) == 2
+    assert f"image size is {size}, of which a batch of one" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
