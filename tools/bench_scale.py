@@ -215,7 +215,7 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     from prune.train.all_reduce import agreed, looked_at, meet
     from prune.train.frozen import training_mode
     from prune.train.loop import descend, update
-    from prune.train.signals import never
+    from prune.train.stopping import never
 
     whole: list[float] = []
     meeting: list[float] = []

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
-from prune import __version__, signals
-from prune.common import streams
+from prune import __version__
+from prune.common import signals, streams
 from prune.errors import PruneError, RunError
 
 if TYPE_CHECKING:

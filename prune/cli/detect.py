@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
     from prune.cli import console
     from prune.evaluate import detect, sources
-    from prune.train.signals import listening
+    from prune.train.stopping import listening
 
     log = console.logger()
     if args.pd:

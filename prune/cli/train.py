@@ -236,7 +236,7 @@ def _train(
     from prune.train import checkpointing, memory
     from prune.train.loop import train
     from prune.train.profile import Stopwatch
-    from prune.train.signals import listening
+    from prune.train.stopping import listening
     from prune.train.write_failures import loading, saving
 
     opened = _logging(args, job.team, folder, say)

@@ -14,7 +14,7 @@ from prune.errors import TrainError
 if TYPE_CHECKING:
     from prune.train.distributed import Team
     from prune.train.run import Run
-    from prune.train.signals import Asked
+    from prune.train.stopping import Asked
 
 
 def meet(run: Run, *, share: float) -> None:

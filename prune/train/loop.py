@@ -31,7 +31,7 @@ from prune.train.optim import tell
 from prune.train.run import Run
 from prune.train.run_log import Log, as_row
 from prune.train.schedule import Setting
-from prune.train.signals import Asked, never
+from prune.train.stopping import Asked, never
 from prune.train.write_failures import prepare, saving
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from loguru import logger
 
 from prune.cli import console
-from prune.train import signals
-from prune.train.signals import listening, never
+from prune.train import stopping
+from prune.train.stopping import listening, never
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,7 +63,7 @@ def test_a_signal_amid_a_line_of_the_log_is_told_all_the_same(
 
 def test_a_launcher_s_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(signals, "_ECHO_S", 0.5)
+    monkeypatch.setattr(stopping, "_ECHO_S", 0.5)
     with listening(said.append, launched=True) as asked:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
-from prune.signals import handled
+from prune.common.signals import handled
 
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
 
