@@ -11,7 +11,7 @@ import pytest
 import torch
 from public import difference, picture, trained, yolor_cfg, yolov3_tiny_cfg
 from shipped import CFGS, narrow
-from test_region import YOLOV2
+from yolov2_cfg import YOLOV2
 
 from prune import checkpoint
 from prune.checkpoint.convert import import_foreign

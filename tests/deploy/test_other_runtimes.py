@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from public import picture, trained, yolor_cfg, yolov3_tiny_cfg
-from test_fold import STAY
+from unfoldable_cfgs import STAY
 
 from prune import checkpoint
 from prune.cli import main

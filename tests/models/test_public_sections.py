@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from plans import plan_of
 from public import picture, trained
+from public_cfgs import HEAD, NET, WIDER, conv
 
 from prune.checkpoint.convert import import_foreign
 from prune.checkpoint.foreign.structure import read_cfg
@@ -33,21 +34,6 @@ from prune.models.groups import detector_groups
 from prune.models.layers import Convolution, DarknetReorg, Reorg3d
 from prune.models.sections import parse, remarks
 
-NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
-CONV = (
-    "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"
-)
-HEAD = (
-    "[convolutional]\nfilters=21\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-    "[yolo]\nmask=0,1,2\nanchors=5,6, 9,12, 20,16\nclasses=2\nnum=3\n"
-)
-
-
-def conv(filters: int, *, size: int = 3, stride: int = 1) -> str:
-    return CONV.format(filters, size, stride)
-
-
-WIDER = conv(8, stride=2) + conv(16) + "[shortcut]\nfrom=-2\nactivation=leaky\n" + HEAD
 NARROWER = conv(16, stride=2) + conv(8) + "[shortcut]\nfrom=-2\nactivation=linear\n" + HEAD
 CHAIN = (
     conv(8, stride=2)

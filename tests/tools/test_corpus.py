@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_public_sections import NET, WIDER
-from test_region import YOLOV2
+from public_cfgs import NET, WIDER
+from yolov2_cfg import YOLOV2
 
 TOOL = Path(__file__).parents[2] / "tools" / "corpus.py"
 REFUSED = "[net]\n[crnn]\n[local]\n"
