@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from prune.common import shipped
 from prune.common.digits import real
 from prune.common.files import write_text
 from prune.common.plain_yaml import read_yaml_file
@@ -101,9 +102,12 @@ FIELDS: Mapping[str, Field] = {
 def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]:
     """Read a YAML file of hyper-parameters; what it leaves out stays as in `base`.
 
+    Those that come with the package are found by name: scratch, finetune.
+
     Raises:
         InputError: no such file, no YAML mapping, an unknown key, or a value out of its range.
     """
+    path = shipped.find(path, folder=shipped.FOLDER / "hyp", suffix=".yaml")
     found = read_yaml_file(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")

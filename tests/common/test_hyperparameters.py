@@ -113,3 +113,13 @@ def test_unusable_file_is_named_with_its_fault(tmp_path: Path, text: str, messag
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         hyperparameters.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["finetune", "finetune.yaml", "cfg/hyp/finetune.yaml"])
+def test_recipes_that_come_with_prune_are_found_by_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hyperparameters.load(Path(name)) == hyperparameters.FINETUNE
+    with pytest.raises(InputError, match="there is no|No such file"):
+        hyperparameters.load(Path("elsewhere") / name)

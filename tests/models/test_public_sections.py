@@ -23,6 +23,7 @@ from public_cfgs import HEAD, NET, WIDER, conv
 from prune.checkpoint.convert import import_foreign
 from prune.checkpoint.foreign.structure import read_cfg
 from prune.checkpoint.foreign.weights import write_weights
+from prune.common import shipped
 from prune.core.cut import apply_plan
 from prune.core.plan import Plan
 from prune.core.trace.groups import Group
@@ -165,10 +166,18 @@ def half_of(groups: Sequence[Group], *, seed: int) -> Plan:
     return plan_of(groups, chosen)
 
 
-@pytest.mark.parametrize("name", ["cfg/yolor_csp_n.cfg", "yolor_csp_n"])
-def test_a_missing_cfg_of_ours_is_answered_with_its_place(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CfgError, match=r"does not exist; prune's own .*cfg.yolor_csp_n\.cfg$"):
+@pytest.mark.parametrize("name", ["cfg/yolor_csp_n.cfg", "yolor_csp_n", "yolor_csp_n.cfg"])
+def test_networks_that_come_with_prune_are_found_by_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(read_cfg(Path(name))) == len(read_cfg(shipped.FOLDER / "yolor_csp_n.cfg"))
+    with pytest.raises(CfgError, match=r"does not exist; --cfg yolor_csp_n is the one"):
         read_cfg(tmp_path / name)
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text(NET + WIDER)
+    assert len(read_cfg(Path(name))) == 6  # the user's own file comes first
 
 
 def test_only_the_channels_that_are_added_are_coupled() -> None:

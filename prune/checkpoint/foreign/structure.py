@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prune.checkpoint.foreign.parameters import tensors
 from prune.checkpoint.foreign.standins import Instance, array
+from prune.common import shipped
 from prune.common.inputs import exists, is_file, read_text, shown
 from prune.common.size import Size
 from prune.errors import CfgError, CheckpointError
@@ -27,19 +28,17 @@ from prune.models.sections import (
 
 Weights = Mapping[str, Tensor]
 
-# The README names them cfg/NAME.cfg, which holds only in the repository's folder.
-OWN_CFGS = Path(__file__).resolve().parents[2] / "cfg"
-
 
 def read_cfg(path: Path) -> tuple[Section, ...]:
-    """Read a cfg file.
+    """Read a cfg file, or one of those that come with the package, by its name.
 
     Raises:
         CfgError: the file cannot be read, or is no cfg.
     """
-    own = OWN_CFGS / f"{path.stem}.cfg"
+    path = shipped.find(path)
+    own = shipped.FOLDER / f"{path.stem}.cfg"
     if not exists(path) and is_file(own):
-        raise CfgError(f"{path} does not exist; prune's own file of that name is {own}")
+        raise CfgError(f"{path} does not exist; --cfg {own.stem} is the one that comes with prune")
     return parse(read_text(path, "cfg", error=CfgError), source=str(path))
 
 
