@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from prune.cli import cutting, spans
+from prune.cli import cutting
+from prune.common import layer_ranges
 from prune.errors import PlanError
 
 EXAMPLE = """\
@@ -51,6 +52,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _channels(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(map(spans.is_index, parts)):
+    if not all(map(layer_ranges.is_index, parts)):
         raise PlanError(f"channels are {text!r}; write numbers, e.g. 2,6,9")
     return [int(part) for part in parts]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import options, ranked, reading, recovering, spans, timing
-from prune.cli.spans import as_ranges
-from prune.common import streams
+from prune.cli import options, ranked, reading, recovering, timing
+from prune.common import layer_ranges, streams
+from prune.common.layer_ranges import as_ranges
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def layer_indices(words: Iterable[str], allowed: Iterable[int]) -> list[int]:
     known = sorted(allowed)
     chosen: set[int] = set()
     for part in (part.strip() for word in words for part in word.split(",")):
-        low, high = spans.span(part)
+        low, high = layer_ranges.read_range(part)
         inside = [i for i in known if low <= i <= high]
         if not inside:
             raise PlanError(

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from prune.cli import cutting, options
+from prune.common.amounts import read_amount
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _enough(
     if args.macs is None:
         return depth.by_number(found, args.blocks)
     total = count(subject.net, imgsz.batch()).macs
-    amount = options.amount_of(args.macs, option="--macs")
+    amount = read_amount(args.macs, option="--macs")
     return depth.by_macs(found, total, amount if amount > 1 else amount * total)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.cli import cutting, options, ranked, recovering, timing
 from prune.common import streams
+from prune.common.amounts import read_amount
 from prune.common.inputs import naming
 from prune.common.plain_yaml import read_yaml_file
 from prune.common.schema import Field, expect, flag, listed, mapping, named, number, whole
@@ -167,7 +168,7 @@ def _counted(args: argparse.Namespace, subject: Session, imgsz: Size) -> Counted
 
     timing.expect_none(args)
     kind = "macs" if args.macs is not None else "params"
-    amount = options.amount_of(getattr(args, kind), option=f"--{kind}")
+    amount = read_amount(getattr(args, kind), option=f"--{kind}")
     now = getattr(count(subject.net, imgsz.batch()), kind)
     limit = int(amount if amount > 1 else amount * now)
     return Counted(args, Budget(kind, limit), limit / now, imgsz)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from prune.cli import spans
 from prune.common.dimensions import SIDE
+from prune.common.layer_ranges import is_index
 from prune.common.size import Size
-from prune.errors import PlanError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 # Of prune.models.layers, those that a network may be taught in another's place.
 ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
@@ -104,7 +110,7 @@ def positive(text: str) -> int:
 
 def depth(text: str) -> str:
     """Read a number of residual blocks, or auto, as an argparse type."""
-    if text != "auto" and not spans.is_index(text):
+    if text != "auto" and not is_index(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of blocks, or auto")
     return text
 
@@ -219,19 +225,18 @@ def json_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+def config_of(kind: type[Config], args: argparse.Namespace, **others: object) -> Config:
+    """Build the config of a command: each field takes the value of the option of its name.
 
-
-def amount_of(text: str, *, option: str) -> float:
-    """Read 0.5 (a share), 30G or 13M (a number).
-
-    Raises:
-        PlanError: neither, or nothing above 0.
+    Args:
+        kind: a frozen dataclass.
+        args: the parsed options; lists become tuples. A field without an option keeps its default.
+        others: fields that are not taken from an option.
     """
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kmgt]?)", text.strip().lower())
-    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if (
-        value <= 0 or 1 <= value < 1000 or value == float("inf")
-    ):  # 1.5 is a slip, and nothing costs so little
-        raise PlanError(f"{option} is {text!r}; write a share below 1, e.g. 0.5, or 30G, 13M")
-    return value
+    given = {
+        field.name: getattr(args, field.name)
+        for field in fields(kind)
+        if field.init and hasattr(args, field.name)
+    }
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return kind(**{**values, **others})

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from prune.cli import options, spans
+from prune.cli import options
+from prune.common import layer_ranges
+from prune.common.amounts import read_amount
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def settings(
         image_weights=args.image_weights,
         precision="bfloat16" if args.bf16 else _fast(device),
         patience=args.patience,
-        lr_factors=spans.factors(args.lr_factor, len(source.net.layers)),
+        lr_factors=layer_ranges.read_factors(args.lr_factor, len(source.net.layers)),
         distill=args.distill,
         sparsity=Sparsity(*args.sparsity) if args.sparsity else None,
         eager=args.eager,
@@ -113,7 +115,7 @@ def narrowing(args: argparse.Namespace, source: Source, settings: Settings) -> N
     kind, _, amount = args.prune_to.partition(":")
     if kind not in ("macs", "params"):
         raise InputError(f"--prune-to is {args.prune_to!r}; write macs:0.5, macs:30G, params:13M")
-    goal = options.amount_of(amount, option="--prune-to")
+    goal = read_amount(amount, option="--prune-to")
     if args.prune_until >= settings.epochs:
         raise InputError(
             f"--prune-until is {args.prune_until} of {settings.epochs} epochs; "
@@ -145,10 +147,13 @@ def freeze(args: argparse.Namespace, net: Darknet, say: Callable[[str], None]) -
 
     if not args.freeze:
         return
-    layers = spans.layers(args.freeze, len(net.layers))
+    layers = layer_ranges.read_layers(args.freeze, len(net.layers))
     still = frozen.freeze(net, layers)
     total = sum(parameter.numel() for parameter in net.parameters())
-    say(f"note: layers {spans.as_ranges(layers)} stay as they are: {still} of {total} parameters")
+    say(
+        f"note: layers {layer_ranges.as_ranges(layers)} stay as they are: "
+        f"{still} of {total} parameters"
+    )
 
 
 def hyper_parameters(args: argparse.Namespace) -> Mapping[str, float]:

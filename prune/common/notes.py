@@ -1,7 +1,15 @@
 """Remarks that a command makes once, however often its steps come across the same thing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Report = Callable[[str], None]
+"""What a function reports its progress and its remarks to, one line each."""
+
+
+def silent(line: str) -> None:
+    """Report nothing: the default where a function takes a `Report`."""
+
 
 _said: set[str] = set()
 _quiet = False
@@ -22,7 +30,7 @@ def forget() -> None:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def without_notes() -> Iterator[None]:
     """Make no remarks in the block, on what is read again later."""
     global _quiet
     before, _quiet = _quiet, True

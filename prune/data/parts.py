@@ -44,7 +44,7 @@ def parts_of(description: Path, *, images: bool) -> Parts:
         description: a data.yaml, a .data file or a folder.
         images: whether to list images and labels as well, which takes a moment where they are many.
     """
-    with notes.silent():
+    with notes.without_notes():
         try:
             named = [] if is_dir(description) else _named(description)
             listed = spec.load(description).splits.values() if images else ()

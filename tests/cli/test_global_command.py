@@ -290,12 +290,12 @@ def test_wrong_limits_are_one_line(text: str, dense: Path, tmp_path: Path, capsy
 
 
 BAD: dict[str, list[str]] = {
-    "--macs is '0'; write a share below 1": ["--macs", "0"],
+    "--macs is '0'; write a fraction below 1": ["--macs", "0"],
     "--macs is '1'": ["--macs", "1"],
     "--macs is '-3'": ["--macs=-3"],
     "--macs is '50%'": ["--macs", "50%"],
     "--params is 'many'": ["--params", "many"],
-    "--macs is '1.5'; write a share below 1": ["--macs", "1.5"],
+    "--macs is '1.5'; write a fraction below 1": ["--macs", "1.5"],
     "within the budget of 30,000,000,000": ["--macs", "30G"],
     "nothing to remove: the network has": ["--params", "13M"],
     "cannot be met: within the caps": ["--macs", "0.1", "--max-ratio", "0.2"],

@@ -17,7 +17,7 @@ from prune import checkpoint
 from prune.cli import main
 from prune.cli.cutting import layer_indices
 from prune.cli.ranked import CRITERIA
-from prune.cli.spans import as_ranges
+from prune.common.layer_ranges import as_ranges
 from prune.core.importance.criteria import CRITERIA as KNOWN
 from prune.core.plan import from_json
 from prune.errors import PlanError

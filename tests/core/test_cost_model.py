@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prune.cli import options
 from prune.core.cost.cost_model import Costs, costs
 from prune.core.cost.macs import Cost, count, per_layer
 from prune.core.cut import apply_plan
@@ -135,25 +134,3 @@ def test_a_network_that_cannot_be_run_is_refused() -> None:
     groups = trace(net, (1, 3, 8, 8))
     with pytest.raises(PlanError, match="cannot be run"):
         costs(net, groups, (1, 5, 8, 8))
-
-
-AMOUNTS = {
-    "0.5": 0.5,
-    ".5": 0.5,
-    "30G": 30e9,
-    "13M": 13e6,
-    "13m": 13e6,
-    "2.5k": 2500.0,
-    "7000": 7e3,
-}
-
-
-@pytest.mark.parametrize("text", AMOUNTS)
-def test_an_amount_is_a_share_or_a_number(text: str) -> None:
-    assert options.amount_of(text, option="--macs") == AMOUNTS[text]
-
-
-@pytest.mark.parametrize("text", ["", "0", "1", "7", "-1", "half", "1e9", "30GB", "nan"])
-def test_what_is_no_amount_is_refused(text: str) -> None:
-    with pytest.raises(PlanError, match="--macs is"):
-        options.amount_of(text, option="--macs")

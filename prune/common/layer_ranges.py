@@ -1,4 +1,4 @@
-"""Layers as users write them: 22, 22-40, 5,6,9; and as we write them back."""
+"""Layers as users write them: 22, 22-40, 5,6,9; and as messages write them back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from prune.common.digits import real
 from prune.errors import PlanError
 
 
-def span(text: str) -> tuple[int, int]:
+def read_range(text: str) -> tuple[int, int]:
     """Read `22` or `22-40` as the first and the last layer.
 
     Raises:
-        PlanError: neither.
+        PlanError: the text is neither a number nor a range.
     """
     low, dash, high = text.partition("-")
     if not is_index(low) or (dash and not is_index(high)):
@@ -21,38 +21,38 @@ def span(text: str) -> tuple[int, int]:
 
 
 def is_index(text: str) -> bool:
-    """Say whether a text is a layer's or a channel's number, and not ever so many digits."""
+    """Tell whether a text is the number of a layer or channel, of less than ten digits."""
     return text.isdecimal() and len(text) < 10
 
 
-def layers(words: Iterable[str], count: int) -> list[int]:
-    """Read `22`, `22-40` and `5,6,9` as layers of a network that has `count`, of any kind.
+def read_layers(texts: Iterable[str], count: int) -> list[int]:
+    """Read `22`, `22-40` and `5,6,9` as layers of any kind in a network of `count` layers.
 
     Raises:
-        PlanError: no number, a range that goes down, or a layer there is not.
+        PlanError: a text is no number, a range goes down, or the network has no such layer.
     """
     chosen: set[int] = set()
-    for part in (part.strip() for word in words for part in word.split(",")):
-        low, high = span(part)
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        low, high = read_range(part)
         if high < low or high >= count:
             raise PlanError(f"layers {part}: there are layers 0 to {count - 1}; ranges go up")
         chosen.update(range(low, high + 1))
     return sorted(chosen)
 
 
-def factors(words: Iterable[str], count: int) -> dict[int, float]:
-    """Read `0-60:0.1,61-80:0.5` as a factor for each layer of a network that has `count`.
+def read_factors(texts: Iterable[str], count: int) -> dict[int, float]:
+    """Read `0-60:0.1,61-80:0.5` as one factor per layer of a network of `count` layers.
 
     Raises:
-        PlanError: as `layers`, no factor above 0, or a layer that has two.
+        PlanError: as `read_layers`, or a factor is not above 0, or a layer has two factors.
     """
     found: dict[int, float] = {}
-    for part in (part.strip() for word in words for part in word.split(",")):
-        where, _, text = part.rpartition(":")
-        factor = _factor(text)
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        where, _, number = part.rpartition(":")
+        factor = _read_factor(number)
         if not where or factor is None:
             raise PlanError(f"factor is {part!r}; write layers and a number, e.g. 0-60:0.1")
-        inside = layers([where], count)
+        inside = read_layers([where], count)
         if twice := sorted(found.keys() & set(inside)):
             raise PlanError(f"layer {twice[0]} has two factors, {found[twice[0]]:g} and {factor:g}")
         found |= dict.fromkeys(inside, factor)
@@ -60,7 +60,7 @@ def factors(words: Iterable[str], count: int) -> dict[int, float]:
 
 
 def as_ranges(numbers: Sequence[int]) -> str:
-    """Write sorted numbers shortly, 0, 1, 2, 5 as "0-2, 5"."""
+    """Write sorted numbers as ranges: 0, 1, 2, 5 becomes "0-2, 5"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -70,7 +70,7 @@ def as_ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _factor(text: str) -> float | None:
+def _read_factor(text: str) -> float | None:
     try:
         value = real(text)
     except ValueError:
