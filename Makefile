@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 INSTALL = $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable
 
-.PHONY: demo test prove clean
+.PHONY: demo test prove docs clean
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py --out demo
@@ -30,6 +30,10 @@ prove: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --minutes 10 --tries 100000 --keep build/fuzz
 	$(BIN)/python tools/bench_auto_load.py --runs 5
 
+# The site of docs/, in build/site: every link is checked, the references are generated.
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # A stamp, so that a second run costs nothing and a changed requirement installs again.
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -38,6 +42,10 @@ prove: .venv/tested
 
 .venv/tested: .venv/installed
 	$(INSTALL) '.[test]'
+	touch $@
+
+.venv/documented: .venv/installed
+	$(INSTALL) '.[docs]'
 	touch $@
 
 clean:

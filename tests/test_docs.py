@@ -1,0 +1,187 @@
+"""What the documents say can be typed, followed and found; what they show was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prune
+from prune import cli
+
+ROOT = next(p for p in Path(__file__).resolve().parents if (p / "setup.cfg").is_file())
+DOCS = ROOT / "docs"
+NOTES = DOCS / "laboratory.md"  # each section in the words of its day
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+GENERATED = "cli.md"
+# Words of an older idiom, and what is written instead.
+OLD = {
+    r"pictures?": "image",
+    r"multiply-adds?": "MACs",
+    r"prove[sd]?|proofs?": "verify, verification",
+    r"learned numbers": "parameters",
+    r"make(s|d)? good|made good": "recover",
+    r"imitat\w+|taught": "distillation",
+    r"evidence": "statistics",
+    r"the clock": "measuring",
+    r"wish(ed|es)?": "requested",
+    r"stays? whole": "protected",
+}
+
+
+@cache
+def tool(name: str) -> dict[str, Any]:
+    """Return what a script in tools/ defines."""
+    return runpy.run_path(str(ROOT / "tools" / f"{name}.py"))
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of code blocks that begin with prune; continued lines are joined."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("prune ")]
+
+
+def prose(page: Path) -> str:
+    """Return a page without its code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def slugs(text: str) -> set[str]:
+    """Return the anchors of the headings of a page, as both GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    plain = (re.sub(r"[^\w\- ]", "", title.lower()).strip() for title in titles)
+    return {re.sub(r"[ ]", "-", title) for title in plain}
+
+
+def links(page: Path) -> Iterator[str]:
+    """Yield where the links and images of a page lead inside the repository."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" not in target:
+            yield target
+
+
+def text_of(page: Path) -> str:
+    """Read a page, generated ones included."""
+    if page == DOCS / GENERATED:
+        return str(tool("cli_reference")["reference"]())
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_can_be_read(page: Path) -> None:
+    """With placeholders such as $T left out, which are options of their own."""
+    for line in commands(page):
+        name, *words = shlex.split(line, comments=True)[1:]
+        words = [word for word in words if not word.startswith("$")]
+        if name not in ("help", "--help", "--version"):
+            cli.read(name, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() or file.name == GENERATED, target
+        assert not anchor or anchor in slugs(text_of(file)), target
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != NOTES], ids=lambda page: page.stem)
+def test_pages_are_written_in_plain_words(page: Path) -> None:
+    for pattern, better in OLD.items():
+        found = re.search(rf"\b({pattern})\b", prose(page), re.IGNORECASE)
+        assert not found, f"{page.name}: {found[0]}; write {better}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != NOTES], ids=lambda page: page.stem)
+def test_lines_of_prose_fit(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for line in text.splitlines():
+        assert len(line) <= 110 or line.startswith(("|", "![")), line
+
+
+def test_readme_is_short_and_begins_with_what_it_is() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    first = "\n".join(lines[:30])
+    assert "```sh\nprune auto" in first and "![" in first and "\n|" in first
+
+
+def test_steps_recover_what_they_prune_and_name_their_runs() -> None:
+    text = "\n".join(commands(ROOT / "README.md"))
+    assert "--macs 0.5 --data data/mine.yaml --reconstruct" in text
+    assert "--teacher whole_model.pt" in text and "--name tuned" in text
+    assert text.count("runs/train/tuned/weights/best.pt") == 2 and "runs/train/exp" not in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_figures_of_a_summary_stand_in_the_notes(page: str) -> None:
+    known = NOTES.read_text(encoding="utf-8")
+    shown = re.findall(r"(?<![\d.])0\.\d{3}(?!\d)", prose(ROOT / page))
+    assert len(shown) > 5
+    assert not [number for number in shown if number not in known]
+
+
+def test_drawn_figures_are_those_of_the_notes() -> None:
+    drawing, notes = tool("draw_results"), NOTES.read_text(encoding="utf-8")
+    over_macs, over_time = drawing["macs_points"](notes), drawing["latency_points"](notes)
+    assert [(p.cost, p.map) for p in over_macs if p.series.startswith("unpruned")] == [(654, 0.505)]
+    assert len(over_macs) == 7 and len({point.series for point in over_time}) == 5
+    assert (1.74, 0.545) in [(point.cost, point.map) for point in over_time]
+
+
+def test_reference_has_every_command_and_option() -> None:
+    text = text_of(DOCS / GENERATED)
+    for name, summary in cli.COMMANDS.items():
+        parser = cli.parser.build(name, summary, cli.module(name))
+        assert f"\n## prune {name}\n" in text
+        for action in cli.parser.actions(parser):
+            assert all(f"`{option}" in text for option in action.option_strings if option != "-h")
+    assert "%(default)" not in text
+
+
+def test_every_public_name_of_the_api_page_exists() -> None:
+    names = re.findall(r"^::: prune\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    assert names and all(hasattr(prune, name) for name in names)
+    assert set(names) <= set(tool("cli_reference")["public_names"]())
+
+
+def test_pages_that_do_not_exist_yet_are_left_out_of_the_navigation() -> None:
+    nav = [{"Home": "index.md"}, {"Reference": [{"A": "cli.md"}, {"B": "nowhere.md"}]}]
+    config = {"docs_dir": str(DOCS), "nav": nav}
+    kept = tool("cli_reference")["on_config"](config)["nav"]
+    assert kept == [{"Home": "index.md"}, {"Reference": [{"A": "cli.md"}]}]
+
+
+def test_short_commands_run_and_print_what_the_json_page_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = shlex.quote(str(ROOT / "cfg" / "yolor_csp_n.cfg"))
+    described = (DOCS / "json.md").read_text(encoding="utf-8")
+    for line in (
+        "data shapes --out d.yaml --images 4 --size 32 --split 0.5,0.5,0",
+        "data check d.yaml",
+        f"whole --cfg {cfg} --random --data d.yaml --img-size 32 --out w.pt",
+        "show w.pt",
+        "conv --weights w.pt --layer 22 --amount 0.4 --out c.pt --plan-out plan.json",
+        "apply --weights w.pt --plan plan.json --out a.pt",
+        "diff w.pt c.pt",
+        "doctor",
+    ):
+        capsys.readouterr()
+        assert cli.main([*shlex.split(line), "--json"]) == 0, line
+        document = json.loads(capsys.readouterr().out)
+        for key in {**document, **json.loads((tmp_path / "plan.json").read_text())} if (
+            tmp_path / "plan.json"
+        ).exists() else document:
+            assert f"`{key}" in described or f".{key}`" in described, (line, key)
