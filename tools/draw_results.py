@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTES = DOCS / "laboratory.md"
@@ -137,7 +138,7 @@ def draw_latency(points: Sequence[Point], target: Path) -> None:
     finish(figure, target)
 
 
-def finish(figure: plt.Figure, target: Path) -> None:
+def finish(figure: Figure, target: Path) -> None:
     """Add the legend and write the file; equal figures give equal files."""
     figure.axes[0].legend(loc="lower right", framealpha=0.9)
     figure.tight_layout()
