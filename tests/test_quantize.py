@@ -16,7 +16,7 @@ import tiny
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from prune import checkpoint
+from prune import checkpoint, notes
 from prune.bench import runtimes
 from prune.bench.runtimes import Setting, open_model
 from prune.cli import main
@@ -26,7 +26,7 @@ from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
 from prune.quantize.run import Wish, quantize
-from prune.quantize.subject import Array, Subject, open_subject
+from prune.quantize.subject import Array, Subject, open_subject, opened
 from prune.quantize.write import in_int8
 from prune.score.metrics import Scores
 from prune.train.source import activated
@@ -46,6 +46,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(folder: Path) -> spec.DataSpec:
     return spec.load(next(folder.glob("*.yaml")), splits=("train", "val"))
+
+
+def test_a_remark_on_a_file_names_no_copy_of_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(folder / "net.onnx")
+    helper.set_model_props(model, {fact.key: fact.value for fact in model.metadata_props})
+    next(fact for fact in model.metadata_props if fact.key == "imgsz").value = "[1]"
+    onnx.save(model, tmp_path / "odd.onnx")
+    notes.forget()
+    subject = open_subject(tmp_path / "odd.onnx", data_of(folder))
+    opened(subject.model)
+    said = capsys.readouterr().err
+    assert "odd.onnx: 'imgsz' in its metadata is '[1]'" in said
+    assert said.count("in its metadata") == 1
 
 
 def graph(*nodes: onnx.NodeProto) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prune.bench import ncnn_text
 from prune.bench.precision import of_onnxruntime, of_opencv, of_openvino, shares
 from prune.errors import InputError, PruneError
+from prune.streams import libraries_silent
 
 Array = NDArray[np.generic]
 
@@ -71,8 +72,9 @@ def open_model(runtime: str, path: Path, setting: Setting) -> Opened:
         InputError: the runtime is not installed, or cannot load or run this file.
     """
     try:
-        opened = RUNTIMES[runtime](path, setting)
-        opened.run()
+        with libraries_silent():
+            opened = RUNTIMES[runtime](path, setting)
+            opened.run()
     except PruneError:
         raise
     except Exception as error:  # the runtimes' error classes share no base class

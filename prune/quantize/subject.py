@@ -13,6 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from prune import notes
 from prune.data.pictures import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
@@ -115,4 +116,5 @@ def opened(model: onnx.ModelProto) -> Runner:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        return open_weights(path, device_name="cpu")
+        with notes.silent():  # what there is to say was said of the user's own file
+            return open_weights(path, device_name="cpu")
