@@ -213,8 +213,8 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
     if claimed is None:
         return _Frame(look.size, 1, NO_SIZE, f"taken as {here}")
     # A made-up number of hundreds of digits is described in words.
-    size = ("x" if max(claimed) < _LONG else " by ").join(map(shown, claimed))
-    detail = f"{size} where the image has {here}"
+    told = ("x" if max(claimed) < _LONG else " by ").join(map(shown, claimed))
+    detail = f"{told} where the image has {here}"
     if _same_shape(claimed, look.size):
         return _Frame(claimed, 1, RESIZED, detail)
     if _same_shape(claimed, look.size[::-1]):
