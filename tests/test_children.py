@@ -56,6 +56,11 @@ def test_a_process_says_and_returns_what_its_function_does(hostile: Path) -> Non
     assert imported(hostile) == ""
 
 
+def test_a_process_knows_that_another_of_ours_started_it() -> None:
+    assert children.run("prune.children:entered", []).returncode == int(True)
+    assert not children.entered()
+
+
 def test_processes_of_multiprocessing_start_out_of_the_current_folder_s_sight(
     hostile: Path,
 ) -> None:

@@ -103,6 +103,34 @@ def test_what_has_nothing_to_quantise_is_refused() -> None:
         sort(graph(helper.make_node("Conv", ["images", "w0"], ["output"])))
 
 
+@pytest.mark.filterwarnings("error")
+def test_padding_before_a_maximum_stays_in_float_without_a_warning() -> None:
+    node = helper.make_node
+    weights = np.ones((4, 4, 1, 1), np.float32)
+    tensors = {"w": weights[:, :3], "v": weights, "infinity": np.float32(-np.inf)}
+    tensors["sides"] = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    shapes = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 8, 8])]
+    gives = [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)]
+    nodes = [
+        node("Conv", ["images", "w"], ["a"]),
+        node("Pad", ["a", "sides", "infinity"], ["b"]),
+        node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2]),
+        node("Conv", ["c", "v"], ["output"]),
+    ]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    made = helper.make_graph(nodes, "net", shapes, gives, held)
+    opsets = [helper.make_opsetid("", 18)]
+    model = named(helper.make_model(made, opset_imports=opsets, ir_version=10))
+    images = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    operators = OPERATORS["onnxruntime"]
+    seen = calibrate.ranges(model, [images], operators=operators, method="minmax")
+    written = in_int8(model, seen, operators=operators, floating=())
+    kinds = [one.op_type for one in written.graph.node]
+    assert kinds.count("QuantizeLinear") >= 3
+    scales = [numpy_helper.to_array(t) for t in written.graph.initializer if "scale" in t.name]
+    assert all(np.isfinite(scale).all() for scale in scales)
+
+
 @pytest.mark.parametrize("method", calibrate.METHODS)
 @pytest.mark.parametrize("runtime", OPERATORS)
 def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
