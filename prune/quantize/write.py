@@ -29,6 +29,8 @@ def in_int8(
         open_ended: kinds of nodes whose outputs are left as they are.
         seven_bits: weights of 7 bits, whose sums fit 16 bits on processors without VNNI.
     """
+    # An empty list would be taken for all kinds.
+    options = {"OpTypesToExcludeOutputQuantization": [*open_ended]} if open_ended else {}
     with np.errstate(invalid="ignore"):  # padding before a MaxPool is -inf, and stays in float
         writer = QDQQuantizer(
             copy.deepcopy(model),
@@ -40,10 +42,7 @@ def in_int8(
             nodes_to_quantize=[],
             nodes_to_exclude=sorted(floating),
             op_types_to_quantize=list(operators),
-            # an empty list would be taken for all kinds
-            extra_options={"OpTypesToExcludeOutputQuantization": [*open_ended]}
-            if open_ended
-            else {},
+            extra_options=options,
         )
         writer.quantize_model()
     writer.model.topological_sort()  # it appends what it adds
