@@ -135,5 +135,6 @@ def _unknown(command: str, word: str, known: Sequence[str]) -> str:
     answer = habits.answer(command, option)
     if answer:
         return f"{option} is not an option of prune {command}: {answer}"
-    meant = habits.suggestion(option, known)
+    # Of several commands under one name, another may have the very option.
+    meant = habits.suggestion(option, [one for one in known if one != option])
     return f"unknown argument {word!r}" + (f"; did you mean {meant}?" if meant else "")

@@ -88,6 +88,24 @@ class _Closed:
 
 
 @contextmanager
+def libraries_silent() -> Iterator[None]:
+    """Drop what compiled libraries write to standard error in the block: they raise it as well."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nothing is to be seen anyway
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def opened() -> Iterator[tuple[Stream, Stream]]:
     """Put both streams in place for a command."""
     _occupy_closed()

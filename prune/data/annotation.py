@@ -30,6 +30,7 @@ from prune.data.yolo import Sample
 from prune.errors import DataError
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
+_LONG = 10**15  # numbers from here on are not written out
 MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry
 
 # What may be wrong with an image or with the size that its annotation gives.
@@ -211,7 +212,9 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
         return _Frame(look.size)
     if claimed is None:
         return _Frame(look.size, 1, NO_SIZE, f"taken as {here}")
-    detail = f"{shown(claimed[0])}x{shown(claimed[1])} where the image has {here}"
+    # A made-up number of hundreds of digits is described in words.
+    told = ("x" if max(claimed) < _LONG else " by ").join(map(shown, claimed))
+    detail = f"{told} where the image has {here}"
     if _same_shape(claimed, look.size):
         return _Frame(claimed, 1, RESIZED, detail)
     if _same_shape(claimed, look.size[::-1]):

@@ -10,7 +10,7 @@ import re
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -21,6 +21,7 @@ import numpy as np
 from loguru import logger
 
 from prune.common.inputs import open_input, read_text
+from prune.common.notes import note
 from prune.common.run_dir import without_password
 from prune.data.images import (
     SUFFIXES,
@@ -73,6 +74,10 @@ class Source:
         url = urlsplit(self.where)
         last = unquote(url.path).rstrip("/").rpartition("/")[2] or url.hostname or "stream"
         return Path(re.sub(r"[^\w.-]+", "_", last))
+
+
+# Some formats only estimate how many frames they hold.
+_WHOLE, _MOST_FRAMES = 0.9, 1e9
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,23 @@ def _video(source: Source) -> Reel:
         if not file.read(1):
             raise DataError(f"{path}: video file is empty")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    return _reel(capture, f"{path}: cannot read video: not a video, or a codec that is not there")
+    promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    failure = f"{path}: cannot read video: not a video, or a codec that is not there"
+    reel = _reel(capture, failure)
+    return replace(reel, images=_counted(reel.images, promised, path))
+
+
+def _counted(images: Iterator[Image], promised: float, path: Path) -> Iterator[Image]:
+    """Pass a video's frames on; a note says so where they end long before the header does."""
+    found = 0
+    for image in images:
+        yield image
+        found += 1
+    if found < _WHOLE * promised < _MOST_FRAMES:
+        note(
+            f"{path}: its header promises {promised:,.0f} frames, and {found:,} could be read; the "
+            "file is damaged or cut short"
+        )
 
 
 def _camera(source: Source) -> Reel:

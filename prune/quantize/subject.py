@@ -13,6 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from prune.common import notes
 from prune.common.inputs import reading
 from prune.common.progress import tracked
 from prune.data.images import read_image
@@ -115,4 +116,5 @@ def opened(model: onnx.ModelProto) -> Runner:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        return open_weights(path, device_name="cpu")
+        with notes.silent():  # what there is to say was said of the user's own file
+            return open_weights(path, device_name="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
@@ -28,20 +29,22 @@ def in_int8(
         open_ended: kinds of nodes whose outputs are left as they are.
         seven_bits: weights of 7 bits, whose sums fit 16 bits on processors without VNNI.
     """
-    writer = QDQQuantizer(
-        copy.deepcopy(model),
-        per_channel=True,
-        reduce_range=seven_bits,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=copy.deepcopy(seen),  # it narrows ranges before a ReLU
-        nodes_to_quantize=[],
-        nodes_to_exclude=sorted(floating),
-        op_types_to_quantize=list(operators),
-        # an empty list would be taken for all kinds
-        extra_options={"OpTypesToExcludeOutputQuantization": [*open_ended]} if open_ended else {},
-    )
-    writer.quantize_model()
+    # An empty list would be taken for all kinds.
+    options = {"OpTypesToExcludeOutputQuantization": [*open_ended]} if open_ended else {}
+    with np.errstate(invalid="ignore"):  # padding before a MaxPool is -inf, and stays in float
+        writer = QDQQuantizer(
+            copy.deepcopy(model),
+            per_channel=True,
+            reduce_range=seven_bits,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=copy.deepcopy(seen),  # it narrows ranges before a ReLU
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(floating),
+            op_types_to_quantize=list(operators),
+            extra_options=options,
+        )
+        writer.quantize_model()
     writer.model.topological_sort()  # it appends what it adds
     written: onnx.ModelProto = writer.model.model
     return written

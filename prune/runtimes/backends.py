@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prune.common.streams import libraries_silent
 from prune.errors import InputError, PruneError
 from prune.runtimes import ncnn_param
 from prune.runtimes.precision import of_onnxruntime, of_opencv, of_openvino, shares
@@ -71,8 +72,9 @@ def open_model(runtime: str, path: Path, setting: Setting) -> Opened:
         InputError: the runtime is not installed, or cannot load or run this file.
     """
     try:
-        opened = RUNTIMES[runtime](path, setting)
-        opened.run()
+        with libraries_silent():
+            opened = RUNTIMES[runtime](path, setting)
+            opened.run()
     except PruneError:
         raise
     except Exception as error:  # the runtimes' error classes share no base class

@@ -155,6 +155,8 @@ def _checkpoint(path: Path) -> Taken:
 def _ncnn(path: Path) -> Taken:
     """Read the text, and the .json that `prune export` writes beside it, if it is there."""
     channels, height, width = ncnn_param.read(path).sides
+    with open_input(path.with_suffix(".bin"), "weights", called="ncnn's"):
+        pass  # as above
     shape = (1, channels or None, height or None, width or None)
     try:
         said = read_json(read_bytes(path.with_suffix(".json"), "json"))

@@ -114,7 +114,8 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
                 raise CheckpointError(
                     f"optimizer.state has {printable(str(name))} of {list(value.shape)} for "
-                    f"weights of {list(parameter.shape)}"
+                    f"weights of {list(parameter.shape)}; the run's opt.yaml must freeze the "
+                    "layers that it froze before"
                 )
 
 

@@ -34,6 +34,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--optimizer", "adamw"], "the file of --hyp, e.g. optimizer: adamw"),
         (["train", "--lr0", "0.1"], "the file of --hyp, e.g. lr0: 0.01"),
         (["val", "--bogus"], "unknown argument '--bogus' (see"),
+        (["data", "check", "d.yaml", "--out", "x"], "unknown argument '--out' (see"),
         (["global", "--mac", "0.5"], "did you mean --macs?"),
         (["layers", "--amount", "much"], "invalid float value"),
         (["data", "vok", "x"], "invalid choice"),
@@ -42,7 +43,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=[
         *("command", "other tool's command", "no command", "option", "option's beginning"),
-        *("key=value", "optimizer", "hyper-parameter", "unknown before missing"),
+        *("key=value", "optimizer", "hyper-parameter", "unknown before missing", "sibling's"),
         *("unknown before a missing group", "value", "subcommand", "huge seed", "seed below zero"),
     ],
 )

@@ -57,6 +57,11 @@ def test_a_process_says_and_returns_what_its_function_does(hostile: Path) -> Non
     assert imported(hostile) == ""
 
 
+def test_a_process_knows_that_another_of_ours_started_it() -> None:
+    assert child_processes.run("prune.common.child_processes:entered", []).returncode == int(True)
+    assert not child_processes.entered()
+
+
 def test_processes_of_multiprocessing_start_out_of_the_current_folder_s_sight(
     hostile: Path,
 ) -> None:

@@ -67,6 +67,17 @@ def test_a_file_that_its_writer_has_just_removed_is_no_lock(
             lock.held(tmp_path).__enter__()
 
 
+def test_who_has_the_lock_is_said_whatever_stood_there_before(tmp_path: Path) -> None:
+    place = tmp_path / ".lock"
+    place.write_text("process 1 on another\n" * 10)
+    with lock.held(tmp_path):
+        with pytest.raises(InputError, match=rf"\(process {os.getpid()} on [\w.-]*\)"):
+            lock.held(tmp_path).__enter__()
+        place.write_text("\x1b[31m")
+        with pytest.raises(InputError, match=r"\(its process is not known\)"):
+            lock.held(tmp_path).__enter__()
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "text"])
 def test_what_lies_in_the_place_of_the_lock_is_not_harmed(tmp_path: Path, kind: str) -> None:
     precious, place = tmp_path / "precious", tmp_path / ".lock"

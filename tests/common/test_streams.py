@@ -150,6 +150,42 @@ def test_an_encoding_that_lacks_the_letters_is_no_traceback() -> None:
     assert rb"unknown command '\u5706'" in done.stderr
 
 
+def test_a_table_in_letters_that_the_encoding_lacks_has_escapes(
+    command: Callable[[Run], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    before = sys.stdout
+    assert command(lambda: print("圆")) == 0
+    assert sys.stdout is before
+    assert written.getvalue() == b"\\u5706\n"
+
+
+def test_a_note_that_is_lost_is_told_by_the_status(
+    command: Callable[[Run], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert command(lambda: note("something")) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_behind_the_standard_output_is_one_line_at_the_end() -> None:
+    command = f"env -u PYTHONUNBUFFERED {sys.executable} -m prune --help > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    said = "prune: cannot write to the standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream() -> None:
+    program = (
+        "import os, sys; from prune import streams\n"
+        "with streams.opened(): sys.stderr.write(str(os.open(os.devnull, os.O_RDONLY) > 2))"
+    )
+    command = f"{sys.executable} -c '{program}' <&- >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == "True"
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_end_every_command_as_ctrl_c_does(
     command: Callable[[Run], int], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -296,6 +296,15 @@ def test_boxes_fit_the_size_claimed_only_when_the_picture_was_resized(
     np.testing.assert_allclose(box[3:], [10 / size[0], 10 / size[1]], rtol=1e-6)
 
 
+def test_a_made_up_size_is_described_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = xml([("cat", (1, 1, 10, 10))], size=(10**300, 10**300))
+    convert(voc(tmp_path / "voc", {"a": text, "b": ONE}, train="a\n", val="b\n"))
+    long = "a whole number of about 301 digits"
+    assert f"{long} by {long} where the image has" in " ".join(capsys.readouterr().out.split())
+
+
 BOMB = (
     '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]>\n<annotation><filename>&y;</filename>'
     "</annotation>"

@@ -12,7 +12,7 @@ import tiny
 
 from prune import checkpoint
 from prune.auto import pipeline as roads
-from prune.auto.journal import Journal, read
+from prune.auto.journal import FORMAT, Journal, read
 from prune.auto.pipeline import AutoConfig, AutoRun, run_stages
 from prune.auto.result import conclusion, table, verdict
 from prune.cli import main
@@ -347,6 +347,35 @@ def test_a_run_of_an_older_version_is_judged_by_its_milliseconds() -> None:
     journal.stages["cut"] = {"goal_ms": 5.0}
     journal.stages["dense"] = {"ms": 10.0}
     assert verdict(journal, max_drop=1.0).goal == 0.5
+
+
+DENSE = {"map": 0.5, "ms": 10.0, "file": "d.onnx"}
+# What a message says -> the journal's stages.
+SPOILT: dict[str, object] = {
+    "stages is []; it must be a mapping": [],
+    "stages.dense is 3; it must be a mapping": {"dense": 3},
+    "stages.dense.ms is 0; it must be a number above 0": {"dense": {**DENSE, "ms": 0}},
+    "stages.dense.map is 1.5; it must be a number from 0 to 1": {"dense": {**DENSE, "map": 1.5}},
+    "stages.dense.map is True; it must be a number": {"dense": {**DENSE, "map": True}},
+    "stages.dense.file is ['d']; it must be text": {"dense": {**DENSE, "file": ["d"]}},
+    "stages.cut.goal is 'half'; it must be a number": {"cut": {"goal": "half"}},
+    "stages.score.map is missing": {"score": {}},
+    "stages.quantize.file is None; it must be text": {"quantize": {"file": None}},
+    "stages.bench.rows is []; it must be a list": {"bench": {"rows": []}},
+    "stages.bench.rows[0].file is missing": {"bench": {"rows": [{}]}},
+    "NaN is not a number": {"dense": {**DENSE, "ms": float("nan")}},
+    "nested more than 100": {"dense": json.loads("[" * 101 + "]" * 101)},
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_a_damaged_journal_is_refused_by_its_key(message: str, tmp_path: Path) -> None:
+    path = tmp_path / "auto.json"
+    path.write_text(json.dumps({"format": FORMAT, "wish": {}, "stages": SPOILT[message]}))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert "auto.json" in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:

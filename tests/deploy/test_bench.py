@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
@@ -277,6 +278,26 @@ def test_ncnn_runs_its_own_files(tmp_path: Path) -> None:
     path.with_suffix(".bin").unlink()
     with pytest.raises(InputError, match=r"net\.bin"):
         open_model("ncnn", path, setting)
+
+
+def test_weights_of_ncnn_that_no_reader_ends_with_are_refused(tmp_path: Path) -> None:
+    path = ncnn_files(tmp_path)
+    path.with_suffix(".bin").unlink()
+    os.mkfifo(path.with_suffix(".bin"))
+    with pytest.raises(InputError, match=r"net\.bin: it is a pipe"):
+        settle(path, threads=1, imgsz=8)
+
+
+def test_a_runtime_adds_no_lines_of_its_own_to_an_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ncnn")
+    path = ncnn_files(tmp_path)
+    path.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(InputError, match="ncnn cannot load"):
+        open_model("ncnn", path, settle(path, threads=1, imgsz=8))
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 def test_a_larger_network_takes_more_memory(tmp_path: Path) -> None:

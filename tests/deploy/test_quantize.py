@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from prune import checkpoint
 from prune.cli import main
+from prune.common import notes
 from prune.data import spec
 from prune.errors import InputError
 from prune.evaluate.metrics import Metrics
@@ -25,7 +26,7 @@ from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
 from prune.quantize.run import QuantizeOptions, quantize
-from prune.quantize.subject import Array, FloatModel, open_subject
+from prune.quantize.subject import Array, FloatModel, open_subject, opened
 from prune.quantize.write import in_int8
 from prune.runtimes import backends
 from prune.runtimes.backends import Setting, open_model
@@ -46,6 +47,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(folder: Path) -> spec.DataSpec:
     return spec.load(next(folder.glob("*.yaml")), splits=("train", "val"))
+
+
+def test_a_remark_on_a_file_names_no_copy_of_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(folder / "net.onnx")
+    helper.set_model_props(model, {fact.key: fact.value for fact in model.metadata_props})
+    next(fact for fact in model.metadata_props if fact.key == "imgsz").value = "[1]"
+    onnx.save(model, tmp_path / "odd.onnx")
+    notes.forget()
+    subject = open_subject(tmp_path / "odd.onnx", data_of(folder))
+    opened(subject.model)
+    said = capsys.readouterr().err
+    assert "odd.onnx: 'imgsz' in its metadata is '[1]'" in said
+    assert said.count("in its metadata") == 1
 
 
 def graph(*nodes: onnx.NodeProto) -> onnx.ModelProto:
@@ -86,6 +102,34 @@ def test_a_product_with_another_layer_is_no_activation() -> None:
 def test_what_has_nothing_to_quantise_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to quantise"):
         sort(graph(helper.make_node("Conv", ["images", "w0"], ["output"])))
+
+
+@pytest.mark.filterwarnings("error")
+def test_padding_before_a_maximum_stays_in_float_without_a_warning() -> None:
+    node = helper.make_node
+    weights = np.ones((4, 4, 1, 1), np.float32)
+    tensors = {"w": weights[:, :3], "v": weights, "infinity": np.float32(-np.inf)}
+    tensors["sides"] = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    shapes = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 8, 8])]
+    gives = [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)]
+    nodes = [
+        node("Conv", ["images", "w"], ["a"]),
+        node("Pad", ["a", "sides", "infinity"], ["b"]),
+        node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2]),
+        node("Conv", ["c", "v"], ["output"]),
+    ]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    made = helper.make_graph(nodes, "net", shapes, gives, held)
+    opsets = [helper.make_opsetid("", 18)]
+    model = named(helper.make_model(made, opset_imports=opsets, ir_version=10))
+    images = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    operators = OPERATORS["onnxruntime"]
+    seen = calibrate.ranges(model, [images], operators=operators, method="minmax")
+    written = in_int8(model, seen, operators=operators, floating=())
+    kinds = [one.op_type for one in written.graph.node]
+    assert kinds.count("QuantizeLinear") >= 3
+    scales = [numpy_helper.to_array(t) for t in written.graph.initializer if "scale" in t.name]
+    assert all(np.isfinite(scale).all() for scale in scales)
 
 
 @pytest.mark.parametrize("method", calibrate.METHODS)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -103,10 +104,10 @@ def test_old_habit_is_taken_with_a_note(
     assert "0.png: 1 red, 1 blue" in out and "2.png: nothing" in out
 
 
-def film(path: Path) -> Path:
+def film(path: Path, codec: str = "mp4v") -> Path:
     """Write a video of six frames in which the red square moves on."""
     size = squares.picture([]).shape[1::-1]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 5, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 5, size)
     for column in range(6):
         writer.write(squares.picture([(0, 2, column)]))
     writer.release()
@@ -126,6 +127,16 @@ def test_video_goes_frame_by_frame(
     reel = sources.opened(sources.find(str(written))[0])
     assert len(list(reel.images)) == 6 and reel.rate == 5
     assert (written.parent / "labels" / "film_000005.txt").is_file()
+
+
+def test_a_video_that_was_cut_short_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = film(tmp_path / "film.avi", "MJPG")
+    frames = [found.start() for found in re.finditer(b"00dc", source.read_bytes())]
+    os.truncate(source, frames[3])
+    assert main([*words, "--source", str(source)]) == 0
+    assert "its header promises 6 frames, and " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["picture.jpg", "film.mp4"])

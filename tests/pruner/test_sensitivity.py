@@ -26,7 +26,7 @@ from prune.core.plan import Plan, cut_of, from_json, removed
 from prune.core.trace.groups import Group
 from prune.data.loader import score_loader
 from prune.data.spec import load
-from prune.errors import PlanError
+from prune.errors import InputError, PlanError
 from prune.evaluate.evaluate import score
 from prune.evaluate.nms import detections
 from prune.models.darknet import Darknet, build
@@ -35,7 +35,7 @@ from prune.pruner import session
 from prune.pruner.sensitivity import effect, run
 from prune.pruner.sensitivity.curves import known
 from prune.pruner.sensitivity.masked_evaluation import WHOLE, Setup, Task, measure, opened
-from prune.pruner.sensitivity.rows import by_price, price, read, to_json
+from prune.pruner.sensitivity.rows import FORMAT, by_price, price, read, to_json
 from prune.pruner.sensitivity.run import SensitivityOptions
 
 Capture = pytest.CaptureFixture[str]
@@ -416,6 +416,29 @@ SPOILT: dict[str, dict[str, object]] = {
     "NaN is not a number": {"drop": float("nan")},
     "rows of groups that": {"index": 999},
 }
+
+
+# What a message says -> what is changed in a file of one row.
+DAMAGED: dict[str, dict[str, object]] = {
+    '"format" must be': {"format": "prune-sensitivity/2"},
+    "baseline is '1'; it must be a number": {"baseline": "1"},
+    "rows is {}; it must be a list": {"rows": {}},
+    "rows[0] is 1; it must be a mapping": {"rows": [1]},
+    "rows[0].group is missing": {"rows": [{}]},
+    "complete is 1; it must be true or false": {"complete": 1},
+    "weights is 3; it must be text": {"weights": 3},
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_a_damaged_file_is_refused_by_its_key(message: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    sound = {"format": FORMAT, "baseline": 0.5, "rows": [], "complete": True}
+    path.write_text(json.dumps(sound | DAMAGED[message]))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("message", SPOILT)

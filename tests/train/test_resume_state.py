@@ -123,7 +123,7 @@ UNFIT: dict[str, tuple[Callable[[State], object], str]] = {
     "rng": (put("rng", "cpu", value=torch.ones(3)), "rng.cpu does not fit this run"),
     "momentum": (
         put("optimizer", "state", "state", 0, value={"momentum_buffer": torch.ones(77)}),
-        "optimizer.state has momentum_buffer of [77] for weights of",
+        "; the run's opt.yaml must freeze the layers that it froze before",
     ),
     "scaler": (
         put("optimizer", "scaler", value={"x": 1}),
