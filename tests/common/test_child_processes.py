@@ -103,8 +103,8 @@ def parent(entry: str) -> subprocess.Popen[str]:
     Both hold the pipe: it ends when both have.
     """
     program = (
-        "from prune import children\n"
-        "try: children.run(ENTRY, [])\n"
+        "from prune.common import child_processes\n"
+        "try: child_processes.run(ENTRY, [])\n"
         "except KeyboardInterrupt: print('stopped', flush=True)\n"
     )
     program = program.replace("ENTRY", repr(entry))
@@ -115,6 +115,7 @@ def parent(entry: str) -> subprocess.Popen[str]:
 
 def wait_for_child(process: subprocess.Popen[str]) -> None:
     while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 

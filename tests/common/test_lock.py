@@ -34,7 +34,7 @@ def make(folder: Path) -> Path:
 
 def test_the_lock_of_a_killed_process_is_nobody_s(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from prune import lock\n"
+        "import sys; from pathlib import Path; from prune.common import lock\n"
         "with lock.held(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     )
     command = (sys.executable, "-c", program, str(tmp_path))

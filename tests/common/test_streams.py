@@ -178,7 +178,7 @@ def test_a_full_disk_behind_the_standard_output_is_one_line_at_the_end() -> None
 
 def test_no_file_gets_the_number_of_a_closed_stream() -> None:
     program = (
-        "import os, sys; from prune import streams\n"
+        "import os, sys; from prune.common import streams\n"
         "with streams.opened(): sys.stderr.write(str(os.open(os.devnull, os.O_RDONLY) > 2))"
     )
     command = f"{sys.executable} -c '{program}' <&- >&-"
