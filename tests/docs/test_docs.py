@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import prune
 from prune import cli
@@ -170,24 +171,46 @@ def test_short_commands_run_and_print_what_the_json_page_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg = shlex.quote(str(ROOT / "cfg" / "yolor_csp_n.cfg"))
-    described = (DOCS / "json.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiny.cfg(tmp_path)
+    described = {
+        key
+        for code in re.findall(r"`([^`]+)`", text_of(DOCS / "json.md"))
+        for key in re.findall(r"\w+", code)
+    }
     for line in (
-        "data shapes --out d.yaml --images 4 --size 32 --split 0.5,0.5,0",
+        "data shapes --out d.yaml --images 16 --size 64 --split 0.5,0.25,0.25",
         "data check d.yaml",
-        f"whole --cfg {cfg} --random --data d.yaml --img-size 32 --out w.pt",
+        "whole --cfg tiny32.cfg --random --data d.yaml --img-size 64 --out w.pt",
         "show w.pt",
-        "conv --weights w.pt --layer 22 --amount 0.4 --out c.pt --plan-out plan.json",
+        "conv --weights w.pt --layer 1 --amount 0.5 --out c.pt --plan-out plan.json",
         "apply --weights w.pt --plan plan.json --out a.pt",
+        "depth --weights w.pt --blocks 1 --out b.pt",
+        "global --weights w.pt --macs 0.5 --compensate --out g.pt",
         "diff w.pt c.pt",
+        "val --weights w.pt --data d.yaml --no-plots",
+        "export --weights w.pt --out w.onnx",
+        "quantize --weights w.onnx --data d.yaml --images 8 --threads 1",
+        "train --weights w.pt --data d.yaml --epochs 1 --workers 0 --no-plots",
+        "bench w.onnx --runtime onnxruntime --rounds 2 --threads 1",
+        "detect --weights w.onnx --source d/images/val --conf-thres 0.0001 --nosave",
+        "sensitivity --weights w.pt --data d.yaml --images 1 --ratios 0.5 --out s.json",
         "doctor",
     ):
         capsys.readouterr()
         assert cli.main([*shlex.split(line), "--json"]) == 0, line
         document = json.loads(capsys.readouterr().out)
-        assert not [key for key in document if f"`{key}" not in described], line
-    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert not [key for key in (*plan, *plan["cuts"][0]) if f"{key}`" not in described]
+        assert not set(keys(document)) - described, line
+    assert not set(keys(json.loads((tmp_path / "plan.json").read_bytes()))) - described
+
+
+def keys(value: object) -> Iterator[str]:
+    """Yield the keys of a document, and those of the first object in each of its lists."""
+    if isinstance(value, list):
+        yield from keys(value[0] if value else None)
+    elif isinstance(value, dict):
+        yield from value
+        yield from (key for each in value.values() if isinstance(each, list) for key in keys(each))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
