@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import runpy
@@ -19,6 +20,7 @@ import tiny
 import prune
 from prune import cli
 from prune.cli import parser as parsers
+from prune.core import verify
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "setup.cfg").is_file())
 DOCS = ROOT / "docs"
@@ -106,7 +108,7 @@ def test_pages_are_written_in_plain_words(page: Path) -> None:
         assert not found, f"{page.name}: {found[0]}; write {better}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != NOTES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_lines_of_prose_fit(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for line in text.splitlines():
@@ -152,6 +154,27 @@ def test_reference_has_every_command_and_option() -> None:
             for option in action.option_strings:
                 assert f"`{option}" in text or option in ("-h", "--help"), option
     assert "%(default)" not in text
+
+
+def test_method_page_has_every_way_to_choose_and_the_tolerance_of_the_code() -> None:
+    text = text_of(DOCS / "method.md")
+    for command, option in (
+        ("global", "criterion"),
+        ("global", "allocation"),
+        ("depth", "criterion"),
+    ):
+        parser = parsers.build(command, "", cli.module(command))
+        (ways,) = (each.choices for each in parsers.actions(parser) if each.dest == option)
+        assert ways and all(f"| `{way}`" in text for way in ways)
+    absolute = inspect.signature(prune.verify).parameters["tolerance"].default
+    rows = re.findall(r"\| at most (\S+) \| at most (\S+) \|", text)
+    assert rows == [_rounded(absolute), _rounded(verify.RELATIVE)]
+
+
+def _rounded(tolerance: float) -> tuple[str, str]:
+    """Write a tolerance, and the one of float64, a thousand times smaller, as the page does."""
+    first, second = (f"{value:.0e}".replace("e-0", "e-") for value in (tolerance, tolerance / 1000))
+    return first, second
 
 
 def test_every_public_name_of_the_api_page_exists() -> None:
