@@ -450,7 +450,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 
     from prune import checkpoint
     from prune.data.loader import score_loader
-    from prune.evaluate.evaluate import score
+    from prune.evaluate.collect import score
     from prune.train import source
 
     if args.weights:
@@ -485,11 +485,11 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
 def plainly(net: Any, pictures: Any, names: Any, *, device: torch.device) -> Metrics:
     """Score as the shortest correct loop does, the network as it was trained."""
     from prune.common.eval_mode import evaluating
-    from prune.evaluate.evaluate import collect
+    from prune.evaluate.collect import collect
 
     with evaluating(net):
         found = collect(lambda images: net.decode(net(images)), pictures, len(names), device=device)
-    return found.scores(names)
+    return found.metrics(names)
 
 
 def machine(where: torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import griffe
 
 
-class CodeInExamples(griffe.Extension):  # type: ignore[misc]  # not installed where mypy runs
+class CodeInExamples(griffe.Extension):  # type: ignore[misc]  # mypy skips it
     """Give the section its other name."""
 
     def on_object(self, *, obj: Any, **_: object) -> None:

@@ -86,7 +86,7 @@ def _command(*words: str) -> Callable[[Path], object]:
 def _detect(path: Path) -> None:
     """Open weights and run them on one image."""
     runner = open_weights(path)
-    size = runner.picture_size(None)
+    size = runner.image_size(None)
     runner.detect(torch.zeros(1, 3, size.height, size.width))
 
 

@@ -246,13 +246,11 @@ def _on_our_own(
 
     So are ours that are read otherwise than they are: by --names or --decoding.
     """
-    from prune import checkpoint
+    from prune.checkpoint.reading import as_our_file
 
-    if reading.is_ours_as_read(args, found):
-        return wish
     target = folder / f"{wish.weights.stem}.pt"
-    checkpoint.save(found, target)
-    return replace(wish, weights=target)
+    own = as_our_file(wish.weights, found, reading.reading(args), target=target)
+    return replace(wish, weights=own)
 
 
 def _wish(args: argparse.Namespace, found: Checkpoint) -> AutoConfig:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import doubts, options, reading
+from prune.cli import options, reading
 
 if TYPE_CHECKING:
     from prune.bench.rows import Advice, BenchRow, Measured, Pair
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     from prune.common.files import expect_writable
     from prune.common.progress import tracked
     from prune.report import bars
+    from prune.runtimes import doubts
     from prune.runtimes.machine import machine, threads_of
     from prune.runtimes.timing import WARM_UP
 
@@ -198,7 +199,7 @@ def _maps(args: argparse.Namespace, pairs: Sequence[Pair]) -> tuple[dict[Path, f
 def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -> float:
     from prune.common.progress import tracked
     from prune.errors import DataError
-    from prune.evaluate.evaluate import collect
+    from prune.evaluate.collect import collect
     from prune.evaluate.preprocess import split_batches
 
     spec.expect_classes(runner.names, of=path)
@@ -206,7 +207,7 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -
         runner,
         spec,
         args.split,
-        imgsz=runner.picture_size(args.img_size),
+        imgsz=runner.image_size(args.img_size),
         batch_size=_SCORED,
         workers=0,
     )
@@ -217,7 +218,7 @@ def _map(args: argparse.Namespace, path: Path, spec: DataSpec, runner: Runner) -
         device=runner.device,
         shares=runner.shares,
     )
-    scores = collected.scores(spec.names)
+    scores = collected.metrics(spec.names)
     if not scores.instances:
         raise DataError(f"{spec.path}: {args.split} has no labels, so that nothing is scored")
     return scores.map

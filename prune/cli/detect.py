@@ -15,7 +15,7 @@ from prune.common import streams
 from prune.common.wording import counted
 
 if TYPE_CHECKING:
-    from prune.evaluate.detect import Found, Output, Search
+    from prune.evaluate.predict import Found, Output, Search
     from prune.evaluate.runner import Runner
     from prune.evaluate.sources import Source
 
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
     from prune.cli import console
-    from prune.evaluate import detect, sources
+    from prune.evaluate import predict as detect
+    from prune.evaluate import sources
     from prune.train.stopping import listening
 
     log = console.logger()
@@ -114,7 +115,7 @@ class Tally:
 
     def add(self, found: Found, names: Sequence[str]) -> None:
         """Count an image or a frame."""
-        from prune.evaluate.detect import describe
+        from prune.evaluate.predict import describe
 
         self.images += found.frame is None
         self.frames += found.frame is not None
@@ -164,7 +165,7 @@ def _detect(  # what a run has, all by keyword
     """Detect on one source and say what is there, or that it cannot be read."""
     from prune.cli import console
     from prune.errors import DataError
-    from prune.evaluate.detect import detect_source, summary
+    from prune.evaluate.predict import detect_source, summary
 
     try:
         for found in detect_source(
@@ -181,10 +182,10 @@ def _detect(  # what a run has, all by keyword
 
 
 def _search(args: argparse.Namespace, runner: Runner) -> Search:
-    from prune.evaluate.detect import Search
+    from prune.evaluate.predict import Search
 
     return Search(
-        imgsz=runner.picture_size(args.img_size),
+        imgsz=runner.image_size(args.img_size),
         confidence=args.conf_thres,
         iou=args.iou_thres,
         classes=None if args.classes is None else _classes(args.classes, runner.names),
@@ -210,7 +211,7 @@ def _classes(wanted: list[str], names: tuple[str, ...]) -> frozenset[int]:
 
 
 def _output(args: argparse.Namespace, folder: Path) -> Output:
-    from prune.evaluate.detect import Output
+    from prune.evaluate.predict import Output
 
     return Output(
         folder,

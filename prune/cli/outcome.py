@@ -121,7 +121,7 @@ def _quoted(path: Path | str) -> str:
 
 def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Metrics | None:
     """Score the best weights on the test split, if there is one, in full as `prune val` does."""
-    from prune.evaluate.evaluate import score
+    from prune.evaluate.collect import score
 
     if job.test is None:
         return None
@@ -138,7 +138,7 @@ def score_test(job: Job, folder: Path, say: Callable[[str], None]) -> Metrics | 
 def draw_curves(job: Job, rows: list[Row], log: Log) -> None:
     """Draw the run's figures, and what the best weights find; several processes look together."""
     from prune.evaluate import plots
-    from prune.evaluate.evaluate import collect
+    from prune.evaluate.collect import collect
     from prune.evaluate.fuse_batchnorm import fused
     from prune.train import plots as pictures
 

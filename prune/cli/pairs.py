@@ -67,15 +67,16 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[Path, Path]:
     Returns:
         By the path of the public file that of ours.
     """
-    from prune import checkpoint
+    from prune.checkpoint.reading import as_our_file, open_with_note
 
+    how = reading.reading(args)
     found: dict[Path, Path] = {}
     for path in args.files:
         if path.suffix.lower() in (".pt", ".pth", ".weights") and path.is_file():
-            opened = reading.open_file(path, reading.reading(args))
-            if path.suffix != ".pt" or not reading.is_ours_as_read(args, opened):
-                found[path] = folder / f"{len(found)}.pt"
-                checkpoint.save(opened, found[path])
+            target = folder / f"{len(found)}.pt"
+            own = as_our_file(path, open_with_note(path, how), how, target=target)
+            if own != path:
+                found[path] = own
     return found
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import doubts, options
+from prune.cli import options
 from prune.errors import MISSED, InputError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from prune.common.files import expect_writable, replacing
     from prune.data import spec
     from prune.quantize import run as quantizing
+    from prune.runtimes import doubts
     from prune.runtimes.backends import library
     from prune.runtimes.compare import compared
     from prune.runtimes.file_inputs import settle

@@ -14,6 +14,7 @@ from torch import Tensor
 from prune import checkpoint
 from prune.checkpoint import Checkpoint, convert
 from prune.checkpoint.convert import AS_IT_IS, Reading
+from prune.checkpoint.reading import open_with_note
 from prune.common import device, schema
 from prune.common.dimensions import CHANNELS, STRIDE
 from prune.common.inputs import open_input, printable, reading, shown
@@ -22,7 +23,7 @@ from prune.common.plain_json import BrokenJsonError, read_json
 from prune.common.size import Size
 from prune.data.frames import Shape
 from prune.errors import CheckpointError, DeviceError, InputError, RunError, first_line
-from prune.evaluate.evaluate import Detector
+from prune.evaluate.collect import Detector
 from prune.evaluate.fuse_batchnorm import fused
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Runner:
     shape: Shape | None = None
     shares: bool = False
 
-    def picture_size(self, wanted: Size | None) -> Size:
+    def image_size(self, wanted: Size | None) -> Size:
         """Settle the size that images are scaled to fit into: what is wanted, or else its own.
 
         Raises:
@@ -83,6 +84,22 @@ def open_weights(path: Path, *, device_name: str = "", reading: Reading = AS_IT_
     if path.suffix.lower() == ".onnx":
         return _open_onnx(path, device_name)
     return run_checkpoint(convert.open_weights(path, reading), device_name=device_name)
+
+
+def open_runner(path: Path, reading: Reading = AS_IT_IS, *, device_name: str = "") -> Runner:
+    """Open weights to detect with, as the user says that they are read; a note says how.
+
+    Raises:
+        InputError: `reading` says something of an ONNX file, which says it itself.
+        CheckpointError: the file cannot be used.
+        DeviceError: the device is not there.
+    """
+    if path.suffix.lower() != ".onnx":
+        return run_checkpoint(open_with_note(path, reading), device_name=device_name)
+    for name, value in vars(reading).items():
+        if value is not None:
+            raise InputError(f"--{name} is not for ONNX files, which say it themselves; remove it")
+    return _open_onnx(path, device_name)
 
 
 def run_checkpoint(loaded: Checkpoint, *, device_name: str = "") -> Runner:

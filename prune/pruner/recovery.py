@@ -31,7 +31,7 @@ from prune.data import spec
 from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.evaluate.evaluate import score
+from prune.evaluate.collect import score
 from prune.evaluate.metrics import LEARNED, Metrics
 from prune.models.darknet import Darknet, reactivated
 from prune.pruner import depth, session

@@ -20,7 +20,7 @@ from prune.data.images import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
-from prune.evaluate.evaluate import collect
+from prune.evaluate.collect import collect
 from prune.evaluate.metrics import Metrics
 from prune.evaluate.preprocess import letterboxed, split_batches
 from prune.evaluate.runner import Runner, open_weights
@@ -82,7 +82,7 @@ class FloatModel:
         )
         batches = tracked(batches, f"scoring {split}", count)
         names = self.spec.names
-        found = collect(runner.detect, batches, len(names), device=runner.device).scores(names)
+        found = collect(runner.detect, batches, len(names), device=runner.device).metrics(names)
         if not found.instances:
             raise DataError(f"{self.spec.path}: {split} has no labels, so that nothing is scored")
         return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prune.checkpoint import naming
-from prune.evaluate.evaluate import score
+from prune.evaluate.collect import score
 from prune.models.loss import detection_loss
 from prune.train import (
     checkpointing,

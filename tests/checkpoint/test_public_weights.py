@@ -200,7 +200,7 @@ def test_auto_starts_from_a_checkpoint_made_of_them(
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "walk", stop)
+    monkeypatch.setattr(pipeline, "run_stages", stop)
     words = ["--data", str(tiny.data(pair)), "--latency", "0.5", "--img-size", "64"]
     before = {path: path.read_bytes() for path in pair.iterdir() if path.is_file()}
     assert main(["auto", *SOURCES["pair"], *words, "--names", "red,blue"]) == 130

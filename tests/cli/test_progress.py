@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from prune.auto import commands
-from prune.cli import bars, doubts
+from prune.cli import bars
 from prune.common.progress import shown_by, tracked
 from prune.errors import RunError
-from prune.runtimes import other_processes
+from prune.runtimes import doubts, other_processes
 from prune.runtimes.other_processes import Neighbours
 from prune.runtimes.timing import Ratio
 
@@ -97,7 +97,7 @@ def test_commands_of_an_automatic_run_can_be_pasted(
     def started(*_: object, **__: object) -> None:
         raise RunError("the line comes before the process")
 
-    monkeypatch.setattr("prune.auto.commands.children.run", started)
+    monkeypatch.setattr("prune.auto.commands.child_processes.run", started)
     with pytest.raises(RunError):
         commands.prune("val", "--data", "my data/it's.yaml")
     line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")

@@ -8,7 +8,8 @@ import pytest
 import squares
 
 from prune import checkpoint
-from prune.cli import main, val
+from prune.cli import main
+from prune.evaluate import EvaluateConfig, evaluate, validation
 from prune.export.onnx import export
 
 KEYS = {"map50", "map", "precision", "recall", "per_class", "images"}
@@ -189,10 +190,10 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def work(*_: object) -> None:
-        raise AssertionError("scored in vain")
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("evaluated in vain")
 
-    monkeypatch.setattr(val, "_collect", work)
+    monkeypatch.setattr(validation, "collect_split", work)
     (tmp_path / "runs").write_text("a file where the folder belongs")
     assert main([*words, "--json"]) == 2
     out, err = capsys.readouterr()
@@ -206,5 +207,31 @@ def test_another_size_than_the_weights_were_made_for_is_noted(
     for size, notes in (("64", 0), ("96", 1)):
         assert main([*words, "--no-plots", "--img-size", size]) == 0
         assert (
-            capsys.readouterr().err.count("was made for images of 64; it is scored at 96") == notes
+            capsys.readouterr().err.count("was made for images of 64; it is evaluated at 96")
+            == notes
         )
+
+
+def test_the_function_returns_what_the_command_prints(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json", "--no-plots"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    lines: list[str] = []
+    config = EvaluateConfig(
+        data=Path(words[2]),
+        weights=tmp_path / "net.pt",
+        project=tmp_path / "direct",
+        workers=0,
+        device="cpu",
+    )
+    result = evaluate(config, report=lines.append)
+    assert result.folder == tmp_path / "direct" / "exp"
+    assert lines == [f"plots in {result.folder}"]
+    assert not capsys.readouterr().out
+    document = json.loads(json.dumps(result.document()))
+    times = ("forward_ms", "nms_ms")
+    assert list(document) == list(printed)
+    assert {k: v for k, v in document.items() if k not in times} == {
+        k: v for k, v in printed.items() if k not in times
+    }

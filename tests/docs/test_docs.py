@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import runpy
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import prune
 from prune import cli
 from prune.cli import parser as parsers
+from prune.core import verify
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "setup.cfg").is_file())
 DOCS = ROOT / "docs"
@@ -105,7 +108,7 @@ def test_pages_are_written_in_plain_words(page: Path) -> None:
         assert not found, f"{page.name}: {found[0]}; write {better}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != NOTES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_lines_of_prose_fit(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for line in text.splitlines():
@@ -153,6 +156,27 @@ def test_reference_has_every_command_and_option() -> None:
     assert "%(default)" not in text
 
 
+def test_method_page_has_every_way_to_choose_and_the_tolerance_of_the_code() -> None:
+    text = text_of(DOCS / "method.md")
+    for command, option in (
+        ("global", "criterion"),
+        ("global", "allocation"),
+        ("depth", "criterion"),
+    ):
+        parser = parsers.build(command, "", cli.module(command))
+        (ways,) = (each.choices for each in parsers.actions(parser) if each.dest == option)
+        assert ways and all(f"| `{way}`" in text for way in ways)
+    absolute = inspect.signature(prune.verify).parameters["tolerance"].default
+    rows = re.findall(r"\| at most (\S+) \| at most (\S+) \|", text)
+    assert rows == [_rounded(absolute), _rounded(verify.RELATIVE)]
+
+
+def _rounded(tolerance: float) -> tuple[str, str]:
+    """Write a tolerance, and the one of float64, a thousand times smaller, as the page does."""
+    first, second = (f"{value:.0e}".replace("e-0", "e-") for value in (tolerance, tolerance / 1000))
+    return first, second
+
+
 def test_every_public_name_of_the_api_page_exists() -> None:
     names = re.findall(r"^::: prune\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
     assert names and all(hasattr(prune, name) for name in names)
@@ -170,24 +194,46 @@ def test_short_commands_run_and_print_what_the_json_page_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg = shlex.quote(str(ROOT / "cfg" / "yolor_csp_n.cfg"))
-    described = (DOCS / "json.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiny.cfg(tmp_path)
+    described = {
+        key
+        for code in re.findall(r"`([^`]+)`", text_of(DOCS / "json.md"))
+        for key in re.findall(r"\w+", code)
+    }
     for line in (
-        "data shapes --out d.yaml --images 4 --size 32 --split 0.5,0.5,0",
+        "data shapes --out d.yaml --images 16 --size 64 --split 0.5,0.25,0.25",
         "data check d.yaml",
-        f"whole --cfg {cfg} --random --data d.yaml --img-size 32 --out w.pt",
+        "whole --cfg tiny32.cfg --random --data d.yaml --img-size 64 --out w.pt",
         "show w.pt",
-        "conv --weights w.pt --layer 22 --amount 0.4 --out c.pt --plan-out plan.json",
+        "conv --weights w.pt --layer 1 --amount 0.5 --out c.pt --plan-out plan.json",
         "apply --weights w.pt --plan plan.json --out a.pt",
+        "depth --weights w.pt --blocks 1 --out b.pt",
+        "global --weights w.pt --macs 0.5 --compensate --out g.pt",
         "diff w.pt c.pt",
+        "val --weights w.pt --data d.yaml --no-plots",
+        "export --weights w.pt --out w.onnx",
+        "quantize --weights w.onnx --data d.yaml --images 8 --threads 1",
+        "train --weights w.pt --data d.yaml --epochs 1 --workers 0 --no-plots",
+        "bench w.onnx --runtime onnxruntime --rounds 2 --threads 1",
+        "detect --weights w.onnx --source d/images/val --conf-thres 0.0001 --nosave",
+        "sensitivity --weights w.pt --data d.yaml --images 1 --ratios 0.5 --out s.json",
         "doctor",
     ):
         capsys.readouterr()
         assert cli.main([*shlex.split(line), "--json"]) == 0, line
         document = json.loads(capsys.readouterr().out)
-        assert not [key for key in document if f"`{key}" not in described], line
-    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert not [key for key in (*plan, *plan["cuts"][0]) if f"{key}`" not in described]
+        assert not set(keys(document)) - described, line
+    assert not set(keys(json.loads((tmp_path / "plan.json").read_bytes()))) - described
+
+
+def keys(value: object) -> Iterator[str]:
+    """Yield the keys of a document, and those of the first object in each of its lists."""
+    if isinstance(value, list):
+        yield from keys(value[0] if value else None)
+    elif isinstance(value, dict):
+        yield from value
+        yield from (key for each in value.values() if isinstance(each, list) for key in keys(each))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

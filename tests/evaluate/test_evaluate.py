@@ -18,7 +18,7 @@ from prune.data.frames import fit
 from prune.data.loader import Loader, score_loader
 from prune.errors import CheckpointError, DeviceError, InputError
 from prune.evaluate import metrics, plots
-from prune.evaluate.evaluate import collect, score
+from prune.evaluate.collect import collect, score
 from prune.evaluate.letterbox import to_original
 from prune.evaluate.parallel import sharing
 from prune.evaluate.runner import open_weights
@@ -50,7 +50,7 @@ def test_box_taken_away_from_the_network_costs_recall(loader: Loader) -> None:
         return decoded
 
     with torch.no_grad():
-        scores = collect(only_red, loader, 2, device=CPU).scores(squares.NAMES)
+        scores = collect(only_red, loader, 2, device=CPU).metrics(squares.NAMES)
     assert (scores.map, scores.recall) == pytest.approx((0.5, 0.5), abs=1e-6)
 
 
@@ -256,14 +256,14 @@ def test_gpu_that_onnx_runtime_lacks_is_refused(tmp_path: Path) -> None:
 )
 def test_size_between_strides_is_refused(tmp_path: Path, size: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_weights(squares.save(tmp_path / "net.pt")).picture_size(Size.of(size))
+        open_weights(squares.save(tmp_path / "net.pt")).image_size(Size.of(size))
 
 
 def test_fixed_file_takes_its_own_size_only(tmp_path: Path) -> None:
     runner = open_weights(exported(tmp_path, {}))
-    assert runner.picture_size(None) == runner.picture_size(Size.of(64)) == Size.of(64)
+    assert runner.image_size(None) == runner.image_size(Size.of(64)) == Size.of(64)
     with pytest.raises(InputError, match="takes images of 64 x 64 only"):
-        runner.picture_size(Size.of(32))
+        runner.image_size(Size.of(32))
 
 
 def test_drawing_leaves_the_picture_alone_and_marks_the_box() -> None:

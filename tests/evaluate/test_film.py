@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from prune.evaluate.detect import _has_index
+from prune.evaluate.predict import _has_index
 
 
 @pytest.fixture

@@ -393,7 +393,7 @@ def test_auto_hands_height_and_width_on_and_keeps_them(
         seen.append(trained.img_size)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(roads, "walk", stop)
+    monkeypatch.setattr(roads, "run_stages", stop)
     words = ["--weights", str(sized(tmp_path, WIDE)), "--data", str(tiny.data(tmp_path))]
     words += ["--latency", "0.5", "--project", str(tmp_path / "runs")]
     assert main(["auto", *words]) == 130

@@ -27,7 +27,7 @@ from prune.core.trace.groups import Group
 from prune.data.loader import score_loader
 from prune.data.spec import load
 from prune.errors import InputError, PlanError
-from prune.evaluate.evaluate import score
+from prune.evaluate.collect import score
 from prune.evaluate.nms import detections
 from prune.models.darknet import Darknet, build
 from prune.models.loss import detection_loss

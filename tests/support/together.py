@@ -18,7 +18,7 @@ from prune.cli import main
 from prune.data import spec
 from prune.data.loader import score_loader
 from prune.errors import DataError
-from prune.evaluate.evaluate import score
+from prune.evaluate.collect import score
 from prune.train import distributed as teams
 from prune.train import loop
 from prune.train.all_reduce import meet

@@ -25,8 +25,8 @@ from prune.data import spec
 from prune.data.batch import share
 from prune.data.loader import train_loader
 from prune.errors import DataError, DeviceError, InputError
-from prune.evaluate.evaluate import Collected
-from prune.evaluate.evaluate import together as joined
+from prune.evaluate.collect import Collected
+from prune.evaluate.collect import together as joined
 from prune.train import distributed as teams
 from prune.train.distributed import Team
 

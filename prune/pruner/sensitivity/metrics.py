@@ -11,7 +11,7 @@ from torch import Tensor
 from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.errors import RunError
-from prune.evaluate.evaluate import Collected
+from prune.evaluate.collect import Collected
 from prune.evaluate.metrics import coco_precision, mean_precision
 from prune.evaluate.nms import MAX_DETECTIONS, detections
 from prune.models.darknet import Darknet

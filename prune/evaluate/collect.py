@@ -54,18 +54,18 @@ class Collected:
             self.found.append(to_original(found, frame).cpu().numpy())
             self.truth.append(_truth(rows, frame))
 
-    def scores(self, names: Sequence[str]) -> Metrics:
-        """Evaluate what was collected; times are a picture."""
-        pictures = max(len(self.truth), 1)
-        scores = replace(
+    def metrics(self, names: Sequence[str]) -> Metrics:
+        """Evaluate what was collected; times are per image."""
+        images = max(len(self.truth), 1)
+        metrics = replace(
             evaluate(self.truth, self.found, names),
-            forward_ms=1000 * self.forward_s / pictures,
-            nms_ms=1000 * self.nms_s / pictures,
+            forward_ms=1000 * self.forward_s / images,
+            nms_ms=1000 * self.nms_s / images,
         )
         if not self.losses:
-            return scores
-        losses = torch.stack(list(self.losses)).sum(dim=0) / scores.images
-        return replace(scores, losses=tuple(losses.tolist()))
+            return metrics
+        losses = torch.stack(list(self.losses)).sum(dim=0) / metrics.images
+        return replace(metrics, losses=tuple(losses.tolist()))
 
 
 Gather = Callable[[Collected], Sequence[Collected]]
@@ -120,7 +120,7 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
         see = partial(_maps_and_boxes, fused(net), precision=precision)
         look = _Look(see, confidence, iou, device)
         collected = _collect(look, loader, len(names), loss=loss)
-    return (together(gather(collected)) if gather else collected).scores(names)
+    return (together(gather(collected)) if gather else collected).metrics(names)
 
 
 def _maps_and_boxes(
