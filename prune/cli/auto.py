@@ -16,7 +16,7 @@ from prune import streams
 from prune.cli import options, reading, resume, timing
 from prune.dimensions import SIDE
 from prune.errors import MISSED, InputError, StageError
-from prune.inputs import is_dir, naming, resolved
+from prune.inputs import is_dir, naming, resolved, shown
 from prune.size import Size
 from prune.visible import markdown, visible
 
@@ -274,10 +274,22 @@ def _wish(args: argparse.Namespace, found: Checkpoint) -> Wish:
         epochs=args.epochs,
         activation="" if activation == "keep" else activation,
         depth=args.depth,
-        training=tuple(shlex.split(args.train)),
+        training=_words(args.train),
         device=args.device,
         seed=args.seed,
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split the value of --train as a shell would.
+
+    Raises:
+        InputError: a quotation in it is not closed.
+    """
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(f"--train {shown(text)}: {error}") from error
 
 
 def _check(wish: Wish) -> None:
