@@ -129,6 +129,12 @@ def _run(name: str, words: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         streams.log(f"prune: {where}{error.strerror}")
         return RunError.exit_code
+    except MemoryError as error:
+        why = str(error) or "what was asked for needs more memory than there is"
+        streams.log(
+            f"prune: out of memory: {' '.join(why.split())}; smaller images or batches help"
+        )
+        return RunError.exit_code
     except PruneError as error:
         streams.log(f"prune: {' '.join(str(error).split())}")
         return error.exit_code

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prune.cli import options, reading, resume, timing
 from prune.common import streams
 from prune.common.dimensions import SIDE
-from prune.common.inputs import is_dir, naming, resolved
+from prune.common.inputs import is_dir, naming, resolved, shown
 from prune.common.size import Size
 from prune.common.visible import markdown, visible
 from prune.errors import MISSED, InputError, StageError
@@ -274,10 +274,22 @@ def _wish(args: argparse.Namespace, found: Checkpoint) -> AutoConfig:
         epochs=args.epochs,
         activation="" if activation == "keep" else activation,
         depth=args.depth,
-        training=tuple(shlex.split(args.train)),
+        training=_words(args.train),
         device=args.device,
         seed=args.seed,
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split the value of --train as a shell would.
+
+    Raises:
+        InputError: a quotation in it is not closed.
+    """
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(f"--train {shown(text)}: {error}") from error
 
 
 def _check(wish: AutoConfig) -> None:

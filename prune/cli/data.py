@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options
 from prune.cli.console import logger, print_json, print_table, print_text
+from prune.common.dimensions import SIDE
 
 if TYPE_CHECKING:
     from prune.data.check import Count
@@ -23,6 +24,7 @@ EXAMPLES = {
     "shapes": "  prune data shapes --out data/shapes.yaml",
     "check": "  prune data check data/mine.yaml",
 }
+MOST_SHAPES = 1_000_000  # images that are drawn
 _MOST = 10  # problems of one kind that are written out
 EXAMPLE = "\n".join(EXAMPLES.values())
 
@@ -113,10 +115,10 @@ def _add_marked(parser: argparse.ArgumentParser, what: str, *, keep: bool) -> No
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, default=Path("data/shapes.yaml"))
     parser.add_argument(
-        "--images", type=options.positive, default=160, metavar="N", help="pictures (160)"
+        "--images", type=options.up_to(MOST_SHAPES), default=160, metavar="N", help="pictures (160)"
     )
     parser.add_argument(
-        "--size", type=options.positive, default=160, metavar="PX", help="width (160)"
+        "--size", type=options.up_to(SIDE), default=160, metavar="PX", help="width (160)"
     )
     parser.add_argument("--split", type=_shares, metavar="A,B,C", help="shares (0.7,0.2,0.1)")
     options.seed(parser, of="of the drawing")

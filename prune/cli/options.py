@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -106,6 +106,17 @@ def positive(text: str) -> int:
     if natural(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
     return int(text)
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """Make an argparse type that reads a whole number from 1 to `most`."""
+
+    def read(text: str) -> int:
+        if positive(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be at most {most:,}")
+        return int(text)
+
+    return read
 
 
 def depth(text: str) -> str:

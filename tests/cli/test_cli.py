@@ -40,11 +40,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "vok", "x"], "invalid choice"),
         (["layers", "--seed", "9" * 30], "must be a whole number"),
         (["train", "--seed", "-1"], "must be a whole number"),
+        (["data", "shapes", "--images", "1" + 12 * "0"], "must be at most 1,000,000"),
+        (["data", "shapes", "--size", "1000000"], "must be at most 16,384"),
     ],
     ids=[
         *("command", "other tool's command", "no command", "option", "option's beginning"),
         *("key=value", "optimizer", "hyper-parameter", "unknown before missing", "sibling's"),
         *("unknown before a missing group", "value", "subcommand", "huge seed", "seed below zero"),
+        *("too many images", "too large images"),
     ],
 )
 def test_a_mistyped_word_is_one_line_and_exit_2(

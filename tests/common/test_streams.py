@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prune import cli
@@ -116,6 +117,17 @@ def test_a_failure_of_the_machine_is_one_line_and_a_mistake_of_ours_a_traceback(
     assert capsys.readouterr().err == "prune: /tmp/draft.onnx: No space left on device\n"
     with pytest.raises(FileNotFoundError):
         command(lambda: fail(errno.ENOENT))
+
+
+def test_memory_that_is_not_there_is_one_line(
+    command: Callable[[Run], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def large() -> None:
+        np.empty((2**20, 2**20, 2**16))
+
+    assert command(large) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prune: out of memory: Unable to allocate 512. PiB")
 
 
 def test_help_that_cannot_be_printed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:

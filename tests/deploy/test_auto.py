@@ -396,6 +396,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
         (["--latency", "0.5", "--train", "--epochs 3"], "--epochs is no word for --train"),
         (["--latency", "0.5", "--train", "--batch-size -4"], "--batch-size is -4"),
         (["--latency", "0.5", "--train", "--teach x"], "unknown argument '--teach'"),
+        (["--latency", "0.5", "--train", "'"], '--train "\'": No closing quotation'),
         (["--latency", "0.5", "--depth", "-2"], "'-2' must be a number of blocks, or auto"),
     ],
     ids=lambda value: " ".join(value[2:]) or "nothing" if isinstance(value, list) else "",
