@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune.common.choices import DECODINGS
+
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
     from prune.checkpoint.convert import Reading
     from prune.evaluate.runner import Runner
 
-DECODINGS = ("exp", "sigmoid")  # of prune.checkpoint.foreign.decoding, which --help must not import
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
 
 
@@ -87,13 +88,6 @@ def cfg_file(path: Path | None) -> Path | None:
     from prune.checkpoint.reading import find_cfg
 
     return find_cfg(path)
-
-
-def cfgs(args: argparse.Namespace, found: Checkpoint) -> list[Path]:
-    """As below the command line; goes once its callers have moved."""
-    from prune.checkpoint.reading import cfgs_read
-
-    return list(cfgs_read(args.weights, args.cfg, found))
 
 
 def open_file(path: Path, how: Reading) -> Checkpoint:

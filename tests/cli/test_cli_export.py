@@ -11,6 +11,8 @@ import squares
 
 from prune import checkpoint
 from prune.cli import main
+from prune.common.choices import FORMATS
+from prune.export import ExportConfig, export, formats, to_onnx
 
 
 @pytest.fixture
@@ -159,3 +161,27 @@ def test_a_batch_of_fixed_size_is_not_open(
         main(["export", "--weights", str(weights), "--batch", "2", "--dynamic"])
     assert stopped.value.code == 2
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_function_returns_what_the_command_prints(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    suffix = {"onnx": ".onnx", "ncnn": ".param"}.get(form, ".cfg")
+    out = tmp_path / "out" / f"m{suffix}"
+    words = ["--weights", str(weights), "--format", form, "--out", str(out), "--json"]
+    assert main(["export", *words]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = export(ExportConfig(weights=weights, format=form, out=out))
+    assert json.loads(json.dumps(result.document())) == printed
+    assert capsys.readouterr().out == ""
+
+
+def test_to_onnx_writes_onnx_whatever_the_format(weights: Path) -> None:
+    result = to_onnx(ExportConfig(weights=weights, format="ncnn", dynamic=True))
+    assert result.out == weights.with_suffix(".onnx")
+    assert result.inputs == {"images": ("batch", 3, "height", "width")}
+
+
+def test_help_lists_the_formats_there_are() -> None:
+    assert tuple(formats.FORMATS) == FORMATS

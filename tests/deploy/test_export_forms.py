@@ -291,7 +291,7 @@ def test_real_pictures_are_compared_too(
     assert main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"] == pictures
     assert main(line) == 0
-    assert f"on random inputs and {pictures} pictures" in capsys.readouterr().out
+    assert f"on random inputs and {pictures} images" in capsys.readouterr().out
 
 
 LEGACY = {"usual": ([], 13), "oldest": (["--opset", "11"], 11), "newest": (["--opset", "17"], 17)}
