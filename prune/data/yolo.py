@@ -5,6 +5,7 @@ records every file, so that a later run replaces exactly what an earlier one wro
 touch anything else.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from loguru import logger
 
 from prune.common.files import together
 from prune.common.inputs import exists, open_input, read_bytes
+from prune.common.notes import note
 from prune.common.plain_json import read_json_file
 from prune.common.schema import expect, mapping, named, text
 from prune.data.folders import RECORD
@@ -107,11 +109,21 @@ def _fill(stage: Path, split: str, samples: Iterable[Sample], copy: bool) -> int
 def _place(source: Path | Image, path: Path, copy: bool) -> None:
     if not isinstance(source, Path):
         path.write_bytes(cv2.imencode(path.suffix, source)[1].tobytes())
-    elif copy:
+    elif copy or not _linked(source, path):
         shutil.copyfile(source, path)
-    else:
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Link an image; False where the system makes no links, as Windows does not for everyone."""
+    try:
         # The stage lies as deep as the folder it becomes, so what is relative to it stays right.
         path.symlink_to(os.path.relpath(source.resolve(), path.parent.resolve()))
+    except (OSError, ValueError) as error:  # ValueError: on another drive of Windows
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        note("links cannot be made here, so the images are copied")
+        return False
+    return True
 
 
 def _record(stage: Path, made_by: str) -> None:

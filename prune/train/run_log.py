@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -155,9 +154,16 @@ class Quiet(Log):
 
 
 def memory_gib() -> float:
-    """Return the peak memory of this process so far, on the GPU if it uses one."""
+    """Return the peak memory of this process so far, on the GPU if it uses one.
+
+    0 where the system does not tell, as on Windows.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
         return torch.cuda.max_memory_reserved() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
