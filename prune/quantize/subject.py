@@ -1,4 +1,4 @@
-"""A float ONNX file opened to be quantised: its graph, pictures for it, what its output scores."""
+"""A float ONNX file opened to be quantised: its graph, images for it, its metrics."""
 
 from __future__ import annotations
 
@@ -15,77 +15,74 @@ from numpy.typing import NDArray
 
 from prune.common import notes
 from prune.common.inputs import reading
-from prune.common.progress import tracked
 from prune.data.images import read_image
 from prune.data.sift import sound
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError
-from prune.evaluate.collect import collect
 from prune.evaluate.metrics import Metrics
-from prune.evaluate.preprocess import letterboxed, split_batches
+from prune.evaluate.preprocess import letterboxed
 from prune.evaluate.runner import Runner, open_weights
+from prune.evaluate.validation import collect_split
 from prune.quantize.parts import Parts, named, sort
 
 Array = NDArray[np.float32]
 
-FEWEST = 8  # pictures; ranges from fewer are those of chance
-BATCH = 16  # pictures a batch, when scored
+FEWEST = 8  # images; ranges from fewer are those of chance
 
 
 @dataclass(frozen=True)
 class FloatModel:
-    """A float file, sorted, the same opened to run, and the data that it is judged on."""
+    """A float file, its graph sorted, the same opened to run, and the data it is evaluated on."""
 
     model: onnx.ModelProto
     parts: Parts
     spec: DataSpec
     runner: Runner
 
-    def pictures(self, images: int, *, seed: int) -> list[Path]:
-        """Draw so many pictures of the train split, or take all.
+    def images(self, count: int, *, seed: int) -> list[Path]:
+        """Draw `count` images of the train split, or take all.
 
         Raises:
             DataError: there is no such split.
             InputError: too few to take ranges from.
         """
         paths = list(self.spec.pictures("train"))
-        if min(images, len(paths)) < FEWEST:
+        count = min(count, len(paths))
+        if count < FEWEST:
             raise InputError(
-                f"ranges from {min(images, len(paths))} pictures would be those of chance; they "
-                f"need at least {FEWEST}, better 200 (--images; {self.spec.path} has {len(paths)} "
-                "to train on)"
+                f"ranges from {count} images would be those of chance; they need at least "
+                f"{FEWEST}, better 200 (--images; {self.spec.path} has {len(paths)} to train on)"
             )
-        drawn = random.Random(seed).sample(paths, min(images, len(paths)))
+        drawn = random.Random(seed).sample(paths, count)
         return list(sound(drawn, where=f"{self.spec.path}: train"))
 
     def batches(self, paths: Sequence[Path]) -> Iterator[Array]:
-        """Load pictures as they are loaded to be detected in, one by one, [1, 3, H, W] in 0..1."""
+        """Load images as they are loaded to be detected in, one by one, [1, 3, H, W] in 0..1."""
         for path in paths:
-            picture, _ = letterboxed(read_image(path), self.runner, self.runner.imgsz)
-            yield np.ascontiguousarray(picture.numpy())
+            image, _ = letterboxed(read_image(path), self.runner, self.runner.imgsz)
+            yield np.ascontiguousarray(image.numpy())
 
     def outputs(self, model: onnx.ModelProto, paths: Sequence[Path]) -> Iterable[Array]:
-        """Run pictures through a model; decoded boxes of each, [1, boxes, 5 + classes]."""
+        """Run images through a model; yield the decoded boxes of each, [1, boxes, 5 + classes]."""
         runner = opened(model)
-        for pictures in self.batches(paths):
-            yield runner.detect(torch.from_numpy(pictures)).numpy()
+        for images in self.batches(paths):
+            yield runner.detect(torch.from_numpy(images)).numpy()
 
-    def score(self, model: onnx.ModelProto, split: str) -> Metrics:
-        """Score a model on a split, in ONNX Runtime, as `prune val` does.
+    def evaluate(self, model: onnx.ModelProto, split: str) -> Metrics:
+        """Evaluate a model on a split, in ONNX Runtime, as `prune val` does.
 
         Raises:
             DataError: the split has no objects that could be found.
         """
         runner = opened(model)
-        batches, count = split_batches(
-            runner, self.spec, split, imgsz=runner.imgsz, batch_size=BATCH, workers=0
-        )
-        batches = tracked(batches, f"scoring {split}", count)
-        names = self.spec.names
-        found = collect(runner.detect, batches, len(names), device=runner.device).metrics(names)
-        if not found.instances:
-            raise DataError(f"{self.spec.path}: {split} has no labels, so that nothing is scored")
-        return found
+        title = f"evaluating on {split}"
+        found = collect_split(runner, self.spec, split, imgsz=runner.imgsz, title=title)
+        metrics = found.metrics(self.spec.names)
+        if not metrics.instances:
+            raise DataError(
+                f"{self.spec.path}: {split} has no labels, so that nothing can be evaluated"
+            )
+        return metrics
 
 
 def open_subject(path: Path, spec: DataSpec) -> FloatModel:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,14 +19,14 @@ from onnx import helper, numpy_helper
 
 from prune import checkpoint
 from prune.cli import main
-from prune.common import notes
+from prune.common import choices, notes
 from prune.data import spec
 from prune.errors import InputError
 from prune.evaluate.metrics import Metrics
 from prune.export.onnx import export
 from prune.quantize import calibrate, search
 from prune.quantize.parts import OPERATORS, Layer, named, sort
-from prune.quantize.run import QuantizeOptions, quantize
+from prune.quantize.run import QuantizeConfig, QuantizedModel, quantize, quantize_model
 from prune.quantize.subject import Array, FloatModel, open_subject, opened
 from prune.quantize.write import in_int8
 from prune.runtimes import backends
@@ -62,6 +63,13 @@ def test_a_remark_on_a_file_names_no_copy_of_it(
     said = capsys.readouterr().err
     assert "odd.onnx: 'imgsz' in its metadata is '[1]'" in said
     assert said.count("in its metadata") == 1
+
+
+def in_memory(folder: Path, **options: Any) -> QuantizedModel:
+    """Quantise the float file of a folder, or another one, without writing or timing it."""
+    data = next(folder.glob("*.yaml"))
+    given = {"weights": folder / "net.onnx", "data": data, "images": 8, **options}
+    return quantize_model(QuantizeConfig(**given), data_of(folder))
 
 
 def graph(*nodes: onnx.NodeProto) -> onnx.ModelProto:
@@ -135,8 +143,7 @@ def test_padding_before_a_maximum_stays_in_float_without_a_warning() -> None:
 @pytest.mark.parametrize("method", calibrate.METHODS)
 @pytest.mark.parametrize("runtime", OPERATORS)
 def test_int8_is_near_float(folder: Path, method: str, runtime: str) -> None:
-    wish = QuantizeOptions(images=8, method=method, runtime=runtime)
-    done = quantize(folder / "net.onnx", data_of(folder), wish)
+    done = in_memory(folder, method=method, runtime=runtime)
     assert done.given_back == ()
     assert 0 < done.moved.relative < 0.1
     kinds = {weight.name: weight.data_type for weight in done.model.graph.initializer}
@@ -182,7 +189,7 @@ def test_int8_is_near_float_with_every_activation(
     float_file = tmp_path / "net.onnx"
     source = begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES)
     export(activated(source, activation).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
-    done = quantize(float_file, data_of(folder), QuantizeOptions(images=8, runtime=runtime))
+    done = in_memory(folder, weights=float_file, runtime=runtime)
     assert 0 < done.moved.relative < 0.1
     assert done.layers == 4
 
@@ -190,9 +197,7 @@ def test_int8_is_near_float_with_every_activation(
 def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> None:
     source = activated(begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES), "mish")
     export(source.net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
-    nodes = quantize(
-        tmp_path / "net.onnx", data_of(folder), QuantizeOptions(images=8)
-    ).model.graph.node
+    nodes = in_memory(folder, weights=tmp_path / "net.onnx").model.graph.node
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
     steps = {o for node in nodes if node.op_type in ("Sigmoid", "Sub", "Mul") for o in node.output}
     assert not steps & rounded
@@ -202,9 +207,7 @@ def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> Non
 def test_for_openvino_nothing_stands_between_a_convolution_and_its_activation(
     folder: Path, tmp_path: Path
 ) -> None:
-    done = quantize(
-        folder / "net.onnx", data_of(folder), QuantizeOptions(images=8, runtime="openvino")
-    )
+    done = in_memory(folder, runtime="openvino")
     nodes = done.model.graph.node
     outputs = {node.output[0] for node in nodes if node.op_type == "Conv"}
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
@@ -228,7 +231,7 @@ def test_ranges_are_those_of_the_shapes_that_are_detected_in(folder: Path, tmp_p
 
 def test_with_every_node_in_float_nothing_changes(folder: Path) -> None:
     subject = open_subject(folder / "net.onnx", data_of(folder))
-    pictures = subject.pictures(8, seed=0)
+    pictures = subject.images(8, seed=0)
     operators = OPERATORS["onnxruntime"]
     seen = calibrate.ranges(
         subject.model, subject.batches(pictures), operators=operators, method="minmax"
@@ -290,9 +293,9 @@ def test_what_moved_is_the_worst_of_all_pictures(
             found[1] = found[1] + 100.0  # of the second picture alone
         return found
 
-    whole = quantize(folder / "net.onnx", data_of(folder), QuantizeOptions(images=8)).moved
+    whole = in_memory(folder).moved
     monkeypatch.setattr(FloatModel, "outputs", moving)
-    moved = quantize(folder / "net.onnx", data_of(folder), QuantizeOptions(images=8)).moved
+    moved = in_memory(folder).moved
     assert moved.absolute > 99 > whole.absolute
     assert moved.relative > 10 * whole.relative
 
@@ -323,7 +326,7 @@ def test_the_command_writes_scores_and_recommends(
 def test_a_missed_drop_ends_with_3_under_another_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = FloatModel.score
+    real = FloatModel.evaluate
     calls = []
 
     def worse(self: FloatModel, model: onnx.ModelProto, split: str) -> object:
@@ -332,7 +335,7 @@ def test_a_missed_drop_ends_with_3_under_another_name(
         object.__setattr__(scores, "map", 1.0 if len(calls) == 1 else 0.5)
         return scores
 
-    monkeypatch.setattr(FloatModel, "score", worse)
+    monkeypatch.setattr(FloatModel, "evaluate", worse)
     assert main(words(folder, "--out", tmp_path / "small.onnx", "--max-drop", 1)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["small-missed.onnx"]
 
@@ -344,12 +347,12 @@ def test_a_file_that_lost_much_is_written_but_not_recommended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scores = iter((0.9, 0.5))
-    real = FloatModel.score
+    real = FloatModel.evaluate
 
     def worse(self: FloatModel, model: onnx.ModelProto, split: str) -> Metrics:
         return replace(real(self, model, split), map=next(scores))
 
-    monkeypatch.setattr(FloatModel, "score", worse)
+    monkeypatch.setattr(FloatModel, "evaluate", worse)
     assert main(words(folder, "--out", tmp_path / "small.onnx")) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"deploy {folder / 'net.onnx'}")
@@ -435,3 +438,31 @@ def test_an_int8_file_is_not_quantised_again(folder: Path, tmp_path: Path) -> No
     assert main(words(folder, "--out", out)) == 0
     with pytest.raises(InputError, match=r"small\.onnx: it is quantised already"):
         open_subject(out, data_of(folder))
+
+
+def test_the_function_returns_what_the_command_prints(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(folder, "--out", tmp_path / "small.onnx", "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    lines: list[str] = []
+    config = QuantizeConfig(
+        weights=folder / "net.onnx",
+        data=next(folder.glob("*.yaml")),
+        images=8,
+        out=tmp_path / "small.onnx",
+    )
+    found = json.loads(json.dumps(quantize(config, report=lines.append).document()))
+    assert list(found) == list(printed)
+    measured = ("ms", "ratio", "recommended")
+    for key in set(found) - set(measured):
+        assert found[key] == printed[key], key
+    assert found["ms"].keys() == printed["ms"].keys()
+    assert found["ratio"].keys() == printed["ratio"].keys()
+    assert lines[0] == "ranges from 8 images (minmax)"
+    assert capsys.readouterr().out == ""
+
+
+def test_help_lists_the_methods_and_runtimes_there_are() -> None:
+    assert tuple(calibrate.METHODS) == choices.INT8_METHODS
+    assert tuple(OPERATORS) == choices.INT8_RUNTIMES
