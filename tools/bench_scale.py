@@ -187,7 +187,8 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
     from prune.data import spec
     from prune.data.loader import train_loader
     from prune.train import source
-    from prune.train.run import Settings, start
+    from prune.train.run import start
+    from prune.train.settings import Settings
 
     data = spec.load(args.work, splits=("train",))
     batch = args.batch_size * team.size

@@ -258,7 +258,8 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     from prune.common.size import Size
     from prune.data import loader
     from prune.train import source
-    from prune.train.run import Settings, start
+    from prune.train.run import start
+    from prune.train.settings import Settings
     from prune.train.sparsity import EVERY, Sparsity
 
     way = ROWS[args.row]

@@ -35,6 +35,7 @@ from prune.pruner.importance import fingerprint
 from prune.pruner.sensitivity import rows
 from prune.runtimes.file_inputs import settle
 from prune.train import checkpointing, run, source
+from prune.train.settings import Settings
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.
 _CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\n"
@@ -97,7 +98,7 @@ def _resume(path: Path) -> None:
 
 
 def _training() -> run.Run:
-    settings = run.Settings(epochs=2, imgsz=Size.of(SIDE))
+    settings = Settings(epochs=2, imgsz=Size.of(SIDE))
     device = torch.device("cpu")
     return run.start(build(CFG), 3, settings=settings, hyp=hyperparameters.SCRATCH, device=device)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.cli import options, reading, resume, timing
+from prune.cli import options, reading, timing
 from prune.common import streams
 from prune.common.dimensions import SIDE
 from prune.common.inputs import is_dir, naming, resolved, shown
@@ -159,6 +159,7 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> AutoRun:
     from prune.auto.journal import Journal
     from prune.auto.pipeline import TRAINING, AutoRun
     from prune.common import lock, run_dir
+    from prune.train.resume import clear
 
     _expect_given(args)
     found = reading.opened(args)
@@ -169,7 +170,7 @@ def _begun(args: argparse.Namespace, kept: ExitStack) -> AutoRun:
     kept.enter_context(lock.held(folder))
     if is_dir(tuning := folder / TRAINING):  # of an earlier run, which would be taken up
         with lock.held(tuning):
-            resume.clear(tuning, needed=(args.weights,))
+            clear(tuning, needed=(args.weights,))
     run_dir.record(folder, vars(args))
     wish = _on_our_own(args, wish, found, folder)
     journal = Journal(folder / "auto.json", {**vars(wish), "imgsz": wish.imgsz.plain}, {})
@@ -314,13 +315,16 @@ def _check(wish: AutoConfig) -> None:
 def _expect_training(wish: AutoConfig) -> None:
     """Prepare the fine-tuning, which writes nothing; the uncut detector stands for the cut."""
     from prune.auto.pipeline import training
-    from prune.cli import job, read
+    from prune.cli import read, train
     from prune.common import device
+    from prune.common.notes import silent
+    from prune.train import setup
     from prune.train.distributed import Team
 
     _expect_own_words(wish.training)
     args = read("train", ["--weights", str(wish.weights), *map(str, training(wish))])
-    job.prepare(args, device.choose(wish.device), Team(), lambda _: None)
+    _, config, _ = train.read_run(args, silent)
+    setup.prepare(config, device=device.choose(wish.device), team=Team(), report=silent)
 
 
 def _expect_own_words(words: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The options in a run's opt.yaml, read as strictly as those of a command line.
 
-Whoever hands a run on can write into its opt.yaml. Every value therefore passes the type and the
-choices of the option that it is of, as if it had been typed.
+Anybody who passes a run on can edit its opt.yaml. Every value is therefore checked by the type and
+the choices of its option, as if it had been typed.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from prune.common.plain_yaml import read_yaml_file
 from prune.common.size import Size
 from prune.errors import InputError
 
-# How the parts of one word are joined again that is recorded as a list.
-_JOINED = {"img_size": ",", "sparsity": ":"}
-# Where a run was started: recorded beside its options.
-STARTED_IN = "working_folder"
+# Options of one word that are recorded as a list: how its parts are joined again.
+_JOINED = {"img_size": ",", "sparsity": ":", "names": ","}
+# The folder that a run was started in is recorded beside its options.
+WORKING_FOLDER = "working_folder"
 
 
 def read(path: Path, command: str) -> dict[str, object]:
-    """Read the options that a run of a command was given, in the types that its parser gives.
+    """Read the options of a run, in the types that the parser of its command gives.
 
     Args:
         path: the run's opt.yaml.
         command: "train".
 
     Raises:
-        InputError: the file cannot be read, or has a value that could not have been typed.
+        InputError: the file cannot be read, or has a value that the parser would refuse.
     """
     from prune.cli import COMMANDS, module
 
     found = read_yaml_file(path, file_names=True)
     if not isinstance(found, dict) or not found:
-        raise InputError(f"{path} holds no options")
+        raise InputError(f"{path} contains no options")
     known = parser.build(command, COMMANDS[command], module(command))
     actions = {action.dest: action for action in parser.actions(known)}
-    said: dict[str, object] = {}
+    options: dict[str, object] = {}
     for name, value in found.items():
         if not isinstance(name, str):
             raise InputError(f"{path}: {shown(name)} is not an option of prune {command}")
-        if name == STARTED_IN:
-            said[name] = _folder(value, path)
+        if name == WORKING_FOLDER:
+            options[name] = _folder(value, path)
         elif name in actions:
-            said[name] = _read(actions[name], value, path)
+            options[name] = _read(actions[name], value, path)
         else:
             note(f"{path}: ignored {name}, which is not an option of prune {command}")
     with reading(path):
-        paths.expect_usable(argparse.Namespace(**said))
-    return said
+        paths.expect_usable(argparse.Namespace(**options))
+    return options
 
 
 def _folder(value: object, path: Path) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise InputError(f"{path}: {STARTED_IN} is {shown(value)}; it must be a folder or null")
+        raise InputError(f"{path}: {WORKING_FOLDER} is {shown(value)}; it must be a folder or null")
     return value
 
 
 def _read(action: argparse.Action, value: object, path: Path) -> object:
-    """Return what a parser would make of a value; none stays none where that is the default."""
+    """Convert a value as the parser does; None stays None where that is the default."""
     if value is None and action.default is None:
         return None
     if action.nargs == 0:
@@ -74,7 +74,7 @@ def _read(action: argparse.Action, value: object, path: Path) -> object:
             return [_word(action, one, path) for one in value]
         raise _refused(action, value, path, "it must be a list")
     found = _word(action, _joined(action, value), path)
-    return Size(*found) if isinstance(found, Size) else found  # typed or rounded: the same now
+    return Size(*found) if isinstance(found, Size) else found  # whether it was typed or rounded
 
 
 def _joined(action: argparse.Action, value: object) -> object:

@@ -50,7 +50,15 @@ Narrow = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked the run to stop; it is saved and can go on."""
+    """A signal asked the run to stop; it is saved and can be resumed.
+
+    Attributes:
+        rows: the figures of the epochs that are complete.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__()
+        self.rows = tuple(rows)
 
 
 def train(
@@ -112,8 +120,10 @@ def train(
         batches.set_epoch(epoch, start=at.batch, weights=weights, mosaics=mosaics)
         save = partial(checkpointing.save_within, run, rows, origin=origin, folder=log.weights)
         losses = _epoch(run, batches, epoch, at=at, log=log, asked=asked, save=save)
+        if losses is None:
+            raise Stopped(rows)
         at = Position()
-        scores = _scored(run, judge, origin) if run.settings.scored(epoch) else None
+        scores = _scored(run, judge, origin) if run.settings.evaluates(epoch) else None
         rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
@@ -121,7 +131,7 @@ def train(
             rows[-1] |= image_weights.by_class(scores)
         _keep(run, rows, origin=origin, log=log)
         if asked() and len(rows) < run.settings.epochs:
-            raise Stopped
+            raise Stopped(rows)
     return rows
 
 
@@ -171,10 +181,11 @@ def _epoch(
     log: Log,
     asked: Asked,
     save: Callable[[Position], None],
-) -> list[float]:
-    """Go through the pictures once; return the mean losses box, obj, cls, sum, and imitation.
+) -> list[float] | None:
+    """Go through the images once; return the mean losses box, obj, cls, sum, and distillation.
 
-    An epoch ends with an update, so that nothing but the weights' state crosses its border.
+    None is returned where the run was asked to stop, and is saved. An epoch ends with an update, so
+    that nothing but the weights' state crosses its border.
     """
     training_mode(run.net, norms=not run.closes("close_norms", epoch))
     # All batches but the last have one shape. What is fastest is found by timing, which differs
@@ -208,7 +219,7 @@ def _epoch(
         if stop:
             with _saving(run, log, epoch + 1):
                 save(Position(batch=index + 1, losses=tuple(total.tolist())))
-            raise Stopped
+            return None
     log.end()
     torch.backends.cudnn.benchmark = False  # scored batches differ in shape; each would be tried
     return [float(value) for value in total / len(batches)]
@@ -255,9 +266,9 @@ def _loss(
         return loss, items
     imitation = torch.zeros((), device=loss.device)
     here = len(seen.maps[0])
-    if run.imitates("output") and here:
+    if run.distills("output") and here:
         imitation = imitation + imitation_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
-    if run.imitates("feature"):
+    if run.distills("feature"):
         pair = seen.features, seen.taught_features
         if adapt:
             run.adapters[:] = [

@@ -24,7 +24,7 @@ from prune.train.passes import looking
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
     from prune.train.passes import Look
-    from prune.train.run import Settings
+    from prune.train.settings import Settings
 
 _SHARE = 0.9  # of the memory that is free; scoring and pictures that come in take the rest
 _GRAPHED_SHARE = 0.45  # a recording keeps its memory; a batch of another size needs its own
@@ -145,7 +145,7 @@ def _rehearsed(
     look = looking(
         own,
         teacher=teacher,
-        features=teacher is not None and settings.imitates("feature"),
+        features=teacher is not None and settings.distills("feature"),
         device=device,
         precision=settings.dtype,
     )

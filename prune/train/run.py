@@ -1,4 +1,4 @@
-"""What a training run is asked for, and what it holds while it goes on."""
+"""The parts of a training run that change while it trains, and how they are set up."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from prune.common.inputs import shown
 from prune.common.size import Size
 from prune.data.batch import share
-from prune.errors import DeviceError, InputError
+from prune.errors import DeviceError
 from prune.models.groups import detector_groups
 from prune.train import multi_scale as scales
 from prune.train.cuda_graphs import Graphed
@@ -21,128 +20,15 @@ from prune.train.ema import Average
 from prune.train.optim import optimiser
 from prune.train.passes import Eager, Passes, looking
 from prune.train.profile import Unwatched, Watch
-from prune.train.schedule import SHAPES, Schedule, in_last_share, plan
-from prune.train.sparsity import PENALTIES, Penalty, Sparsity
+from prune.train.schedule import Schedule, in_last_share, plan
+from prune.train.settings import Settings
+from prune.train.sparsity import PENALTIES, Penalty
 from prune.train.sync_batchnorm import SharedStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from prune.models.darknet import Darknet
-
-PRECISIONS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-# What of a teacher is imitated.
-DISTILLED: dict[str, tuple[str, ...]] = {
-    "output": ("output",),
-    "feature": ("feature",),
-    "both": ("output", "feature"),
-}
-# What a count may be, from and to: above any use, and below what a float or a list cannot hold.
-_BOUNDS = {
-    "epochs": (1, 10**6),
-    "batch_size": (1, 10**6),
-    "nominal_batch": (1, 10**9),
-    "seed": (0, 2**63 - 1),
-    "val_every": (0, 10**9),
-    "save_period": (0, 10**9),
-    "patience": (0, 10**9),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is asked for.
-
-    `imgsz` is the images' size; `nominal_batch` is how many an update sees, from several batches
-    if need be; `schedule` is one of SHAPES; `val_every` and `save_period` are epochs (0: only the
-    last is scored, no snapshots); `image_weights` draws pictures by how badly their classes score;
-    `precision` is that of the convolutions, one of PRECISIONS; `patience` is how many scores
-    without a better one end the run (0: any); `lr_factors` multiply the learning rate of some
-    layers, by their indices; `distill` is what of a teacher is imitated, a key of DISTILLED;
-    `sparsity` is a penalty that makes channels fade; `eager` launches every operation of its own on
-    a GPU; `compiled` asks torch.compile; `multi_scale` gives every batch a size of its own;
-    `profile` notes where the time goes; `best_after` is the number of epochs whose weights are
-    never the best: those before the last cut of a run that prunes; `sync_bn` lets BatchNorms see
-    what all processes see.
-
-    Raises:
-        InputError: a number too low, an unknown name, a schedule that goes by scores where there
-            are none, or `compiled` with `sync_bn`.
-    """
-
-    epochs: int
-    imgsz: Size
-    batch_size: int = 16
-    nominal_batch: int = 64
-    seed: int = 0
-    schedule: str = "cosine"
-    val_every: int = 1
-    save_period: int = 0
-    image_weights: bool = False
-    precision: str = "float32"
-    patience: int = 0
-    lr_factors: Mapping[int, float] = field(default_factory=dict)
-    distill: str = "output"
-    sparsity: Sparsity | None = None
-    eager: bool = False
-    compiled: bool = False
-    multi_scale: bool = False
-    profile: bool = False
-    best_after: int = 0
-    sync_bn: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.imgsz) < 1:
-            raise InputError(f"--img-size is {self.imgsz}; it must be 1 or more")
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                rule = f"{low} or more" if value < low else f"{high:,} or less"
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} is {shown(value)}; it must be {rule}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}; it can be {', '.join(PRECISIONS)}")
-        if self.distill not in DISTILLED:
-            raise InputError(f"distill is {self.distill!r}; it can be {', '.join(DISTILLED)}")
-        if self.schedule not in SHAPES:
-            raise InputError(f"schedule is {self.schedule!r}; it can be {', '.join(SHAPES)}")
-        for name, asked in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
-            if asked and not self.val_every:
-                raise InputError(f"{name} goes by scores; it needs epochs that are scored")
-        if self.compiled and self.sync_bn:
-            raise InputError("--sync-bn does not go with --compile; leave one of them out")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that convolutions compute in."""
-        return PRECISIONS[self.precision]
-
-    @property
-    def accumulate(self) -> int:
-        """How many batches make an update."""
-        return max(1, round(self.nominal_batch / self.batch_size))
-
-    def imitates(self, what: str) -> bool:
-        """Tell whether a teacher's "output" or "feature" counts, if there is a teacher."""
-        return what in DISTILLED[self.distill]
-
-    def graphed(self, device: torch.device) -> bool:
-        """Tell whether passes are recorded and replayed: all of one shape, none looked into."""
-        return device.type == "cuda" and not (self.eager or self.profile or self.multi_scale)
-
-    def scored(self, epoch: int) -> bool:
-        """Tell whether this epoch, counted from 0, ends with a score."""
-        due = self.val_every > 0 and (epoch + 1) % self.val_every == 0
-        return due or epoch + 1 == self.epochs
-
-    @property
-    def plateau(self) -> int:
-        """Scores without a better one that lower the rate: 5, in a long run a tenth of all."""
-        return max(5, round(0.1 * sum(map(self.scored, range(self.epochs)))))
 
 
 @dataclass(frozen=True)
@@ -207,9 +93,9 @@ class Run:
         settled = not self.settings.best_after or epoch > self.settings.best_after
         return settled and in_last_share(epoch, epochs=self.settings.epochs, share=self.hyp[what])
 
-    def imitates(self, what: str) -> bool:
+    def distills(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
-        return self.teacher is not None and self.settings.imitates(what)
+        return self.teacher is not None and self.settings.distills(what)
 
 
 def start(
@@ -341,7 +227,7 @@ def _passes(
     look = looking(
         net,
         teacher=teacher,
-        features=teacher is not None and settings.imitates("feature"),
+        features=teacher is not None and settings.distills("feature"),
         device=device,
         precision=settings.dtype,
         compiled=settings.compiled,

@@ -14,8 +14,11 @@ from squares import data
 from prune import checkpoint
 from prune.auto import pipeline
 from prune.checkpoint.foreign.weights import write_weights
-from prune.cli import job, main, read
+from prune.cli import main, read
+from prune.cli.train import read_run
+from prune.common.notes import silent
 from prune.models.darknet import Darknet
+from prune.train import setup
 from prune.train.distributed import Team
 
 
@@ -217,7 +220,8 @@ def test_training_starts_from_them(
 ) -> None:
     args = read("train", [*SOURCES[source], "--data", str(tiny.data(pair)), "--names", "red,blue"])
     said: list[str] = []
-    prepared = job.prepare(args, torch.device("cpu"), Team(), said.append)
+    _, config, _ = read_run(args, said.append)
+    prepared = setup.prepare(config, device=torch.device("cpu"), team=Team(), report=said.append)
     assert difference(prepared.source.net, net) < 1e-3
     assert [line for line in said if "structure from net.cfg" in line]
     assert "boxes decode by exp" in " ".join(said)
@@ -225,7 +229,8 @@ def test_training_starts_from_them(
 
 def test_training_decodes_them_as_it_is_told(pair: Path) -> None:
     words = [*SOURCES["public .pt"], "--data", str(tiny.data(pair)), "--decoding", "sigmoid"]
-    prepared = job.prepare(read("train", words), torch.device("cpu"), Team(), lambda _: None)
+    _, config, _ = read_run(read("train", words), silent)
+    prepared = setup.prepare(config, device=torch.device("cpu"), team=Team(), report=silent)
     assert all(head.new_coords for head in prepared.source.net.heads)
 
 

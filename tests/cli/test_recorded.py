@@ -51,7 +51,7 @@ WRONG = {
     "working_folder: [1]": "working_folder is [1]; it must be a folder or null",
     "5: 1": "5 is not an option of prune train",
     "[1]: 1": "found unhashable key",
-    "[epochs]": "holds no options",
+    "[epochs]": "contains no options",
     "a: &a [*a]": "a value contains itself",
     "epochs: 2020-13-45": "'2020-13-45' is no valid timestamp; put text in quotes",
     "project: " + "a" * 5000: "--project 'aaa",

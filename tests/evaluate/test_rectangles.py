@@ -41,8 +41,8 @@ from prune.export.darknet import write_darknet
 from prune.models.darknet import build
 from prune.pruner import depth
 from prune.runtimes.file_inputs import settle
-from prune.train.run import Settings
 from prune.train.run_log import Log
+from prune.train.settings import Settings
 
 WIDE = Size(64, 96)
 Capture = pytest.CaptureFixture[str]

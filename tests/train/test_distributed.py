@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import subprocess
@@ -17,8 +16,7 @@ import together
 import torch
 
 from prune import checkpoint
-from prune.cli import job, main, outcome
-from prune.cli import train as cli
+from prune.cli import main
 from prune.common import device
 from prune.common.hyperparameters import SCRATCH
 from prune.data import spec
@@ -28,6 +26,8 @@ from prune.errors import DataError, DeviceError, InputError
 from prune.evaluate.collect import Collected
 from prune.evaluate.collect import together as joined
 from prune.train import distributed as teams
+from prune.train import fit, setup
+from prune.train.config import TrainConfig
 from prune.train.distributed import Team
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def expect_shared_norms(folder: Path) -> None:
 def test_who_is_asked_to_stop_stops_all_and_one_process_can_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     done = torchrun(TOGETHER, "stops", folder)
     assert done.returncode == 0, done.stderr
     assert [(folder / f"status{rank}").read_text() for rank in (0, 1)] == ["130", "130"]
@@ -226,11 +226,11 @@ def test_fewer_pictures_a_batch_than_processes_are_refused(folder: Path) -> None
 
 
 def test_a_batch_that_fits_is_not_sought_by_several(folder: Path) -> None:
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    args = parser.parse_args(together.words(folder, "--batch", "auto")[1:])
+    config = TrainConfig(
+        weights=folder / "dense.pt", data=folder / "data.yaml", batch_size="auto", workers=0
+    )
     with pytest.raises(InputError, match="auto fits one process; several need a number"):
-        job.prepare(args, torch.device("cpu"), Team(0, 2), print)
+        setup.prepare(config, device=torch.device("cpu"), team=Team(0, 2), report=print)
 
 
 def test_collected_batches_come_back_in_their_order() -> None:

@@ -13,7 +13,8 @@ from prune.data.loader import Batch
 from prune.models.darknet import build
 from prune.train import loop
 from prune.train.feature_distillation import feature_loss, solved
-from prune.train.run import Settings, start
+from prune.train.run import start
+from prune.train.settings import Settings
 
 
 def _random(seed: int, *shape: int) -> Tensor:

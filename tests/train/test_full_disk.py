@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import main
 from prune.models.loss import detection_loss
-from prune.train import checkpointing, loop
+from prune.train import checkpointing, fit, loop
 from prune.train.run import Run
 from prune.train.run_log import Log
 
@@ -29,7 +29,7 @@ Train = Callable[..., int]
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Run `prune train` for three epochs of three updates, in this process, without curves."""
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     tiny.data(tmp_path)
     tiny.weights(tmp_path)
@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_are_not_kept_within_an_epoch_either(
 
 def test_the_state_is_taken_out_last_of_all(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(outcome, "draw_curves", _interrupt)
+        patch.setattr(fit, "draw_results", _interrupt)
         assert train() == 130
     last = Path("runs") / "exp" / "weights" / "last.pt"
     assert checkpoint.load(last).training

@@ -25,8 +25,9 @@ from prune.evaluate import metrics
 from prune.models.darknet import Darknet, build
 from prune.train import checkpointing, gradual, loop, progress
 from prune.train.gradual import Narrowing
-from prune.train.run import Run, Settings, narrowed, start
+from prune.train.run import Run, narrowed, start
 from prune.train.run_log import Log
+from prune.train.settings import Settings
 
 Train = Callable[..., int]
 GOAL = ("--prune-to", "macs:0.6", "--prune-every", 1, "--prune-until", 2)

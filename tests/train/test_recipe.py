@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import main
 from prune.common import device
 from prune.data.loader import TrainLoader
 from prune.errors import DeviceError
-from prune.train import progress
+from prune.train import fit, progress
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -26,7 +26,7 @@ Train = Callable[..., int]
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Run `prune train` on the tiny set, on the CPU, without curves; returns the exit status."""
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     data = tiny.data(tmp_path)
 
     def run(*words: object) -> int:
@@ -118,7 +118,7 @@ def test_frozen_layers_stay_to_the_bit(
     words = ("--weights", start, "--epochs", 2, "--freeze", "0-1", 3)
     broken_and_resumed(train, tmp_path, monkeypatch, *words)
     assert (
-        "note: layers 0-1, 3 stay as they are: 10696 of 26034 parameters" in capsys.readouterr().err
+        "note: layers 0-1, 3 are not trained: 10696 of 26034 parameters" in capsys.readouterr().err
     )
     before = checkpoint.load(start).model
     after = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt").model
@@ -296,7 +296,7 @@ def test_best_weights_are_scored_on_the_test_split(
     [
         ("", ""),
         ("test: images/nowhere", "images/nowhere does not exist; the split is left out"),
-        ("test: images/test", "note: the test split has no label files; it is not scored"),
+        ("test: images/test", "note: the test split has no label files; it is not evaluated"),
     ],
     ids=["none", "not there", "without labels"],
 )

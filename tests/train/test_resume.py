@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +14,14 @@ import torch
 import yaml
 
 from prune import checkpoint
-from prune.cli import job, main, outcome
+from prune.cli import main
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.models.darknet import build
-from prune.train import checkpointing, run
+from prune.train import checkpointing, fit, run, setup
+from prune.train.config import TrainConfig
 from prune.train.run_log import Log
+from prune.train.settings import Settings
 
 Train = Callable[..., int]
 WEIGHTS = Path("runs/exp/weights")
@@ -29,7 +30,7 @@ WEIGHTS = Path("runs/exp/weights")
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Run `prune train` for two epochs in a folder of its own, without curves."""
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     tiny.data(tmp_path / "squares")
     tiny.weights(tmp_path)
@@ -92,14 +93,14 @@ def test_only_last_is_taken_up(
 ) -> None:
     line = _refusal(capsys, str(broken.with_name(name)))
     assert line.startswith(f"prune: cannot resume {broken.with_name(name)}: {why}, and ")
-    assert "holds best.pt, best_ap.pt" in line
+    assert "contains best.pt, best_ap.pt" in line
 
 
 def test_a_run_whose_last_is_gone_is_not_begun_anew_over_its_best(
     broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken.unlink()
-    assert "holds best.pt" in _refusal(capsys, str(broken))
+    assert "contains best.pt" in _refusal(capsys, str(broken))
 
 
 @pytest.mark.parametrize("left", ["best.pt", "epoch001.pt", ".last-part-abcdefgh.pt"])
@@ -179,11 +180,11 @@ def test_loaders_may_be_said_anew_even_as_many_as_are_meant_unsaid(
 ) -> None:
     meant = []
 
-    def stop(args: argparse.Namespace, *_: object) -> None:
-        meant.append(args.workers)
+    def stop(config: TrainConfig, **_: object) -> None:
+        meant.append(config.workers)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "prepare", stop)
+    monkeypatch.setattr(setup, "prepare", stop)
     assert main(["train", "--resume", str(broken)]) == 130
     assert main(["train", "--resume", str(broken), "--workers", "2"]) == 130
     assert meant == [0, 2]
@@ -204,7 +205,7 @@ def test_pictures_of_an_earlier_run_do_not_stay_in_its_folder(train: Train) -> N
     [
         (b"a: [", "opt.yaml:1: broken YAML: expected the node content"),
         (b"\xff\xfe\xfa", "opt.yaml: it is UTF-16 text; save it as UTF-8"),
-        (b"", "opt.yaml holds no options"),
+        (b"", "opt.yaml contains no options"),
         (b"log: evil", "opt.yaml: log is 'evil'; it must be wandb or mlflow, as --log takes it"),
         (b"data: [1]", "opt.yaml: data is [1]; it must be one word or number"),
     ],
@@ -348,7 +349,7 @@ def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
         assert train("--exist-ok", "--seed", "1") == 130
     assert list(WEIGHTS.iterdir()) == [own]
     assert not Path("runs/exp/results.csv").exists()
-    assert "holds mine.pt" in _refusal(capsys, str(WEIGHTS))
+    assert "contains mine.pt" in _refusal(capsys, str(WEIGHTS))
     own.unlink()
     assert main(["train", "--resume", str(WEIGHTS)]) == 0
     assert checkpoint.load(WEIGHTS / "last.pt").history[-1]["seed"] == 1
@@ -368,7 +369,7 @@ def test_a_run_does_not_clear_away_what_it_starts_from(
 def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) -> None:
     def begin() -> run.Run:
         net = build(tiny.CFG.format(width=8))
-        settings = run.Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
+        settings = Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
         return run.start(net, 3, settings=settings, hyp=SCRATCH, device=torch.device("cpu"))
 
     origin = checkpointing.Origin(names=tiny.NAMES, data="data.yaml")

@@ -17,6 +17,7 @@ from prune.common.size import Size
 from prune.errors import CheckpointError
 from prune.models.darknet import build
 from prune.train import checkpointing, run
+from prune.train.settings import Settings
 from prune.train.source import interrupted
 
 ROW = {"epoch": 1.0, "train_loss": 2.0, "seconds": 3.0}
@@ -24,7 +25,7 @@ State = dict[str, Any]
 
 
 def begin() -> run.Run:
-    settings = run.Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
+    settings = Settings(epochs=2, imgsz=Size.of(tiny.SIZE))
     net = build(tiny.CFG.format(width=8))
     return run.start(net, 3, settings=settings, hyp=SCRATCH, device=torch.device("cpu"))
 

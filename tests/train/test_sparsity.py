@@ -13,7 +13,8 @@ from prune.core.trace.groups import Group, trace
 from prune.errors import InputError
 from prune.models.darknet import Darknet, build
 from prune.train.loop import update
-from prune.train.run import Settings, start
+from prune.train.run import start
+from prune.train.settings import Settings
 from prune.train.sparsity import EVERY, PENALTIES, Sparsity, on_groups, on_scales, scales
 
 

@@ -16,14 +16,15 @@ import tiny
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import main
 from prune.common import hyperparameters
 from prune.common.schema import mapping
 from prune.common.size import Size
 from prune.evaluate import metrics
-from prune.train import checkpointing, feature_distillation
-from prune.train.run import Run, Settings
+from prune.train import checkpointing, feature_distillation, fit
+from prune.train.run import Run
 from prune.train.run_log import SCORES, Log
+from prune.train.settings import Settings
 
 Train = Callable[..., int]
 
@@ -45,7 +46,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
     Without curves, which take longer than the rest of such a run.
     """
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     data = tiny.data(tmp_path)
 
     def run(*words: object, batch: int = 3) -> int:
@@ -219,7 +220,7 @@ def test_sparse_training_makes_scales_smaller(
     cut = f"prune global --weights {best} --macs 0.5 --data {data} --reconstruct --out half.pt"
     assert f"\nnext          {cut}\n" in said.out
     (note,) = (line for line in said.err.splitlines() if "faded" in line)
-    assert "the detector itself scores low" in note
+    assert "the detector itself has a low mAP" in note
     assert f"{cut}; then prune train --weights half.pt --pt --teacher {best} --data" in note
     plain, sparse = (
         checkpoint.load(tmp_path / "runs" / name / "weights" / "last.pt").model
@@ -523,7 +524,7 @@ def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("val_every", "scored"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (0, [4])])
 def test_epochs_that_are_scored(val_every: int, scored: list[int]) -> None:
     settings = Settings(epochs=5, imgsz=Size.of(64), val_every=val_every)
-    assert [epoch for epoch in range(5) if settings.scored(epoch)] == scored
+    assert [epoch for epoch in range(5) if settings.evaluates(epoch)] == scored
 
 
 def test_records_are_strictly_better_than_all_before() -> None:

@@ -14,12 +14,12 @@ from datasets import yolo
 from torch import Tensor
 
 from prune import checkpoint
-from prune.cli import main, outcome
+from prune.cli import main
 from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.evaluate import metrics
 from prune.models.darknet import Darknet
-from prune.train import anchors, checkpointing, image_weights
+from prune.train import anchors, checkpointing, fit, image_weights
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -30,7 +30,7 @@ WIDE = "0 0.5 0.5 {width} 0.05\n1 0.5 0.25 {width} 0.05\n"
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train on six pictures with a wide box of each class, for an epoch unless told otherwise."""
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     boxes = [WIDE.format(width=0.8 + i / 50) for i in range(6)]
     named = {f"{split}/{i}": text for split in ("train", "val") for i, text in enumerate(boxes)}
     data = yolo(tmp_path, named, names=tiny.NAMES)

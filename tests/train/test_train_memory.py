@@ -13,7 +13,7 @@ from prune.common.size import Size
 from prune.errors import TrainError
 from prune.models.darknet import Darknet, build
 from prune.train import memory
-from prune.train.run import Settings
+from prune.train.settings import Settings
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(epochs=1, imgsz=Size.of(64), batch_size=16)

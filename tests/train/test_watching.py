@@ -18,9 +18,9 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from prune import checkpoint
-from prune.cli import console, main, outcome
+from prune.cli import console, main
 from prune.common.size import Size
-from prune.train import loop, multi_scale
+from prune.train import fit, loop, multi_scale
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -41,7 +41,7 @@ def train(tmp_path: Path) -> Train:
 
 @pytest.fixture
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcome, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(fit, "draw_results", lambda *_: None)
 
 
 def test_board_shows_rates_scores_scales_and_pictures(train: Train, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_auto_is_recorded_as_the_number_it_gave(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("--batch-size", "auto") == 0
-    assert "--batch-size auto: 4 pictures a batch" in capsys.readouterr().err  # of six
+    assert "--batch-size auto: 4 images per batch" in capsys.readouterr().err  # of six
     recorded = yaml.safe_load((tmp_path / "runs" / "exp" / "opt.yaml").read_text())
     assert recorded["batch_size"] == 4
 
