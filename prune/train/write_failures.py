@@ -137,4 +137,4 @@ def _left(last: Path, *words: str) -> str:
         return "nothing was saved before"
     epoch = checkpoint.load(last).history[-1]["epoch"]
     again = shlex.join(["prune", "train", "--resume", str(last), *words])
-    return f"{last} of epoch {epoch} stays; to go on: {again}"
+    return f"{last} of epoch {epoch} stays; to resume: {again}"

@@ -114,7 +114,7 @@ def test_what_was_saved_stays_and_goes_on_when_there_is_room(
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("prune: cannot save epoch ")
     assert cause in line
-    assert line.endswith(f"{last} of epoch 1 stays; to go on: prune train --resume {last}")
+    assert line.endswith(f"{last} of epoch 1 stays; to resume: prune train --resume {last}")
     left = {path.name: checkpoint.digest(path) for path in broken.glob("weights/*")}
     assert left["last.pt"] == before["last.pt"]
     assert left.keys() == before.keys()  # no half file, visible or not

@@ -55,7 +55,7 @@ def test_a_signal_to_the_whole_group_ends_and_saves_the_run(
     listening, stopped = said.splitlines()[-2:]
     assert listening.startswith(number.name)
     last = Path("runs") / "exp" / "weights" / "last.pt"
-    assert stopped == f"prune: stopped and saved; to go on: prune train --resume {last}"
+    assert stopped == f"prune: stopped and saved; to resume: prune train --resume {last}"
     for fault in ("Traceback", "Warning", "leaked", "Error"):
         assert fault not in said
     monkeypatch.chdir(tmp_path)
