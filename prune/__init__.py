@@ -11,7 +11,7 @@ from prune.common.dimensions import IMAGE
 # looks up its limit, 2^30, only once: when it is first imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE))
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from prune.api import Graph as Graph
