@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune.bench.rows import BenchRow, Pair, measure
+from prune.bench.rows import MeasuredPair, Pair, measure
 from prune.latency.form import Form
 from prune.quantize.parts import OPERATORS
 from prune.runtimes.file_inputs import settle
@@ -53,7 +53,7 @@ def main() -> None:
 
 def rows(
     cfg: str, activation: str, args: argparse.Namespace, *, threads: int
-) -> Iterator[tuple[str, tuple[BenchRow, ...]]]:
+) -> Iterator[tuple[str, tuple[MeasuredPair, ...]]]:
     """Time a network in float and in INT8, in every runtime."""
     net = fresh(CFG / f"{cfg}.cfg", names=NAMES, seed=0).net
     size = (args.img_size, args.img_size)

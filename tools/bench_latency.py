@@ -19,7 +19,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from prune.bench.rows import BenchRow, Measured, Pair, measure
+from prune.bench.rows import Measured, MeasuredPair, Pair, measure
 from prune.export.onnx import export
 from prune.models.darknet import build
 from prune.runtimes.backends import MODULES, RUNTIMES, Opened, Setting, installed, onnxruntime_feeds
@@ -94,7 +94,7 @@ def table(measured: Measured) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(row: BenchRow, copy: Ratio | None) -> tuple[str, ...]:
+def cells(row: MeasuredPair, copy: Ratio | None) -> tuple[str, ...]:
     """Write one row."""
     ms = row.spread
     memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f} MB"

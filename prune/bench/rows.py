@@ -1,4 +1,4 @@
-"""Files in runtimes side by side: what each takes, and which to deploy."""
+"""Time files in runtimes in turn: what each takes, and which to deploy."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class BenchRow:
+class MeasuredPair:
     """What was measured of a pair.
 
     Attributes:
         pair: what was run.
         precision: at which its convolutions were really computed.
-        spread: milliseconds of a run.
+        spread: milliseconds per run.
         ratio_to_first: how many times as long as the first row.
         load_ms: from the file to the end of the first run.
         peak_bytes: what it adds to a bare process; None where that cannot be measured.
         bytes: of the file.
-        map: the file's mAP@.5:.95 in 0..1; None where it was not scored.
+        map: the file's mAP@.5:.95 in 0..1; None where it was not evaluated.
     """
 
     pair: Pair
@@ -64,12 +64,12 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that came out: a row a pair that ran, its milliseconds, why others did not.
+    """What was measured: a row per pair that ran, its milliseconds, why others did not run.
 
     `times` is [rounds, rows].
     """
 
-    rows: tuple[BenchRow, ...]
+    rows: tuple[MeasuredPair, ...]
     times: Times
     refused: tuple[str, ...]
 
@@ -78,7 +78,7 @@ class Measured:
 class Advice:
     """Which row to deploy, and why."""
 
-    row: BenchRow
+    row: MeasuredPair
     why: str
 
 
@@ -96,7 +96,7 @@ def measure(
         pairs: what to time; the first that runs is what others are compared with.
         rounds: timed runs of each.
         seed: of the order in each round.
-        maps: mAP@.5:.95 of the files that were scored.
+        maps: mAP@.5:.95 of the files that were evaluated.
         watch: passes the numbers of the rounds on; a progress bar.
 
     Raises:
@@ -107,7 +107,7 @@ def measure(
         raise InputError(refused[0] if refused else "there is nothing to time")
     times = in_turn([one.opened.run for one in ready], rounds=rounds, seed=seed, watch=watch)
     rows = [
-        BenchRow(
+        MeasuredPair(
             one.pair,
             one.opened.precision(),
             spread(column),
@@ -159,16 +159,18 @@ def advise(measured: Measured) -> Advice:
     why = f"{_why(measured, chosen)}, within 1 point of the best mAP ({best:.3f})"
     fastest = rows[quickest[0]]
     if quickest[0] not in chosen:
-        score = "not scored" if fastest.map is None else f"mAP {fastest.map:.3f}"
-        why += f"; fastest of all: {name(fastest)}, {fastest.spread.median:.3g} ms, {score}"
+        known_map = "not evaluated" if fastest.map is None else f"mAP {fastest.map:.3f}"
+        why += f"; fastest of all: {_name(fastest)}, {fastest.spread.median:.3g} ms, {known_map}"
     return Advice(rows[chosen[0]], why)
 
 
-def name(row: BenchRow) -> str:
+def name_of(file: Path, runtime: str, *, exported: bool) -> str:
     """Say which file in which runtime."""
-    pair = row.pair
-    exported = " exported to ONNX" if pair.source != pair.file else ""
-    return f"{pair.file}{exported} in {pair.runtime}"
+    return f"{file}{' exported to ONNX' if exported else ''} in {runtime}"
+
+
+def _name(row: MeasuredPair) -> str:
+    return name_of(row.pair.file, row.pair.runtime, exported=row.pair.exported)
 
 
 def _best(measured: Measured, among: Iterable[int]) -> list[int]:
@@ -182,7 +184,7 @@ def _best(measured: Measured, among: Iterable[int]) -> list[int]:
     level = [i for i in ordered[1:] if ratio(times[:, i], fastest).level]
     alike: dict[str, int] = {}
     for i in (ordered[0], *level):
-        alike.setdefault(name(rows[i]), i)
+        alike.setdefault(_name(rows[i]), i)
     return sorted(alike.values(), key=lambda i: rows[i].bytes)
 
 
@@ -191,7 +193,7 @@ def _why(measured: Measured, chosen: Sequence[int]) -> str:
     facts = f"{row.spread.median:.3g} ms, {row.precision}"
     if len(chosen) == 1:
         return f"{facts}: the fastest"
-    others = dict.fromkeys(name(measured.rows[i]) for i in chosen[1:])
+    others = dict.fromkeys(_name(measured.rows[i]) for i in chosen[1:])
     smaller = any(measured.rows[i].bytes > row.bytes for i in chosen)
     reason = "the smallest file of those" if smaller else "the fastest, but"
     return f"{facts}: {reason} within noise of {', '.join(others)}"

@@ -11,6 +11,7 @@ import cv2
 import pytest
 import squares
 
+from prune.bench import BenchConfig, compare
 from prune.cli import main
 from prune.export.onnx import export
 from prune.runtimes import backends
@@ -68,7 +69,7 @@ def test_table_ends_with_what_to_deploy(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:5] == ["file", "runtime", "precision", "ms", "p10"]
     assert [line.split()[:3] for line in lines[2:4]] == [[str(onnx), "onnxruntime", "float32"]] * 2
-    assert f"slowest layers of {onnx} in onnxruntime, ms a run" in lines
+    assert f"slowest layers of {onnx} in onnxruntime, ms per run" in lines
     assert lines[-1].startswith(f"deploy {onnx} in onnxruntime: ")
     picture = cv2.imread(str(tmp_path / "bars.png"))
     assert picture is not None and picture.std() > 0
@@ -127,7 +128,7 @@ def test_a_file_without_boxes_is_timed_and_noted(
     document = json.loads(capsys.readouterr().out)
     assert [row["map"] for row in document["rows"]] == [pytest.approx(1), None]
     (note,) = document["notes"]
-    assert note.startswith(f"not scored: {raw}")
+    assert note.startswith(f"not evaluated: {raw}")
     assert document["deploy"]["file"] == str(onnx), "what was not scored is not recommended"
 
 
@@ -137,6 +138,7 @@ def test_what_has_no_row_at_all_is_noted(
     words = ["--runtime", "onnxruntime,opencv", "--json"]
     other = onnx.with_name("net.param")
     other.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
+    other.with_suffix(".bin").touch()
     files = [str(path) for path in (onnx, weights, other)]
     assert main(["bench", *files, *QUICK, "--img-size", "64", *words]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == [
@@ -214,3 +216,30 @@ def test_wrong_input_is_one_line(
     assert message in err and len(lines) == 1
     assert not out
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx"}
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_the_function_returns_what_the_command_prints(
+    onnx: Path, weights: Path, capsys: pytest.CaptureFixture[str], profile: bool
+) -> None:
+    words = ["--runtime", "onnxruntime,torch", "--json", *(["--profile"] if profile else [])]
+    assert main(["bench", str(onnx), str(weights), *QUICK, *words]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = compare(
+        BenchConfig(
+            files=(onnx, weights),
+            runtime="onnxruntime,torch",
+            threads=1,
+            rounds=3,
+            profile=profile,
+        )
+    )
+    document = json.loads(json.dumps(result.document()))
+    assert list(document) == list(printed)
+    assert [list(row) for row in document["rows"]] == [list(row) for row in printed["rows"]]
+    same = ("file", "runtime", "exported", "shape", "precision", "runs", "bytes")
+    for mine, its in zip(document["rows"], printed["rows"], strict=True):
+        assert {key: mine[key] for key in same} == {key: its[key] for key in same}
+    assert document["machine"].keys() == printed["machine"].keys()
+    assert document["deploy"].keys() == printed["deploy"].keys()
+    assert capsys.readouterr().out == ""

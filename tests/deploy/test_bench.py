@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prune import checkpoint
 from prune.bench.memory import peak_bytes
-from prune.bench.rows import Advice, BenchRow, Measured, Pair, advise, measure
+from prune.bench.rows import Advice, Measured, MeasuredPair, Pair, advise, measure
 from prune.errors import InputError
 from prune.export.onnx import export
 from prune.runtimes.backends import READS, Opened, Setting, installed, noise, open_model
@@ -433,7 +433,7 @@ def advice(**rows: tuple[float, int, float | None]) -> Advice:
     middle = np.array([ms for ms, _, _ in rows.values()])
     times = middle * (1 + 0.1 * random.random((40, len(rows))))
     made = tuple(
-        BenchRow(
+        MeasuredPair(
             Pair(Path(name), "onnxruntime", Path(name), Setting(1, (64, 64))),
             "float32",
             spread(column),

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prune import checkpoint
 from prune.bench.rows import Pair
-from prune.cli import reading
+from prune.checkpoint.convert import AS_IT_IS, Reading
+from prune.checkpoint.reading import as_our_file, open_with_note
+from prune.common.size import Size
 from prune.errors import InputError
+from prune.export.onnx import export
 from prune.runtimes.backends import READS, RUNTIMES, Setting, installed, library
 from prune.runtimes.file_inputs import settle
-from prune.runtimes.machine import threads_of
 
 
-def paired(args: argparse.Namespace, folder: Path) -> tuple[list[Pair], list[str]]:
-    """Pair every file with every runtime that can run it, in the order of the command line.
+def paired(  # what is timed on what, by keyword
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    reading: Reading = AS_IT_IS,
+    imgsz: Size | None = None,
+    batch: int | None = None,
+    threads: int = 1,
+    runtimes: str | None = None,
+) -> tuple[list[Pair], list[str]]:
+    """Pair every file with every runtime that can run it, in the order of the files.
 
     Args:
-        args: files, img_size, batch_size, threads, runtime.
+        files: what to time.
         folder: where checkpoints are exported to.
+        reading: how public weights are read.
+        imgsz: height and width in pixels; None: what each file says.
+        batch: images per run; None: what each file says, or 1.
+        threads: of a run.
+        runtimes: names with commas between them; None for all that read the files as they are.
 
     Returns:
-        The pairs, and why there is none of a file or of a runtime that was asked for.
+        The pairs, and why there is none of a file or of a runtime that was requested.
 
     Raises:
         InputError: a file or a runtime that cannot be used, or nothing is left.
     """
-    ours = _ours(args, folder)
-    settings = {path: _setting(args, path, ours.get(path)) for path in args.files}
-    wanted = _runtimes(args.runtime) if args.runtime else None
+    ours = _ours(files, reading, folder)
+    settings = {
+        path: settle(path, threads=threads, imgsz=imgsz, batch=batch, held=ours.get(path))
+        for path in files
+    }
+    requested = _runtimes(runtimes) if runtimes else None
     exports = _Exports(folder)
     pairs, unread = [], []
-    for path in args.files:
-        for runtime in wanted or installed():
+    for path in files:
+        for runtime in requested or installed():
             source = _source(
-                ours.get(path, path), runtime, settings[path], exports if wanted else None
+                ours.get(path, path), runtime, settings[path], exports if requested else None
             )
             if source:
                 pairs.append(Pair(path, runtime, source, settings[path]))
-            elif wanted:
+            elif requested:
                 unread.append((path, runtime))
     notes = _notes(unread, pairs)
     if not pairs:
-        raise InputError(
-            notes[0] if notes else f"no runtime that is installed reads {args.files[0]}"
-        )
+        raise InputError(notes[0] if notes else f"no runtime that is installed reads {files[0]}")
     return pairs, notes
 
 
@@ -61,28 +78,20 @@ def _notes(unread: Sequence[tuple[Path, str]], pairs: Sequence[Pair]) -> list[st
     ]
 
 
-def _ours(args: argparse.Namespace, folder: Path) -> dict[Path, Path]:
+def _ours(files: Sequence[Path], reading: Reading, folder: Path) -> dict[Path, Path]:
     """Write public weights as checkpoints of ours, which torch and the exporters read.
 
     Returns:
         By the path of the public file that of ours.
     """
-    from prune.checkpoint.reading import as_our_file, open_with_note
-
-    how = reading.reading(args)
     found: dict[Path, Path] = {}
-    for path in args.files:
+    for path in files:
         if path.suffix.lower() in (".pt", ".pth", ".weights") and path.is_file():
             target = folder / f"{len(found)}.pt"
-            own = as_our_file(path, open_with_note(path, how), how, target=target)
+            own = as_our_file(path, open_with_note(path, reading), reading, target=target)
             if own != path:
                 found[path] = own
     return found
-
-
-def _setting(args: argparse.Namespace, path: Path, held: Path | None) -> Setting:
-    threads = threads_of(args.threads)
-    return settle(path, threads=threads, imgsz=args.img_size, batch=args.batch_size, held=held)
 
 
 def _runtimes(text: str) -> list[str]:
@@ -119,9 +128,6 @@ class _Exports:
 
     def of(self, path: Path, setting: Setting) -> Path:
         """Export a checkpoint for the setting; a runtime that must know all sizes reads it, too."""
-        from prune import checkpoint
-        from prune.export.onnx import export
-
         if path not in self.done:
             source = checkpoint.load(path)
             target = self.folder / f"{len(self.done)}.onnx"
