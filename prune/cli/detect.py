@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
-from prune.common import streams
 from prune.common.wording import counted
 
 if TYPE_CHECKING:
-    from prune.evaluate.predict import Found, Output, Search
-    from prune.evaluate.runner import Runner
-    from prune.evaluate.sources import Source
+    from prune.evaluate import DetectConfig, DetectResult
+    from prune.evaluate.predict import Found
 
 EXAMPLE = """\
   prune detect --source images/ --weights runs/train/exp/weights/best.pt
@@ -52,187 +47,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.strict(parser)
     options.device(parser)
     parser.add_argument("--save-txt", action="store_true", help="write YOLO label files too")
-    parser.add_argument("--save-conf", action="store_true", help="with confidences in them")
+    parser.add_argument(
+        "--save-conf", action="store_true", help="write YOLO label files with confidences in them"
+    )
     parser.add_argument("--nosave", action="store_true", help="write no images and no videos")
     parser.add_argument(
-        "--pd", action="store_true", help="not needed any more: the checkpoint says it is pruned"
+        "--pd",
+        action="store_true",
+        help="accepted and not needed: the checkpoint says by itself that it is pruned",
     )
     options.run_folder(parser, project="runs/detect")
     options.json_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect on every source; what cannot be read is named and counted, and the rest goes on."""
+    """Detect, and print the boxes of each image as they are found."""
     from prune.cli import console
-    from prune.evaluate import predict as detect
-    from prune.evaluate import sources
+    from prune.evaluate import DetectConfig, detect
     from prune.train.stopping import listening
 
     log = console.logger()
     if args.pd:
         log.info("note: --pd is not needed; the checkpoint itself says what was pruned")
-    found = sources.find(args.source)
-    stems = sources.stems([source.file for source in found])
-    # Only an old folder holds files already, and may be that of the sources.
-    detect.expect_other_files(found, stems, _output(args, args.project / args.name))
-    runner = reading.runner(args)
-    search, tally = _search(args, runner), Tally(keeps=args.json)
-    with _run_folder(args, log.info) as folder, listening(log.info) as stopped:
-        output = _output(args, folder)
-        for source, stem in zip(found, stems, strict=True):
-            _detect(runner, source, search, stem=stem, output=output, tally=tally, stopped=stopped)
-            if stopped() or (args.strict and tally.failed):
-                break
-    if args.json and tally.read:
-        console.print_json(tally.documents)
-    if tally.read:
-        say = log.info if args.json else console.print_text
-        say(tally.text(search.confidence))
-        for note in tally.notes(search.most, of=len(found)):
-            log.info(note)
-    if stopped():
-        return 130
-    return 2 if tally.failed and (args.strict or not tally.read) else 0
-
-
-@dataclass
-class Tally:
-    """What was found in all; with `keeps` each image's document, for --json."""
-
-    keeps: bool
-    documents: list[dict[str, object]] = field(default_factory=list)
-    images: int = 0
-    frames: int = 0
-    boxes: int = 0
-    surest: float = 0.0
-    fullest: int = 0
-    failed: int = 0
-
-    @property
-    def read(self) -> int:
-        """Count the images and frames that were looked at."""
-        return self.images + self.frames
-
-    def add(self, found: Found, names: Sequence[str]) -> None:
-        """Count an image or a frame."""
-        from prune.evaluate.predict import describe
-
-        self.images += found.frame is None
-        self.frames += found.frame is not None
-        self.boxes += len(found.boxes)
-        self.surest = max(self.surest, found.surest)
-        self.fullest = max(self.fullest, len(found.boxes))
-        if self.keeps:
-            self.documents.append(describe(found, names))
-
-    def text(self, confidence: float) -> str:
-        """Say how many boxes there are; where there are none, how sure the surest one was."""
-        looked = [
-            counted(number, noun)
-            for number, noun in ((self.images, "image"), (self.frames, "frame"))
-            if number
-        ]
-        total = f"{counted(self.boxes, 'box', 'boxes')} in {' and '.join(looked)}"
-        if self.boxes:
-            return total
-        return (
-            f"{total}; the highest confidence of any box was {self.surest:.2g}, and the threshold "
-            f"is {confidence:g}: lower --conf-thres, or train longer"
+    config = options.config_of(DetectConfig, args)
+    with listening(log.info) as stopped:
+        result = detect(
+            config, report=log.info, each=None if args.json else _print_one, stopped=stopped
         )
+    looked = result.images + result.frames
+    if looked and args.json:
+        console.print_json(result.document())
+    if looked:
+        (log.info if args.json else console.print_text)(_total(config, result))
+        for note in _notes(config, result):
+            log.info(note)
+    if result.stopped:
+        return 130
+    return 2 if result.failed and (args.strict or not looked) else 0
 
-    def notes(self, most: int, *, of: int) -> list[str]:
-        """Say what was left out: sources that cannot be read, boxes for want of room."""
-        notes = []
-        if self.failed:
-            notes.append(f"note: {self.failed} of {of} sources could not be read; see above")
-        if self.fullest >= most:
-            notes.append(
-                f"note: an image has {most} boxes, the most that are kept; --max-det keeps more"
-            )
-        return notes
 
-
-def _detect(  # what a run has, all by keyword
-    runner: Runner,
-    source: Source,
-    search: Search,
-    *,
-    stem: str,
-    output: Output,
-    tally: Tally,
-    stopped: Callable[[], bool],
-) -> None:
-    """Detect on one source and say what is there, or that it cannot be read."""
+def _print_one(found: Found) -> None:
     from prune.cli import console
-    from prune.errors import DataError
-    from prune.evaluate.predict import detect_source, summary
 
-    try:
-        for found in detect_source(
-            runner, source, search, stem=stem, output=output, stopped=stopped
-        ):
-            tally.add(found, runner.names)
-            if not tally.keeps:
-                frame = "" if found.frame is None else f" frame {found.frame}"
-                console.print_text(f"{source.name}{frame}: {summary(found, runner.names)}")
-                sys.stdout.flush()
-    except DataError as error:
-        tally.failed += 1
-        streams.log(f"prune: {' '.join(str(error).split())}")
+    frame = "" if found.frame is None else f" frame {found.frame}"
+    console.print_text(f"{found.name}{frame}: {found.summary()}")
+    sys.stdout.flush()
 
 
-def _search(args: argparse.Namespace, runner: Runner) -> Search:
-    from prune.evaluate.predict import Search
-
-    return Search(
-        imgsz=runner.image_size(args.img_size),
-        confidence=args.conf_thres,
-        iou=args.iou_thres,
-        classes=None if args.classes is None else _classes(args.classes, runner.names),
-        most=args.max_det,
+def _total(config: DetectConfig, result: DetectResult) -> str:
+    """Say how many boxes there are; where there are none, how confident the best one was."""
+    looked = [
+        counted(number, noun)
+        for number, noun in ((result.images, "image"), (result.frames, "frame"))
+        if number
+    ]
+    total = f"{counted(result.boxes, 'box', 'boxes')} in {' and '.join(looked)}"
+    if result.boxes:
+        return total
+    return (
+        f"{total}; the highest confidence of any box was {result.highest_confidence:.2g}, and the "
+        f"threshold is {config.conf_thres:g}: lower --conf-thres, or train longer"
     )
 
 
-def _classes(wanted: list[str], names: tuple[str, ...]) -> frozenset[int]:
-    """Turn class numbers and names, also with commas between them, into numbers."""
-    from prune.errors import InputError
-
-    known = {**{str(i): i for i in range(len(names))}, **{name: i for i, name in enumerate(names)}}
-    words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
-    if not words:
-        raise InputError(f"--classes {' '.join(wanted)!r} names no class; leave it out for all")
-    for word in words:
-        if word not in known:
-            raise InputError(
-                f"class {word!r} is unknown; the weights have 0 to {len(names) - 1}: "
-                + ", ".join(names)
-            )
-    return frozenset(known[word] for word in words)
-
-
-def _output(args: argparse.Namespace, folder: Path) -> Output:
-    from prune.evaluate.predict import Output
-
-    return Output(
-        folder,
-        pictures=not args.nosave,
-        text=args.save_txt or args.save_conf,
-        confidences=args.save_conf,
-    )
-
-
-@contextmanager
-def _run_folder(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Path]:
-    """Make the run's folder if anything may go into it, and record the run if anything did."""
-    from prune.common import run_dir
-
-    if args.nosave and not (args.save_txt or args.save_conf):
-        yield args.project / args.name
-        return
-    with run_dir.run_folder(args.project, args.name, exist_ok=args.exist_ok) as folder:
-        try:
-            yield folder
-        finally:
-            if any(not path.name.startswith(".") for path in folder.iterdir()):  # but its lock
-                run_dir.record(folder, vars(args))
-                say(f"written to {folder}")
+def _notes(config: DetectConfig, result: DetectResult) -> Iterator[str]:
+    """Say what was left out: sources that cannot be read, boxes beyond the maximum."""
+    if result.failed:
+        yield f"note: {result.failed} of {result.sources} sources could not be read; see above"
+    if result.most_boxes >= config.max_det:
+        yield (
+            f"note: an image has {config.max_det} boxes, the maximum that is kept; --max-det "
+            "keeps more"
+        )

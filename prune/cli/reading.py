@@ -11,7 +11,6 @@ from prune.common.choices import DECODINGS
 if TYPE_CHECKING:
     from prune.checkpoint import Checkpoint
     from prune.checkpoint.convert import Reading
-    from prune.evaluate.runner import Runner
 
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
 
@@ -74,13 +73,6 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     from prune.checkpoint.reading import class_names as read
 
     return read(text)
-
-
-def runner(args: argparse.Namespace) -> Runner:
-    """As below the command line; goes once its callers have moved."""
-    from prune.evaluate.runner import open_runner
-
-    return open_runner(args.weights, reading(args), device_name=args.device)
 
 
 def cfg_file(path: Path | None) -> Path | None:

@@ -43,7 +43,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Output:
-    """What to write into `folder`: drawn pictures, label files, confidences in these."""
+    """What to write into `folder`: drawn images, label files, confidences in these."""
 
     folder: Path
     pictures: bool = True
@@ -58,14 +58,36 @@ class Found:
     Attributes:
         name: the file, URL or camera.
         frame: its number in the video or stream, from 0; None for an image.
-        boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the surest first.
+        boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the most confident first.
         surest: the highest confidence of any box, those below the threshold included.
+        names: the classes.
     """
 
     name: str
     frame: int | None
     boxes: Boxes
     surest: float
+    names: Sequence[str]
+
+    def document(self) -> dict[str, object]:
+        """Return plain values: {image, boxes: [{xyxy, class, name, confidence}]}."""
+        boxes = [
+            {
+                "xyxy": [round(value, 2) for value in xyxy],
+                "class": int(label),
+                "name": self.names[int(label)],
+                "confidence": round(confidence, 5),
+            }
+            for *xyxy, confidence, label in self.boxes.tolist()
+        ]
+        frame = {} if self.frame is None else {"frame": self.frame}
+        return {"image": self.name, **frame, "boxes": boxes}
+
+    def summary(self) -> str:
+        """Count the boxes of each class: "3 RBC, 1 WBC"."""
+        counts = Counter(self.boxes[:, 5].astype(int).tolist())
+        each = (f"{counts[label]} {visible(self.names[label])}" for label in sorted(counts))
+        return ", ".join(each) or "nothing"
 
 
 def predict(runner: Runner, image: Image, search: Search) -> tuple[Boxes, float]:
@@ -118,14 +140,14 @@ def detect_source(  # what a caller chooses, most by keyword
     reel = opened(source)
     if reel.rate is None:
         (image,) = reel.images
-        found = Found(source.name, None, *predict(runner, image, search))
-        _write(found, image, runner.names, target=_target(source, stem, output), output=output)
+        found = Found(source.name, None, *predict(runner, image, search), runner.names)
+        _write(found, image, target=_target(source, stem, output), output=output)
         yield found
         return
     first = next(reel.images)
     with _film(reel, first, stem=stem, output=output) as film:
         for number, image in enumerate(chain((first,), reel.images)):
-            found = Found(source.name, number, *predict(runner, image, search))
+            found = Found(source.name, number, *predict(runner, image, search), runner.names)
             _write_text(found, image, stem=f"{stem}_{number:06d}", output=output)
             if film is not None:
                 film.write(plots.draw(image, found.boxes, runner.names))
@@ -182,30 +204,6 @@ def _target(source: Source, stem: str, output: Output) -> Path:
     return output.folder / f"{stem}{suffix}"
 
 
-def describe(found: Found, names: Sequence[str]) -> dict[str, object]:
-    """Return what --json prints of an image: {image, boxes: [{xyxy, class, name, confidence}]}."""
-    boxes = [
-        {
-            "xyxy": [round(value, 2) for value in xyxy],
-            "class": int(label),
-            "name": names[int(label)],
-            "confidence": round(confidence, 5),
-        }
-        for *xyxy, confidence, label in found.boxes.tolist()
-    ]
-    frame = {} if found.frame is None else {"frame": found.frame}
-    return {"image": found.name, **frame, "boxes": boxes}
-
-
-def summary(found: Found, names: Sequence[str]) -> str:
-    """Count the boxes of each class: "3 RBC, 1 WBC"."""
-    counts = Counter(found.boxes[:, 5].astype(int).tolist())
-    return (
-        ", ".join(f"{counts[label]} {visible(names[label])}" for label in sorted(counts))
-        or "nothing"
-    )
-
-
 def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:
     """Write boxes [n, 6] as a YOLO label file: class, cx, cy, w, h as fractions of the image."""
     height, width = image.shape[:2]
@@ -218,11 +216,9 @@ def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:
     return "".join(lines)
 
 
-def _write(
-    found: Found, image: Image, names: Sequence[str], *, target: Path, output: Output
-) -> None:
+def _write(found: Found, image: Image, *, target: Path, output: Output) -> None:
     if output.pictures:
-        coded, data = cv2.imencode(target.suffix, plots.draw(image, found.boxes, names))
+        coded, data = cv2.imencode(target.suffix, plots.draw(image, found.boxes, found.names))
         if not coded:
             raise InputError(f"cannot write {target}: OpenCV has no encoder for it")
         with replacing(target) as part:

@@ -21,7 +21,8 @@ from prune.cli import main
 from prune.data import labels
 from prune.data.images import Image
 from prune.errors import DataError
-from prune.evaluate import sources
+from prune.evaluate import DetectConfig, detect, sources
+from prune.evaluate.predict import Found
 from prune.export.onnx import export
 from prune.models.darknet import build
 
@@ -287,7 +288,7 @@ def test_fewer_boxes_than_there_are_are_noted(
     assert main([*words, "--max-det", "2", "--nosave"]) == 0
     out, err = capsys.readouterr()
     assert f"5 boxes in {PICTURES} images" in out
-    assert "an image has 2 boxes, the most that are kept; --max-det keeps more" in err
+    assert "an image has 2 boxes, the maximum that is kept; --max-det keeps more" in err
 
 
 def test_ctrl_c_ends_a_stream_and_keeps_its_video(
@@ -387,3 +388,34 @@ def test_files_of_one_stem_do_not_overwrite_each_other() -> None:
     assert sources.stems(paths) == ["a_jpg", "a_png", "b_jpg", "b_jpg_2", "c"]
     paths = [Path(name) for name in ("x/1.jpg", "y/1.jpg", "z/1_jpg_2.jpg")]
     assert sources.stems(paths) == ["1_jpg", "1_jpg_2", "1_jpg_2_2"]
+
+
+def test_the_function_returns_what_the_command_prints(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images" / "val" / "1.png").write_bytes(b"no image")
+    assert main([*words, "--json", "--nosave"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    lines: list[str] = []
+    config = DetectConfig(
+        source=str(tmp_path / "images" / "val"),
+        weights=tmp_path / "net.pt",
+        project=tmp_path / "direct",
+        device="cpu",
+    )
+    result = detect(config, report=lines.append)
+    assert result.document() == printed
+    assert (result.images, result.sources, result.failed) == (PICTURES - 1, PICTURES, 1)
+    assert result.boxes == sum(len(one["boxes"]) for one in printed)
+    assert result.folder == tmp_path / "direct" / "exp"
+    assert lines[-1] == f"written to {result.folder}"
+    assert "1.png" in lines[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_boxes_that_are_passed_on_are_not_collected(words: list[str], tmp_path: Path) -> None:
+    found: list[Found] = []
+    config = DetectConfig(words[4], weights=tmp_path / "net.pt", nosave=True, device="cpu")
+    result = detect(config, each=found.append)
+    assert len(found) == result.images == PICTURES
+    assert result.detections == () and result.folder is None
