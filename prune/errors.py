@@ -10,7 +10,6 @@
     │   ├── WithinBudgetError  a budget that is met as it is
     │   └── OutOfReachError    a budget that no cut within the limits meets
     ├── DeviceError            a device this machine lacks
-    ├── StageError             a command that an automatic run started; exits as it did
     └── RunError               exit 1: the input was good, the run failed
         ├── WriteError         a file that could not be written to its end: a full disk
         ├── VerificationError         a pruned network that differs from the masked original
@@ -65,14 +64,6 @@ class OutOfReachError(PlanError):
 
 class DeviceError(PruneError):
     """A device this machine does not have."""
-
-
-class StageError(PruneError):
-    """A command that an automatic run started and that failed; it has said why."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class RunError(PruneError):

@@ -109,6 +109,12 @@ def _images(path: Path) -> None:
     orientation(path.read_bytes(), read_image(path))
 
 
+def _ncnn(path: Path) -> None:
+    """Read the text of a network whose weights lie beside it."""
+    path.with_suffix(".bin").touch()
+    settle(path, threads=1)
+
+
 def _labels(path: Path) -> list[str]:
     return [str(problem) for problem in scan(path, Form(2)).problems]
 
@@ -165,7 +171,7 @@ _READERS = (
     Reader("latency table", "table.json", table.load, mutations.JSON),
     Reader("ONNX for detect", "m.onnx", _detect, mutations.ONNX),
     Reader("ONNX for bench", "m.onnx", lambda path: settle(path, threads=1), mutations.ONNX),
-    Reader(".param of ncnn", "m.param", lambda path: settle(path, threads=1), mutations.TEXT),
+    Reader(".param of ncnn", "m.param", _ncnn, mutations.TEXT),
 )
 READERS: Mapping[str, Reader] = {reader.name: reader for reader in _READERS}
 

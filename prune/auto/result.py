@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 from prune.auto.journal import Journal
-from prune.common.visible import markdown
+from prune.common.visible import markdown, visible
 from prune.errors import InputError
 from prune.latency.approach import AMISS
 from prune.runtimes.timing import Ratio
@@ -33,8 +33,8 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """All rows, the one that is recommended, and what it keeps of what was asked for.
+class AutoResult:
+    """All files, the one that is recommended, and whether it holds what was requested.
 
     Attributes:
         rows: the dense file's first.
@@ -42,8 +42,10 @@ class Verdict:
         good_enough: whether a pruned file holds the score.
         fast_enough: whether one that does takes no longer than the goal, in whichever runtime.
         too_deep: the file of the cut, in the runtime it was cut for, where it is so much faster
-            than the goal that more was cut than was asked for; None where it is not.
-        goal: what was asked for, of the dense file's time in the runtime that was asked for.
+            than the goal that more was cut than requested; None where it is not.
+        goal: the requested fraction of the dense file's time in the requested runtime.
+        folder: the run's.
+        stages: what each stage chose and found.
     """
 
     rows: tuple[ResultRow, ...]
@@ -52,15 +54,35 @@ class Verdict:
     good_enough: bool
     too_deep: ResultRow | None
     goal: float
+    folder: Path
+    stages: Mapping[str, Mapping[str, object]]
+
+    def document(self) -> dict[str, object]:
+        """Return the result as plain values, as `prune auto --json` prints it."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "recommended": asdict(self.best),
+            "goal": self.goal,
+            "goal_ms": self.goal * self.rows[0].ms,
+            "fast_enough": self.fast_enough,
+            "good_enough": self.good_enough,
+            "too_deep": self.too_deep is not None,
+            "folder": str(self.folder),
+            "stages": self.stages,
+        }
+
+    def markdown(self, name: str) -> str:
+        """Return the whole of report.md; `name` is that of the weights."""
+        return f"# {markdown(name)}\n\n{table(self)}\n\n{visible(conclusion(self))}\n"
 
     @property
     def held(self) -> bool:
-        """Tell whether everything that was asked for holds, of one file: the fast is a good one."""
+        """Tell whether everything that was requested holds for one file: a fast one is accurate."""
         return self.fast_enough and self.too_deep is None
 
 
-def verdict(journal: Journal, *, max_drop: float) -> Verdict:
-    """Judge a finished run; `max_drop` is in points (hundredths) of mAP@.5:.95."""
+def conclude(journal: Journal, *, max_drop: float, folder: Path) -> AutoResult:
+    """Conclude a finished run; `max_drop` is in points (hundredths) of mAP@.5:.95."""
     found = cast("Sequence[Mapping[str, object]]", journal.stages["bench"]["rows"])
     rows = tuple(_row(row, journal) for row in found)
     dense = rows[0]
@@ -72,13 +94,15 @@ def verdict(journal: Journal, *, max_drop: float) -> Verdict:
     goal = _goal(journal)
     good = [row for row in rows if row.map >= dense.map - max_drop / 100]
     pruned = [row for row in good if row.file != dense.file]
-    return Verdict(
+    return AutoResult(
         rows,
         best=min(good, key=lambda row: row.ms),
         fast_enough=any(row.ratio.low <= _CLOCK * goal for row in pruned),
         good_enough=bool(pruned),
         too_deep=_too_deep(rows, journal, goal),
         goal=goal,
+        folder=folder,
+        stages=journal.stages,
     )
 
 
@@ -119,7 +143,7 @@ def _too_deep(rows: Sequence[ResultRow], journal: Journal, goal: float) -> Resul
     return own[-1] if own[-1].ratio.high < goal / AMISS else None
 
 
-def table(found: Verdict) -> str:
+def table(found: AutoResult) -> str:
     """Set the rows as Markdown, each beside the dense file in the same runtime."""
     dense = {row.runtime: row for row in found.rows if row.file == found.rows[0].file}
     lines = [
@@ -135,8 +159,8 @@ def table(found: Verdict) -> str:
     return "\n".join(lines)
 
 
-def conclusion(found: Verdict) -> str:
-    """Say in one line which file to deploy, and what of the wish does not hold."""
+def conclusion(found: AutoResult) -> str:
+    """Return one line: which file to deploy, and what of the request does not hold."""
     dense, best = found.rows[0], found.best
     lost = 100 * (dense.map - best.map)
     said = (
@@ -146,11 +170,11 @@ def conclusion(found: Verdict) -> str:
     if not found.good_enough:
         return f"{said}; no pruned file holds the score: allow more time, more epochs or --max-drop"
     if not found.fast_enough:
-        goal = f"{found.goal:.3g} of the dense file's time, which was asked for"
+        goal = f"{found.goal:.3g} of the dense file's time, which was requested"
         return f"{said}; no pruned file that holds the score comes down to {goal}"
     if found.too_deep is not None:
         return (
             f"{said}; {found.too_deep.file} takes {found.too_deep.ratio} of the dense file's "
-            f"time, though {found.goal:.3g} was asked for: more was cut than had to be"
+            f"time, though {found.goal:.3g} was requested: more was cut than had to be"
         )
     return said

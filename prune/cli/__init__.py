@@ -10,7 +10,8 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
@@ -83,6 +84,26 @@ def _main(argv: Sequence[str] | None) -> int:
     return _run(name, rest)
 
 
+def answer_call() -> int:
+    """Do in this process, as a command, what another one asks for; see `child_processes.call`."""
+    settle()
+    from prune.cli import bars, console
+    from prune.common import child_processes
+
+    def work() -> int:
+        report = console.logger().info
+        with bars.drawn():
+            child_processes.answer(Path(sys.argv[1]), report=report, progress=console.progress)
+        return 0
+
+    with streams.opened() as both, signals.handled(_stop, "SIGTERM", "SIGHUP"):
+        try:
+            status = _reported(work)
+        except KeyboardInterrupt:
+            status = child_processes.STOPPED
+        return streams.settled(status, both)
+
+
 def settle() -> None:
     """Set up the process as every command is; before torch is imported, which reads it."""
     from prune.common import child_processes
@@ -117,12 +138,20 @@ def _run(name: str, words: Sequence[str]) -> int:
     from prune.cli import bars, console
     from prune.common import notes
 
-    try:
+    def work() -> int:
         args = read(name, words)
         notes.forget()
         console.logger()  # remarks of any layer come as plain lines on stderr
         with bars.drawn():
             return module(name).run(args) or 0
+
+    return _reported(work)
+
+
+def _reported(work: Callable[[], int]) -> int:
+    """Return the exit status of some work; what fails for a reason that users know is one line."""
+    try:
+        return work()
     except OSError as error:
         if error.errno not in _MACHINE_FAILED:
             raise  # a mistake of ours, which keeps its traceback

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from prune.errors import PruneError, RunError
 
 if TYPE_CHECKING:
     import subprocess
 
+Result = TypeVar("Result")
+STOPPED = 130  # exit status of a process that was stopped by a signal
 _SAFE = "PYTHONSAFEPATH"  # heeded by Python 3.11 and later
 _GRACE_S = 1.0  # Ctrl-C in a terminal reaches the child as well
 
@@ -123,6 +127,58 @@ def _stop(process: subprocess.Popen[str]) -> None:
     except BaseException:
         process.kill()
         raise
+
+
+def call(entry: str, function: Callable[..., Result], config: object) -> Result:
+    """Call one of our functions in a process of its own, which gives its memory back at its end.
+
+    Args:
+        entry: answers in the other process, by `answer`, e.g. "prune.cli:answer_call".
+        function: of one argument, by its module's name, or a `functools.partial` of such a one.
+        config: the argument.
+
+    Raises:
+        PruneError: what the function raised, or that its process was ended by a signal.
+        KeyboardInterrupt: it was stopped, or this process was; it has saved what it had.
+    """
+    import pickle
+    import signal
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        question, reply = (Path(folder) / name for name in ("question", "reply"))
+        question.write_bytes(pickle.dumps((function, config)))
+        status = run(entry, [folder]).returncode
+        if reply.is_file():
+            result = pickle.loads(reply.read_bytes())  # noqa: S301 - our own process wrote it
+            if isinstance(result, PruneError):
+                raise result
+            return cast(Result, result)
+    if status == STOPPED:
+        raise KeyboardInterrupt
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    name = getattr(function, "func", function).__name__
+    raise RunError(f"the process of {name} was ended {how}")
+
+
+def answer(folder: Path, **more: object) -> None:
+    """Do what `call` asks for and leave the result there, or an error of ours.
+
+    Args:
+        folder: where the question is.
+        more: arguments that the function gets as well, those of them that it takes.
+    """
+    import inspect
+    import pickle
+
+    function, config = pickle.loads((folder / "question").read_bytes())  # noqa: S301 - as above
+    known = inspect.signature(function).parameters
+    result: object
+    try:
+        result = function(config, **{name: more[name] for name in more if name in known})
+    except PruneError as error:
+        result = error
+    (folder / "reply").write_bytes(pickle.dumps(result))
 
 
 def enter() -> None:
