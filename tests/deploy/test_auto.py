@@ -6,26 +6,39 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
 import pytest
 import tiny
 
 from prune import checkpoint
-from prune.auto import pipeline as roads
+from prune.auto import pipeline
+from prune.auto.config import Request
 from prune.auto.journal import FORMAT, Journal, read
-from prune.auto.pipeline import AutoConfig, AutoRun, run_stages
-from prune.auto.result import conclusion, table, verdict
+from prune.auto.pipeline import AutoRun, run_stages
+from prune.auto.result import conclude, conclusion, table
+from prune.bench.side_by_side import BenchConfig
 from prune.cli import main
 from prune.common.size import Size
-from prune.errors import InputError, OffTargetError, StageError
+from prune.errors import InputError, OffTargetError, RunError
+from prune.evaluate import EvaluateConfig
+from prune.export import ExportConfig
+from prune.latency.by_latency import LatencyConfig
+from prune.quantize.run import QuantizeConfig
 from prune.runtimes.compare import Compared
 from prune.runtimes.timing import Ratio
+from prune.train.config import TrainConfig
+from prune.train.resume import Resumed
+
+Kind = TypeVar("Kind")
+Config = EvaluateConfig | ExportConfig | LatencyConfig | TrainConfig | QuantizeConfig | BenchConfig
 
 DENSE_MS = 10.0
 
 
-def wish_of(folder: Path, **changes: object) -> AutoConfig:
-    wish = AutoConfig(
+def request_of(folder: Path, **changes: object) -> Request:
+    found = Request(
         weights=tiny.weights(folder),
         data=tiny.data(folder),
         latency=0.5,
@@ -42,86 +55,103 @@ def wish_of(folder: Path, **changes: object) -> AutoConfig:
         device="cpu",
         seed=0,
     )
-    return replace(wish, **changes)  # type: ignore[arg-type]  # fields of AutoConfig
+    return replace(found, **changes)  # type: ignore[arg-type]  # fields of Request
 
 
-class Commands:
-    """Commands that answer at once, and write down what they were asked."""
+class Stages:
+    """Stands for the functions of the stages: they answer at once, and their configs are kept.
+
+    A network that was fine-tuned has a mAP of `tuned`, every other one of 0.5. A cut runs in what
+    was requested times `off`, the uncut network in `uncut` of the dense network's time.
+    """
 
     def __init__(
         self, *, uncut: float = 0.8, off: float = 1.0, failing: str = "", tuned: float = 0.5
     ) -> None:
-        self.said: list[list[str]] = []
+        self.configs: list[Config] = []
+        self.resumed: Resumed | None = None
         self.uncut, self.off, self.failing, self.tuned = uncut, off, failing, tuned
 
-    def __call__(self, *words: object, **_: object) -> dict[str, object]:
-        """Answer a command."""
-        said = [str(word) for word in words]
-        if said[0] == self.failing:
-            raise StageError(f"prune {said[0]} could not do it", 1)
-        self.said.append(said)
-        return getattr(self, f"_{said[0]}")(said)  # type: ignore[no-any-return]  # below
+    def evaluate(self, config: EvaluateConfig, **_: object) -> SimpleNamespace:
+        """Return metrics."""
+        self._note(config)
+        tuned = config.weights.name == "pruned.pt"
+        return SimpleNamespace(map50=0.8, map=self.tuned if tuned else 0.5)
 
-    def _val(self, said: list[str]) -> dict[str, object]:
-        weights = Path(said[said.index("--weights") + 1])
-        return {"map50": 0.8, "map": self.tuned if weights.name == "pruned.pt" else 0.5}
+    def export(self, config: ExportConfig, **_: object) -> SimpleNamespace:
+        """Write nothing."""
+        self._note(config)
+        return SimpleNamespace(max_rel_diff=1e-6, bytes=1000)
 
-    def _export(self, said: list[str]) -> dict[str, object]:
-        return {"max_rel_diff": 1e-6, "bytes": 1000}
+    def prune(self, config: LatencyConfig, **_: object) -> SimpleNamespace:
+        """Write a file that is no network."""
+        self._note(config)
+        config.out.write_bytes(b"cut")
+        facts = {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
+        return SimpleNamespace(document=lambda: facts)
 
-    def _global(self, said: list[str]) -> dict[str, object]:
-        Path(said[said.index("--out") + 1]).write_bytes(b"cut")
-        return {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
-
-    def _train(self, said: list[str]) -> dict[str, object]:
-        if "--resume" in said:
-            weights = Path(said[said.index("--resume") + 1]).parent
-        else:
-            weights = Path(said[said.index("--project") + 1]) / "train" / "weights"
-            weights.mkdir(parents=True)
-        for name in ("best", "last"):  # as a training leaves them that came to its end
+    def fit(
+        self, config: TrainConfig, *, resume: Resumed | None = None, **_: object
+    ) -> SimpleNamespace:
+        """Leave the files of a training that came to its end."""
+        self._note(config)
+        self.resumed = resume
+        weights = config.project / config.name / "weights"
+        weights.mkdir(parents=True, exist_ok=True)
+        for name in ("best", "last"):
             (weights / f"{name}.pt").write_bytes(tiny.weights(weights).read_bytes())
-        return {"epochs": 1, "best_epoch": 1}
+        best = weights / "best.pt"
+        return SimpleNamespace(epochs=1, best_epoch=1, test_map=None, best=best, stopped=False)
 
-    def _quantize(self, said: list[str]) -> dict[str, object]:
-        return {"out": said[said.index("--out") + 1]}
+    def quantize(self, config: QuantizeConfig, **_: object) -> SimpleNamespace:
+        """Write nothing."""
+        self._note(config)
+        return SimpleNamespace(out=config.out, document=dict)
 
-    def _bench(self, said: list[str]) -> dict[str, object]:
-        return {"rows": []}
+    def compare(self, config: BenchConfig, **_: object) -> SimpleNamespace:
+        """Time nothing."""
+        self._note(config)
+        return SimpleNamespace(document=lambda: {"rows": []})
 
     def deployed(self, _: AutoRun, weights: Path) -> Compared:
-        """Time a cut: it takes what was asked for, times `off`; the uncut network takes `uncut`."""
-        asked = [_share(said) * self.off for said in self.of("global")]
-        ratio = asked[-1] if weights.name == "cut.pt" else self.uncut
+        """Time a network."""
+        requested = [float(config.latency) * self.off for config in self.of(LatencyConfig)]
+        ratio = requested[-1] if weights.name == "cut.pt" else self.uncut
         return Compared(DENSE_MS, ratio * DENSE_MS, Ratio(ratio, 0.99 * ratio, 1.01 * ratio))
 
-    def of(self, name: str) -> list[list[str]]:
-        """List what one command was asked."""
-        return [said for said in self.said if said[0] == name]
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        """List the configs of one stage."""
+        return [config for config in self.configs if isinstance(config, kind)]
 
-
-def _share(said: list[str]) -> float:
-    return float(said[said.index("--latency") + 1])
+    def _note(self, config: Config) -> None:
+        if type(config).__name__ == self.failing:
+            raise RunError("the stage failed")
+        self.configs.append(config)
 
 
 def begun(
-    folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **changes: object
+    folder: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> AutoRun:
-    monkeypatch.setattr(roads, "prune", commands)
-    monkeypatch.setattr(roads, "latencies_ms", lambda files, **_: {files[0]: DENSE_MS})
-    monkeypatch.setattr(roads, "_deployed", commands.deployed)
-    monkeypatch.setattr(roads, "_compared", commands.deployed)
+    use(stages, monkeypatch)
     journal = Journal(folder / "auto.json", {}, {})
-    return AutoRun(wish_of(folder, **changes), folder, journal, lambda _: None)
+    return AutoRun(request_of(folder, **changes), folder, journal)
+
+
+def use(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("evaluate", "export", "prune", "fit", "quantize", "compare"):
+        monkeypatch.setattr(pipeline, name, getattr(stages, name))
+    monkeypatch.setattr(pipeline, "latencies_ms", lambda files, **_: {files[0]: DENSE_MS})
+    monkeypatch.setattr(pipeline, "_deployed", stages.deployed)
+    monkeypatch.setattr(pipeline, "_compared", stages.deployed)
 
 
 def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands(off=1.02)
-    road = begun(tmp_path, commands, monkeypatch)
+    stages = Stages(off=1.02)
+    road = begun(tmp_path, stages, monkeypatch)
     run_stages(road)
-    (said,) = commands.of("global")
+    (said,) = stages.of("global")
     assert _share(said) == 0.5
     assert "--int8" in said and said[said.index("--activation") + 1] == "relu"
     assert "--reconstruct" in said and said[said.index("--depth") + 1] == "auto"
@@ -134,31 +164,31 @@ def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
 def test_a_cut_that_the_clock_does_not_confirm_is_not_trained(
     off: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands(off=off)
+    stages = Stages(off=off)
     said: list[str] = []
-    road = replace(begun(tmp_path, commands, monkeypatch), say=said.append)
+    road = replace(begun(tmp_path, stages, monkeypatch), say=said.append)
     with pytest.raises(OffTargetError, match="nothing is trained"):
         run_stages(road)
-    assert len(commands.of("global")) == roads.TRIES
-    assert not commands.of("train")
+    assert len(stages.of("global")) == pipeline.TRIES
+    assert not stages.of("train")
     assert "cut" not in road.journal.stages, "resumed, it is cut anew"
-    assert sum("too far from the goal" in line for line in said) == roads.TRIES
+    assert sum("too far from the goal" in line for line in said) == pipeline.TRIES
 
 
 def test_a_cut_that_the_clock_confirms_the_second_time_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Settling(Commands):
+    class Settling(Stages):
         def _global(self, said: list[str]) -> dict[str, object]:
             self.off = 1.0 if self.of("global")[1:] else 0.2
             return super()._global(said)
 
-    commands = Settling()
-    road = begun(tmp_path, commands, monkeypatch)
+    stages = Settling()
+    road = begun(tmp_path, stages, monkeypatch)
     run_stages(road)
     tried = road.journal.stages["cut"]["tried"]
     assert tried == [{"asked": 0.5, "ratio": 0.1}, {"asked": 0.5, "ratio": 0.5}]
-    assert commands.of("train")
+    assert stages.of("train")
 
 
 @pytest.mark.parametrize(
@@ -177,66 +207,66 @@ def test_goals_become_a_ratio_below_what_the_uncut_network_takes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    commands = Commands(uncut=uncut)
-    run_stages(begun(tmp_path, commands, monkeypatch, **wish))
-    assert _share(commands.of("global")[0]) == pytest.approx(asked, abs=1e-3)
+    stages = Stages(uncut=uncut)
+    run_stages(begun(tmp_path, stages, monkeypatch, **wish))
+    assert _share(stages.of("global")[0]) == pytest.approx(asked, abs=1e-3)
 
 
 def test_stages_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    road = replace(begun(tmp_path, Commands(), monkeypatch), say=said.append)
+    road = replace(begun(tmp_path, Stages(), monkeypatch), say=said.append)
     run_stages(road)
     assert [line for line in said if line.startswith("stage")] == [
-        f"stage {i} of 7: {name}" for i, name in enumerate(roads.STAGES, start=1)
+        f"stage {i} of 7: {name}" for i, name in enumerate(pipeline.STAGES, start=1)
     ]
     run_stages(road)
     assert said[-1] == "stage 7 of 7: bench was done before"
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = Commands()
-    run_stages(begun(tmp_path, commands, monkeypatch, latency=0.9))
-    assert not commands.of("global")
+    stages = Stages()
+    run_stages(begun(tmp_path, stages, monkeypatch, latency=0.9))
+    assert not stages.of("global")
     assert (tmp_path / "cut.pt").is_file()
 
 
 def test_a_run_that_failed_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands(failing="train")
-    road = begun(tmp_path, commands, monkeypatch)
-    with pytest.raises(StageError):
+    stages = Stages(failing="train")
+    road = begun(tmp_path, stages, monkeypatch)
+    with pytest.raises(RunError):
         run_stages(road)
     again = replace(road, journal=read(road.journal.path))
     assert list(again.journal.stages) == ["dense", "cut"]
-    before = len(commands.of("global"))
-    commands.failing = ""
+    before = len(stages.of("global"))
+    stages.failing = ""
     run_stages(again)
-    assert list(again.journal.stages) == list(roads.STAGES)
-    assert len(commands.of("global")) == before
-    (trained,) = commands.of("train")
+    assert list(again.journal.stages) == list(pipeline.STAGES)
+    assert len(stages.of("global")) == before
+    (trained,) = stages.of("train")
     assert trained[trained.index("--activation") + 1] == "relu"
 
 
 def test_a_training_that_was_broken_off_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands()
-    road = begun(tmp_path, commands, monkeypatch)
+    stages = Stages()
+    road = begun(tmp_path, stages, monkeypatch)
     last = tmp_path / "train" / "weights" / "last.pt"
     last.parent.mkdir(parents=True)
     broken_off = checkpoint.load(tiny.weights(last.parent))
     checkpoint.save(replace(broken_off, training={"epoch": 3}), last)
     run_stages(road)
-    assert commands.of("train") == [["train", "--resume", str(last)]]
+    assert stages.of("train") == [["train", "--resume", str(last)]]
     assert checkpoint.load(tmp_path / "pruned.pt").model
-    assert list(road.journal.stages) == list(roads.STAGES)
+    assert list(road.journal.stages) == list(pipeline.STAGES)
 
 
 def test_a_stop_while_it_is_scored_does_not_train_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopped(Commands):
+    class Stopped(Stages):
         def _val(self, said: list[str]) -> dict[str, object]:
             if self.of("train"):
                 raise KeyboardInterrupt
@@ -245,32 +275,32 @@ def test_a_stop_while_it_is_scored_does_not_train_again(
     road = begun(tmp_path, Stopped(), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run_stages(road)
-    commands = Commands(tuned=0.495)
-    monkeypatch.setattr(roads, "prune", commands)
+    stages = Stages(tuned=0.495)
+    monkeypatch.setattr(pipeline, "prune", stages)
     again = replace(road, journal=read(road.journal.path))
     run_stages(again)
-    assert not commands.of("train")
+    assert not stages.of("train")
     assert again.fact("score", "map") == 0.495
 
 
 def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = Commands()
-    run_stages(begun(tmp_path, commands, monkeypatch, int8=False))
-    assert not commands.of("quantize")
-    (said,) = commands.of("bench")
+    stages = Stages()
+    run_stages(begun(tmp_path, stages, monkeypatch, int8=False))
+    assert not stages.of("quantize")
+    (said,) = stages.of("bench")
     files = [str(tmp_path / name) for name in ("dense.onnx", "pruned.onnx")]
     assert said[1 : said.index("--data")] == files
 
 
 @pytest.mark.parametrize(
-    ("tuned", "drop"), [(0.496, 0.6), (0.47, roads.INT8_DROP)], ids=["some is left", "none is"]
+    ("tuned", "drop"), [(0.496, 0.6), (0.47, pipeline.INT8_DROP)], ids=["some is left", "none is"]
 )
 def test_int8_may_take_what_the_fine_tuned_network_has_left(
     tuned: float, drop: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands(tuned=tuned)
-    run_stages(begun(tmp_path, commands, monkeypatch, max_drop=1.0))
-    (said,) = commands.of("quantize")
+    stages = Stages(tuned=tuned)
+    run_stages(begun(tmp_path, stages, monkeypatch, max_drop=1.0))
+    (said,) = stages.of("quantize")
     assert float(said[said.index("--max-drop") + 1]) == pytest.approx(drop)
 
 
@@ -306,7 +336,7 @@ def finished(*rows: tuple[str, float, float], goal: float = 0.5) -> Journal:
 def test_the_fastest_that_holds_the_score_is_recommended(
     rows: list[tuple[str, float, float]], best: str, fast: bool, good: bool
 ) -> None:
-    found = verdict(finished(*rows), max_drop=1.0)
+    found = conclude(finished(*rows), max_drop=1.0)
     assert (found.best.file, found.fast_enough, found.good_enough) == (best, fast, good)
     assert found.held == (fast and good)
     assert conclusion(found).startswith(f"deploy {best} in onnxruntime")
@@ -316,7 +346,7 @@ def test_the_fastest_that_holds_the_score_is_recommended(
 def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
     """The dense file is fast elsewhere, a pruned one holds the score: neither is both."""
     rows = [("d", 0.5, 10), ("p", 0.495, 7), ("d", 0.5, 4), ("p", 0.4, 2)]
-    found = verdict(finished(*rows), max_drop=1.0)
+    found = conclude(finished(*rows), max_drop=1.0)
     assert (found.best.file, found.best.ms) == ("d", 4)
     assert found.good_enough and not found.fast_enough and not found.held
     assert "no pruned file that holds the score comes down to 0.5 of" in conclusion(found)
@@ -324,7 +354,7 @@ def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
 
 def test_a_file_far_faster_than_asked_for_is_no_success() -> None:
     """Asked for 0.4, the cut is 7.9 times as fast: far more was cut than had to be."""
-    found = verdict(finished(("d", 0.5, 10), ("p", 0.495, 10 / 7.9), goal=0.4), max_drop=1.0)
+    found = conclude(finished(("d", 0.5, 10), ("p", 0.495, 10 / 7.9), goal=0.4), max_drop=1.0)
     assert found.fast_enough and not found.held
     assert "more was cut than had to be" in conclusion(found)
 
@@ -332,21 +362,21 @@ def test_a_file_far_faster_than_asked_for_is_no_success() -> None:
 def test_a_network_that_int8_alone_makes_fast_is_a_success() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 2), goal=0.8)
     journal.stages["cut"] = {"goal": 0.8, "tried": []}
-    assert verdict(journal, max_drop=1.0).held
+    assert conclude(journal, max_drop=1.0).held
 
 
 def test_ratios_measured_for_a_busy_machine_count() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 8), goal=0.5)
-    assert not verdict(journal, max_drop=1.0).held
+    assert not conclude(journal, max_drop=1.0).held
     journal.stages["bench"]["ratios"] = {"p": {"middle": 0.5, "low": 0.49, "high": 0.51}}
-    assert verdict(journal, max_drop=1.0).held
+    assert conclude(journal, max_drop=1.0).held
 
 
 def test_a_run_of_an_older_version_is_judged_by_its_milliseconds() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 4.9))
     journal.stages["cut"] = {"goal_ms": 5.0}
     journal.stages["dense"] = {"ms": 10.0}
-    assert verdict(journal, max_drop=1.0).goal == 0.5
+    assert conclude(journal, max_drop=1.0).goal == 0.5
 
 
 DENSE = {"map": 0.5, "ms": 10.0, "file": "d.onnx"}
@@ -426,7 +456,7 @@ def test_a_stopped_run_says_how_to_go_on(
     def stopped(_: AutoRun) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(roads, "run_stages", stopped)
+    monkeypatch.setattr(pipeline, "run_stages", stopped)
     words = ["auto", "--weights", str(tiny.weights(tmp_path)), "--data", str(tiny.data(tmp_path))]
     assert main([*words, "--latency", "0.5", "--project", str(tmp_path / "runs")]) == 130
     folder = tmp_path / "runs" / "exp"
