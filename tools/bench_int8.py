@@ -19,7 +19,7 @@ from prune.latency.form import Form
 from prune.quantize.parts import OPERATORS
 from prune.runtimes.file_inputs import settle
 from prune.runtimes.machine import machine, threads_of
-from prune.train.source import fresh
+from prune.train.initial_weights import fresh
 
 CFG = Path(__file__).resolve().parents[1] / "cfg"
 NAMES = ("one", "two", "three")  # classes

@@ -186,7 +186,7 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
     from prune.common.size import Size
     from prune.data import spec
     from prune.data.loader import train_loader
-    from prune.train import source
+    from prune.train import initial_weights
     from prune.train.run import start
     from prune.train.settings import Settings
 
@@ -203,7 +203,7 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
         workers=0,
         part=team.part,
     )
-    net = source.fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
+    net = initial_weights.fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
     device = torch.device("cpu")
     run = start(
         net, len(batches), settings=settings, hyp=hyperparameters.SCRATCH, device=device, team=team
@@ -213,9 +213,9 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
 
 def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     """Step on one batch again and again by what training steps by; all times in milliseconds."""
-    from prune.train.all_reduce import agreed, looked_at, meet
-    from prune.train.frozen import training_mode
+    from prune.train.distributed import agreed, looked_at, meet
     from prune.train.loop import descend, update
+    from prune.train.run import training_mode
     from prune.train.stopping import never
 
     whole: list[float] = []
@@ -237,7 +237,7 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
 
 def meeting_alone(run: Run, count: int) -> list[float]:
     """Return how long a meeting takes where nobody comes late, milliseconds."""
-    from prune.train.all_reduce import meet
+    from prune.train.distributed import meet
 
     took = []
     for _ in range(WARM_UP + count):

@@ -34,7 +34,8 @@ from prune.models.sections import parse
 from prune.pruner.importance import fingerprint
 from prune.pruner.sensitivity import rows
 from prune.runtimes.file_inputs import settle
-from prune.train import checkpointing, run, source
+from prune.train import checkpointing, initial_weights, run
+from prune.train.resume import restore
 from prune.train.settings import Settings
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.
@@ -93,8 +94,8 @@ def _detect(path: Path) -> None:
 
 def _resume(path: Path) -> None:
     """Take up a training where it stopped."""
-    found, state = source.interrupted(path, names=NAMES)
-    checkpointing.restore(replace(_training(), net=found.net), state, batches=3)
+    found, state = initial_weights.interrupted(path, names=NAMES)
+    restore(replace(_training(), net=found.net), state, batches=3)
 
 
 def _training() -> run.Run:

@@ -21,16 +21,15 @@ from prune.common.notes import Report, silent
 from prune.evaluate import metrics, plots
 from prune.evaluate.collect import collect, score
 from prune.evaluate.fuse_batchnorm import fused
-from prune.train import checkpointing, gradual, memory, profile, setup, trackers
+from prune.train import checkpointing, gradual, memory, profile, run_log, setup
 from prune.train import plots as images
 from prune.train import resume as resuming
-from prune.train.checkpointing import Origin, Row, listing
+from prune.train.checkpointing import Origin, Row, listing, loading, saving
 from prune.train.distributed import Team, joined, local_rank
 from prune.train.loop import Narrow, Stopped, train
 from prune.train.run import Run, start
 from prune.train.run_log import Log, Quiet
 from prune.train.stopping import listening
-from prune.train.write_failures import loading, saving
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -230,7 +229,7 @@ def _open_log(
         return
     with ExitStack() as stack:
         bar = stack.enter_context(progress()) if progress is not None else None
-        board = stack.enter_context(trackers.opened(folder, service, options))
+        board = stack.enter_context(run_log.open_boards(folder, service, options))
         if bar is not None and not bar.disable:  # a line written beside a live bar would tear it
             report = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         yield Log(folder, report, bar=bar, board=board)

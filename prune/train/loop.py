@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,24 +16,15 @@ from torch import Tensor
 from prune.checkpoint import naming
 from prune.evaluate.collect import score
 from prune.models.loss import detection_loss
-from prune.train import (
-    checkpointing,
-    feature_distillation,
-    gradients,
-    image_weights,
-    multi_scale,
-    progress,
-)
-from prune.train.all_reduce import agreed, looked_at, meet
-from prune.train.checkpointing import Origin, Position, Row
+from prune.train import checkpointing, distillation, optim, sampling, stopping
+from prune.train.checkpointing import Origin, Position, Row, prepare, saving
 from prune.train.distillation import imitation_loss
-from prune.train.frozen import training_mode
-from prune.train.optim import tell
-from prune.train.run import Run
+from prune.train.distributed import agreed, looked_at, meet
+from prune.train.optim import Setting, plateau_factor, tell
+from prune.train.resume import restore
+from prune.train.run import Run, training_mode
 from prune.train.run_log import Log, as_row
-from prune.train.schedule import Setting
 from prune.train.stopping import Asked, never
-from prune.train.write_failures import prepare, saving
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,18 +92,16 @@ def train(
         prepare(log.folder)
     asked = partial(agreed, run.team, asked)
     with naming(log.weights / "last.pt"):
-        rows, at = (
-            checkpointing.restore(run, resume, batches=len(batches)) if resume else ([], Position())
-        )
+        rows, at = restore(run, resume, batches=len(batches)) if resume else ([], Position())
     if rows:
         with _saving(run, log, len(rows)):  # a kill may have come between the weights and these
             log.table(rows)
     for epoch in range(len(rows), run.settings.epochs):
         candidates = rows[run.settings.best_after :]
-        if why := progress.enough(candidates, run.settings.patience):
+        if why := stopping.enough(candidates, run.settings.patience):
             log.say(why)
             break
-        run = progress.slowed(run, candidates)
+        run = _slowed(run, candidates)
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
@@ -128,11 +118,19 @@ def train(
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if run.settings.image_weights and scores is not None:
-            rows[-1] |= image_weights.by_class(scores)
+            rows[-1] |= sampling.by_class(scores)
         _keep(run, rows, origin=origin, log=log)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped(rows)
     return rows
+
+
+def _slowed(run: Run, rows: Sequence[Row]) -> Run:
+    """Return the run with what its scores leave of the learning rate; a plateau's alone changes."""
+    if run.settings.schedule != "plateau":
+        return run
+    factor = plateau_factor(stopping.fitnesses(rows), run.settings.plateau)
+    return replace(run, schedule=replace(run.schedule, lowered=factor))
 
 
 def _saving(run: Run, log: Log, epoch: int) -> AbstractContextManager[None]:
@@ -146,8 +144,8 @@ def _weights(
     """Weigh the pictures by the latest score, [pictures], where that is wished."""
     if not run.settings.image_weights:
         return None
-    latest = image_weights.latest(rows, len(origin.names))
-    return image_weights.picture_weights(batches.pictures.labels, latest)
+    latest = sampling.latest(rows, len(origin.names))
+    return sampling.picture_weights(batches.pictures.labels, latest)
 
 
 def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Metrics:
@@ -240,7 +238,7 @@ def descend(
     with run.watch("data"):
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         if run.settings.multi_scale:
-            images = multi_scale.resized(images, run.size(position))
+            images = sampling.resized(images, run.size(position))
     with run.watch("forward"):
         seen = run.passes.forward(images)
     with run.watch("loss"):
@@ -272,12 +270,11 @@ def _loss(
         pair = seen.features, seen.taught_features
         if adapt:
             run.adapters[:] = [
-                feature_distillation.solved(*level, whole=run.team.sum)
-                for level in zip(*pair, strict=True)
+                distillation.solved(*level, whole=run.team.sum) for level in zip(*pair, strict=True)
             ]
         if here:
             gain = run.hyp["distill_feature"] * here
-            imitation = imitation + gain * feature_distillation.feature_loss(*pair, run.adapters)
+            imitation = imitation + gain * distillation.feature_loss(*pair, run.adapters)
     items = torch.cat((items, imitation.detach()[None] / pictures))
     return loss + imitation, items
 
@@ -293,7 +290,7 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
     with run.watch("step"):
         tell(run.optimizer, setting)
         penalty = _penalty(run, share)  # none at most updates
-        gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
+        optim.prepare_gradients(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.passes.clear(run.net.parameters())

@@ -16,10 +16,10 @@ from torch import Tensor
 from prune.common.hyperparameters import named
 from prune.errors import TrainError
 from prune.models.loss import detection_loss
-from prune.train import multi_scale
-from prune.train.frozen import training_mode
+from prune.train import sampling
 from prune.train.optim import COPIES
 from prune.train.passes import looking
+from prune.train.run import training_mode
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
@@ -154,7 +154,7 @@ def _rehearsed(
 
 def _pictures(count: int, settings: Settings, stride: int) -> Tensor:
     """Make grey pictures as large as the run's can be, [count, 3, H, W]."""
-    drawn = multi_scale.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    drawn = sampling.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
     largest = max((*drawn, settings.imgsz), key=lambda size: size.height * size.width)
     return torch.full(largest.batch(count), 0.5)
 

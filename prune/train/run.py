@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from prune.common.size import Size
 from prune.data.batch import share
-from prune.errors import DeviceError
+from prune.errors import DeviceError, InputError
 from prune.models.groups import detector_groups
-from prune.train import multi_scale as scales
-from prune.train.cuda_graphs import Graphed
-from prune.train.distributed import Team
-from prune.train.ema import Average
-from prune.train.optim import optimiser
-from prune.train.passes import Eager, Passes, looking
+from prune.train import sampling as scales
+from prune.train.distributed import SharedStatistics, Team
+from prune.train.optim import Average, Schedule, in_last_share, optimiser, plan
+from prune.train.passes import Eager, Graphed, Passes, looking
 from prune.train.profile import Unwatched, Watch
-from prune.train.schedule import Schedule, in_last_share, plan
 from prune.train.settings import Settings
 from prune.train.sparsity import PENALTIES, Penalty
-from prune.train.sync_batchnorm import SharedStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -245,3 +242,31 @@ def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
         return None
     groups = detector_groups(net)
     return PENALTIES[settings.sparsity.kind](net, groups)
+
+
+def freeze(net: Darknet, layers: Sequence[int]) -> int:
+    """Take layers, by their indices, out of training; return how many parameters these are.
+
+    Raises:
+        InputError: nothing would be left to train.
+    """
+    chosen = [parameter for i in layers for parameter in net.module_list[i].parameters()]
+    for parameter in chosen:
+        parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise InputError("every layer is frozen; leave at least one to train")
+    return sum(parameter.numel() for parameter in chosen)
+
+
+def training_mode(net: nn.Module, *, norms: bool = True) -> None:
+    """Put a network in training mode, but for BatchNorms that do not train.
+
+    Args:
+        net: the network.
+        norms: whether BatchNorms normalise by the batch, and learn its statistics; otherwise all
+            go by what they have learned, as they will in use.
+    """
+    net.train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and not (norms and module.weight.requires_grad):
+            module.eval()

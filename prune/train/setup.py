@@ -21,12 +21,14 @@ from prune.data import labels, loader
 from prune.data import spec as specs
 from prune.data.sift import sift
 from prune.errors import InputError
-from prune.train import anchors, checkpointing, frozen, memory, multi_scale, trackers
-from prune.train import source as sources
+from prune.train import anchors, memory, run_log, sampling
+from prune.train import initial_weights as sources
 from prune.train.distillation import expect_alike
 from prune.train.gradual import Narrowing, expect_reachable, start_of
+from prune.train.initial_weights import Start, begin
+from prune.train.resume import expect_pictures
+from prune.train.run import freeze
 from prune.train.settings import Settings, settings_of
-from prune.train.start import Start, begin
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     from prune.models.darknet import Darknet
     from prune.train.config import TrainConfig
     from prune.train.distributed import Team
+    from prune.train.initial_weights import Source, Teacher
     from prune.train.resume import Resumed
-    from prune.train.source import Source, Teacher
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def prepare(
 
     if team.leads:
         with from_options("log"):
-            trackers.expect(config.log)
+            run_log.expect_service(config.log)
     spec = _read_data(config)
     source, state = _open_source(config, spec, last)
     _report_notes(source.notes, report)
@@ -203,7 +205,7 @@ def _open_source(
         source = _begin(config, spec)
         return sources.activated(source, config.activation) if config.activation else source, None
     source, state = sources.interrupted(last, names=spec.names)
-    checkpointing.expect_pictures(state, spec.pictures("train"))
+    expect_pictures(state, spec.pictures("train"))
     return source, state
 
 
@@ -245,7 +247,7 @@ def _expect_two_values_per_channel(settings: Settings, net: Darknet, *, images: 
         InputError: the images are so small, and a batch of an epoch has one.
     """
     stride = net.stride
-    possible = multi_scale.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    possible = sampling.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
     is_cell = (stride, stride) in (settings.imgsz, *possible)
     is_alone = 1 in (settings.batch_size, images % settings.batch_size)
     if is_cell and is_alone and any(isinstance(m, nn.BatchNorm2d) for m in net.modules()):
@@ -310,7 +312,7 @@ def _freeze(texts: Sequence[str], net: Darknet, report: Report) -> None:
     if not texts:
         return
     layers = layer_ranges.read_layers(texts, len(net.layers))
-    constant = frozen.freeze(net, layers)
+    constant = freeze(net, layers)
     total = sum(parameter.numel() for parameter in net.parameters())
     ranges = layer_ranges.as_ranges(layers)
     report(f"note: layers {ranges} are not trained: {constant} of {total} parameters")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
 from prune.common.signals import handled
+from prune.train.checkpointing import Row, fitness
 
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
 
@@ -61,3 +62,23 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
 def _tell(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
     while line := lines.get():
         say(line)
+
+
+def fitnesses(rows: Sequence[Row]) -> list[float]:
+    """Return the fitness of every scored epoch."""
+    return [fitness(row) for row in rows if "map" in row]
+
+
+def enough(rows: Sequence[Row], patience: int) -> str:
+    """Say why a run should stop before its end: so many scores without a better one; or nothing."""
+    found = fitnesses(rows)
+    if not patience or not found:
+        return ""
+    best = found.index(max(found))
+    if len(found) - 1 - best < patience:
+        return ""
+    epoch = [row["epoch"] for row in rows if "map" in row][best]
+    return (
+        f"stopped early: the fitness {found[best]:.4f} of epoch {epoch:.0f} has stood for "
+        f"{len(found) - 1 - best} scores (patience {patience})"
+    )

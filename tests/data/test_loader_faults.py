@@ -25,7 +25,7 @@ from prune.data import failures, spec
 from prune.data.loader import TrainLoader, train_loader
 from prune.data.workers import Context
 from prune.errors import DataError, LoaderError, PruneError, TrainError
-from prune.train.write_failures import loading
+from prune.train.checkpointing import loading
 
 
 @pytest.fixture

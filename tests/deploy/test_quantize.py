@@ -31,8 +31,7 @@ from prune.quantize.subject import Array, FloatModel, open_subject, opened
 from prune.quantize.write import in_int8
 from prune.runtimes import backends
 from prune.runtimes.backends import Setting, open_model
-from prune.train.source import activated
-from prune.train.start import Start, begin
+from prune.train.initial_weights import Start, activated, begin
 
 
 @pytest.fixture(scope="module")

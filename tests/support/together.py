@@ -21,11 +21,9 @@ from prune.errors import DataError
 from prune.evaluate.collect import score
 from prune.train import distributed as teams
 from prune.train import loop
-from prune.train.all_reduce import meet
-from prune.train.distributed import Team
+from prune.train.distributed import SharedStatistics, Team, meet
 from prune.train.run import Run
 from prune.train.run_log import Log
-from prune.train.sync_batchnorm import SharedStatistics
 
 PICTURES = 7  # in batches of 3: two and one, two and one, one and none
 # Of a BatchNorm that never trains, and of one that does.

@@ -12,7 +12,7 @@ from prune.common.size import Size
 from prune.data.loader import Batch
 from prune.models.darknet import build
 from prune.train import loop
-from prune.train.feature_distillation import feature_loss, solved
+from prune.train.distillation import feature_loss, solved
 from prune.train.run import start
 from prune.train.settings import Settings
 

@@ -23,7 +23,7 @@ from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.evaluate import metrics
 from prune.models.darknet import Darknet, build
-from prune.train import checkpointing, gradual, loop, progress
+from prune.train import checkpointing, gradual, loop, stopping
 from prune.train.gradual import Narrowing
 from prune.train.run import Run, narrowed, start
 from prune.train.run_log import Log
@@ -87,7 +87,7 @@ def test_only_scores_of_the_network_that_was_asked_for_count(
 
     monkeypatch.setitem(checkpointing.BEST, "best", ("best_fitness", falling))
     monkeypatch.setattr(checkpointing, "fitness", falling)
-    monkeypatch.setattr(progress, "fitness", falling)
+    monkeypatch.setattr(stopping, "fitness", falling)
     monkeypatch.setattr(Settings, "plateau", 1)
     weights = tiny.weights(tmp_path)
     words = ("--schedule", "plateau", "--patience", 1, "--no-plots", "--json")

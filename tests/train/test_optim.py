@@ -7,8 +7,7 @@ from torch import nn
 from prune.common.hyperparameters import ADAMW, CHOICES, SCRATCH
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
-from prune.train.optim import GROUPS, group, optimiser, tell
-from prune.train.schedule import Setting
+from prune.train.optim import GROUPS, Setting, group, optimiser, tell
 
 
 def yolor() -> Darknet:

@@ -20,6 +20,7 @@ from prune.common.size import Size
 from prune.models.darknet import build
 from prune.train import checkpointing, fit, run, setup
 from prune.train.config import TrainConfig
+from prune.train.resume import restore
 from prune.train.run_log import Log
 from prune.train.settings import Settings
 
@@ -376,6 +377,6 @@ def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) ->
     checkpointing.save(begin(), [{"epoch": 1.0}], origin=origin, folder=tmp_path)
     state = checkpoint.load(tmp_path / "last.pt").training
     scaling = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
-    rows, _ = checkpointing.restore(scaling, state, batches=3)
+    rows, _ = restore(scaling, state, batches=3)
     assert [row["epoch"] for row in rows] == [1.0]
     assert scaling.scaler.get_scale() == 8.0

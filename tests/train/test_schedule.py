@@ -8,7 +8,7 @@ from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.errors import InputError
 from prune.train.config import SCHEDULES
-from prune.train.schedule import SHAPES, in_last_share, plan, plateau_factor
+from prune.train.optim import SHAPES, in_last_share, plan, plateau_factor
 from prune.train.settings import Settings
 
 LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up

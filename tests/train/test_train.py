@@ -21,7 +21,7 @@ from prune.common import hyperparameters
 from prune.common.schema import mapping
 from prune.common.size import Size
 from prune.evaluate import metrics
-from prune.train import checkpointing, feature_distillation, fit
+from prune.train import checkpointing, distillation, fit
 from prune.train.run import Run
 from prune.train.run_log import SCORES, Log
 from prune.train.settings import Settings
@@ -174,13 +174,13 @@ def test_features_are_imitated_across_widths(
 ) -> None:
     teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
     words = ("--weights", pruned, "--pt", "--epochs", 2, "--noval", "--teacher", teacher)
-    solve, adapters = feature_distillation.solved, []
+    solve, adapters = distillation.solved, []
 
     def noting(*level: Tensor, **more: Any) -> Tensor:
         adapters.append(solve(*level, **more))
         return adapters[-1]
 
-    monkeypatch.setattr(feature_distillation, "solved", noting)
+    monkeypatch.setattr(distillation, "solved", noting)
     assert train(*words, "--distill", what) == 0
     # Two heads', anew in each of the two epochs of two batches.
     assert len(adapters) == (0 if what == "output" else 4)

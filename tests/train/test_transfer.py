@@ -17,8 +17,7 @@ from prune.cli import main
 from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
-from prune.train.source import Source
-from prune.train.start import Start, begin
+from prune.train.initial_weights import Source, Start, begin
 from prune.train.transfer import class_rows
 
 BOXES = slice(0, 5)
