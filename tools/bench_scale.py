@@ -203,7 +203,7 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
         workers=0,
         part=team.part,
     )
-    net = initial_weights.fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
+    net = initial_weights.build_fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
     device = torch.device("cpu")
     run = start(
         net, len(batches), settings=settings, hyp=hyperparameters.SCRATCH, device=device, team=team

@@ -263,7 +263,7 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     from prune.train.sparsity import EVERY, Sparsity
 
     way = ROWS[args.row]
-    net = initial_weights.fresh(args.cfg, names=data.names, seed=0).net
+    net = initial_weights.build_fresh(args.cfg, names=data.names, seed=0).net
     load = partial(
         loader.train_loader,
         data,
@@ -457,7 +457,7 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     if args.weights:
         net = checkpoint.network(checkpoint.load(args.weights)).to(where)
     else:
-        net = initial_weights.fresh(args.cfg, names=data.names, seed=0).net.to(where)
+        net = initial_weights.build_fresh(args.cfg, names=data.names, seed=0).net.to(where)
     laid = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this overload
     load = partial(score_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")

@@ -221,7 +221,7 @@ def family(bench: Tuning, macs: float) -> Path:
 
     def make() -> dict[str, object]:
         names = spec.load(bench.data, splits=("train",)).names
-        net = initial_weights.fresh(bench.cfg, names=names, seed=0).net
+        net = initial_weights.build_fresh(bench.cfg, names=names, seed=0).net
         checkpoint.save(checkpoint.capture(net, names=names, imgsz=bench.imgsz), fresh)
         out = bench.weights(f"family-{macs}")
         words = ["--weights", fresh, "--macs", macs, "--criterion", "random", "--out", out]

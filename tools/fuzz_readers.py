@@ -94,7 +94,7 @@ def _detect(path: Path) -> None:
 
 def _resume(path: Path) -> None:
     """Take up a training where it stopped."""
-    found, state = initial_weights.interrupted(path, names=NAMES)
+    found, state = initial_weights.open_interrupted(path, names=NAMES)
     restore(replace(_training(), net=found.net), state, batches=3)
 
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from prune import checkpoint
 from prune.checkpoint.convert import open_weights
-from prune.checkpoint.reading import class_names
 from prune.common import hyperparameters, layer_ranges
 from prune.common.amounts import read_amount
 from prune.common.notes import Report
@@ -22,10 +21,9 @@ from prune.data import spec as specs
 from prune.data.sift import sift
 from prune.errors import InputError
 from prune.train import anchors, memory, run_log, sampling
-from prune.train import initial_weights as sources
 from prune.train.distillation import expect_alike
 from prune.train.gradual import Narrowing, expect_reachable, start_of
-from prune.train.initial_weights import Start, begin
+from prune.train.initial_weights import open_interrupted, open_source, open_teacher
 from prune.train.resume import expect_pictures
 from prune.train.run import freeze
 from prune.train.settings import Settings, settings_of
@@ -202,37 +200,10 @@ def _open_source(
 ) -> tuple[Source, Mapping[str, object] | None]:
     """Open what to train: an interrupted run's network, with its state, or a new start."""
     if last is None:
-        source = _begin(config, spec)
-        return sources.activated(source, config.activation) if config.activation else source, None
-    source, state = sources.interrupted(last, names=spec.names)
+        return open_source(config, names=spec.names), None
+    source, state = open_interrupted(last, names=spec.names)
     expect_pictures(state, spec.pictures("train"))
     return source, state
-
-
-def _begin(config: TrainConfig, spec: DataSpec) -> Source:
-    """Open what a new run starts from: a checkpoint's network, or a fresh one."""
-    if config.weights is not None:
-        if config.partial and config.cfg is None:
-            raise InputError("--partial takes --weights into another network; give that as --cfg")
-        start = Start(
-            weights=config.weights,
-            cfg=config.cfg,
-            names=class_names(config.names),
-            decoding=config.decoding,
-            pt=config.pt,
-            partial=config.partial,
-            keep_classes=config.keep_classes,
-            teacher=config.teacher is not None,
-            seed=config.seed,
-        )
-        return begin(start, names=spec.names)
-    for field in ("partial", "keep_classes", "names", "decoding"):
-        if getattr(config, field):
-            option = field.replace("_", "-")
-            raise InputError(f"--{option} needs --weights, the checkpoint to start from")
-    if config.cfg is not None:
-        return sources.fresh(config.cfg, names=spec.names, seed=config.seed)
-    raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
 
 
 def _expect_two_values_per_channel(settings: Settings, net: Darknet, *, images: int) -> None:
@@ -322,7 +293,7 @@ def _open_teacher(
     config: TrainConfig, student: Source, spec: DataSpec, *, resumed: bool
 ) -> Teacher | None:
     if config.teacher is not None:
-        return sources.teacher(config.teacher, student, names=spec.names, resumed=resumed)
+        return open_teacher(config.teacher, student, names=spec.names, resumed=resumed)
     if config.distill != "output":
         raise InputError("--distill needs a --teacher, e.g. the network before it was pruned")
     return None
