@@ -57,7 +57,7 @@ def run(args: Options) -> int:
     from prune.train import distributed
     from prune.train.fit import fit
 
-    with distributed.joined() as team:
+    with distributed.join() as team:
         report = console.logger(quiet=not team.leads).info
         chosen, config, resumed = team.all_make(partial(read_run, args, report))
         result = fit(

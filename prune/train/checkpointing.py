@@ -44,7 +44,7 @@ BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
 class Origin:
     """What the kept files say of where they come from: names, earlier history, files' digests.
 
-    `pictures` is the training pictures' `listing`.
+    `pictures` is the training pictures' `images_digest`.
     """
 
     names: tuple[str, ...]
@@ -74,11 +74,11 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
         TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
-    finished = _finished(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
+    finished = _capture(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
     _expect_finite(finished, f"after epoch {epoch}")
     if not run.team.leads:
         return
-    wanted = [folder / f"{name}.pt" for name in records(rows[run.settings.best_after :])]
+    wanted = [folder / f"{name}.pt" for name in improved_measures(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
     _save_under(finished, wanted)
@@ -96,7 +96,7 @@ def save_within(
         WriteError: the disk is full.
         TrainError: the weights are no longer finite; the files stay as they were.
     """
-    finished = _finished(run, origin=origin, epoch=len(rows))
+    finished = _capture(run, origin=origin, epoch=len(rows))
     _expect_finite(finished, f"in epoch {len(rows) + 1}")
     if not run.team.leads:
         return
@@ -104,7 +104,7 @@ def save_within(
     checkpoint.save(replace(finished, training=state), folder / "last.pt")
 
 
-def records(rows: Sequence[Row]) -> list[str]:
+def improved_measures(rows: Sequence[Row]) -> list[str]:
     """Name the measures in which the last row is better than every row before it."""
     if not rows or "map" not in rows[-1]:
         return []
@@ -116,7 +116,7 @@ def records(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def listing(pictures: Sequence[Path]) -> str:
+def images_digest(pictures: Sequence[Path]) -> str:
     """Return the SHA-256 of pictures' names and sizes in bytes, in their order, in hexadecimal.
 
     Names count from the folder that all have in common, so that a data set may move as a whole.
@@ -150,7 +150,7 @@ def _scores(row: Row) -> Row:
     return {name: row[name] for name in SCORES if name in row}
 
 
-def _finished(
+def _capture(
     run: Run, *, origin: Origin, epoch: int, scores: Mapping[str, float] | None = None
 ) -> Checkpoint:
     """Capture the averaged weights; `scores` are theirs, where they were scored."""
@@ -233,7 +233,7 @@ def _save_under(finished: Checkpoint, targets: Sequence[Path]) -> None:
                 shutil.copyfile(first, part)
 
 
-def prepare(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
     """Make a run's folder of weights, and clear both of what a killed process left half written.
 
     Raises:
@@ -250,11 +250,11 @@ def prepare(folder: Path) -> None:
 
 
 @contextmanager
-def saving(folder: Path, epoch: int) -> Iterator[None]:
+def explain_save_errors(folder: Path, epoch: int) -> Iterator[None]:
     """Let a failed write end the run with its cause, and with what there is to go on from.
 
     Args:
-        folder: the run's, as `prepare` left it; if it is gone, nothing makes it anew.
+        folder: the run's, as `prepare_folder` left it; if it is gone, nothing makes it anew.
         epoch: the one at hand, counted from 1.
 
     Raises:
@@ -266,12 +266,12 @@ def saving(folder: Path, epoch: int) -> Iterator[None]:
     try:
         yield
     except (InputError, WriteError, OSError) as error:
-        left = _left(weights / "last.pt")
+        left = _how_to_resume(weights / "last.pt")
         raise TrainError(f"cannot save epoch {epoch}: {error}; {left}") from error
 
 
 @contextmanager
-def loading(folder: Path) -> Iterator[None]:
+def explain_load_errors(folder: Path) -> Iterator[None]:
     """Let images that cannot be loaded end the run with what there is to go on from.
 
     The data set was whole when the run began: an image that is lost since is the run's failure.
@@ -284,12 +284,12 @@ def loading(folder: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise TrainError(f"{error}; {_left(last)}") from error
+        raise TrainError(f"{error}; {_how_to_resume(last)}") from error
     except LoaderError as error:
-        raise LoaderError(f"{error}; {_left(last, '--workers', '0')}") from error
+        raise LoaderError(f"{error}; {_how_to_resume(last, '--workers', '0')}") from error
 
 
-def _left(last: Path, *words: str) -> str:
+def _how_to_resume(last: Path, *words: str) -> str:
     """Say from where the run can go on, with some options."""
     if not last.is_file():
         return "nothing was saved before"

@@ -31,7 +31,7 @@ from prune.models.loss import gained, gains, level_balance
 SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
 
 
-def imitation_loss(
+def output_loss(
     maps: Sequence[Tensor],
     taught: Sequence[Tensor],
     heads: Sequence[Yolo],
@@ -128,7 +128,7 @@ _RIDGE = 1e-3  # of the features' mean square: channels that say the same do not
 
 
 @torch.no_grad()
-def solved(
+def fit_adapter(
     features: Tensor, taught: Tensor, *, whole: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Fit an adapter by ridge least squares.
@@ -160,7 +160,7 @@ def feature_loss(
     Args:
         features: of the network, one a head, [N, C, ny, nx].
         taught: of the teacher, likewise, [N, T, ny, nx], without gradient.
-        adapters: what `solved` gave, one a head, [T, C + 1].
+        adapters: what `fit_adapter` gave, one a head, [T, C + 1].
 
     Returns:
         A scalar: 0 where all is explained, 1 where no more than the mean is.

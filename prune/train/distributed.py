@@ -33,7 +33,7 @@ from prune.errors import InputError, PruneError, TrainError
 
 if TYPE_CHECKING:
     from prune.train.run import Run
-    from prune.train.stopping import Asked
+    from prune.train.stopping import StopRequested
 
 
 Thing = TypeVar("Thing")
@@ -90,7 +90,7 @@ class Team:
         if self.size == 1:
             return own[None]
         found = [torch.empty_like(own) for _ in range(self.size)]
-        with _partners():
+        with _explain_lost_process():
             dist.all_gather(found, own)
         return torch.stack(found)
 
@@ -99,7 +99,7 @@ class Team:
         if self.size == 1:
             return [own]
         found: list[Thing | None] = [None] * self.size
-        with _partners():
+        with _explain_lost_process():
             dist.all_gather_object(found, own)
         return cast(list[Thing], found)
 
@@ -112,7 +112,7 @@ class Team:
         made = self.all_make(make if self.leads else lambda: None)
         if self.size > 1:
             shared = [made]
-            with _partners():
+            with _explain_lost_process():
                 dist.broadcast_object_list(shared, src=0)
             (made,) = shared
         return cast(Thing, made)
@@ -161,13 +161,13 @@ class Team:
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
-            with _partners():
+            with _explain_lost_process():
                 dist.all_reduce(tensor, operation)
         return tensor
 
     def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Sum tensors over all processes, a bucket on its way while the next one is packed."""
-        with torch.no_grad(), _partners():
+        with torch.no_grad(), _explain_lost_process():
             sent = []
             for bucket in buckets(tensors):
                 flat = torch.cat([tensor.flatten() for tensor in bucket])
@@ -199,7 +199,7 @@ def local_rank() -> int | None:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
+def join() -> Iterator[Team]:
     """Meet the other processes that torchrun started; alone, where it started none.
 
     Objects, counts and flags go through the CPU's memory even where gradients are on GPUs: nobody
@@ -217,7 +217,7 @@ def joined() -> Iterator[Team]:
     importlib.import_module("torch.distributed.nn.functional")
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    with _partners():
+    with _explain_lost_process():
         dist.init_process_group(backend, timeout=timedelta(seconds=_timeout_s()))
     yield Team(dist.get_rank(), dist.get_world_size())
     # Not after an error: the others are elsewhere, and to take leave of them would be to wait.
@@ -241,7 +241,7 @@ def _timeout_s() -> float:
 
 
 @contextmanager
-def _partners() -> Iterator[None]:
+def _explain_lost_process() -> Iterator[None]:
     """Say in one line what torch says in fifty when a process has gone."""
     try:
         yield
@@ -258,7 +258,7 @@ def _partners() -> Iterator[None]:
         ) from error
 
 
-def meet(run: Run, *, share: float) -> None:
+def all_reduce(run: Run, *, share: float) -> None:
     """Bring together what the processes have gathered since the last update.
 
     Args:
@@ -279,12 +279,12 @@ def _statistics(net: nn.Module) -> list[Tensor]:
     return [buffer for buffer in found if buffer is not None]
 
 
-def agreed(team: Team, asked: Asked) -> bool:
+def any_requested(team: Team, asked: StopRequested) -> bool:
     """Tell whether anybody was asked to stop; all processes ask this at the same step."""
     return team.any(asked())
 
 
-def looked_at(unseen: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
+def sum_losses(unseen: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
     """Sum everybody's losses on the host, [4] or with a teacher [5].
 
     Raises:
@@ -333,7 +333,7 @@ class SharedStatistics(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
-        mean, squares, count = moments(input.detach(), self.team)
+        mean, squares, count = batch_moments(input.detach(), self.team)
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
             running_var.lerp_(squares / (count - 1).clamp(min=1), momentum)
@@ -342,7 +342,7 @@ class SharedStatistics(TorchFunctionMode):
         return normalise(input, weight, bias, fixed, self.team)
 
 
-def moments(values: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
+def batch_moments(values: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
     """Return what all processes' values [N, C, H, W] give; N may be zero here, not everywhere.
 
     Joined from each one's own mean and squares (Chan et al. 1979), which loses no digits.

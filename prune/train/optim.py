@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from prune.common.hyperparameters import named
+from prune.common.hyperparameters import choice_name
 
 GROUPS = ("weights", "scales", "biases")
 _SECOND_BETA = 0.999
 
 
-def optimiser(
+def build_optimizer(
     net: nn.Module,
     hyp: Mapping[str, float],
     *,
@@ -47,9 +47,9 @@ def optimiser(
             "kind": kind,
             "factor": factor,
         }
-        for (kind, factor), members in group(net, factors).items()
+        for (kind, factor), members in group_parameters(net, factors).items()
     ]
-    return OPTIMIZERS[named("optimizer", hyp)](groups, hyp)
+    return OPTIMIZERS[choice_name("optimizer", hyp)](groups, hyp)
 
 
 def _sgd(groups: list[dict[str, Any]], hyp: Mapping[str, float]) -> torch.optim.Optimizer:
@@ -65,13 +65,13 @@ def _adamw(groups: list[dict[str, Any]], hyp: Mapping[str, float]) -> torch.opti
     )
 
 
-# Each takes the groups of parameters, as `group` sorts them, and the hyper-parameters.
+# Each takes the groups of parameters, as `group_parameters` sorts them, and the hyper-parameters.
 OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 # Copies of the weights that each keeps from update to update.
 COPIES = {"sgd": 1, "adamw": 2}
 
 
-def group(
+def group_parameters(
     net: nn.Module, factors: Mapping[int, float] | None = None
 ) -> dict[tuple[str, float], dict[str, nn.Parameter]]:
     """Sort the parameters that train into kernels, biases, and what scales or shifts channels.
@@ -87,7 +87,7 @@ def group(
     return found
 
 
-def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
+def apply_setting(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
     """Set the learning rates and momentum of the next update."""
     for options in optimizer.param_groups:
         rate = setting.bias_rate if options["kind"] == "biases" else setting.rate
@@ -100,10 +100,10 @@ def tell(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return the present learning rate of each group."""
-    return {_called(options): float(options["lr"]) for options in optimizer.param_groups}
+    return {_group_name(options): float(options["lr"]) for options in optimizer.param_groups}
 
 
-def _called(options: Mapping[str, Any]) -> str:
+def _group_name(options: Mapping[str, Any]) -> str:
     """Name a group of parameters: weights, or weights x 0.1."""
     kind, factor = options["kind"], options["factor"]
     return str(kind) if factor == 1 else f"{kind} x {factor:g}"
@@ -255,7 +255,7 @@ class Schedule:
         return self.lowered * SHAPES[self.shape](batch / max(self.total, 1), self.lrf)
 
 
-def plan(
+def plan_schedule(
     hyp: Mapping[str, float], *, epochs: int, batches: int, accumulate: int, shape: str = "cosine"
 ) -> Schedule:
     """Lay out a run of `epochs` times `batches`; the rate goes by one of SHAPES.
@@ -278,7 +278,7 @@ def plan(
     )
 
 
-def in_last_share(epoch: int, *, epochs: int, share: float) -> bool:
+def in_last_fraction(epoch: int, *, epochs: int, share: float) -> bool:
     """Tell whether an epoch, counted from 0, is in the last share of a run's."""
     return epoch >= epochs - round(share * epochs)
 
@@ -311,7 +311,10 @@ def prepare_gradients(
         return
     scaler.unscale_(optimizer)
     if clip:
-        clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        clip_grad_norm_(
+            [p for group in optimizer.param_groups for p in group["params"]],
+            clip,
+        )
     for group in shrinking:
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -39,7 +39,7 @@ class Views(NamedTuple):
 
 
 # Pictures [N, 3, H, W] -> what is seen in them.
-Look = Callable[[Tensor], Views]
+Forward = Callable[[Tensor], Views]
 
 
 class Passes(Protocol):
@@ -59,7 +59,7 @@ class Passes(Protocol):
 class Eager:
     """Passes as torch runs them, an operation at a time."""
 
-    look: Look
+    look: Forward
 
     def forward(self, images: Tensor) -> Views:
         """Look at pictures."""
@@ -75,7 +75,7 @@ class Eager:
             parameter.grad = None
 
 
-def looking(
+def build_forward(
     net: Darknet,
     *,
     teacher: Darknet | None,
@@ -84,7 +84,7 @@ def looking(
     precision: torch.dtype,
     compiled: bool = False,
     statistics: SharedStatistics | None = None,
-) -> Look:
+) -> Forward:
     """Say how a network, and its teacher, look at pictures.
 
     Args:
@@ -139,7 +139,7 @@ class Graphed:
     Gradients live in memory of their own for as long as this does: the recording adds to them.
     """
 
-    def __init__(self, net: nn.Module, look: Look, shape: Sequence[int]) -> None:
+    def __init__(self, net: nn.Module, look: Forward, shape: Sequence[int]) -> None:
         self.net, self.look, self.shape = net, look, tuple(shape)
         self._recording: _Recording | None = None
         self._modules = tuple(net.modules())
@@ -182,7 +182,7 @@ class Graphed:
         torch._foreach_zero_(found)
 
 
-def _record(net: nn.Module, look: Look, images: Tensor) -> _Recording:
+def _record(net: nn.Module, look: Forward, images: Tensor) -> _Recording:
     """Record both ways for pictures of this shape; weights and buffers stay as they are."""
     images = images.clone()
     before = [buffer.clone() for buffer in net.buffers()]

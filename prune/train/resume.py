@@ -20,7 +20,7 @@ from prune.common.notes import Report
 from prune.common.schema import Field, expect, listed, mapping, named, number, text, whole
 from prune.errors import CheckpointError, InputError, first_line
 from prune.models.weights import plain_weights
-from prune.train.checkpointing import BEST, Position, Row, listing
+from prune.train.checkpointing import BEST, Position, Row, images_digest
 
 if TYPE_CHECKING:
     from prune.train.run import Run
@@ -149,7 +149,7 @@ def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> No
         InputError: they are others, or in another order.
     """
     told = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
-    if told is not None and told != listing(pictures):
+    if told is not None and told != images_digest(pictures):
         raise InputError(
             f"the run was trained on other pictures than the {len(pictures)} that the data has "
             "now; a run goes on with the data it began with"
@@ -183,22 +183,22 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
             "resume needs the same pictures and batch size"
         )
     run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
-    with taking_up("optimizer.weights"):
+    with naming_part("optimizer.weights"):
         run.net.load_state_dict(parts["weights"])
     # Momentum is state; what the groups hold beside it is told anew, by this version's names.
     groups = run.optimizer.state_dict()["param_groups"]
     own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
-    with taking_up("optimizer.state"):
+    with naming_part("optimizer.state"):
         run.optimizer.load_state_dict({**own, "param_groups": groups})
     expect_momentum(run.optimizer)
     if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
-        with taking_up("optimizer.scaler"):
+        with naming_part("optimizer.scaler"):
             run.scaler.load_state_dict(parts["scaler"])
     run.ema.updates = updates
-    with taking_up("rng.cpu"):
+    with naming_part("rng.cpu"):
         torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and run.device.type == "cuda":
-        with taking_up("rng.cuda"):
+        with naming_part("rng.cuda"):
             torch.cuda.set_rng_state(generators["cuda"], run.device)
     done = Position(position["batch"] - len(rows) * batches, tuple(position["losses"]))
     return [dict(row) for row in rows], done
@@ -309,7 +309,7 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 @contextmanager
-def taking_up(key: str) -> Iterator[None]:
+def naming_part(key: str) -> Iterator[None]:
     """Turn whatever torch raises at a part of the state into one line with its key."""
     try:
         yield

@@ -16,8 +16,8 @@ from prune.errors import DeviceError, InputError
 from prune.models.groups import detector_groups
 from prune.train import sampling as scales
 from prune.train.distributed import SharedStatistics, Team
-from prune.train.optim import Average, Schedule, in_last_share, optimiser, plan
-from prune.train.passes import Eager, Graphed, Passes, looking
+from prune.train.optim import Average, Schedule, build_optimizer, in_last_fraction, plan_schedule
+from prune.train.passes import Eager, Graphed, Passes, build_forward
 from prune.train.profile import Unwatched, Watch
 from prune.train.settings import Settings
 from prune.train.sparsity import PENALTIES, Penalty
@@ -79,7 +79,9 @@ class Run:
         settings, stride = self.settings, self.net.stride
         if not settings.multi_scale:
             return settings.imgsz
-        return scales.size(settings.imgsz, stride=stride, seed=settings.seed, position=position)
+        return scales.draw_size(
+            settings.imgsz, stride=stride, seed=settings.seed, position=position
+        )
 
     def closes(self, what: str, epoch: int) -> bool:
         """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0.
@@ -88,7 +90,9 @@ class Run:
         their statistics anew.
         """
         settled = not self.settings.best_after or epoch > self.settings.best_after
-        return settled and in_last_share(epoch, epochs=self.settings.epochs, share=self.hyp[what])
+        return settled and in_last_fraction(
+            epoch, epochs=self.settings.epochs, share=self.hyp[what]
+        )
 
     def distills(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
@@ -130,7 +134,7 @@ def start(
         each.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    schedule = plan(
+    schedule = plan_schedule(
         hyp,
         epochs=settings.epochs,
         batches=batches,
@@ -156,10 +160,10 @@ def start(
 
 def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.Optimizer:
     share = settings.batch_size * settings.accumulate / settings.nominal_batch
-    return optimiser(net, hyp, decay_share=share, factors=settings.lr_factors)
+    return build_optimizer(net, hyp, decay_share=share, factors=settings.lr_factors)
 
 
-def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
+def rebuild(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     """Go on with a smaller network: weights, average and momentum lose the same channels.
 
     Args:
@@ -168,7 +172,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     """
     batches = run.schedule.total // run.settings.epochs
     averaged = cut(run.averaged)
-    kept = {key: dict(cut(_kept(run, key)).named_parameters()) for key in _keys(run)}
+    kept = {key: dict(cut(_as_network(run, key)).named_parameters()) for key in _state_names(run)}
     new = start(
         cut(run.net),
         batches,
@@ -192,7 +196,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     return new
 
 
-def _keys(run: Run) -> set[str]:
+def _state_names(run: Run) -> set[str]:
     """Name what the optimizer keeps per weight: momentum, or AdamW's two averages."""
     states = run.optimizer.state.items()
     return {
@@ -203,7 +207,7 @@ def _keys(run: Run) -> set[str]:
     }
 
 
-def _kept(run: Run, key: str) -> Darknet:
+def _as_network(run: Run, key: str) -> Darknet:
     """Return a network whose parameters are what the optimizer of the run keeps as `key`."""
     net = copy.deepcopy(run.net)
     for own, parameter in zip(net.parameters(), run.net.parameters(), strict=True):
@@ -221,7 +225,7 @@ def _passes(
     team: Team,
 ) -> Passes:
     shared = settings.sync_bn and team.size > 1
-    look = looking(
+    look = build_forward(
         net,
         teacher=teacher,
         features=teacher is not None and settings.distills("feature"),

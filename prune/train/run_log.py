@@ -107,9 +107,9 @@ class Log:
     def batch(self, position: int, batch: Batch) -> None:
         """Draw the run's first batches with their boxes."""
         if position < _DRAWN_BATCHES:
-            plots.batch_picture(batch, self.folder / f"train_batch{position}.jpg")
+            plots.write_batch(batch, self.folder / f"train_batch{position}.jpg")
         if position == 0 and self.board is not None:
-            self.board.picture("train_batch0", plots.as_rgb(plots.batch_image(batch)), 1)
+            self.board.picture("train_batch0", plots.as_rgb(plots.draw_batch(batch)), 1)
 
     def step(self, losses: Tensor, pictures: int, rate: float) -> None:
         """Move the bar by a batch.
@@ -127,7 +127,7 @@ class Log:
         named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
         parts = " ".join(f"{name} {value:.3f}" for name, value in named)
         # What matters most comes first: a narrow terminal shows the beginning.
-        note = f"run {_left(self.clock)} left  {parts}  {speed:.1f} images/s"
+        note = f"run {_time_left(self.clock)} left  {parts}  {speed:.1f} images/s"
         note += f"  lr {rate:.5f}  {memory_gib():.1f} GiB"
         self.bar.update(self.clock.task, advance=1, note=note)
 
@@ -183,7 +183,7 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _left(clock: _Clock) -> str:
+def _time_left(clock: _Clock) -> str:
     """Reckon how long the run will go on, from what is done: "1:02:03"."""
     assert clock.started is not None, "an epoch has begun"
     passed = time.perf_counter() - clock.started
@@ -316,8 +316,8 @@ def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with _overhearing() as failed:
-        with _blaming(folder):
+    with _collect_write_errors() as failed:
+        with _explain_write_errors(folder):
             board = SummaryWriter(str(folder))
         try:
             yield board
@@ -330,7 +330,7 @@ def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
 
 def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> None:
     """Close the file under the board, which itself leaves its thread running when a write fails."""
-    with _blaming(folder):
+    with _explain_write_errors(folder):
         if board.file_writer is not None:
             board.file_writer.close()
         if failed:
@@ -338,7 +338,7 @@ def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> Non
 
 
 @contextmanager
-def _overhearing() -> Iterator[list[OSError]]:
+def _collect_write_errors() -> Iterator[list[OSError]]:
     """Gather what TensorBoard's own thread cannot write; it would print a traceback of it."""
     failed: list[OSError] = []
     before = threading.excepthook
@@ -358,7 +358,7 @@ def _overhearing() -> Iterator[list[OSError]]:
 
 
 @contextmanager
-def _blaming(folder: Path) -> Iterator[None]:
+def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -22,7 +22,7 @@ THIRDS = (2, 4)  # of the picture size: the published 0.67 to 1.33
 _OWN = 0x5CA1E  # keeps these numbers apart from those that shuffle and augment
 
 
-def sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
+def possible_sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
     """List the sizes that batches can have, multiples of the stride from 2 to 4 thirds of `imgsz`.
 
     The longer side takes every multiple; the other one follows in proportion, to the nearest.
@@ -42,7 +42,7 @@ def sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
     return tuple(Size(*(max(1, times) * stride for times in pair)) for pair in beside)
 
 
-def size(imgsz: Size, *, stride: int, seed: int, position: int) -> Size:
+def draw_size(imgsz: Size, *, stride: int, seed: int, position: int) -> Size:
     """Draw a batch's size.
 
     Args:
@@ -52,18 +52,18 @@ def size(imgsz: Size, *, stride: int, seed: int, position: int) -> Size:
         position: the batch's, counted from the run's start.
     """
     generator = Generator(PCG64(SeedSequence((seed % 2**64, _OWN, position))))
-    found = sizes(imgsz, stride=stride)
+    found = possible_sizes(imgsz, stride=stride)
     return found[int(generator.choice(len(found)))]
 
 
-def resized(images: Tensor, size: Size) -> Tensor:
+def resize(images: Tensor, size: Size) -> Tensor:
     """Resize pictures, [N, 3, H, W] -> [N, 3, *size]; boxes are shares and stay."""
     if tuple(images.shape[2:]) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def picture_weights(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:
+def weigh_images(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:
     """Weigh every picture by the sum over its boxes of (1 - AP)^2 / boxes of that class.
 
     A class whose AP is 0, as every one's is before the first score, has weight 1 in all. A picture
@@ -84,12 +84,12 @@ def picture_weights(labels: Sequence[Boxes], precision: Sequence[float]) -> NDAr
     return weights if weights.any() else np.ones(len(labels))
 
 
-def by_class(scores: Metrics) -> dict[str, float]:
+def class_precisions(scores: Metrics) -> dict[str, float]:
     """Name each class's mean average precision for an epoch's row; no value for one without."""
     return {f"map_{i}": row.map for i, row in enumerate(scores.per_class) if row.map is not None}
 
 
-def latest(rows: Sequence[Mapping[str, float]], classes: int) -> list[float]:
+def latest_precisions(rows: Sequence[Mapping[str, float]], classes: int) -> list[float]:
     """Read the last scored row's precision of each class; 0 where there is none."""
     scored = [row for row in rows if "map" in row] or [{}]
     return [scored[-1].get(f"map_{i}", 0.0) for i in range(classes)]

@@ -168,7 +168,7 @@ def settings_of(config: TrainConfig, source: Source, *, device: str, report: Rep
         report(
             f"note: image size {requested} is raised to {imgsz}, a multiple of the stride {stride}"
         )
-    if config.multi_scale and len(sampling.sizes(imgsz, stride=stride)) == 1:
+    if config.multi_scale and len(sampling.possible_sizes(imgsz, stride=stride)) == 1:
         raise InputError(
             f"--multi-scale has one size alone for images of {imgsz} pixels and a stride of "
             f"{stride}; give --img-size {3 * stride} or more"

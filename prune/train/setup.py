@@ -22,7 +22,7 @@ from prune.data.sift import sift
 from prune.errors import InputError
 from prune.train import anchors, memory, run_log, sampling
 from prune.train.distillation import expect_alike
-from prune.train.gradual import Narrowing, expect_reachable, start_of
+from prune.train.gradual import GradualPruning, cost_before_pruning, expect_reachable
 from prune.train.initial_weights import open_interrupted, open_source, open_teacher
 from prune.train.resume import expect_pictures
 from prune.train.run import freeze
@@ -70,7 +70,7 @@ class Setup:
     validation: Loader
     test: Loader | None
     state: Mapping[str, object] | None
-    pruning: Narrowing | None
+    pruning: GradualPruning | None
 
 
 def prepare(
@@ -218,7 +218,9 @@ def _expect_two_values_per_channel(settings: Settings, net: Darknet, *, images: 
         InputError: the images are so small, and a batch of an epoch has one.
     """
     stride = net.stride
-    possible = sampling.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    possible = (
+        sampling.possible_sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    )
     is_cell = (stride, stride) in (settings.imgsz, *possible)
     is_alone = 1 in (settings.batch_size, images % settings.batch_size)
     if is_cell and is_alone and any(isinstance(m, nn.BatchNorm2d) for m in net.modules()):
@@ -261,7 +263,7 @@ def _with_anchors(
     report: Report,
 ) -> Source:
     """Fit the network's anchors to the boxes."""
-    net, found = anchors.fitted(
+    net, found = anchors.fit_anchors(
         source.net,
         anchors.box_sizes(batches.pictures),
         anchor_t=hyp["anchor_t"],
@@ -301,7 +303,7 @@ def _open_teacher(
 
 def _pruning(
     config: TrainConfig, source: Source, settings: Settings, *, resumed: bool
-) -> Narrowing | None:
+) -> GradualPruning | None:
     """Read `prune_to`; a fraction is of what the network had before this run.
 
     Raises:
@@ -319,8 +321,10 @@ def _pruning(
             "the last cut needs epochs after it"
         )
     # A run that goes on counts from before its own cuts; a new one from what it is given.
-    start = start_of(source.net, source.history if resumed else (), kind=kind, imgsz=settings.imgsz)
-    pruning = Narrowing(
+    start = cost_before_pruning(
+        source.net, source.history if resumed else (), kind=kind, imgsz=settings.imgsz
+    )
+    pruning = GradualPruning(
         kind=kind,
         start=start,
         goal=int(amount if amount > 1 else amount * start),

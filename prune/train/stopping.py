@@ -16,7 +16,7 @@ from prune.train.checkpointing import Row, fitness
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
 
 # Tells whether somebody asked the run to stop.
-Asked = Callable[[], bool]
+StopRequested = Callable[[], bool]
 
 
 def never() -> bool:
@@ -25,7 +25,7 @@ def never() -> bool:
 
 
 @contextmanager
-def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator[Asked]:
+def catch_signals(say: Callable[[str], None], *, launched: bool = False) -> Iterator[StopRequested]:
     """Note signals instead of dying of them; a second one ends the process at once.
 
     Args:
@@ -39,7 +39,7 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
     """
     came: list[float] = []  # when, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
-    teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
+    teller = threading.Thread(target=_report_lines, args=(lines, say), daemon=True)
     teller.start()
 
     def note(number: int, _: FrameType | None) -> None:
@@ -59,7 +59,7 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
         teller.join()
 
 
-def _tell(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
+def _report_lines(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
     while line := lines.get():
         say(line)
 
@@ -69,7 +69,7 @@ def fitnesses(rows: Sequence[Row]) -> list[float]:
     return [fitness(row) for row in rows if "map" in row]
 
 
-def enough(rows: Sequence[Row], patience: int) -> str:
+def out_of_patience(rows: Sequence[Row], patience: int) -> str:
     """Say why a run should stop before its end: so many scores without a better one; or nothing."""
     found = fitnesses(rows)
     if not patience or not found:

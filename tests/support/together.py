@@ -21,7 +21,7 @@ from prune.errors import DataError
 from prune.evaluate.collect import score
 from prune.train import distributed as teams
 from prune.train import loop
-from prune.train.distributed import SharedStatistics, Team, meet
+from prune.train.distributed import SharedStatistics, Team, all_reduce
 from prune.train.run import Run
 from prune.train.run_log import Log
 
@@ -137,7 +137,7 @@ def trains(team: Team, folder: Path) -> None:
 
     def meeting(run: Run, *, share: float) -> None:
         before = run.net.get_buffer(MEAN).clone()
-        meet(run, share=share)
+        all_reduce(run, share=share)
         means.append((before, run.net.get_buffer(MEAN).clone()))
 
     def noting(run: Run, *args: Any, **more: Any) -> None:
@@ -146,7 +146,7 @@ def trains(team: Team, folder: Path) -> None:
 
     loop.update = noting
     vars(loop)["meet"] = meeting
-    vars(teams)["joined"] = lambda: nullcontext(team)  # they have met already
+    vars(teams)["join"] = lambda: nullcontext(team)  # they have met already
     teacher = ("--teacher", str(folder / "dense.pt"), "--distill")
     drawn = ("--multi-scale", "--image-weights", "--freeze", "0", "--patience", "1")
     assert main(words(folder, "--epochs", "3", "--name", "own", *teacher, *drawn, *PRUNING)) == 0
@@ -191,7 +191,7 @@ def stops(folder: Path) -> int:
 
 def works(folder: Path) -> int:
     """Run all that ends well."""
-    with teams.joined() as team:
+    with teams.join() as team:
         for case in (methods, norms, scores, trains):
             case(team, folder)
     return 0

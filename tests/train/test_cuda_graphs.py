@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.train import passes as recording
-from prune.train.passes import Eager, Graphed, Look, Views
+from prune.train.passes import Eager, Forward, Graphed, Views
 
 
 class Net(nn.Module):
@@ -41,7 +41,7 @@ class Played:
         self.play()
 
 
-def _record(net: nn.Module, look: Look, images: Tensor) -> recording._Recording:
+def _record(net: nn.Module, look: Forward, images: Tensor) -> recording._Recording:
     images = images.clone()
     held: list[Views] = [look(images)]
     seen = Views(tuple(t.detach().clone() for t in held[0].maps))
@@ -69,7 +69,7 @@ def test_replayed_passes_gather_the_same_gradients(
     for net in nets:
         net.first.requires_grad_(not frozen)
 
-    def looks(net: Net) -> Look:
+    def looks(net: Net) -> Forward:
         return lambda images: Views(net(images))
 
     eager, replayed = Eager(looks(nets[0])), Graphed(nets[1], looks(nets[1]), shape)
@@ -89,7 +89,7 @@ def test_replayed_passes_gather_the_same_gradients(
 def test_other_modes_of_the_modules_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[Tensor] = []
 
-    def noting(net: nn.Module, look: Look, images: Tensor) -> recording._Recording:
+    def noting(net: nn.Module, look: Forward, images: Tensor) -> recording._Recording:
         recorded.append(images)
         return _record(net, look, images)
 
@@ -108,7 +108,7 @@ def test_a_recording_computes_what_it_was_made_of() -> None:
     nets = Net().to(device), Net().to(device)
     shape = (2, 3, 4, 4)
 
-    def looks(net: Net) -> Look:
+    def looks(net: Net) -> Forward:
         return lambda images: Views(net(images))
 
     eager, replayed = Eager(looks(nets[0])), Graphed(nets[1], looks(nets[1]), shape)

@@ -240,8 +240,15 @@ def test_patience_counts_scores_not_epochs() -> None:
         {"epoch": float(i), **({} if figure is None else {"map50": figure, "map": figure})}
         for i, figure in enumerate(figures, start=1)
     ]
-    assert stopping.enough(rows, 1).startswith("stopped early: the fitness 0.3000 of epoch 3 ")
-    assert stopping.enough(rows, 2) == stopping.enough(rows, 0) == stopping.enough([], 1) == ""
+    assert stopping.out_of_patience(rows, 1).startswith(
+        "stopped early: the fitness 0.3000 of epoch 3 "
+    )
+    assert (
+        stopping.out_of_patience(rows, 2)
+        == stopping.out_of_patience(rows, 0)
+        == stopping.out_of_patience([], 1)
+        == ""
+    )
 
 
 def test_deterministic_runs_agree_to_the_bit(

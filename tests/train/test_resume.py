@@ -328,14 +328,16 @@ def test_pictures_are_listed_by_names_below_their_common_folder_and_sizes(tmp_pa
         for picture in pictures:
             picture.parent.mkdir(parents=True, exist_ok=True)
             picture.write_bytes(b"x" * size)
-        return checkpointing.listing(pictures)
+        return checkpointing.images_digest(pictures)
 
     one = listing("a/x/1.png", "a/y/2.png")
     assert one == listing("b/c/x/1.png", "b/c/y/2.png")
     assert one != listing("a/y/2.png", "a/x/1.png")
     assert one != listing("a/x/1.png", "a/z/2.png")
     assert one != listing("a/x/1.png", "a/y/2.png", size=8)
-    assert one != checkpointing.listing([tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"])
+    assert one != checkpointing.images_digest(
+        [tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"]
+    )
 
 
 def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(

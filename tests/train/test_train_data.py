@@ -116,7 +116,7 @@ def test_resumed_run_ends_with_the_same_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
 ) -> None:
     three_pictures_a_class(tmp_path)
-    monkeypatch.setattr(sampling, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     start = ("--cfg", tiny.cfg(tmp_path), "--epochs", 3, "--val-every", 2, *option)
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
@@ -142,7 +142,7 @@ def test_pictures_of_the_worse_class_are_drawn_in_the_next_epoch(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three_pictures_a_class(tmp_path)
-    monkeypatch.setattr(sampling, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     drawn: list[list[str]] = [[], []]
 
     def note(_: Log, position: int, batch: Batch) -> None:

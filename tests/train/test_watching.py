@@ -152,13 +152,13 @@ def test_a_resumed_run_draws_the_sizes_of_an_unbroken_one(
 ) -> None:
     words = ("--multi-scale", "--batch-size", 2, "--noval", "--epochs", 3)
     drawn: list[Size] = []
-    resized = sampling.resized
+    resized = sampling.resize
 
     def note(images: torch.Tensor, size: Size) -> torch.Tensor:
         drawn.append(size)
         return resized(images, size)
 
-    monkeypatch.setattr(sampling, "resized", note)
+    monkeypatch.setattr(sampling, "resize", note)
     assert train(*words, "--name", "whole") == 0
     whole, tell = drawn[:], Log.epoch
     drawn.clear()
