@@ -133,9 +133,9 @@ def score_tiny(folder: Path, batch: int, team: Team) -> tuple[object, ...]:
 def trains(team: Team, folder: Path) -> None:
     """Train and prune with every process's own BatchNorms, and keep what each one ends with."""
     update, runs = loop.update, []
-    means: list[tuple[Tensor, Tensor]] = []  # before and after all have met
+    means: list[tuple[Tensor, Tensor]] = []  # before and after the all-reduce
 
-    def meeting(run: Run, *, share: float) -> None:
+    def noting_means(run: Run, *, share: float) -> None:
         before = run.net.get_buffer(MEAN).clone()
         all_reduce(run, share=share)
         means.append((before, run.net.get_buffer(MEAN).clone()))
@@ -145,7 +145,7 @@ def trains(team: Team, folder: Path) -> None:
         runs.append(run)
 
     loop.update = noting
-    vars(loop)["meet"] = meeting
+    vars(loop)["all_reduce"] = noting_means
     vars(teams)["join"] = lambda: nullcontext(team)  # they have met already
     teacher = ("--teacher", str(folder / "dense.pt"), "--distill")
     drawn = ("--multi-scale", "--image-weights", "--freeze", "0", "--patience", "1")
