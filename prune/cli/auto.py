@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.cli import options, reading, timing
 from prune.common import streams
+from prune.common.amounts import read_latency
 from prune.common.dimensions import SIDE
 from prune.common.inputs import is_dir, naming, resolved, shown
 from prune.common.size import Size
@@ -258,7 +259,7 @@ def _wish(args: argparse.Namespace, found: Checkpoint) -> AutoConfig:
     from prune.auto.pipeline import AutoConfig
     from prune.runtimes.machine import threads_of
 
-    amount, is_share = timing.amount(args.latency)
+    amount, is_share = read_latency(args.latency)
     usual = "relu" if args.int8 else "keep"
     activation = args.activation or usual
     return AutoConfig(

@@ -19,7 +19,7 @@ from torch import nn
 
 from prune import checkpoint
 from prune.common.size import Size
-from prune.core.cost.cost_model import costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.cost.macs import count
 from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
@@ -99,7 +99,7 @@ def cost_before_pruning(
     net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: Size
 ) -> int:
     """Return what a network cost before the first of the cuts that end its history."""
-    cost = int(getattr(count(net, imgsz.batch()), kind))
+    cost = count(net, imgsz.batch()).total(kind)
     for entry in reversed(history):
         change = entry.get(kind)
         before = change.get("before") if isinstance(change, dict) else None
@@ -119,9 +119,9 @@ def expect_reachable(net: Darknet, wish: GradualPruning, *, imgsz: Size) -> None
     """
     groups = detector_groups(net)
     allowed = limits(groups, Constraints(), _exclude_frozen(net, groups))
-    of = costs(net, groups, imgsz.batch())
-    kept = of.full - np.array([limit.most for limit in allowed])
-    least = int(getattr(of.of(kept), wish.kind))
+    costs = cost_model(net, groups, imgsz.batch())
+    kept = costs.full - np.array([limit.most for limit in allowed])
+    least = costs.total(wish.kind, kept)
     if least > wish.goal:
         raise InputError(
             f"--prune-to cannot be met: {wish.goal:,} {wish.kind} are asked for, "
@@ -168,8 +168,8 @@ def prune_if_due(
     seed = run.settings.seed
     pruned = session.cut_session(subject, chosen.plan, made_by=MADE_BY)
     result = session.as_checkpoint(subject, pruned, seed=seed)
-    session.prove(subject, pruned, result, seed=seed)
-    before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
+    session.verify(subject, pruned, result, seed=seed)
+    before, after = (cost.total(wish.kind) for cost in (pruned.before, pruned.after))
     say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
 
     def cut(net: Darknet) -> Darknet:
@@ -206,18 +206,19 @@ def _select(
 
 def _measure_importance(
     subject: Session, *, run: Run, wish: GradualPruning, data: DataSpec
-) -> importance.Scores:
+) -> importance.Importance:
     """Score channels where the run is, on as many pictures as `prune global` takes."""
-    reads = CRITERIA[wish.criterion].reads
-    evidence = None
-    if reads not in ("", "weight", "scale"):
-        pictures = importance.Pictures(data, IMAGES, run.settings.imgsz)
-        evidence = importance.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
-    return group_importance.scores(
+    criterion, evidence = CRITERIA[wish.criterion], None
+    if criterion.needs_images:
+        pictures = importance.TrainImages(data, IMAGES, run.settings.imgsz)
+        evidence = importance.gather_statistics(
+            run.averaged, pictures, criterion.reads, seed=run.settings.seed
+        )
+    return group_importance.channel_importance(
         subject.net,
         subject.groups,
         criterion=wish.criterion,
         scope="group",
         seed=run.settings.seed,
-        evidence=evidence,
+        statistics=evidence,
     )

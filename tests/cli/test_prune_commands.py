@@ -17,12 +17,12 @@ from prune import checkpoint
 from prune.checkpoint.comparison import DiffConfig, diff
 from prune.checkpoint.summary import ShowConfig, show
 from prune.cli import main
-from prune.cli.cutting import layer_indices
 from prune.cli.ranked import CRITERIA
 from prune.common.layer_ranges import as_ranges
 from prune.core.importance.criteria import CRITERIA as KNOWN
 from prune.core.plan import from_json
 from prune.errors import PlanError
+from prune.pruner.by_amount import layer_indices
 
 Capture = pytest.CaptureFixture[str]
 
@@ -165,7 +165,7 @@ def test_the_table_comes_before_the_proof_and_the_file(
         == 0
     )
     printed = capsys.readouterr().out
-    order = [printed.index(word) for word in ("members", "params", "macs", "proved", "written")]
+    order = [printed.index(word) for word in ("members", "params", "macs", "verified", "written")]
     assert order == sorted(order)
 
 
