@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def test_the_function_returns_what_the_command_prints(
 
 
 # The words that a command requires; they are fields of its config as well.
-REQUIRED: dict[type, tuple[str, list[str]]] = {
+Config = PruneConfig | SensitivityConfig
+REQUIRED: dict[type[Config], tuple[str, list[str]]] = {
     ConvConfig: ("conv", ["--layer", "1", "--amount", "0.5"]),
     LayersConfig: ("layers", []),
     GlobalConfig: ("global", ["--macs", "0.5"]),
@@ -94,7 +95,7 @@ OTHERWISE = {"layer", "amount", "channels", "macs", "blocks", "latency", "depth"
 
 
 @pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
-def test_every_option_is_a_field_with_the_same_default(kind: type) -> None:
+def test_every_option_is_a_field_with_the_same_default(kind: type[Config]) -> None:
     name, words = REQUIRED[kind]
     args = cli.read(name, words)
     config = config_of(kind, args)
@@ -111,7 +112,7 @@ def test_every_option_is_a_field_with_the_same_default(kind: type) -> None:
         assert ours <= set(defaults)
 
 
-WRONG = {
+WRONG: dict[str, Callable[[], Config]] = {
     "no layer is given": lambda: ConvConfig(amount=0.5),
     "give the fraction to prune": lambda: ConvConfig(layer=(1,)),
     "exactly one of macs and params": lambda: GlobalConfig(macs=0.5, params=0.5),

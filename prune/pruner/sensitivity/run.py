@@ -119,9 +119,7 @@ class _Job:
         return self.task.group, self.ratio
 
 
-def measure(
-    config: SensitivityConfig, *, progress: Progress | None = None
-) -> SensitivityResult:
+def measure(config: SensitivityConfig, *, progress: Progress | None = None) -> SensitivityResult:
     """Evaluate every group at every ratio; write JSON after each block of groups, CSV at the end.
 
     Args:
