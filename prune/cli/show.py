@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, reading
+from prune.common.layer_ranges import members, short_name
 from prune.common.wording import few
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     """Print what is in the file."""
     from prune.checkpoint.summary import ShowConfig, show
     from prune.cli import console
-    from prune.cli.cutting import member_text, short_name
 
     result = show(options.config_of(ShowConfig, args))
     if args.json:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.groups:
         rows = [
-            (short_name(group.root), group.channels, member_text(group.producers), group.kept or "")
+            (short_name(group.root), group.channels, members(group.producers), group.kept or "")
             for group in result.groups
         ]
         console.print_table(("group", "channels", "members", "protected because"), rows)
