@@ -1,11 +1,11 @@
 """Structured pruning of any module, in Python: trace, select, cut, verify.
 
     graph = trace(model, (x,))                # which channels are coupled
-    plan = select(graph, amount=0.25)         # which go: frozen data, kept as JSON
+    plan = select(graph, amount=0.25)         # what to remove: frozen data, saved as JSON
     smaller = cut(model, plan)                # a new module
     verify(model, smaller, plan, (x,))        # raises where the two disagree
 
-The four names and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are also `prune`'s own.
+These functions and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are names of `prune` too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from prune.common.eval_mode import evaluating
 from prune.core import dry_run
-from prune.core.cost.cost_model import costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.cut import apply_in_place, apply_plan
 from prune.core.importance import statistics
 from prune.core.importance.criteria import CRITERIA
-from prune.core.importance.group_importance import scores
-from prune.core.importance.statistics import Evidence, Loss
-from prune.core.plan import Plan, cut_of, from_json, to_json
+from prune.core.importance.group_importance import channel_importance
+from prune.core.importance.statistics import Loss, Statistics
+from prune.core.plan import Plan, from_json, to_json
 from prune.core.select.allocation import Budget, Evaluation
-from prune.core.select.constraints import Constraints, Limit, limits, rounded
-from prune.core.select.selection import by_budget, lowest
+from prune.core.select.constraints import Constraints, limits
+from prune.core.select.selection import by_amount, by_budget
 from prune.core.trace.coupling import Traced, record_coupling
 from prune.core.trace.groups import Group, groups_of, structures
 from prune.core.trace.meta import Shape, Spec, spec
@@ -60,7 +60,7 @@ class Graph:
     Attributes:
         model: the module; the weights are read from it when channels are chosen.
         inputs: what it takes.
-        keep: names of modules whose outputs must stay.
+        keep: names of modules whose outputs are protected.
         groups: channels that can only leave together, in network order.
         shapes: of the tensors that the module had then.
     """
@@ -73,7 +73,7 @@ class Graph:
 
     @property
     def kept(self) -> dict[str, str]:
-        """Say for each group that cannot be cut why: its first layer -> the reason."""
+        """Return for each group that cannot be cut its first layer -> the reason."""
         return {group.root: group.kept for group in self.groups if group.kept}
 
 
@@ -95,9 +95,9 @@ def trace(
         model: any module that takes tensors and returns tensors in lists, tuples, dicts or
             dataclasses.
         inputs: example tensors; their values do not matter.
-        keep: modules, or names, whose outputs must stay too. The model's outputs always do.
-        unused: modules, or names, that may be left out of the run, such as a head for training
-            alone; what they hold is not cut, and may not fit any more.
+        keep: modules, or names, whose outputs are protected, too. The model's outputs always are.
+        unused: modules, or names, that do not have to run, such as a head for training
+            alone; their layers are not cut, and may not fit any more.
 
     Raises:
         PlanError: the module cannot be run on shapes, has no convolution or linear layer that could
@@ -115,7 +115,7 @@ def trace(
     return Graph(model, given, names, groups, _shapes(model))
 
 
-def select(  # noqa: PLR0913  the wishes are the interface
+def select(  # noqa: PLR0913  the options are the interface
     graph: Graph,
     *,
     amount: float | None = None,
@@ -134,7 +134,7 @@ def select(  # noqa: PLR0913  the wishes are the interface
     loss: Loss | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Choose the channels that go. Exactly one of `amount`, `macs` and `params` says how many.
+    """Choose the channels to remove. Exactly one of `amount`, `macs` and `params` sets how many.
 
     Example:
         >>> import torch, prune
@@ -147,50 +147,66 @@ def select(  # noqa: PLR0913  the wishes are the interface
 
     Args:
         graph: see `trace`.
-        amount: share of every group's channels, in [0, 1).
-        macs: multiply-adds that may stay: a share of what there is in (0, 1), or a number.
-        params: learned numbers that may stay, likewise.
-        criterion: how channels are ranked, a key of `criteria.CRITERIA`: "l1", "l2", "bn", ...
-        scope: "root", by the first layer's filters, or "group", by all layers of a group.
-        normalize: "none", "mean", "max" or "sum", of the scores within a group.
+        amount: fraction of every group's channels to prune, in [0, 1).
+        macs: MACs that may be left: a fraction of the original's in (0, 1), or a number.
+        params: parameters that may be left, likewise.
+        criterion: a key of `criteria.CRITERIA`: "l1", "l2", "bn", ...
+        scope: "root", importance by the first layer of a group, or "group", by all its layers.
+        normalize: "none", "mean", "max" or "sum": what the importance is divided by per group.
         allocation: for `macs` and `params`: "uniform", "global", "per-cost" or "isomorphic".
-        max_ratio: share of a group's channels that may go at most.
-        min_channels: outputs of a group's first layer that must stay at least.
-        round_to: what stays of them is a multiple of this many; a group narrower than that stays.
-        exclude: modules, or names or patterns of layers, whose outputs stay.
-        layers: limits that differ, by a pattern of layer names:
+        max_ratio: maximum fraction of a group's channels to prune.
+        min_channels: outputs that a group's first layer keeps at least.
+        round_to: the number of outputs left is a multiple of this; a narrower group is protected.
+        exclude: modules, or names or patterns of layers, whose outputs are protected.
+        layers: constraints that differ, by a pattern of layer names:
             {"features.*": {"max_ratio": 0.3}}.
-        data: batches (what the model takes, targets), for criteria that need pictures.
-        loss: (what the model returned, targets) -> a number; for "taylor" and "fisher".
+        data: batches (input of the model, targets), for criteria that need images.
+        loss: (output of the model, targets) -> a number; for "taylor" and "fisher".
         seed: for criteria that draw numbers.
 
     Raises:
-        PlanError: nothing would be removed, a budget that cannot be met, a value out of range, a
-            model that was cut in place since it was traced; it says which and why.
+        PlanError: nothing would be removed, the budget cannot be met, a value is out of range, or
+            the model was cut in place since it was traced.
     """
     _expect_shapes(graph.model, graph.shapes, "the model changed; trace it again")
-    wishes = {"amount": amount, "macs": macs, "params": params}
-    given = {name: wish for name, wish in wishes.items() if wish is not None}
+    targets = {"amount": amount, "macs": macs, "params": params}
+    given = {name: target for name, target in targets.items() if target is not None}
     if len(given) != 1:
         raise PlanError("give exactly one of amount, macs and params, e.g. amount=0.25")
     everywhere = Constraints(max_ratio, min_channels, round_to)
     excluded = {pattern: {"exclude": True} for pattern in _patterns(graph, exclude)}
     allowed = limits(graph.groups, everywhere, {**(layers or {}), **excluded})
-    ranks = scores(
+    importance = channel_importance(
         graph.model,
         graph.groups,
         criterion=criterion,
         scope=scope,
         normalize=normalize,
         seed=seed,
-        evidence=_evidence(graph.model, criterion, data, loss),
+        statistics=_statistics(graph.model, criterion, data, loss),
     )
     if amount is not None:
-        plan = _by_share(graph, ranks, allowed, amount, criterion)
+        plan = by_amount(
+            graph.groups, importance, amount=amount, criterion=criterion, allowed=allowed
+        )
     else:
-        ((kind, wish),) = given.items()
-        plan = _by_budget(graph, ranks, allowed, (kind, wish), (criterion, allocation))
+        ((metric, target),) = given.items()
+        costs = cost_model(graph.model, graph.groups, graph.inputs)
+        plan = by_budget(
+            graph.groups,
+            Evaluation(importance, costs, metric, structures(graph.model, graph.groups)),
+            allowed,
+            budget=_budget(metric, target, total=costs.total(metric)),
+            allocation=allocation,
+            criterion=criterion,
+        ).plan
     return replace(plan, inputs=graph.inputs, keep=graph.keep, shapes=graph.shapes)
+
+
+def _budget(metric: str, target: float, *, total: int) -> Budget:
+    if not 0 < target < inf:
+        raise PlanError(f"{metric} is {target}; it must be a fraction in (0, 1) or a number")
+    return Budget(metric, int(target * total if target <= 1 else target))
 
 
 def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
@@ -212,14 +228,14 @@ def cut(model: Module, plan: Plan, *, in_place: bool = False) -> Module:
     Args:
         model: unpruned.
         plan: see `select`.
-        in_place: change and return `model` itself, which saves a copy; an optimiser that holds its
-            parameters has to be made anew.
+        in_place: change and return `model` itself, which saves a copy; an optimizer of its
+            parameters must be made anew.
 
     Returns:
         The pruned module, in the mode (train or eval) and on the device of `model`.
 
     Raises:
-        PlanError: the plan was made for another module; it says which layer and what differs.
+        PlanError: the plan was made for another module; the message names the layer.
     """
     groups = _groups(model, plan)
     pruned = apply_plan(model, groups, plan, share=in_place)
@@ -255,7 +271,7 @@ def verify(
         The largest absolute difference of any output.
 
     Raises:
-        PruneError: they disagree; it names the first layer that does.
+        PruneError: they differ; the message names the first layer that does.
     """
     groups = _groups(model, plan)
     with evaluating(model), evaluating(smaller):
@@ -283,7 +299,7 @@ def _groups(model: nn.Module, plan: Plan) -> tuple[Group, ...]:
     """
     if not plan.inputs:
         raise PlanError(
-            "the plan does not say what the network takes: it was made for a checkpoint; "
+            "the plan does not contain the inputs of the network: it was made for a checkpoint; "
             "see prune apply"
         )
     _expect_shapes(model, plan.shapes, "the plan was made for another network")
@@ -301,71 +317,23 @@ def _expect_shapes(model: nn.Module, shapes: Sequence[tuple[str, Shape]], proble
             raise PlanError(f"{problem}: {name} is {wanted} there, {found} here")
 
 
-def _by_share(
-    graph: Graph,
-    ranks: Sequence[Tensor | None],
-    allowed: Sequence[Limit],
-    amount: float,
-    criterion: str,
-) -> Plan:
-    if not 0 <= amount < 1:
-        raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.25")
-    cuts, whole = [], []
-    for group, found, limit in zip(graph.groups, ranks, allowed, strict=True):
-        count = rounded(group.channels, int(amount * group.channels), limit)
-        if found is not None and count > 0:
-            cuts.append(cut_of(group, lowest(found, count)))
-        else:
-            reason = "" if found is not None else f"{criterion} cannot score it"
-            small = f"amount {amount} of its {group.channels} channels is none"
-            whole.append(f"{group.root}: {limit.why or reason or small}")
-    if not cuts:
-        raise PlanError(f"nothing to remove: {'; '.join(whole)}")
-    return Plan(network="", criterion=criterion, cuts=tuple(cuts))
-
-
-def _by_budget(
-    graph: Graph,
-    ranks: Sequence[Tensor | None],
-    allowed: Sequence[Limit],
-    budget: tuple[str, float],
-    ways: tuple[str, str],
-) -> Plan:
-    (kind, wish), (criterion, allocation) = budget, ways
-    of = costs(graph.model, graph.groups, graph.inputs)
-    whole = int(getattr(of.of(of.full), kind))
-    if not 0 < wish < inf:
-        raise PlanError(f"{kind} is {wish}; it must be a share in (0, 1) or a number of them")
-    limit = int(wish * whole) if wish <= 1 else int(wish)
-    found = Evaluation(ranks, of, kind, structures(graph.model, graph.groups))
-    chosen = by_budget(
-        graph.groups,
-        found,
-        allowed,
-        budget=Budget(kind, limit),
-        allocation=allocation,
-        criterion=criterion,
-    )
-    return chosen.plan
-
-
-def _evidence(
+def _statistics(
     model: nn.Module,
     criterion: str,
     data: Iterable[tuple[Tensor, object]] | None,
     loss: Loss | None,
-) -> Evidence | None:
-    """Gather what a criterion needs of pictures; None where it needs none or has none."""
-    what = CRITERIA[criterion].reads if criterion in CRITERIA else ""
-    if what not in ("change", "gate", "activity") or data is None:
+) -> Statistics | None:
+    """Gather the statistics that a criterion needs; None where it needs none or has no data."""
+    known = CRITERIA.get(criterion)
+    if known is None or not known.needs_images or data is None:
         return None
-    if loss is None and what != "activity":
+    if loss is None and known.reads != "activity":
         raise PlanError(f"criterion {criterion} needs a loss beside data: loss(outputs, targets)")
-    return statistics.gather(model, data, loss or _no_loss, what=what)
+    return statistics.gather(model, data, loss or _no_loss, what=known.reads)
 
 
 def _no_loss(_: object, __: object) -> Tensor:
-    raise AssertionError("activity asks for no loss")
+    raise AssertionError("activity needs no loss")
 
 
 def _names(model: nn.Module, modules: Keep) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from trials import Bench, cost, prune
 
 from prune import checkpoint
 from prune.latency.form import Form
-from prune.latency.plan import RUNTIMES, Clock, filled, opened, timed_in_turn
+from prune.latency.plan import RUNTIMES, Clock, fill, open_clock, timed_in_turn
 from prune.pruner import session
 from prune.runtimes.backends import Setting
 from prune.runtimes.machine import machine, threads_of
@@ -53,8 +53,8 @@ def main() -> None:
     print(f"{here.cpu}, {setting.threads} of {here.cores} core(s), load {here.load}")
     print(f"{args.runtime} {here.versions[args.runtime]}, {args.img_size} px, {args.rounds} runs")
     subject = session.open_session(args.weights)
-    clock = opened(subject, form=Form(args.runtime), setting=setting, say=_say)
-    clock = filled(clock, subject, seed=0, say=_say)
+    clock = open_clock(subject, form=Form(args.runtime), setting=setting, report=_say)
+    clock = fill(clock, subject, seed=0, report=_say)
     words = ("--threads", setting.threads, "--runtime", args.runtime)
     files = {"dense": args.weights}
     for share in args.shares:

@@ -12,15 +12,18 @@ nothing, over milliseconds in the runtime in which each file is fastest.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from matplotlib.figure import Figure
 
-from prune.auto.commands import prune
+from prune.bench.side_by_side import BenchConfig, compare
+from prune.common.size import Size
+from prune.evaluate import EvaluateConfig, evaluate
+from prune.export import ExportConfig, export
 
 
 @dataclass(frozen=True)
@@ -68,30 +71,32 @@ def exported(path: Path, imgsz: int, folder: Path) -> Path:
     if path.suffix == ".onnx":
         return path
     out = folder / f"{len(list(folder.iterdir()))}-{path.stem}.onnx"
-    prune("export", "--weights", path, "--img-size", imgsz, "--out", out)
+    export(ExportConfig(weights=path, img_size=Size.of(imgsz), out=out))
     return out
 
 
 def measured(files: Mapping[Path, tuple[str, Path]], args: argparse.Namespace) -> list[Point]:
     """Time all files in turn, score each on both splits."""
-    words = ["bench", *(path for _, path in files.values()), "--threads", args.threads]
-    words += ["--rounds", args.rounds, "--runtime", ",".join(args.runtime)]
-    rows = cast("list[dict[str, Any]]", prune(*words)["rows"])
+    config = BenchConfig(
+        files=tuple(path for _, path in files.values()),
+        threads=args.threads,
+        rounds=args.rounds,
+        runtime=",".join(args.runtime),
+    )
+    rows = compare(config).rows
     points = []
     for path, (series, onnx) in files.items():
-        own = {row["runtime"]: row for row in rows if row["file"] == str(onnx)}
-        words = ["val", "--weights", onnx, "--data", args.data, "--no-plots", "--workers", 0]
-        val, test = (
-            cast(float, prune(*words, "--split", split)["map"]) for split in ("val", "test")
-        )
+        own = {row.runtime: row for row in rows if row.file == onnx}
+        scored = EvaluateConfig(data=args.data, weights=onnx, plots=False, workers=0)
+        val, test = (evaluate(replace(scored, split=split)).map for split in ("val", "test"))
         points.append(
             Point(
                 series,
                 path.stem,
                 val,
                 test,
-                ms={name: row["median_ms"] for name, row in own.items()},
-                memory={name: row["peak_mb"] for name, row in own.items()},
+                ms={name: row.median_ms for name, row in own.items()},
+                memory={name: row.peak_mb or math.nan for name, row in own.items()},
                 bytes=onnx.stat().st_size,
             )
         )

@@ -19,7 +19,7 @@ from prune.latency.form import Form
 from prune.quantize.parts import OPERATORS
 from prune.runtimes.file_inputs import settle
 from prune.runtimes.machine import machine, threads_of
-from prune.train.source import fresh
+from prune.train.initial_weights import build_fresh
 
 CFG = Path(__file__).resolve().parents[1] / "cfg"
 NAMES = ("one", "two", "three")  # classes
@@ -55,7 +55,7 @@ def rows(
     cfg: str, activation: str, args: argparse.Namespace, *, threads: int
 ) -> Iterator[tuple[str, tuple[MeasuredPair, ...]]]:
     """Time a network in float and in INT8, in every runtime."""
-    net = fresh(CFG / f"{cfg}.cfg", names=NAMES, seed=0).net
+    net = build_fresh(CFG / f"{cfg}.cfg", names=NAMES, seed=0).net
     size = (args.img_size, args.img_size)
     with tempfile.TemporaryDirectory() as folder:
         for runtime in args.runtime:

@@ -163,7 +163,7 @@ def work(args: argparse.Namespace) -> None:
     from prune.train import distributed as teams
     from prune.train.distributed import Team
 
-    with teams.joined() as team:
+    with teams.join() as team:
         run, batches = started(args, team)
         batch = next(iter(batches))
         team.wait()
@@ -186,7 +186,7 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
     from prune.common.size import Size
     from prune.data import spec
     from prune.data.loader import train_loader
-    from prune.train import source
+    from prune.train import initial_weights
     from prune.train.run import start
     from prune.train.settings import Settings
 
@@ -203,7 +203,7 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
         workers=0,
         part=team.part,
     )
-    net = source.fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
+    net = initial_weights.build_fresh(CFG / f"{args.cfg}.cfg", names=data.names, seed=0).net
     device = torch.device("cpu")
     run = start(
         net, len(batches), settings=settings, hyp=hyperparameters.SCRATCH, device=device, team=team
@@ -213,9 +213,9 @@ def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
 
 def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     """Step on one batch again and again by what training steps by; all times in milliseconds."""
-    from prune.train.all_reduce import agreed, looked_at, meet
-    from prune.train.frozen import training_mode
+    from prune.train.distributed import all_reduce, any_requested, sum_losses
     from prune.train.loop import descend, update
+    from prune.train.run import training_mode
     from prune.train.stopping import never
 
     whole: list[float] = []
@@ -226,24 +226,24 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
         pictures = len(batch.images) * run.team.size
         items = descend(run, batch, position=index, pictures=pictures)
         between = time.perf_counter()
-        meet(run, share=1 / run.team.size)
+        all_reduce(run, share=1 / run.team.size)
         meeting.append(1000 * (time.perf_counter() - between))
         update(run, run.schedule.at(index), share=0.5)
-        agreed(run.team, never)
-        looked_at([(items, batch.paths)], run.team)
+        any_requested(run.team, never)
+        sum_losses([(items, batch.paths)], run.team)
         whole.append(1000 * (time.perf_counter() - began))
     return {"step_ms": whole[WARM_UP:], "meeting_ms": meeting[WARM_UP:]}
 
 
 def meeting_alone(run: Run, count: int) -> list[float]:
     """Return how long a meeting takes where nobody comes late, milliseconds."""
-    from prune.train.all_reduce import meet
+    from prune.train.distributed import all_reduce
 
     took = []
     for _ in range(WARM_UP + count):
         run.team.wait()
         before = time.perf_counter()
-        meet(run, share=1 / run.team.size)
+        all_reduce(run, share=1 / run.team.size)
         took.append(1000 * (time.perf_counter() - before))
     return took[WARM_UP:]
 

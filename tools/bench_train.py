@@ -257,13 +257,13 @@ def training(args: argparse.Namespace, data: DataSpec, where: torch.device) -> A
     from prune.common import hyperparameters
     from prune.common.size import Size
     from prune.data import loader
-    from prune.train import source
+    from prune.train import initial_weights
     from prune.train.run import start
     from prune.train.settings import Settings
     from prune.train.sparsity import EVERY, Sparsity
 
     way = ROWS[args.row]
-    net = source.fresh(args.cfg, names=data.names, seed=0).net
+    net = initial_weights.build_fresh(args.cfg, names=data.names, seed=0).net
     load = partial(
         loader.train_loader,
         data,
@@ -452,12 +452,12 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     from prune import checkpoint
     from prune.data.loader import score_loader
     from prune.evaluate.collect import score
-    from prune.train import source
+    from prune.train import initial_weights
 
     if args.weights:
         net = checkpoint.network(checkpoint.load(args.weights)).to(where)
     else:
-        net = source.fresh(args.cfg, names=data.names, seed=0).net.to(where)
+        net = initial_weights.build_fresh(args.cfg, names=data.names, seed=0).net.to(where)
     laid = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this overload
     load = partial(score_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")

@@ -23,7 +23,7 @@ from trials import Bench, done, prune, read, spread, together, trained
 from prune import checkpoint
 from prune.common.files import write_text
 from prune.data import spec
-from prune.train import source
+from prune.train import initial_weights
 
 CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 
@@ -221,7 +221,7 @@ def family(bench: Tuning, macs: float) -> Path:
 
     def make() -> dict[str, object]:
         names = spec.load(bench.data, splits=("train",)).names
-        net = source.fresh(bench.cfg, names=names, seed=0).net
+        net = initial_weights.build_fresh(bench.cfg, names=names, seed=0).net
         checkpoint.save(checkpoint.capture(net, names=names, imgsz=bench.imgsz), fresh)
         out = bench.weights(f"family-{macs}")
         words = ["--weights", fresh, "--macs", macs, "--criterion", "random", "--out", out]

@@ -26,7 +26,7 @@ from prune.data.images import read_image
 from prune.data.labels import Form, scan
 from prune.data.orientation import orientation
 from prune.data.store import picture_sizes
-from prune.errors import StageError
+from prune.errors import RunError
 from prune.evaluate.runner import open_weights
 from prune.latency import table
 from prune.models.darknet import build
@@ -34,7 +34,8 @@ from prune.models.sections import parse
 from prune.pruner.importance import fingerprint
 from prune.pruner.sensitivity import rows
 from prune.runtimes.file_inputs import settle
-from prune.train import checkpointing, run, source
+from prune.train import checkpointing, initial_weights, run
+from prune.train.resume import restore
 from prune.train.settings import Settings
 
 # Two heads, a shortcut, batch normalisation: what a file can say of a network.
@@ -93,8 +94,8 @@ def _detect(path: Path) -> None:
 
 def _resume(path: Path) -> None:
     """Take up a training where it stopped."""
-    found, state = source.interrupted(path, names=NAMES)
-    checkpointing.restore(replace(_training(), net=found.net), state, batches=3)
+    found, state = initial_weights.open_interrupted(path, names=NAMES)
+    restore(replace(_training(), net=found.net), state, batches=3)
 
 
 def _training() -> run.Run:
@@ -124,12 +125,12 @@ def _options(path: Path) -> object:
 
 
 def _stages_end(*words: object) -> object:
-    raise StageError(f"no command is started here: {words}", 1)
+    raise RunError(f"no stage is done here: {words}")
 
 
 def _auto(path: Path) -> None:
     """Go on with a run of which every stage is done; none is started where a file lacks one."""
-    for name in ("prune", "latencies_ms"):
+    for name in ("evaluate", "export", "prune", "fit", "quantize", "compare", "latencies_ms"):
         setattr(pipeline, name, _stages_end)
     _command("auto", "--resume", ".")(path)
 

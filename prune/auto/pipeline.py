@@ -23,9 +23,9 @@ from prune.auto.config import AutoConfig, Request, read_request, request, tuning
 from prune.auto.journal import Facts, Journal
 from prune.auto.result import AutoResult, conclude
 from prune.bench.side_by_side import BenchConfig, compare
-from prune.checkpoint.reading import as_our_file, note_reading, reading_of
 from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import Reading, open_weights
+from prune.checkpoint.reading import as_our_file, note_reading, reading_of
 from prune.common import device, lock, run_dir
 from prune.common.files import write_text
 from prune.common.inputs import is_dir, naming, resolved
@@ -59,7 +59,9 @@ R = TypeVar("R")
 class Isolate(Protocol):
     """Calls a function with a config in a process of its own, which then gives its memory back."""
 
-    def __call__(self, function: Callable[..., R], config: object, /) -> R: ...
+    def __call__(self, function: Callable[..., R], config: object, /) -> R:
+        """Return what the function returns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,7 @@ def _tune(run: AutoRun) -> Facts:
         raise KeyboardInterrupt
     out = run.file("pruned.pt")
     checkpoint.save(checkpoint.load(result.best), out)
-    found = {"epochs": result.epochs, "best_epoch": result.best_epoch}
+    found: Facts = {"epochs": result.epochs, "best_epoch": result.best_epoch}
     if result.test_map is not None:
         found["test_map"] = result.test_map
     return {**found, "file": str(out)}

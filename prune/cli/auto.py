@@ -103,9 +103,7 @@ def run(args: Options) -> int:
             if ignored := sorted(args.typed - {"resume", "json"}):
                 kept = ", ".join(map(options.as_typed, ignored))
                 _report(f"note: a resumed run keeps its own {kept}")
-            result = resume(
-                args.resume, read_training=_training, report=_report, isolate=_isolate
-            )
+            result = resume(args.resume, read_training=_training, report=_report, isolate=_isolate)
     except KeyboardInterrupt:
         return 130  # how it is resumed was reported
     if args.json:

@@ -64,13 +64,13 @@ def run(args: argparse.Namespace) -> int:
     """Detect, and print the boxes of each image as they are found."""
     from prune.cli import console
     from prune.evaluate import DetectConfig, detect
-    from prune.train.stopping import listening
+    from prune.train.stopping import catch_signals
 
     log = console.logger()
     if args.pd:
         log.info("note: --pd is not needed; the checkpoint itself says what was pruned")
     config = options.config_of(DetectConfig, args)
-    with listening(log.info) as stopped:
+    with catch_signals(log.info) as stopped:
         result = detect(
             config, report=log.info, each=None if args.json else _print_one, stopped=stopped
         )

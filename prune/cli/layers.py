@@ -1,11 +1,10 @@
-"""prune layers: cut a range of layers, every coupled group once."""
+"""prune layers: prune a range of layers, every coupled group once."""
 
 from __future__ import annotations
 
 import argparse
 
 from prune.cli import cutting
-from prune.errors import PlanError
 
 EXAMPLE = """\
   prune layers --upto 60
@@ -20,23 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--upto", type=int, metavar="N", help="last layer (default: the last)")
     parser.add_argument(
-        "--amount", type=float, default=0.5, metavar="SHARE", help="share to cut (default 0.5)"
+        "--amount",
+        type=float,
+        default=0.5,
+        metavar="FRACTION",
+        help="fraction of the channels to prune (default 0.5)",
     )
     cutting.add_ranking(parser)
     cutting.add_arguments(parser, out="model_data/layer_pruning.pt")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Cut as asked."""
-    from prune.pruner.session import convolutions
+    """Prune as requested."""
+    from prune.pruner.by_amount import LayersConfig
 
-    subject = cutting.opened(args)
-    last = len(subject.net.layers) - 1
-    upto = last if args.upto is None else args.upto
-    if not 0 <= args.first <= upto <= last:
-        raise PlanError(
-            f"the range is {args.first} to {upto}; it must go up from 0 to at most {last}"
-        )
-    layers = cutting.layer_indices([f"{args.first}-{upto}"], convolutions(subject.net))
-    plan = cutting.plan_by_amount(args, subject, layers)
-    cutting.finish(args, subject, plan, made_by="layers")
+    cutting.run(LayersConfig, args)

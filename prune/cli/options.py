@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
-# Of prune.models.layers, those that a network may be taught in another's place.
-ACTIVATIONS = ("relu", "relu6", "leaky", "hardswish", "silu", "mish")
-
 
 def weights(parser: argparse.ArgumentParser, *, default: str | None = "whole_model.pt") -> None:
     """Add --weights, one checkpoint."""

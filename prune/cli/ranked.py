@@ -1,15 +1,10 @@
-"""Options that say how channels are ranked, and the scores they ask for."""
+"""Options of the importance of channels."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from prune.cli import options
-
-if TYPE_CHECKING:
-    from prune.pruner.importance import Scores
-    from prune.pruner.session import Session
 
 # Of prune.core.importance, which --help must not import.
 CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
@@ -26,19 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
         "--criterion",
         choices=CRITERIA,
         default=criterion,
-        help=f"how channels are ranked (default {criterion or 'fisher with --data, else l1'})",
+        help="importance of channels; the lowest are pruned first (default "
+        f"{criterion or 'fisher with --data, else l1'})",
     )
-    parser.add_argument(
-        "--scope",
-        choices=SCOPES,
-        default=scope,
-        help=f"score a group by its first layer or by all it couples (default {scope})",
-    )
+    add_scope(parser, default=scope)
     parser.add_argument(
         "--normalize",
         choices=NORMALIZERS,
         default="none",
-        help="divide the scores of a group by this (default none)",
+        help="divide the importance within a group by this (default none)",
     )
     options.data(parser, required=False)
     parser.add_argument(
@@ -46,33 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
         type=int,
         default=64,
         metavar="N",
-        help="pictures that taylor, fisher and activation look at (default 64)",
+        help="images that taylor, fisher and activation look at (default 64)",
     )
     options.seed(parser)
 
 
-def scores(args: argparse.Namespace, subject: Session) -> Scores:
-    """Score the subject's channels as the options say.
-
-    Raises:
-        PruneError: see `measured.scores`.
-    """
-    from prune.common import device, notes
-    from prune.pruner import importance
-
-    pictures = None
-    if args.data is not None:
-        from prune.data import spec
-
-        data = spec.load(args.data, splits=("train",))
-        pictures = importance.Pictures(data, args.images, subject.checkpoint.imgsz)
-    return importance.scores(
-        subject,
-        criterion=args.criterion,
-        scope=args.scope,
-        normalize=args.normalize,
-        seed=args.seed,
-        pictures=pictures,
-        where=device.choose(args.device) if pictures else None,
-        say=notes.note,  # once, however many cuts are tried
+def add_scope(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add --scope."""
+    parser.add_argument(
+        "--scope",
+        choices=SCOPES,
+        default=default,
+        help=f"importance by the first layer of a group, or by all its layers (default {default})",
     )

@@ -73,17 +73,3 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     from prune.checkpoint.reading import class_names as read
 
     return read(text)
-
-
-def cfg_file(path: Path | None) -> Path | None:
-    """As below the command line; goes once its callers have moved."""
-    from prune.checkpoint.reading import find_cfg
-
-    return find_cfg(path)
-
-
-def open_file(path: Path, how: Reading) -> Checkpoint:
-    """As below the command line; goes once its callers have moved."""
-    from prune.checkpoint.reading import open_with_note
-
-    return open_with_note(path, how)

@@ -1,20 +1,20 @@
-"""prune sensitivity: what each coupled group costs in mAP when it is cut alone."""
+"""prune sensitivity: how much the mAP drops when each coupled group is cut alone."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.cli import cutting, options, ranked, reading
+from prune.cli import options, ranked, reading
+from prune.common.layer_ranges import short_name
 from prune.errors import InputError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from prune.pruner.sensitivity.masked_evaluation import Setup
-    from prune.pruner.sensitivity.rows import Sensitivity, SensitivityRow
+    from prune.pruner.sensitivity.rows import SensitivityResult
 
 EXAMPLE = """\
   prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
@@ -33,25 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ratios",
         type=_ratios,
         default=(0.25, 0.5, 0.75),
-        metavar="SHARES",
-        help="shares of a group to cut, e.g. 0.25,0.5,0.75 (the default)",
+        metavar="FRACTIONS",
+        help="fractions of a group's channels to cut (default 0.25,0.5,0.75)",
     )
     parser.add_argument(
-        "--criterion", choices=ranked.CRITERIA, default="l1", help="how channels are ranked"
+        "--criterion",
+        choices=ranked.CRITERIA,
+        default="l1",
+        help="importance of channels; the lowest are cut (default l1)",
     )
-    parser.add_argument(
-        "--scope",
-        choices=ranked.SCOPES,
-        default="group",
-        help="score a group by its first layer or by all it couples (default group)",
-    )
+    ranked.add_scope(parser, default="group")
     options.seed(parser)
     parser.add_argument(
         "--metric", choices=METRICS, default="map", help="mAP@.5:.95 (default) or detection loss"
     )
-    parser.add_argument("--split", "--task", default="val", help="split to score (default val)")
+    parser.add_argument("--split", "--task", default="val", help="split to evaluate (default val)")
     parser.add_argument(
-        "--images", type=int, metavar="N", help="so many pictures of it, evenly spaced (all)"
+        "--images",
+        type=int,
+        metavar="N",
+        help="number of images of the split, evenly spaced (default: all)",
     )
     options.image_size(parser)
     options.batch_size(parser, default=4)
@@ -63,31 +64,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("sensitivity.json"),
         metavar="FILE",
-        help="JSON to write or, after a stop, to go on with; .csv and .png come beside it "
-        "(default ./sensitivity.json)",
+        help="JSON to write, or to continue with after a stop; .csv and .png are written beside "
+        "it (default ./sensitivity.json)",
     )
     options.json_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Judge every group; print the cheapest."""
+    """Evaluate every group; print those that can be cut at the smallest drop."""
     from prune.cli import console
-    from prune.pruner.sensitivity.rows import by_price
-    from prune.pruner.sensitivity.run import SensitivityOptions
-    from prune.pruner.sensitivity.run import run as judge
+    from prune.pruner.sensitivity.run import SensitivityConfig, measure
+    from prune.report.sensitivity import draw
 
     if args.out.suffix.lower() in (".csv", ".png"):
         raise InputError(f"{args.out} is no name for the JSON file; it must end in .json")
     console.logger()
-    wish = SensitivityOptions(args.ratios, args.criterion, args.scope, args.seed)
+    config = options.config_of(SensitivityConfig, args)
     with console.progress() as bar:
-        found = judge(_setup(args), wish, args.out, jobs=args.jobs, progress=_shown(bar))
-    groups = by_price(found.rows)
-    _draw(groups, found, args.out.with_suffix(".png"))
+        result = measure(
+            config,
+            progress=_shown(bar),
+        )
+    draw(result, args.out.with_suffix(".png"))
     if args.json:
-        console.print_json(document(found))
+        console.print_json(result.document())
         return
-    _print(groups, found)
+    _print(result)
     written = [str(args.out.with_suffix(end)) for end in (".json", ".csv", ".png")]
     print()
     console.print_text(f"written  {', '.join(written)}")
@@ -100,25 +102,6 @@ def _ratios(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0.25,0.5,0.75") from None
 
 
-def _setup(args: argparse.Namespace) -> Setup:
-    from prune.pruner.sensitivity.masked_evaluation import Setup
-
-    found = reading.opened(args)
-    return Setup(
-        weights=args.weights,
-        data=args.data,
-        split=args.split,
-        images=args.images,
-        imgsz=options.size(args, found.imgsz),
-        batch_size=args.batch_size,
-        metric=args.metric,
-        confidence=args.conf_thres,
-        iou=args.iou_thres,
-        device=args.device,
-        reading=reading.reading(args),
-    )
-
-
 def _shown(bar: Progress) -> Callable[[float, int], None]:
     task = bar.add_task("cuts", total=None, note="")
 
@@ -128,60 +111,25 @@ def _shown(bar: Progress) -> Callable[[float, int], None]:
     return show
 
 
-def document(found: Sensitivity) -> dict[str, object]:
-    """Return what --json prints: what the file holds."""
-    import json
-
-    from prune.pruner.sensitivity.rows import to_json
-
-    plain: dict[str, object] = json.loads(to_json(found))
-    return plain
-
-
-def _print(groups: Sequence[Sequence[SensitivityRow]], found: Sensitivity) -> None:
-    """Print the groups that cost least for what they save."""
+def _print(result: SensitivityResult) -> None:
+    """Print the groups with the smallest drop per MAC saved."""
     from prune.cli import console
-    from prune.pruner.sensitivity.rows import price
+    from prune.pruner.sensitivity.rows import by_price, price
 
-    ratios = _ratios_of(found)
-    columns = ("group", "channels", *(f"drop at {r:g}" for r in ratios), "MACs saved", "drop/GMAC")
-    rows = [
-        (
-            cutting.short_name(own[0].group),
-            own[0].channels,
-            *(_drop(own, ratio) for ratio in ratios),
-            max(row.macs for row in own),
-            1e9 * price(own),
+    drops = (f"drop at {ratio:g}" for ratio in result.ratios)
+    rows = []
+    for own in by_price(result.rows):
+        measured = {row.ratio: row.drop for row in own}
+        rows.append(
+            (
+                short_name(own[0].group),
+                own[0].channels,
+                *map(measured.get, result.ratios),
+                max(row.macs for row in own),
+                1e9 * price(own),
+            )
         )
-        for own in groups
-    ]
-    console.print_table(columns, rows[:SHOWN])
+    console.print_table(("group", "channels", *drops, "MACs saved", "drop/GMAC"), rows[:SHOWN])
     if len(rows) > SHOWN:
-        print(f"... and {len(rows) - SHOWN} groups that cost more for what they save")
-    print(f"\n{found.about['metric']} with nothing cut: {found.baseline:.4f}")
-
-
-def _draw(groups: Sequence[Sequence[SensitivityRow]], found: Sensitivity, target: Path) -> None:
-    from prune.report.heatmap import heatmap
-
-    ratios = _ratios_of(found)
-    nan = float("nan")
-    cells = [[nan if (d := _drop(own, r)) is None else d for r in ratios] for own in groups]
-    metric = found.about["metric"]
-    heatmap(
-        cells,
-        target,
-        rows=[f"{cutting.short_name(own[0].group)} ({own[0].channels})" for own in groups],
-        columns=[f"{ratio:g}" for ratio in ratios],
-        title=f"{found.about['criterion']}: group (channels) by share cut\n"
-        "least loss per multiply-add saved first",
-        label="rise of the loss" if metric == "loss" else f"drop of {metric}",
-    )
-
-
-def _ratios_of(found: Sensitivity) -> list[float]:
-    return sorted({row.ratio for row in found.rows})
-
-
-def _drop(rows: Sequence[SensitivityRow], ratio: float) -> float | None:
-    return next((row.drop for row in rows if row.ratio == ratio), None)
+        print(f"... and {len(rows) - SHOWN} groups with a larger drop per MAC saved")
+    print(f"\n{result.about['metric']} with nothing cut: {result.baseline:.4f}")

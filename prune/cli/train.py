@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prune.cli import options, reading, recipe, recorded, resume
 from prune.common import streams
+from prune.common.choices import ACTIVATIONS
 from prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(args: Options) -> int:
     from prune.train import distributed
     from prune.train.fit import fit
 
-    with distributed.joined() as team:
+    with distributed.join() as team:
         report = console.logger(quiet=not team.leads).info
         chosen, config, resumed = team.all_make(partial(read_run, args, report))
         result = fit(
@@ -173,7 +174,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--activation",
-        choices=options.ACTIVATIONS,
+        choices=ACTIVATIONS,
         help="train with this activation in all convolutions: relu costs nothing in INT8",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Amounts as users write them: 0.5, a fraction of what there is, or 30G, a number."""
+"""Budgets as users write them: 0.5, a fraction of what there is; 30G, a number; 20ms, a time."""
 
 from __future__ import annotations
 
@@ -24,6 +24,22 @@ def read_amount(value: float | str, *, option: str) -> float:
     if not number > 0 or 1 <= number < 1000 or number == float("inf"):
         raise PlanError(f"{option} is {value!r}; write a fraction below 1, e.g. 0.5, or 30G, 13M")
     return number
+
+
+def read_latency(value: float | str) -> tuple[float, bool]:
+    """Read a latency: a fraction in (0, 1), or milliseconds, such as "20ms".
+
+    Returns:
+        The number, and whether it is a fraction.
+
+    Raises:
+        PlanError: the value is neither.
+    """
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms)?", str(value).strip().lower())
+    number = float(found[1]) if found else 0.0
+    if found is None or number <= 0 or (not found[2] and number >= 1):
+        raise PlanError(f"--latency is {str(value)!r}; write a fraction below 1, e.g. 0.5, or 20ms")
+    return number, not found[2]
 
 
 def _read(text: str) -> float:

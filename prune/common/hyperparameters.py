@@ -114,10 +114,10 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
     said = {key: _as_meant(key, value) for key, value in found.items()}
     expect(said, _FILE, where=str(path))
     own = {key: _number(key, value) for key, value in said.items()}
-    return {**base, **(ADAMW if named("optimizer", own) == "adamw" else {}), **own}
+    return {**base, **(ADAMW if choice_name("optimizer", own) == "adamw" else {}), **own}
 
 
-def named(key: str, hyp: Mapping[str, float]) -> str:
+def choice_name(key: str, hyp: Mapping[str, float]) -> str:
     """Return the name that a hyper-parameter of CHOICES has; its first name where it is not set."""
     return CHOICES[key][int(hyp.get(key, 0))]
 
@@ -126,7 +126,7 @@ def save(hyp: Mapping[str, float], path: Path) -> None:
     """Write hyper-parameters so that `load` reads them back unchanged."""
     import yaml
 
-    own = {key: named(key, hyp) if key in CHOICES else value for key, value in hyp.items()}
+    own = {key: choice_name(key, hyp) if key in CHOICES else value for key, value in hyp.items()}
     write_text(path, yaml.safe_dump(own, sort_keys=False))
 
 

@@ -70,6 +70,19 @@ def as_ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def short_name(name: str) -> str:
+    """Name a layer by its index, as users do: module_list.22.Conv2d becomes 22."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "module_list" else name
+
+
+def members(names: Sequence[str]) -> str:
+    """Write the layers of a group briefly, e.g. "19, 22-23"."""
+    short = [short_name(name) for name in names]
+    indices = all(map(str.isdecimal, short))
+    return as_ranges([int(name) for name in short]) if indices else ", ".join(short)
+
+
 def _read_factor(text: str) -> float | None:
     try:
         value = real(text)

@@ -1,8 +1,8 @@
-"""Cut, time what came of it, and cut again until it runs in the part of the time that is wanted.
+"""Cut, time the pruned model, and cut again until it runs in the requested fraction of the time.
 
-A table predicts; only the pruned network beside the original says. What is far from its prediction
-comes of a table that is wrong, and what is far from the target is not handed on: an hour of
-training is spent on it otherwise.
+A table only predicts; what counts is the pruned model, timed in turn with the original. A cut whose
+time is far from its prediction shows that the table is wrong. A cut that is far from the target is
+an error: an hour of training would be spent on it otherwise.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from prune.common.notes import Report
 from prune.errors import OffTargetError, OutOfReachError, PlanError
 from prune.runtimes.timing import Ratio
 
 TRIES = 5
-NEAR = 0.03  # a cut is on target if it misses by so much: what a clock can tell
-AMISS = 1.5  # times off its prediction, or its target, that a cut may be
+NEAR = 0.03  # relative error at which a cut is on target: what timing can resolve
+AMISS = 1.5  # factor by which a cut may miss its prediction, or its target
 
 T = TypeVar("T")
 
@@ -28,9 +29,9 @@ class Attempt(Generic[T]):
 
     Attributes:
         cut: what was chosen.
-        requested: what its prediction was to come down to.
-        predicted: what it came down to.
-        measured: what the pruned network takes, timed in turn with the original.
+        requested: ratio that the prediction had to reach.
+        predicted: ratio that was predicted.
+        measured: ratio of the pruned model, timed in turn with the original.
     """
 
     cut: T
@@ -41,21 +42,21 @@ class Attempt(Generic[T]):
 
 @dataclass(frozen=True)
 class Means(Generic[T]):
-    """What an approach is made by.
+    """The functions that an approach calls.
 
     Attributes:
-        cut: cuts so that the prediction is at most a ratio; PlanError where that cannot be.
-        predict: predicts a cut's ratio.
-        measure: measures it.
-        measure_layers: measures the layers anew, from which all is predicted.
-        say: told of every attempt.
+        cut: cuts so that the prediction is at most a ratio; raises PlanError where it cannot.
+        predict: predicts the ratio of a cut.
+        measure: measures the ratio of a cut.
+        measure_layers: measures the layers anew, which all predictions are made from.
+        report: receives a line per attempt.
     """
 
     cut: Callable[[float], T]
     predict: Callable[[T], float]
     measure: Callable[[T], Ratio]
     measure_layers: Callable[[], None]
-    say: Callable[[str], None]
+    report: Report
 
 
 def approach(target: float, means: Means[T]) -> Attempt[T]:
@@ -64,8 +65,8 @@ def approach(target: float, means: Means[T]) -> Attempt[T]:
     Where a measured ratio is far from its prediction, the layers are measured anew, once.
 
     Args:
-        target: ratio of the time of the original that a cut is to take.
-        means: see there.
+        target: requested ratio of the original's time.
+        means: the functions to call.
 
     Raises:
         PlanError: the target cannot be reached.
@@ -73,7 +74,7 @@ def approach(target: float, means: Means[T]) -> Attempt[T]:
     """
     attempts = _attempts(target, means)
     if attempts is None:
-        means.say("the cut is not used; the layers are measured anew")
+        means.report("the cut is not used; the layers are measured anew")
         means.measure_layers()
         attempts = _attempts(target, means)
     if attempts is None:
@@ -81,7 +82,7 @@ def approach(target: float, means: Means[T]) -> Attempt[T]:
             "the pruned network's time is far from its prediction again, although the layers were "
             "measured anew; nothing is written: measure on a machine that does less meanwhile"
         )
-    # Too slow is too slow by however little: what is fast enough is nearer.
+    # A cut that is too slow, however little, is worse than any that is fast enough.
     best = min(
         attempts, key=lambda one: (not _fits(one, target), _off(one.measured.middle, target))
     )
@@ -95,7 +96,7 @@ def approach(target: float, means: Means[T]) -> Attempt[T]:
 
 
 def _attempts(target: float, means: Means[T]) -> list[Attempt[T]] | None:
-    """Make attempts, each corrected by the last; None where one is far from its prediction."""
+    """Make attempts, each corrected by the last; return None if one is far from its prediction."""
     attempts: list[Attempt[T]] = []
     requested, correction = target, 1.0
     while len(attempts) < TRIES and requested not in [one.requested for one in attempts]:
@@ -104,15 +105,15 @@ def _attempts(target: float, means: Means[T]) -> list[Attempt[T]] | None:
         except PlanError:
             if not attempts:
                 raise
-            break  # no cut is deeper, or milder: one before has to do
+            break  # no cut is deeper, or milder: an earlier one has to do
         attempt = Attempt(cut, requested, means.predict(cut), means.measure(cut))
         found, expected = attempt.measured.middle, correction * attempt.predicted
-        means.say(
+        means.report(
             f"a cut predicted to run in {expected:.3f} of the time takes {attempt.measured} of it; "
             f"{target:.3g} is requested"
         )
         if _off(found, expected) > AMISS:
-            means.say(f"that is {found / expected:.2f} times the prediction")
+            means.report(f"that is {found / expected:.2f} times the prediction")
             return None
         attempts.append(attempt)
         if abs(found / target - 1) <= NEAR:
@@ -123,19 +124,19 @@ def _attempts(target: float, means: Means[T]) -> list[Attempt[T]] | None:
 
 
 def _first(target: float, means: Means[T]) -> T:
-    """Cut to the target, or as little beside it as still counts as on target."""
+    """Cut to the target, or to as little above it as still counts as on target."""
     try:
         return means.cut(target)
     except OutOfReachError:
         with suppress(OutOfReachError):
             return means.cut((1 + NEAR) * target)
-        raise  # the message is of what was requested
+        raise  # the message names what was requested
 
 
 def _fits(attempt: Attempt[T], target: float) -> bool:
     return attempt.measured.middle <= (1 + NEAR) * target
 
 
-def _off(ratio: float, wanted: float) -> float:
-    """Return how many times one is the other, whichever is larger."""
-    return max(ratio / wanted, wanted / ratio)
+def _off(ratio: float, target: float) -> float:
+    """Return the ratio of both, the larger by the smaller."""
+    return max(ratio / target, target / ratio)

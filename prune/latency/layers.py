@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune.core.cost.cost_model import Costs, is_depthwise
+from prune.core.cost.cost_model import CostModel, is_depthwise
 from prune.models.darknet import Darknet
 from prune.models.layout import LayerInfo
 from prune.models.sections import Section
@@ -103,24 +103,24 @@ class Widths:
         return self.fixed_in + kept @ self.by_in.T, self.fixed_out + kept @ self.by_out.T
 
 
-def widths(deployed: Darknet, of: Costs) -> Widths:
+def widths(deployed: Darknet, costs: CostModel) -> Widths:
     """Follow the widths of a network through all its layers, those that `timed` lists.
 
     Args:
         deployed: the network with all folded that can be: its convolutions are those of the
-            network that `of` was read from, in the same order.
-        of: widths of the convolutions as functions of the groups.
+            network that `costs` was read from, in the same order.
+        costs: widths of the convolutions as functions of the groups.
     """
-    groups = len(of.full)
+    groups = len(costs.full)
     outs = {-1: _constant(deployed.layers[0].in_channels, groups)}  # rows: by, then fixed
     rows = []  # in and out
-    convolutions = iter(range(len(of.names)))
+    convolutions = iter(range(len(costs.names)))
     for info in deployed.layers:
         read = [outs[index] for index in info.inputs]
         if info.kind == "convolutional":
             row = next(convolutions)
-            came = np.append(of.by_in[row], of.fixed_in[row])
-            outs[info.index] = np.append(of.by_out[row], of.fixed_out[row])
+            came = np.append(costs.by_in[row], costs.fixed_in[row])
+            outs[info.index] = np.append(costs.by_out[row], costs.fixed_out[row])
         elif read:
             came = np.sum(read if info.kind == "route" else read[:1], axis=0)
             outs[info.index] = came * (info.out_channels / info.in_channels)

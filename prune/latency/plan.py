@@ -1,4 +1,4 @@
-"""Plan a cut to a part of the time that the network takes on this machine."""
+"""Plan a cut to a fraction of the time that the network takes on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prune.core.cost.cost_model import costs
+from prune.common.notes import Report
+from prune.core.cost.cost_model import cost_model
 from prune.core.select.constraints import Constraints, limits
 from prune.core.select.selection import Selected, by_counts
 from prune.core.trace.groups import Group
@@ -21,29 +22,28 @@ from prune.latency.measure import NETWORKS, knows, measured, step_of, variety
 from prune.latency.model import Model, coefficients, total_ms
 from prune.latency.table import Table
 from prune.models.darknet import Darknet
-from prune.pruner.importance import Scores
+from prune.pruner.importance import Importance
 from prune.pruner.session import Session
 from prune.runtimes import other_processes
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
 
-RUNTIMES = ("onnxruntime", "openvino")  # that say what each layer took
-AMISS = 1.25  # times off that a table of other days may be, for a network with nothing cut
-Say = Callable[[str], None]
+RUNTIMES = ("onnxruntime", "openvino")  # those that report the time of each layer
+AMISS = 1.25  # factor by which an older table may be wrong about a network with nothing cut
 
 
 @dataclass(frozen=True)
 class Clock:
-    """This machine, with what it takes for the layers of a network.
+    """This machine, and the times of the layers of a network on it.
 
     Attributes:
-        table: of layers.
-        form: what is timed of a network; its runtime is one of RUNTIMES.
+        table: times of layers.
+        form: the form in which a network is timed; its runtime is one of RUNTIMES.
         setting: threads, image size and batch.
-        before_ms: what the network took when it was measured whole, as it is.
+        before_ms: measured time of the network as it is.
         start_ms: likewise in its form, with nothing cut yet.
-        busy: whether other processes wanted the cores meanwhile.
-        scale: of all predictions, so that this network's is `start_ms`.
+        busy: whether other processes used the cores meanwhile.
+        scale: factor of all predictions, so that this network's is `start_ms`.
     """
 
     table: Table
@@ -56,23 +56,23 @@ class Clock:
 
     @property
     def of_layers(self) -> Setting:
-        """What layers are timed in: threads wait for each other on a busy machine, one does not."""
+        """The setting of layers: on a busy machine one thread, since several wait."""
         return replace(self.setting, threads=1) if self.busy else self.setting
 
     def model(self, net: Darknet, groups: tuple[Group, ...]) -> Model:
-        """Say how long the network, or the same without some blocks, takes with fewer channels."""
+        """Return the time of the network, whole or without some blocks, as a function of widths."""
         deployed = self.form.network(net)
-        of = costs(net, groups, self.setting.shape)
+        costs = cost_model(net, groups, self.setting.shape)
         return Model(
             coefficients(self.table, timed(deployed, self.setting.imgsz)),
-            widths(deployed, of),
+            widths(deployed, costs),
             self.table.step,
-            of.full,
+            costs.full,
             self.scale,
         )
 
     def predicted(self, net: Darknet) -> float:
-        """Predict the milliseconds of the network, cut, in the form that is timed."""
+        """Predict the milliseconds of the pruned network in the form that is timed."""
         deployed, known = self.form.network(net), self.table.samples
         return self.scale * total_ms(self.table, timed(deployed, self.setting.imgsz, known=known))
 
@@ -81,85 +81,87 @@ class Clock:
         return replace(self, scale=self.start_ms / total_ms(self.table, layers))
 
 
-def opened(subject: Session, *, form: Form, setting: Setting, say: Say) -> Clock:
-    """Time the subject's network, with nothing cut, and look up what is known of this machine.
+def open_clock(session: Session, *, form: Form, setting: Setting, report: Report) -> Clock:
+    """Time the network of a session, with nothing cut, and load the table of this machine.
 
     Args:
-        subject: the checkpoint.
-        form: what is timed of a network.
-        setting: threads, size and batch.
-        say: told if the machine is busy.
+        session: the checkpoint.
+        form: the form in which a network is timed.
+        setting: threads, image size and batch.
+        report: receives a line if the machine is busy.
 
     Raises:
-        InputError: the runtime is not installed or says nothing of its layers, the table of this
-            machine is damaged, or the network takes no pictures of this size.
+        InputError: the runtime is not installed or does not report the time of layers, the table
+            of this machine is damaged, or the network cannot take images of this size.
     """
     if form.runtime not in RUNTIMES:
         known = " or ".join(RUNTIMES)
         raise InputError(f"runtime is {form.runtime!r}; layers are timed in {known}")
-    expect_size(setting.imgsz, subject.net)
+    expect_size(setting.imgsz, session.net)
     here = other_processes.look()
     busy = here.busy(setting.threads)
     layers = replace(setting, threads=1) if busy else setting
     table = tables.load(tables.place(form, threads=layers.threads))
     if note := other_processes.note(here, threads=setting.threads):
-        say(note)
+        report(note)
     table = table or Table(step_of(form, layers), {})
-    return Clock(table, form, setting, *_start(subject.net, form, setting), busy)
+    return Clock(table, form, setting, *_start(session.net, form, setting), busy)
 
 
-def filled(clock: Clock, subject: Session, *, seed: int, say: Say, anew: bool = False) -> Clock:
-    """Measure the layers of the subject's network that a clock does not know; keep its table.
+def fill(clock: Clock, session: Session, *, seed: int, report: Report, anew: bool = False) -> Clock:
+    """Measure the layers of the network that a clock does not know, and save its table.
 
     Args:
-        clock: of the subject, as `opened` gave it.
-        subject: the checkpoint.
+        clock: what `open_clock` returned for the session.
+        session: the checkpoint.
         seed: of the random widths that are measured.
-        say: told what takes its time.
-        anew: measure them although they are known.
+        report: receives what takes time.
+        anew: measure the layers although they are known.
     """
     table, form, setting = clock.table, clock.form, clock.of_layers
     path = tables.place(form, threads=setting.threads)
-    deployed = form.network(subject.net)
+    deployed = form.network(session.net)
     layers = timed(deployed, setting.imgsz)
-    of = widths(deployed, costs(subject.net, subject.groups, setting.shape))
-    known = knows(table, layers, variety(subject.groups, of, table.step, seed=seed))
+    functions = widths(deployed, cost_model(session.net, session.groups, setting.shape))
+    known = knows(table, layers, variety(session.groups, functions, table.step, seed=seed))
     if known and not anew:
         clock = clock.anchored(layers)
-        # Of a busy machine all layers are slow, which says nothing of their ratios.
+        # On a busy machine all layers are slow, which does not change their ratios.
         if clock.busy or 1 / AMISS <= clock.scale <= AMISS:
             return clock
-        say(f"the network takes {clock.scale:.2f} times what {path} says; it is measured anew")
+        report(
+            f"the network takes {clock.scale:.2f} times what {path} predicts; it is measured anew"
+        )
     if known:
         others = table.without({layer.kind for layer in layers})
         table = Table(step_of(form, setting), others.samples)
-    say(f"measuring layers in {form.called}: {NETWORKS} networks of random widths")
+    report(f"measuring layers in {form.called}: {NETWORKS} networks of random widths")
     full = measured(
         table,
-        subject.net,
-        subject.groups,
+        session.net,
+        session.groups,
         form=form,
         setting=setting,
         seed=seed,
         whole_ms=clock.start_ms,
     )
-    _keep(full, path, say)
+    _save(full, path, report)
     return replace(clock, table=full).anchored(layers)
 
 
-def _keep(table: Table, path: Path, say: Say) -> None:
-    """Write the table; where that cannot be, the layers are measured again next time."""
+def _save(table: Table, path: Path, report: Report) -> None:
+    """Write the table; if that fails, the layers are measured again next time."""
     try:
         tables.save(table, path)
     except PruneError as error:
-        say(f"{error}; the layers are measured again next time")
+        report(f"{error}; the layers are measured again next time")
     else:
-        say(f"kept in {path}")
+        report(f"saved in {path}")
 
 
 def to_latency(
-    subject: Session,
-    score: Callable[[Session], Scores],
+    session: Session,
+    importance: Callable[[Session], Importance],
     clock: Clock,
     *,
     limit_ms: float,
@@ -167,37 +169,39 @@ def to_latency(
     everywhere: Constraints,
     layers: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Selected:
-    """Choose channels until the subject's network is predicted to take at most so long.
+    """Choose channels until the network is predicted to take at most `limit_ms`.
 
     Args:
-        subject: the checkpoint, whole or without some blocks.
-        score: scores its channels.
+        session: the checkpoint, whole or without some blocks.
+        importance: computes the importance of its channels.
         clock: of the whole network.
-        limit_ms: what a picture may take.
-        criterion: what the scores are of, for the plan to say.
-        everywhere: limits of every group; where it rounds to nothing, widths stay whole blocks of
-            the runtime.
-        layers: limits that differ, by a pattern of layer names.
+        limit_ms: milliseconds that an image may take.
+        criterion: name of the criterion, for the plan.
+        everywhere: constraints of every group; where they round to nothing, widths are multiples
+            of the runtime's block.
+        layers: constraints that differ, by a pattern of layer names.
 
     Raises:
-        WithinBudgetError: it is as fast as that already.
-        OutOfReachError: it cannot be so fast.
+        WithinBudgetError: the network is within the limit already.
+        OutOfReachError: the limit cannot be reached.
     """
-    model = clock.model(subject.net, subject.groups)
+    model = clock.model(session.net, session.groups)
     now = float(model.ms(model.full))
     expect_more(now, limit_ms, clock.form)
-    wish = everywhere if everywhere.round_to > 1 else replace(everywhere, round_to=model.step)
-    allowed = limits(subject.groups, wish, layers, called=subject.called)
-    scores = score(subject)
-    counts = allocate(scores, model.full, allowed, model.ms, budget=limit_ms)
-    return by_counts(subject.groups, scores, allowed, counts, criterion=criterion)
+    constraints = (
+        everywhere if everywhere.round_to > 1 else replace(everywhere, round_to=model.step)
+    )
+    allowed = limits(session.groups, constraints, layers, called=session.called)
+    found = importance(session)
+    counts = allocate(found, model.full, allowed, model.ms, budget=limit_ms)
+    return by_counts(session.groups, found, allowed, counts, criterion=criterion)
 
 
 def expect_more(ms: float, limit_ms: float, form: Form) -> None:
-    """Refuse a limit that a network is within already.
+    """Expect a network to be slower than a limit.
 
     Raises:
-        WithinBudgetError: it is.
+        WithinBudgetError: it is within the limit already.
     """
     if ms <= limit_ms:
         raise WithinBudgetError(
@@ -207,7 +211,7 @@ def expect_more(ms: float, limit_ms: float, form: Form) -> None:
 
 
 def compared(clock: Clock, before: Darknet, after: Darknet) -> Compared:
-    """Time a network as it is beside another in the form that is deployed."""
+    """Time a network as it is, in turn with another in the form that is deployed."""
     plain = Form(clock.form.runtime)
     return comparison(timed_in_turn(((before, plain), (after, clock.form)), clock.setting))
 

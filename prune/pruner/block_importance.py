@@ -1,15 +1,18 @@
-"""What a residual block is worth: criteria that score blocks, the lowest to go first."""
+"""Importance of residual blocks, by a criterion; the lowest are removed first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
+from prune.common import device
 from prune.common.progress import tracked
+from prune.common.size import Size
 from prune.core.masking import skipped
 from prune.errors import PlanError
 from prune.models.blocks import Residual, as_text
@@ -17,56 +20,57 @@ from prune.models.darknet import Darknet
 
 
 @dataclass(frozen=True)
-class Look:
+class BlockInputs:
     """What a criterion may look at besides the network.
 
     Attributes:
-        pictures: RGB in 0..1, [N, 3, H, W].
-        gone: blocks that are taken for removed.
-        random: of the criteria that draw.
+        images: RGB in 0..1, [N, 3, H, W].
+        gone: blocks that count as removed.
+        random: for criteria that draw numbers.
     """
 
-    pictures: Tensor
+    images: Tensor
     gone: tuple[Residual, ...]
     random: Generator
 
 
-# A criterion says what some blocks are worth, one number each; the lowest go first. None for a
-# block that it cannot judge.
-Criterion = Callable[[Darknet, Sequence[Residual], Look], "list[float | None]"]
+BlockCriterion = Callable[[Darknet, Sequence[Residual], BlockInputs], "list[float | None]"]
+"""Returns the importance of each block; None for a block that it cannot compare."""
 
 
 @torch.inference_mode()
-def output_change(net: Darknet, places: Sequence[Residual], look: Look) -> list[float | None]:
-    """Score a block by how far its removal moves the head maps.
+def output_change(
+    net: Darknet, places: Sequence[Residual], inputs: BlockInputs
+) -> list[float | None]:
+    """Return how far the removal of each block moves the head maps.
 
     Returns:
-        ||map without - map|| / ||map|| over all pictures, the mean over the heads; one a block.
+        ||map without - map|| / ||map|| over all images, the mean over the heads; one per block.
     """
     moved = torch.zeros(len(places), len(net.map_layers), dtype=torch.float64)
     whole = torch.zeros(len(net.map_layers), dtype=torch.float64)
-    with skipped(net, passes(look.gone)):
-        starts = range(0, len(look.pictures), PICTURES_AT_ONCE)
-        for start in tracked(starts, "scoring blocks", len(starts)):
-            pictures = look.pictures[start : start + PICTURES_AT_ONCE]
-            maps, others = _maps_without(net, places, pictures)
+    with skipped(net, passes(inputs.gone)):
+        starts = range(0, len(inputs.images), IMAGES_AT_ONCE)
+        for start in tracked(starts, "block importance", len(starts)):
+            images = inputs.images[start : start + IMAGES_AT_ONCE]
+            maps, others = _maps_without(net, places, images)
             whole += _squares(maps)
             for number, other in enumerate(others):
                 moved[number] += _squares([a - b for a, b in zip(other, maps, strict=True)])
-    return [float(score) for score in (moved / whole).sqrt().mean(dim=1)]
+    return [float(change) for change in (moved / whole).sqrt().mean(dim=1)]
 
 
-PICTURES_AT_ONCE = 4  # all that is still to be read stays in memory
+IMAGES_AT_ONCE = 4  # all outputs that are still to be read stay in memory
 
 
 def _maps_without(
-    net: Darknet, places: Sequence[Residual], pictures: Tensor
+    net: Darknet, places: Sequence[Residual], images: Tensor
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Compute the head maps of the network, and of the network without one block, for each block.
 
-    What comes before a block is computed once for all.
+    The layers before a block are computed once for all blocks.
     """
-    outputs, end, others = {-1: pictures}, len(net.module_list), {}
+    outputs, end, others = {-1: images}, len(net.module_list), {}
     done = 0
     for place in sorted(places, key=lambda place: place.shortcut):
         net.run(outputs, range(done, place.shortcut))
@@ -85,25 +89,25 @@ def _squares(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.double().square().sum() for tensor in tensors]).cpu()
 
 
-def mean_weight(net: Darknet, places: Sequence[Residual], _: Look) -> list[float | None]:
-    """Score a block by the mean |w| of its convolutions."""
+def mean_weight(net: Darknet, places: Sequence[Residual], _: BlockInputs) -> list[float | None]:
+    """Return the mean |w| of the convolutions of each block."""
     return [_mean(_weights(net, place, nn.Conv2d)) for place in places]
 
 
-def last_scale(net: Darknet, places: Sequence[Residual], _: Look) -> list[float | None]:
-    """Score a block by the mean |gamma| of its last normalisation, which scales what it adds.
+def last_scale(net: Darknet, places: Sequence[Residual], _: BlockInputs) -> list[float | None]:
+    """Return the mean |gamma| of the last normalisation of each block, which scales its output.
 
     The idea of Liu et al. 2017 (arXiv:1708.06519) for a whole branch; None without normalisation.
     """
     return [_mean(_weights(net, place, nn.BatchNorm2d)[-1:]) for place in places]
 
 
-def at_random(_: Darknet, places: Sequence[Residual], look: Look) -> list[float | None]:
-    """Score blocks by chance: the control."""
-    return [float(x) for x in torch.rand(len(places), generator=look.random)]
+def at_random(_: Darknet, places: Sequence[Residual], inputs: BlockInputs) -> list[float | None]:
+    """Return random numbers: the control."""
+    return [float(x) for x in torch.rand(len(places), generator=inputs.random)]
 
 
-CRITERIA: dict[str, Criterion] = {
+CRITERIA: dict[str, BlockCriterion] = {
     "output": output_change,
     "l1": mean_weight,
     "bn": last_scale,
@@ -111,58 +115,91 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def scores(
+def importance(
     net: Darknet,
     places: Sequence[Residual],
     *,
     criterion: str = "output",
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
     gone: Sequence[Residual] = (),
     seed: int = 0,
 ) -> tuple[float, ...]:
-    """Score blocks; the lowest are worth least.
+    """Compute the importance of blocks; the lowest are removed first.
 
     Args:
         net: in eval mode.
         places: blocks of it.
-        criterion: a name in CRITERIA.
-        pictures: RGB in 0..1, [N, 3, H, W], sides multiples of the network's stride; noise without.
-        gone: blocks to take for removed.
-        seed: of the noise and of what criteria draw.
+        criterion: a key of CRITERIA.
+        images: RGB in 0..1, [N, 3, H, W], sides multiples of the network's stride; None for
+            noise.
+        gone: blocks that count as removed.
+        seed: of the noise and of criteria that draw numbers.
 
     Raises:
-        PlanError: no such criterion, or one that cannot judge a block.
+        PlanError: there is no such criterion, or it cannot compare a block.
     """
     if criterion not in CRITERIA:
         raise PlanError(f"criterion is {criterion!r}; for blocks there are {', '.join(CRITERIA)}")
-    seen = noise(net, seed=seed) if pictures is None else pictures
-    look = Look(seen, tuple(gone), Generator().manual_seed(seed))
+    seen = noise(net, seed=seed) if images is None else images
+    inputs = BlockInputs(seen, tuple(gone), Generator().manual_seed(seed))
     return tuple(
-        _finite(score, place, criterion)
-        for place, score in zip(places, CRITERIA[criterion](net, places, look), strict=True)
+        _finite(value, place, criterion)
+        for place, value in zip(places, CRITERIA[criterion](net, places, inputs), strict=True)
     )
 
 
-def _finite(score: float | None, place: Residual, criterion: str) -> float:
-    if score is None or not isfinite(score):
+def _finite(value: float | None, place: Residual, criterion: str) -> float:
+    if value is None or not isfinite(value):
         name = as_text([place])
-        raise PlanError(f"the criterion {criterion} gives the block {name} no score; take another")
-    return score
+        raise PlanError(
+            f"the criterion {criterion} gives the block {name} no importance; choose another"
+        )
+    return value
 
 
 def noise(net: Darknet, *, number: int = 2, imgsz: int = 256, seed: int = 0) -> Tensor:
-    """Draw pictures of uniform noise, [number, 3, H, H]; H is `imgsz` rounded up to the stride."""
-    side = -(-imgsz // net.stride) * net.stride
+    """Draw images of uniform noise, [number, 3, H, H]; H is `imgsz` rounded up to the stride."""
+    size = Size.of(imgsz).raised(net.stride)
     weight = next(net.parameters())
-    pictures = torch.rand((number, 3, side, side), generator=Generator().manual_seed(seed))
-    return pictures.to(weight)
+    images = torch.rand(size.batch(number), generator=Generator().manual_seed(seed))
+    return images.to(weight)
 
 
-SOURCE = 1  # of a shortcut's inputs: the first is the branch, the second what it adds to
+def training_images(
+    data: Path, net: Darknet, *, images: int, imgsz: Size, device_name: str
+) -> Tensor:
+    """Read images spread evenly over the training split of a data set.
+
+    Args:
+        data: the description of the data set.
+        net: the network that looks at them.
+        images: how many.
+        imgsz: what they are fitted into, rounded up to the stride of the network.
+        device_name: see `device.choose`.
+
+    Returns:
+        RGB in 0..1 on the device, [images, 3, H, W].
+
+    Raises:
+        DataError: images that cannot be read.
+    """
+    from prune.data import spec
+    from prune.data.sift import sound
+    from prune.evaluate.preprocess import fitted
+
+    paths = spec.load(data, splits=("train",)).pictures("train")
+    apart = max(len(paths) / images, 1)
+    chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
+    chosen = list(sound(chosen, where=f"{data}: train"))
+    batch = next(iter(fitted(chosen, imgsz.raised(net.stride), len(chosen))))
+    return batch.images.to(device.choose(device_name)).float() / 255
+
+
+SOURCE = 1  # of a shortcut's inputs: the first is the branch, the second is what it is added to
 
 
 def passes(places: Sequence[Residual]) -> dict[str, int]:
-    """Name the shortcuts that hand on what their block read, for `proof.skipped`."""
+    """Name the shortcuts that pass on the input of their block, for `masking.skipped`."""
     return {f"module_list.{place.shortcut}": SOURCE for place in places}
 
 

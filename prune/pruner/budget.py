@@ -1,4 +1,4 @@
-"""Plan a cut of a whole checkpoint to a budget, at once or in steps that score anew."""
+"""Plan a cut of a whole checkpoint to a budget, at once or in steps with new importance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prune.common.size import Sides, Size
-from prune.core.cost.cost_model import Costs, costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.cut import apply_plan
 from prune.core.importance.criteria import CRITERIA
 from prune.core.plan import joined
@@ -16,7 +16,7 @@ from prune.core.select.selection import Selected, by_budget
 from prune.core.trace.groups import structures
 from prune.errors import PlanError
 from prune.models.groups import detector_groups
-from prune.pruner.importance import Scores
+from prune.pruner.importance import Importance
 from prune.pruner.session import Session
 
 Curve = Sequence[tuple[float, float]]
@@ -24,16 +24,16 @@ Curve = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """How to choose what goes.
+    """How to choose what is removed.
 
     Attributes:
-        allocation: a key of `budget.ALLOCATIONS`.
-        criterion: what the scores are of, for the plan to say.
-        everywhere: limits of every group.
-        layers: limits that differ, by a pattern of layer names.
-        steps: how often to cut, scoring anew in between.
-        curves: measured drops of each group, for allocation sensitivity and the look for cliffs.
-        baseline: what the drops are of.
+        allocation: a key of `allocation.ALLOCATIONS`.
+        criterion: name of the criterion, for the plan.
+        everywhere: constraints of every group.
+        layers: constraints that differ, by a pattern of layer names.
+        steps: how often to cut; the importance is computed anew for each step.
+        curves: measured drops of each group, for allocation sensitivity and to find cliffs.
+        baseline: the metric that drops, with nothing cut.
     """
 
     allocation: str = "uniform"
@@ -46,94 +46,84 @@ class BudgetOptions:
 
 
 def allocation_for(criterion: str) -> str:
-    """Choose an allocation where nobody names one.
+    """Choose an allocation where none is requested.
 
-    Scores read off the loss are of one unit in all groups and add up, so that each can be weighed
-    against what it saves; others share the cut evenly.
+    Importance that is measured by the loss has one unit in all groups and adds up, so that it can
+    be compared with what a channel saves; with others every group loses the same fraction.
     """
     return "per-cost" if CRITERIA[criterion].reads in ("change", "gate") else "uniform"
 
 
 def to_budget(
-    subject: Session,
-    score: Callable[[Session], Scores],
+    session: Session,
+    importance: Callable[[Session], Importance],
     budget: Budget,
-    wishes: BudgetOptions,
+    options: BudgetOptions,
     *,
     imgsz: Sides,
 ) -> Selected:
-    """Choose channels until the subject's network is within a budget.
+    """Choose channels until the network of a session is within a budget.
 
     Args:
-        subject: the checkpoint.
-        score: scores the channels of a subject; called once a step.
-        budget: what the network may cost for one picture.
-        wishes: how to choose.
+        session: the checkpoint.
+        importance: computes the importance of the channels of a session; called once per step.
+        budget: what the network may cost per image.
+        options: how to choose.
         imgsz: of the image: the side of a square, or height and width, in pixels.
 
     Raises:
-        PlanError: a wish out of range, or a budget that is met already or cannot be met.
+        PlanError: an option out of range, or a budget that is met already or cannot be met.
     """
-    if wishes.steps < 1:
-        raise PlanError(f"steps is {wishes.steps}; it must be at least 1")
-    if wishes.steps > 1 and wishes.curves:
+    if options.steps < 1:
+        raise PlanError(f"steps is {options.steps}; it must be at least 1")
+    if options.steps > 1 and options.curves:
         raise PlanError("a sensitivity file is of the whole network; it cannot be cut in steps")
-    if wishes.curves and subject.called:
+    if options.curves and session.called:
         raise PlanError("a sensitivity file is of the whole network; it cannot lose blocks first")
     shape = Size.of(imgsz).batch()
-    allowed = limits(subject.groups, wishes.everywhere, wishes.layers, called=subject.called)
-    now, chosen = subject, None
-    of = costs(now.net, now.groups, shape)
-    start = _cost(of, budget.kind)
-    for step in range(1, wishes.steps + 1):
-        target = round(start + (budget.limit - start) * step / wishes.steps)
-        if _cost(of, budget.kind) <= target and (chosen or step < wishes.steps):
-            continue  # the step before went further than it had to
-        found = _evaluation(now, score(now), of, budget, wishes)
+    allowed = limits(session.groups, options.everywhere, options.layers, called=session.called)
+    now, chosen = session, None
+    costs = cost_model(now.net, now.groups, shape)
+    start = costs.total(budget.metric)
+    for step in range(1, options.steps + 1):
+        target = round(start + (budget.limit - start) * step / options.steps)
+        if costs.total(budget.metric) <= target and (chosen or step < options.steps):
+            continue  # the step before removed more than it had to
+        found = Evaluation(
+            importance=importance(now),
+            costs=costs,
+            metric=budget.metric,
+            alike=structures(now.net, now.groups),
+            curves=options.curves,
+            baseline=options.baseline,
+        )
         picked = by_budget(
             now.groups,
             found,
             allowed,
             budget=replace(budget, limit=target),
-            allocation=wishes.allocation,
-            criterion=wishes.criterion,
+            allocation=options.allocation,
+            criterion=options.criterion,
         )
-        plan = joined(subject.groups, chosen.plan, picked.plan) if chosen else picked.plan
+        plan = joined(session.groups, chosen.plan, picked.plan) if chosen else picked.plan
         chosen = replace(picked, plan=plan)
-        if step < wishes.steps:
+        if step < options.steps:
             now, allowed = _after(now, picked, allowed)
-            of = costs(now.net, now.groups, shape)
+            costs = cost_model(now.net, now.groups, shape)
     assert chosen is not None, "there is at least one step"
     cut = {cut.layer for cut in chosen.plan.cuts}
-    return replace(chosen, whole=tuple(pair for pair in chosen.whole if pair[0] not in cut))
-
-
-def _evaluation(
-    subject: Session, scores: Scores, of: Costs, budget: Budget, wishes: BudgetOptions
-) -> Evaluation:
-    return Evaluation(
-        scores=scores,
-        costs=of,
-        kind=budget.kind,
-        alike=structures(subject.net, subject.groups),
-        curves=wishes.curves,
-        baseline=wishes.baseline,
-    )
+    return replace(chosen, untouched=tuple(pair for pair in chosen.untouched if pair[0] not in cut))
 
 
 def _after(
-    subject: Session, picked: Selected, allowed: Sequence[Limit]
+    session: Session, picked: Selected, allowed: Sequence[Limit]
 ) -> tuple[Session, tuple[Limit, ...]]:
-    """Cut the subject's network; say what may still be taken off each group."""
-    net = apply_plan(subject.net, subject.groups, picked.plan, share=True)
+    """Cut the network of a session; return what may still be pruned of each group."""
+    net = apply_plan(session.net, session.groups, picked.plan, share=True)
     groups = detector_groups(net)
-    assert [g.root for g in groups] == [g.root for g in subject.groups], "a cut keeps every group"
+    assert [g.root for g in groups] == [g.root for g in session.groups], "a cut keeps every group"
     left = (
         replace(limit, most=limit.most - before.channels + after.channels)
-        for limit, before, after in zip(allowed, subject.groups, groups, strict=True)
+        for limit, before, after in zip(allowed, session.groups, groups, strict=True)
     )
-    return replace(subject, net=net, groups=groups), tuple(left)
-
-
-def _cost(of: Costs, kind: str) -> int:
-    return int(getattr(of.of(of.full), kind))
+    return replace(session, net=net, groups=groups), tuple(left)

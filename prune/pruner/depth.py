@@ -1,7 +1,7 @@
-"""Residual blocks of a network: what each costs, what each is worth, and the network without some.
+"""Residual blocks of a network: their cost and importance, and the network without some of them.
 
-Which blocks go is decided here, frozen in a plan (`Plan.blocks`, the indices of their layers), and
-carried out by renumbering: the weights of a layer that stays are taken over as they are.
+Which blocks to remove is chosen here and frozen in a plan (`Plan.blocks`, the indices of their
+layers). The plan is carried out by renumbering: the weights of the other layers do not change.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Block:
 
     Attributes:
         place: its layers.
-        params: learned numbers that go with it.
-        macs: likewise multiply-adds of one picture.
+        params: parameters of the block.
+        macs: MACs of the block per image.
     """
 
     place: Residual
@@ -43,15 +43,15 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A block that goes, and the score that it was chosen by; the lowest go first."""
+class Removal:
+    """A block to remove, and the importance that it was chosen by; the lowest are removed first."""
 
     block: Block
-    score: float
+    importance: float
 
 
 def blocks(net: Darknet, *, imgsz: Sides) -> tuple[Block, ...]:
-    """Find what can be removed, in cfg order; of a block inside another the inner one.
+    """Find the blocks that can be removed, in cfg order; of a block in another the inner one.
 
     Args:
         net: on any device.
@@ -59,7 +59,7 @@ def blocks(net: Darknet, *, imgsz: Sides) -> tuple[Block, ...]:
             square.
 
     Raises:
-        PlanError: the network cannot take a picture of that size.
+        PlanError: the network cannot take an image of that size.
     """
     places = residual_blocks.residuals(net.sections)
     inner = [
@@ -69,7 +69,7 @@ def blocks(net: Darknet, *, imgsz: Sides) -> tuple[Block, ...]:
 
 
 def priced(net: Darknet, places: Sequence[Residual], *, imgsz: Sides) -> tuple[Block, ...]:
-    """Say what goes with each of these blocks.
+    """Count the parameters and MACs of each of these blocks.
 
     Args:
         net: on any device.
@@ -78,7 +78,7 @@ def priced(net: Darknet, places: Sequence[Residual], *, imgsz: Sides) -> tuple[B
             square.
 
     Raises:
-        PlanError: the network cannot take a picture of that size.
+        PlanError: the network cannot take an image of that size.
     """
     costs = per_layer(net, Size.of(imgsz).batch())
     found = []
@@ -89,42 +89,42 @@ def priced(net: Darknet, places: Sequence[Residual], *, imgsz: Sides) -> tuple[B
     return tuple(found)
 
 
-def block_scores(
+def importance_of(
     net: Darknet,
     found: Sequence[Block],
     *,
     criterion: str = "output",
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
     gone: Sequence[Block] = (),
     seed: int = 0,
 ) -> tuple[float, ...]:
-    """Score blocks with others taken for removed; the lowest are worth least, see `worth.scores`.
+    """Compute the importance of blocks, with others removed; see `block_importance.importance`.
 
     Raises:
-        PlanError: no such criterion, or one that cannot judge a block.
+        PlanError: there is no such criterion, or it cannot compare a block.
     """
-    return block_importance.scores(
+    return block_importance.importance(
         net,
         [block.place for block in found],
         criterion=criterion,
-        pictures=pictures,
+        images=images,
         gone=[block.place for block in gone],
         seed=seed,
     )
 
 
-# Says of the blocks chosen so far whether they are enough.
 Enough = Callable[[Sequence[Block]], bool]
+"""Tells whether the blocks chosen so far are enough."""
 
-# Gives blocks one number each, with others taken for removed: (blocks, gone) -> scores.
-Score = Callable[[Sequence[Block], Sequence[Block]], Sequence[float]]
+BlockImportance = Callable[[Sequence[Block], Sequence[Block]], Sequence[float]]
+"""(blocks, others that are removed) -> importance of each block."""
 
 
 def by_number(found: Sequence[Block], number: int) -> Enough:
-    """Ask for so many blocks.
+    """Require so many blocks.
 
     Raises:
-        PlanError: there are not so many, or none is asked for.
+        PlanError: there are not so many, or none is requested.
     """
     _expect_some(found)
     if not 1 <= number <= len(found):
@@ -133,15 +133,15 @@ def by_number(found: Sequence[Block], number: int) -> Enough:
 
 
 def by_macs(found: Sequence[Block], total: int, limit: float) -> Enough:
-    """Ask for a network within a budget.
+    """Require a network within a budget of MACs.
 
     Args:
-        found: the blocks that can go.
-        total: multiply-adds of the whole network.
-        limit: multiply-adds that may be left.
+        found: the blocks that can be removed.
+        total: MACs of the whole network.
+        limit: MACs that may be left.
 
     Raises:
-        PlanError: the network is within the limit as it is, or cannot come within it.
+        PlanError: the network is within the limit already, or cannot be.
     """
     _expect_some(found)
     least = total - sum(block.macs for block in found)
@@ -165,40 +165,40 @@ def _expect_some(found: Sequence[Block]) -> None:
 def choose(
     found: Sequence[Block],
     enough: Enough,
-    score: Score,
+    importance: BlockImportance,
     *,
     again: bool = False,
-) -> tuple[Choice, ...]:
-    """Take the least worthy blocks until they are enough; what turns out not to be needed stays.
+) -> tuple[Removal, ...]:
+    """Choose the least important blocks until they are enough, and no block more than needed.
 
     Args:
-        found: what can go; all of it is enough.
+        found: the blocks that can be removed; all of them are enough.
         enough: see `by_number` and `by_macs`.
-        score: see `block_scores`.
-        again: score what is left again after each removal.
+        importance: see `importance_of`.
+        again: compute the importance of the rest again after each removal.
 
     Returns:
         The blocks in the order they were chosen.
     """
-    gone: list[Choice] = []
-    left, scores = list(found), list(score(found, ()))
-    while not enough([choice.block for choice in gone]):
-        if again and gone:
-            scores = list(score(left, [choice.block for choice in gone]))
-        least = min(range(len(left)), key=lambda i: scores[i])
-        gone.append(Choice(left.pop(least), scores.pop(least)))
-    for choice in sorted(gone, key=lambda choice: -choice.score):
-        others = [other for other in gone if other is not choice]
+    removed: list[Removal] = []
+    left, values = list(found), list(importance(found, ()))
+    while not enough([each.block for each in removed]):
+        if again and removed:
+            values = list(importance(left, [each.block for each in removed]))
+        least = min(range(len(left)), key=lambda i: values[i])
+        removed.append(Removal(left.pop(least), values.pop(least)))
+    for each in sorted(removed, key=lambda each: -each.importance):
+        others = [other for other in removed if other is not each]
         if enough([other.block for other in others]):
-            gone = others
-    return tuple(gone)
+            removed = others
+    return tuple(removed)
 
 
 def places_of(net: Darknet, layers: Sequence[int]) -> tuple[Residual, ...]:
     """Find the blocks that a plan names by their layers.
 
     Raises:
-        PlanError: a layer that is part of no whole block.
+        PlanError: a layer belongs to no complete block of the plan.
     """
     try:
         return residual_blocks.blocks_of(net.sections, layers)
@@ -224,7 +224,7 @@ def without(net: Darknet, places: Sequence[Residual]) -> Darknet:
 
 
 def skip(net: Darknet, places: Sequence[Residual]) -> Skip:
-    """Say what the proof has to know about a network that lost these blocks."""
+    """Describe for the verification a network that lost these blocks."""
     moved = _prefixes(residual_blocks.renumbered(net.sections, places))
     names = {
         name: f"{moved[prefix]}.{rest}"

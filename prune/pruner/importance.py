@@ -1,14 +1,14 @@
-"""Scores of a checkpoint's channels, those that need pictures kept in the user's cache.
+"""Importance of a checkpoint's channels; what needs images is saved in the user's cache.
 
-Gradients over some hundred pictures take a minute; the same scores serve every budget. So they lie
-in a file whose name is a hash of all they depend on.
+Gradients over some hundred images take a minute, and the same importance serves every budget. So it
+is saved in a file whose name is a hash of all that it depends on.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from prune import checkpoint
-from prune.common import cache_dir
+from prune.common import cache_dir, device, notes
+from prune.common.notes import Report, silent
 from prune.common.progress import tracked
 from prune.common.size import Size
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
-from prune.core.importance.statistics import Evidence, gather
+from prune.core.importance.statistics import Statistics, gather
 from prune.errors import InputError, PlanError, PruneError
 from prune.pruner.session import Session
 
@@ -31,15 +32,17 @@ if TYPE_CHECKING:
     from prune.data.loader import Batch
     from prune.data.spec import DataSpec
     from prune.models.darknet import Darknet
+    from prune.pruner.config import ImportanceConfig
 
-Scores = tuple[Tensor | None, ...]
+Importance = tuple[Tensor | None, ...]
+"""One entry per group, [channels]; None where the group is protected or cannot be compared."""
 
-_LONGEST = 40  # letters of a checkpoint's name in that of its scores
+_LONGEST = 40  # letters of a checkpoint's name in the name of its file
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What a criterion looks at: `images` of a data set's train split, fitted into `imgsz`."""
+class TrainImages:
+    """The images that a criterion looks at: `images` of the train split, fitted into `imgsz`."""
 
     spec: DataSpec
     images: int
@@ -50,98 +53,126 @@ class Pictures:
             raise InputError(f"images is {self.images}; it must be at least 1, e.g. 64")
 
 
-def scores(
-    subject: Session,
+def measure(
+    config: ImportanceConfig, session: Session, *, criterion: str | None = None
+) -> Importance:
+    """Compute the importance of a session's channels as a config says, or by another criterion.
+
+    Raises:
+        PruneError: see `importance_of`.
+    """
+    criterion = criterion or config.criterion
+    assert criterion is not None, "the caller has chosen one"
+    images = None
+    if config.data is not None:
+        from prune.data import spec
+
+        data = spec.load(config.data, splits=("train",))
+        images = TrainImages(data, config.images, session.checkpoint.imgsz)
+    return importance_of(
+        session,
+        criterion=criterion,
+        scope=config.scope,
+        normalize=config.normalize,
+        seed=config.seed,
+        images=images,
+        where=device.choose(config.device) if images else None,
+        report=notes.note,  # once, however many cuts are tried
+    )
+
+
+def importance_of(
+    session: Session,
     *,
     criterion: str = "l1",
     scope: str = "root",
     normalize: str = "none",
     seed: int = 0,
-    pictures: Pictures | None = None,
+    images: TrainImages | None = None,
     where: torch.device | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> Scores:
-    """Score the channels of a checkpoint's network; see `ranking.scores`.
+    report: Report = silent,
+) -> Importance:
+    """Compute the importance of the channels of a checkpoint, or read it from the cache.
 
     Args:
-        subject: the checkpoint.
+        session: the checkpoint.
         criterion: a key of CRITERIA.
-        scope: see `ranking.scores`.
+        scope: see `group_importance.channel_importance`.
         normalize: likewise.
-        seed: of the criterion, and of which pictures are looked at.
-        pictures: for criteria that need them.
-        where: the device that looks at them; None for where the network is.
-        say: told where scores were kept or found.
+        seed: of the criterion, and of the choice of images.
+        images: for criteria that need them.
+        where: the device that looks at them; None for the network's own.
+        report: receives where the importance was saved or found.
 
     Raises:
-        PlanError: an unknown name, no pictures where they are needed, or broken weights.
-        DataError: pictures that cannot be read.
-        InputError: the data has another number of classes, or kept scores are damaged.
+        PlanError: an unknown name, no images where they are needed, or broken weights.
+        DataError: images that cannot be read.
+        InputError: the data has another number of classes, or the saved file is damaged.
     """
-    rank = partial(
-        group_importance.scores,
-        subject.net,
-        subject.groups,
+    compute = partial(
+        group_importance.channel_importance,
+        session.net,
+        session.groups,
         criterion=criterion,
         scope=scope,
         normalize=normalize,
         seed=seed,
     )
-    what = CRITERIA[criterion].reads if criterion in CRITERIA else ""
-    if what in ("", "weight", "scale"):
-        return rank(evidence=None)
-    if pictures is None:
-        raise PlanError(f"criterion {criterion} needs pictures; give --data")
-    pictures.spec.expect_classes(subject.checkpoint.names, of=subject.path)
-    kept = _place(subject, pictures, f"{criterion}-{scope}-{normalize}", seed)
-    if kept.is_file():
-        found = _read(kept)
-        say(f"scores from {kept}")
+    known = CRITERIA.get(criterion)
+    if known is None or not known.needs_images:
+        return compute(statistics=None)
+    if images is None:
+        raise PlanError(f"criterion {criterion} needs images; give --data")
+    images.spec.expect_classes(session.checkpoint.names, of=session.path)
+    saved = _file(session, images, f"{criterion}-{scope}-{normalize}", seed)
+    if saved.is_file():
+        found = _read(saved)
+        report(f"importance of channels read from {saved}")
         return found
-    own = next(subject.net.parameters()).device
+    own = next(session.net.parameters()).device
     # A copy on its own device would cost memory for nothing.
-    looks = subject.net if where in (None, own) else copy.deepcopy(subject.net).to(where)
-    found = rank(evidence=evidence(looks, pictures, what, seed=seed))
+    net = session.net if where in (None, own) else copy.deepcopy(session.net).to(where)
+    found = compute(statistics=gather_statistics(net, images, known.reads, seed=seed))
     try:
-        checkpoint.write_archive(list(found), kept)
+        checkpoint.write_archive(list(found), saved)
     except PruneError as error:
-        say(f"{error}; the channels are scored again next time")
+        report(f"{error}; the importance of channels is computed again next time")
     else:
-        say(f"scores kept in {kept}")
+        report(f"importance of channels saved in {saved}")
     return found
 
 
-def _read(kept: Path) -> Scores:
+def _read(saved: Path) -> Importance:
     try:
-        return cast(Scores, tuple(torch.load(kept, weights_only=True)))
+        return cast(Importance, tuple(torch.load(saved, weights_only=True)))
     except Exception as error:  # whatever a damaged file makes torch raise
-        raise InputError(f"{kept} is damaged; remove it to score anew") from error
+        raise InputError(f"{saved} is damaged; remove it to compute it anew") from error
 
 
-def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evidence:
-    """Look at pictures as they are: letterboxed, unaugmented, drawn by the seed.
+def gather_statistics(net: Darknet, images: TrainImages, what: str, *, seed: int) -> Statistics:
+    """Gather statistics of images as they are: letterboxed, without augmentation, drawn at random.
 
     Args:
         net: on any device.
-        pictures: of whom and how many.
-        what: the criterion reads, see `evidence.gather`.
+        images: the data set, and how many.
+        what: the criterion reads, see `statistics.gather`.
         seed: of the order.
 
     Raises:
-        DataError: pictures that cannot be read.
+        DataError: images that cannot be read.
         PlanError: a loss that is not finite.
     """
     from prune.common.hyperparameters import SCRATCH
-    from prune.data import loader  # here, so that a criterion of weights alone loads no images
+    from prune.data import loader  # here, so that criteria of weights alone load no images
     from prune.data.samples import HYP_KEYS
     from prune.models.loss import detection_loss
 
     plain = {**SCRATCH, **dict.fromkeys(HYP_KEYS, 0.0)}
-    # A loss divides by the boxes of its batch, so only alone has a picture its own gradient.
-    batch_size = 1 if what == "gate" else min(8, pictures.images)
+    # A loss is divided by the boxes of its batch: only in a batch of one is the gradient exact.
+    batch_size = 1 if what == "gate" else min(8, images.images)
     batches = loader.train_loader(
-        pictures.spec,
-        imgsz=pictures.imgsz.raised(net.stride),
+        images.spec,
+        imgsz=images.imgsz.raised(net.stride),
         batch_size=batch_size,
         stride=net.stride,
         hyp=plain,
@@ -154,15 +185,15 @@ def evidence(net: Darknet, pictures: Pictures, what: str, *, seed: int) -> Evide
         return detection_loss(found, net.heads, cast(Tensor, targets), hyp=SCRATCH)[0]
 
     where = next(net.parameters()).device
-    number = -(-pictures.images // batch_size)
-    seen = tracked(_first(batches, pictures.images, where), "statistics", number)
+    number = -(-images.images // batch_size)
+    seen = tracked(_first(batches, images.images, where), "statistics", number)
     return gather(net, seen, loss, what=what)
 
 
 def _first(
     batches: Iterable[Batch], images: int, where: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Take so many pictures, or all there are."""
+    """Yield so many images, or all there are."""
     for batch in batches:
         taken = min(images, len(batch.images))
         targets = batch.targets[batch.targets[:, 0] < taken]
@@ -173,7 +204,7 @@ def _first(
 
 
 def fingerprint(net: nn.Module) -> str:
-    """Hash a network's weights: in steps it is another one each time, of one and the same file."""
+    """Hash the weights of a network: in steps they differ each time, the file does not."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():
         digest.update(f"{name} {list(tensor.shape)}".encode())
@@ -181,19 +212,19 @@ def fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _place(subject: Session, pictures: Pictures, name: str, seed: int) -> Path:
-    """Name the file of scores by everything they depend on."""
+def _file(session: Session, images: TrainImages, name: str, seed: int) -> Path:
+    """Name the file by everything that the importance depends on."""
     from prune.data.labels import label_path
 
-    shown = pictures.spec.pictures("train")
+    shown = images.spec.pictures("train")
     files = [path for image in shown for path in (image, label_path(image)) if path.is_file()]
     facts = (
-        subject.net.cfg_text(),
-        fingerprint(subject.net),
+        session.net.cfg_text(),
+        fingerprint(session.net),
         name,
         seed,
-        (pictures.images, pictures.imgsz.plain),
+        (images.images, images.imgsz.plain),
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
     )
     code = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-    return cache_dir.folder("scores") / f"{subject.path.stem[:_LONGEST]}.{name}-{code}.scores"
+    return cache_dir.folder("scores") / f"{session.path.stem[:_LONGEST]}.{name}-{code}.scores"

@@ -1,8 +1,8 @@
-"""Recovery of a pruned checkpoint: pictures as training made them, steps in order, each judged.
+"""Recovery of a pruned checkpoint without training: steps in order, each of them evaluated.
 
-A step that lowers the score is undone. A first trial elsewhere saw recalibration on letterboxed
-pictures take a network trained on mosaics from 0.2 to 0.08 mAP: so pictures are mosaics, and
-nothing is taken on trust.
+A step that lowers the mAP is undone. In a first trial elsewhere, recalibration on letterboxed
+images took a network that was trained on mosaics from an mAP of 0.2 to 0.08: so the images are
+mosaics, as in training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ from prune import checkpoint
 from prune.checkpoint import Checkpoint
 from prune.common import device
 from prune.common.hyperparameters import SCRATCH
+from prune.common.notes import Report
 from prune.common.progress import tracked
-from prune.common.size import Size
 from prune.core.plan import Plan
 from prune.core.recover.compensate import compensate, means_from_norms, means_from_pictures
 from prune.core.recover.recalibrate import recalibrate
@@ -35,10 +37,15 @@ from prune.evaluate.collect import score
 from prune.evaluate.metrics import LEARNED, Metrics
 from prune.models.darknet import Darknet, reactivated
 from prune.pruner import depth, session
+from prune.pruner.result import RecoveryStep
 from prune.pruner.session import Pruned, Session
 
-BATCH = 16  # pictures; what training takes by default
+if TYPE_CHECKING:
+    from prune.pruner.config import PruneConfig
+
+BATCH = 16  # images; what training takes by default
 WRECKED = 0.1  # fraction of the original's mAP below which a cut has destroyed the network
+_TRIAL_IMAGES = 48  # enough to tell one cut from another
 
 
 @dataclass(frozen=True)
@@ -46,56 +53,83 @@ class RecoveryOptions:
     """What to do after a cut.
 
     Attributes:
-        steps: key of STEPS -> data.yaml whose training pictures it looks at; None for none.
-        judge: data.yaml whose validation split scores every step; None to score nothing.
-        activation: what convolutions have from now on, a key of `models.layers.ACTIVATIONS`; "" for
-            what they had. It comes before the steps, so that these make up for it, too.
-        images: how many training pictures.
-        memory: bytes that a reconstruction may hold; see `reconstruct.Settings`.
-        seed: of their order and augmentation.
+        steps: key of STEPS -> data.yaml of the training images it looks at; None for no images.
+        evaluate: data.yaml whose validation split evaluates every step; None for no evaluation.
+        activation: a key of `models.layers.ACTIVATIONS` that replaces every nonlinear activation;
+            "" for none. It is exchanged before the steps, so that they compensate for it, too.
+        images: number of training images.
+        memory: GiB that a reconstruction may take, at least 0.25; see `reconstruct.Settings`.
+        seed: of the order and augmentation of the images.
         device: see `device.choose`.
     """
 
     steps: Mapping[str, Path | None]
-    judge: Path | None = None
+    evaluate: Path | None = None
     activation: str = ""
     images: int = 200
-    memory: int = 4 << 30
+    memory: float = 4.0
     seed: int = 0
     device: str = ""
 
 
-@dataclass(frozen=True)
-class RecoveryStep:
-    """One step and what it did.
+def prepare(config: PruneConfig, opened: Session) -> Recovery | None:
+    """Check what a config requests and open its data; None where it requests no recovery.
 
-    Attributes:
-        step: "original" and "cut", "activation" where that changes, then keys of STEPS.
-        kept: whether its result was kept.
-        images: pictures it looked at.
-        seconds: what it took.
-        layers: how many it changed; None where that is not counted.
-        map50: score after it; None where nothing was scored.
-        map: likewise.
+    Raises:
+        PruneError: see `Recovery`; or an evaluation or a step without data.
     """
+    if config.score and config.data is None:
+        raise InputError("--score needs images to evaluate on; add --data, e.g. data/mine.yaml")
+    options = _options_of(config)
+    if not options.steps and not config.score and not options.activation:
+        return None
+    return Recovery(options, opened)
 
-    step: str
-    kept: bool = True
-    images: int = 0
-    seconds: float = 0.0
-    layers: int | None = None
-    map50: float | None = None
-    map: float | None = None
+
+def trial(config: PruneConfig, opened: Session) -> Callable[[Plan], Darknet] | None:
+    """Return what carries a plan out and recovers the result with few images; None for no recovery.
+
+    Raises:
+        PruneError: see `prepare`.
+    """
+    options = _options_of(config)
+    if not options.steps and not options.activation:
+        return None
+    few = min(options.images, _TRIAL_IMAGES)
+    return Recovery(replace(options, evaluate=None, images=few), opened).try_plan
+
+
+def _options_of(config: PruneConfig) -> RecoveryOptions:
+    steps: dict[str, Path | None] = {}
+    for name in STEPS:
+        data: Path | bool = getattr(config, name)
+        if data is False:
+            continue
+        steps[name] = config.data if data is True else data
+        if steps[name] is None and name != "compensate":
+            raise InputError(
+                f"--{name} needs training images; name their data.yaml by --data or right behind "
+                f"it, e.g. --{name} data/mine.yaml"
+            )
+    return RecoveryOptions(
+        steps=steps,
+        evaluate=config.data if config.score else None,
+        activation=config.activation or "",
+        images=config.recover_images,
+        memory=config.recover_memory,
+        seed=config.seed,
+        device=config.device,
+    )
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What a step works on; it changes `net` in place and says how many layers it changed.
+    """What a step works on; it changes `net` in place and returns how many layers it changed.
 
-    `exchanged` says that its activations are no longer the original's.
+    `exchanged` tells that its activations are no longer the original's.
     """
 
-    subject: Session
+    opened: Session
     pruned: Pruned
     original: Darknet
     net: Darknet
@@ -104,19 +138,16 @@ class _Case:
     exchanged: bool = False
 
 
-Step = Callable[[_Case, "Sequence[Tensor]"], "int | None"]
+Step = Callable[[_Case, Sequence[Tensor]], int | None]
 
 
-def _compensate(case: _Case, pictures: Sequence[Tensor]) -> int:
-    original, shape = case.original, case.subject.net.small_picture
-    if pictures:
-        means = means_from_pictures(original, pictures)
-    else:
-        means = means_from_norms(original, shape)
+def _compensate(case: _Case, images: Sequence[Tensor]) -> int:
+    original, shape = case.original, case.opened.net.small_picture
+    means = means_from_pictures(original, images) if images else means_from_norms(original, shape)
     done = compensate(
         original,
         case.net,
-        case.subject.groups,
+        case.opened.groups,
         case.pruned.plan,
         means=means,
         picture=torch.zeros(shape).to(next(original.parameters())),
@@ -125,28 +156,28 @@ def _compensate(case: _Case, pictures: Sequence[Tensor]) -> int:
     return len(done.layers)
 
 
-def _reconstruct(case: _Case, pictures: Sequence[Tensor]) -> int:
-    groups, plan = case.subject.groups, case.pruned.plan
+def _reconstruct(case: _Case, images: Sequence[Tensor]) -> int:
+    groups, plan = case.opened.groups, case.pruned.plan
     solved = reconstruct(
         case.original,
         case.net,
         groups,
         plan,
-        pictures,
+        images,
         names=case.names,
         whole=case.exchanged,
         settings=case.settings,
     )
-    restate(case.net, pictures)  # or training would begin with other numbers than these
+    restate(case.net, images)  # or training would begin with other numbers than these
     return sum(layer.after < layer.before for layer in solved)
 
 
-def _recalibrate(case: _Case, pictures: Sequence[Tensor]) -> None:
-    recalibrate(case.net, pictures)
+def _recalibrate(case: _Case, images: Sequence[Tensor]) -> None:
+    recalibrate(case.net, images)
 
 
-# In the order they are done: constants first, so that least squares starts nearer; statistics last,
-# since they are those of the final weights.
+# In their order: constants first, so that least squares starts nearer; statistics last, since they
+# are those of the final weights.
 STEPS: dict[str, Step] = {
     "compensate": _compensate,
     "reconstruct": _reconstruct,
@@ -154,117 +185,123 @@ STEPS: dict[str, Step] = {
 }
 
 
-class Prepared:
+class Recovery:
     """RecoveryOptions whose data was opened and checked; nothing has been computed yet."""
 
-    def __init__(self, wishes: RecoveryOptions, subject: Session) -> None:
-        """Open what the wishes name.
+    def __init__(self, options: RecoveryOptions, opened: Session) -> None:
+        """Open the data that the options name.
 
         Raises:
             InputError: a number out of range, or data with another number of classes.
             DataError: a data set that cannot be used.
             DeviceError: no such device.
         """
-        if wishes.images < 1:
-            raise InputError(f"recovery images is {wishes.images}; it must be at least 1, e.g. 200")
-        if wishes.memory < 1 << 28:
+        if options.images < 1:
+            raise InputError(
+                f"recovery images is {options.images}; it must be at least 1, e.g. 200"
+            )
+        if not isfinite(options.memory):
+            raise InputError(
+                f"recovery memory is {options.memory}; it must be a number of GiB, e.g. 4"
+            )
+        if options.memory < 0.25:
             raise InputError("recovery memory must be at least 0.25 GiB, e.g. 4")
-        self.wishes, self.subject = wishes, subject
-        self.device = device.choose(wishes.device)
-        paths = {path for path in wishes.steps.values() if path is not None}
-        self._loaders = {path: _training(path, subject, wishes.seed) for path in sorted(paths)}
-        self._judge = None if wishes.judge is None else _judging(wishes.judge, subject)
+        self.options, self.opened = options, opened
+        self.device = device.choose(options.device)
+        paths = {path for path in options.steps.values() if path is not None}
+        self._loaders = {path: _train_loader(path, opened, options.seed) for path in sorted(paths)}
+        self._evaluate = None if options.evaluate is None else _evaluator(options.evaluate, opened)
 
     def run(
-        self, pruned: Pruned, result: Checkpoint, say: Callable[[str], None]
+        self, pruned: Pruned, result: Checkpoint, report: Report
     ) -> tuple[Checkpoint, list[RecoveryStep]]:
         """Recover a pruned checkpoint.
 
         Args:
             pruned: the cut.
             result: the checkpoint made of it; stays as it is.
-            say: told of every step, and of one that was undone.
+            report: receives a line per step, and on one that was undone.
 
         Returns:
-            The checkpoint with its new weights, told of in its history, and a row a step.
+            The checkpoint with its new weights and the steps in its history, and one row per step.
         """
         case = self._case(pruned, checkpoint.network(result))
-        rows = [self._row("original", case.original)] if self._judge else []
-        rows += [self._row("cut", case.net)] if self._judge else []
+        rows = [self._row("original", case.original)] if self._evaluate else []
+        rows += [self._row("cut", case.net)] if self._evaluate else []
         case = self._exchanged(case)
         if case.exchanged:
             rows.append(self._row("activation", case.net))
-        elif self.wishes.activation:
-            say(f"no convolution has another activation than {self.wishes.activation}")
-        pictures = {path: self._pictures(path) for path in self._loaders}
-        for name in (name for name in STEPS if name in self.wishes.steps):
-            path = self.wishes.steps[name]
-            seen: Sequence[Tensor] = () if path is None else pictures[path]
+        elif self.options.activation:
+            report(f"no convolution has another activation than {self.options.activation}")
+        images = {path: self._images(path) for path in self._loaders}
+        for name in (name for name in STEPS if name in self.options.steps):
+            path = self.options.steps[name]
+            seen: Sequence[Tensor] = () if path is None else images[path]
             rows.append(self._step(name, case, seen, best=_best(rows)))
-            say(_told(rows[-1]))
+            report(_describe(rows[-1]))
         for note in _doubts(rows):
-            say(note)
-        return self._told_of(case, result, rows), rows
+            report(note)
+        return self._with_history(case, result, rows), rows
 
-    def tried(self, plan: Plan) -> Darknet:
-        """Carry a plan out and recover what it leaves, with nothing scored, said or written.
+    def try_plan(self, plan: Plan) -> Darknet:
+        """Carry a plan out and recover the result, with nothing evaluated, reported or written.
 
         Raises:
             PlanError: the plan does not fit the network.
         """
-        pruned = session.cut_session(self.subject, plan, made_by="trial")
+        pruned = session.cut_session(self.opened, plan, made_by="trial")
         case = self._exchanged(self._case(pruned, pruned.net))
-        for name in (name for name in STEPS if name in self.wishes.steps):
-            path = self.wishes.steps[name]
-            STEPS[name](case, () if path is None else self._pictures(path))
+        for name in (name for name in STEPS if name in self.options.steps):
+            path = self.options.steps[name]
+            STEPS[name](case, () if path is None else self._images(path))
         return case.net
 
     def _case(self, pruned: Pruned, net: Darknet) -> _Case:
-        places = depth.places_of(self.subject.net, pruned.plan.blocks)
+        places = depth.places_of(self.opened.net, pruned.plan.blocks)
         return _Case(
-            subject=self.subject,
+            opened=self.opened,
             pruned=pruned,
-            original=_on(self.device, self.subject.net),
+            original=_on(self.device, self.opened.net),
             net=copy.deepcopy(net).to(self.device),  # it may share weights with what stays
-            names=depth.skip(self.subject.net, places).names if places else None,
-            settings=Settings(memory=self.wishes.memory, seed=self.wishes.seed),
+            names=depth.skip(self.opened.net, places).names if places else None,
+            settings=Settings(memory=int(self.options.memory * 2**30), seed=self.options.seed),
         )
 
     def _exchanged(self, case: _Case) -> _Case:
-        """Exchange activations as wished; the case itself where none is another."""
-        if not self.wishes.activation:
+        """Exchange activations as requested; return the case itself where none changes."""
+        if not self.options.activation:
             return case
-        net = reactivated(case.net, self.wishes.activation)
+        net = reactivated(case.net, self.options.activation)
         return case if net.sections == case.net.sections else replace(case, net=net, exchanged=True)
 
     def _step(
-        self, name: str, case: _Case, pictures: Sequence[Tensor], *, best: float | None
+        self, name: str, case: _Case, images: Sequence[Tensor], *, best: float | None
     ) -> RecoveryStep:
         before = copy.deepcopy(case.net.state_dict())
         started = time.perf_counter()
-        layers = STEPS[name](case, pictures)
+        layers = STEPS[name](case, images)
         seconds = time.perf_counter() - started
         row = replace(self._row(name, case.net), seconds=round(seconds, 1), layers=layers)
-        row = replace(row, images=sum(map(len, pictures)))
+        row = replace(row, images=sum(map(len, images)))
         if row.map is None or best is None or row.map >= best:
             return row
         case.net.load_state_dict(before)
         return replace(row, kept=False)
 
     def _row(self, step: str, net: Darknet) -> RecoveryStep:
-        if self._judge is None:
+        if self._evaluate is None:
             return RecoveryStep(step)
-        scores = self._judge(net, where=self.device, name=f"scoring: {step}")
-        return RecoveryStep(step, map50=scores.map50, map=scores.map)
+        metrics = self._evaluate(net, where=self.device, name=f"evaluating: {step}")
+        return RecoveryStep(step, map50=metrics.map50, map=metrics.map)
 
-    def _pictures(self, path: Path) -> Pictures:
-        number = -(-self.wishes.images // BATCH)
-        return Pictures(list(tracked(self._batches(path), "images", number)), self.device)
+    def _images(self, path: Path) -> Images:
+        number = -(-self.options.images // BATCH)
+        return Images(list(tracked(self._batches(path), "images", number)), self.device)
 
     def _batches(self, path: Path) -> Iterator[Tensor]:
-        missing = self.wishes.images
+        missing = self.options.images
         epoch = 0
-        while missing > 0:  # a small data set is gone through again, with other mosaics
+        while missing > 0:  # a small data set is read again, with other mosaics
             self._loaders[path].set_epoch(epoch)
             for batch in self._loaders[path]:
                 yield batch.images[:missing]
@@ -273,13 +310,15 @@ class Prepared:
                     break
             epoch += 1
 
-    def _told_of(self, case: _Case, result: Checkpoint, rows: Sequence[RecoveryStep]) -> Checkpoint:
+    def _with_history(
+        self, case: _Case, result: Checkpoint, rows: Sequence[RecoveryStep]
+    ) -> Checkpoint:
         *earlier, own = result.history
-        data = {name: str(path) for name, path in self.wishes.steps.items() if path is not None}
-        told = [{**asdict(row), "data": data.get(row.step)} for row in rows]
-        own = {**own, "recovery": told}
+        data = {name: str(path) for name, path in self.options.steps.items() if path is not None}
+        steps = [{**asdict(row), "data": data.get(row.step)} for row in rows]
+        own = {**own, "recovery": steps}
         if case.exchanged:
-            own["activation"] = self.wishes.activation
+            own["activation"] = self.options.activation
         return checkpoint.capture(
             case.net,
             names=result.names,
@@ -288,8 +327,8 @@ class Prepared:
         )
 
 
-class Pictures(Sequence[Tensor]):
-    """Batches kept as bytes, float [N, 3, H, W] in 0..1 when looked at."""
+class Images(Sequence[Tensor]):
+    """Batches that are stored as bytes and read as float [N, 3, H, W] in 0..1."""
 
     def __init__(self, batches: Sequence[Tensor], where: torch.device) -> None:
         self._batches, self._where = batches, where
@@ -308,12 +347,12 @@ def _on(where: torch.device, net: Darknet) -> Darknet:
 
 
 def _best(rows: Sequence[RecoveryStep]) -> float | None:
-    """Return the score that the next step starts from: that of the last one kept."""
+    """Return the mAP@.5:.95 that the next step starts from: that of the last one kept."""
     return next((row.map for row in reversed(rows) if row.kept), None)
 
 
 def _doubts(rows: Sequence[RecoveryStep]) -> list[str]:
-    """Say what is wrong with a cut that has hardly anything left, or with what was cut."""
+    """Describe what is wrong where the pruned model, or the original already, has a low mAP."""
     first, left = rows[0] if rows else None, _best(rows)
     if first is None or first.map50 is None or first.map is None or left is None:
         return []  # nothing was evaluated
@@ -324,25 +363,20 @@ def _doubts(rows: Sequence[RecoveryStep]) -> list[str]:
         ]
     if left >= WRECKED * first.map:
         return []
-    asked = {row.step for row in rows}
-    advice = "" if "reconstruct" in asked else ", or recover the cut by --reconstruct"
+    done = {row.step for row in rows}
+    advice = "" if "reconstruct" in done else ", or recover the cut by --reconstruct"
     return [
         f"note: the pruned model has mAP@.5:.95 {left:.4f}, less than a tenth of the original's "
         f"{first.map:.4f}; prune less{advice}"
     ]
 
 
-def _size(subject: Session) -> Size:
-    """Return the size of pictures: the checkpoint's, rounded up to what the network takes."""
-    return subject.checkpoint.imgsz.raised(subject.net.stride)
-
-
-def _training(path: Path, subject: Session, seed: int) -> TrainLoader:
+def _train_loader(path: Path, opened: Session, seed: int) -> TrainLoader:
     return train_loader(
-        _opened(path, subject, "train"),
-        imgsz=_size(subject),
+        _open_data(path, opened, "train"),
+        imgsz=opened.checkpoint.imgsz.raised(opened.net.stride),
         batch_size=BATCH,
-        stride=subject.net.stride,
+        stride=opened.net.stride,
         hyp=SCRATCH,
         workers=0,
         seed=seed,
@@ -350,34 +384,34 @@ def _training(path: Path, subject: Session, seed: int) -> TrainLoader:
     )
 
 
-def _judging(path: Path, subject: Session) -> Callable[..., Metrics]:
-    data = _opened(path, subject, "val")
+def _evaluator(path: Path, opened: Session) -> Callable[..., Metrics]:
+    data = _open_data(path, opened, "val")
     loader: Loader = score_loader(
         data,
         split="val",
-        imgsz=subject.checkpoint.imgsz,
+        imgsz=opened.checkpoint.imgsz,
         batch_size=BATCH,
-        stride=subject.net.stride,
+        stride=opened.net.stride,
         workers=0,
     )
 
-    def judge(net: Darknet, *, where: torch.device, name: str) -> Metrics:
+    def evaluate(net: Darknet, *, where: torch.device, name: str) -> Metrics:
         batches = tracked(loader, name, len(loader))
         return score(net, batches, data.names, device=where)
 
-    return judge
+    return evaluate
 
 
-def _opened(path: Path, subject: Session, split: str) -> DataSpec:
+def _open_data(path: Path, opened: Session, split: str) -> DataSpec:
     data = spec.load(path, splits=[split])
-    data.expect_classes(subject.checkpoint.names, of=subject.path)
+    data.expect_classes(opened.checkpoint.names, of=opened.path)
     return data
 
 
-def _told(row: RecoveryStep) -> str:
+def _describe(row: RecoveryStep) -> str:
     what = f"{row.step} took {row.seconds:.1f} s"
     if row.images:
-        what += f" on {row.images} pictures"
+        what += f" on {row.images} images"
     if row.map is not None:
         what += f": mAP@.5 {row.map50:.4f}, mAP@.5:.95 {row.map:.4f}"
-    return what if row.kept else f"{what}; that is lower, so it was undone"
+    return what if row.kept else f"{what}; that is lower, so the step was undone"

@@ -1,8 +1,8 @@
-"""Width and depth together: blocks leave first, then channels of what is left, in one plan.
+"""Prune width and depth together: blocks are removed first, then channels of the rest, in one plan.
 
-How many blocks go is decided by looking: every number is tried with the same budget, and the
-network whose head maps stay nearest to the original's is taken: as it is after its recovery, if one
-follows, since bare cuts that are alike recover differently.
+The number of blocks is chosen by trial: every number is tried with the same budget, and the network
+whose head maps differ least from the original's is taken. If a recovery follows, the networks are
+compared after it, since cuts that are alike recover differently.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from prune.pruner.session import Session
 
 MOST_TRIED = 8  # numbers of blocks; of more blocks, evenly spread numbers are tried
 
-# Cuts the widths of a subject that lost blocks already.
 Narrow = Callable[[Session], Selected]
+"""Chooses channels of a session whose network may have lost blocks already."""
 
 
 @dataclass(frozen=True)
 class DepthTrial:
-    """A number of blocks, the plan that meets the budget with it, and how far the maps move.
+    """A number of blocks, and the plan that meets the budget with it.
 
-    `change` is ||map - original map|| / ||original map||, the mean over the heads.
+    Attributes:
+        blocks: the number of blocks.
+        chosen: the plan.
+        change: ||map - original map|| / ||original map||, the mean over the heads.
     """
 
     blocks: int
@@ -47,91 +50,97 @@ class DepthTrial:
 
 @dataclass(frozen=True)
 class DepthChoice:
-    """What blocks go by, and whole networks.
+    """How blocks, and networks that lost some, are compared.
 
     Attributes:
-        pictures: RGB in 0..1, [N, 3, H, W]; on the device that is to look at them.
-        criterion: a name in `worth.CRITERIA`, of the blocks.
-        recovered: carries a plan out and makes good what it can; None to judge bare cuts.
+        images: RGB in 0..1, [N, 3, H, W]; on the device that looks at them.
+        criterion: a key of `block_importance.CRITERIA`, for the blocks.
+        recovered: carries a plan out and recovers the result; None to compare bare cuts.
     """
 
-    pictures: Tensor
+    images: Tensor
     criterion: str = "output"
     recovered: Callable[[Plan], Darknet] | None = None
 
 
 def with_blocks(
-    subject: Session, found: Sequence[Block], narrow: Narrow, *, judge: DepthChoice, number: int
+    session: Session,
+    found: Sequence[Block],
+    narrow: Narrow,
+    *,
+    comparison: DepthChoice,
+    number: int,
 ) -> DepthTrial:
-    """Take so many blocks out, the least worthy first, then cut widths of what is left.
+    """Remove so many blocks, the least important first, then cut the widths of the rest.
 
-    Widths stay where the network is within the budget without the blocks.
+    Widths do not change where the network is within the budget without the blocks.
 
     Args:
-        subject: the checkpoint.
+        session: the checkpoint.
         found: its residual blocks.
         narrow: meets the budget by width.
-        judge: what blocks are judged by, and the result.
-        number: of blocks.
+        comparison: how blocks, and the result, are compared.
+        number: how many blocks to remove.
 
     Raises:
         PlanError: there are not so many blocks, or the budget cannot be met.
     """
     if not number:
-        chosen = narrow(subject)
-        return DepthTrial(0, chosen, _change(subject, chosen.plan, judge))
+        chosen = narrow(session)
+        return DepthTrial(0, chosen, _change(session, chosen.plan, comparison))
 
-    net = near(subject.net, judge.pictures)
+    net = near(session.net, comparison.images)
 
-    def score(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
-        return depth.block_scores(
-            net, blocks, criterion=judge.criterion, pictures=judge.pictures, gone=gone
+    def importance(blocks: Sequence[Block], gone: Sequence[Block]) -> tuple[float, ...]:
+        return depth.importance_of(
+            net, blocks, criterion=comparison.criterion, images=comparison.images, gone=gone
         )
 
-    gone = depth.choose(found, depth.by_number(found, number), score, again=True)
-    chosen = _narrowed(subject, [choice.block for choice in gone], narrow, judge.criterion)
-    return DepthTrial(number, chosen, _change(subject, chosen.plan, judge))
+    removed = depth.choose(found, depth.by_number(found, number), importance, again=True)
+    chosen = _narrow(session, [each.block for each in removed], narrow, comparison.criterion)
+    return DepthTrial(number, chosen, _change(session, chosen.plan, comparison))
 
 
 def with_same_blocks(
-    subject: Session, found: Sequence[Block], before: Plan, narrow: Narrow
+    session: Session, found: Sequence[Block], before: Plan, narrow: Narrow
 ) -> Selected:
-    """Cut other widths after the blocks that a plan took out; arguments as of `with_blocks`."""
+    """Cut other widths after the blocks that a plan removed; arguments as of `with_blocks`."""
     gone = [block for block in found if set(block.layers) <= set(before.blocks)]
-    return _narrowed(subject, gone, narrow, before.criterion) if gone else narrow(subject)
+    return _narrow(session, gone, narrow, before.criterion) if gone else narrow(session)
 
 
-def _narrowed(subject: Session, gone: Sequence[Block], narrow: Narrow, criterion: str) -> Selected:
-    """Take blocks out and cut widths of what is left, in the names of the whole network."""
+def _narrow(session: Session, gone: Sequence[Block], narrow: Narrow, criterion: str) -> Selected:
+    """Remove blocks and cut the widths of the rest; the plan names layers as the original does."""
     names = {
         new: old
-        for old, new in depth.skip(subject.net, [block.place for block in gone]).names.items()
+        for old, new in depth.skip(session.net, [block.place for block in gone]).names.items()
     }
-    shallow = _without(subject, gone, called=names)
+    net = depth.without(session.net, [block.place for block in gone])
+    shallow = replace(session, net=net, groups=detector_groups(net), called=names)
     try:
         chosen = narrow(shallow)
     except WithinBudgetError:  # without the blocks the network is within the budget
         chosen = Selected(Plan("", criterion, ()), ())
-    plan = _named_as_before(subject.groups, chosen.plan, names)
+    plan = _named_as_before(session.groups, chosen.plan, names)
     plan = replace(plan, blocks=tuple(sorted(layer for block in gone for layer in block.layers)))
-    whole = tuple((names.get(root, root), reason) for root, reason in chosen.whole)
-    return Selected(plan, whole)
+    untouched = tuple((names.get(root, root), reason) for root, reason in chosen.untouched)
+    return Selected(plan, untouched)
 
 
 def automatic(
-    subject: Session, found: Sequence[Block], narrow: Narrow, *, judge: DepthChoice
+    session: Session, found: Sequence[Block], narrow: Narrow, *, comparison: DepthChoice
 ) -> tuple[DepthTrial, ...]:
-    """Try numbers of blocks, the best first; those that cannot meet the budget are left out.
+    """Try numbers of blocks; return the trials that meet the budget, the best first.
 
     Raises:
-        PlanError: none can.
+        PlanError: none does.
     """
     apart = max(1, -(-len(found) // MOST_TRIED))
     trials, reasons = [], []
     numbers = range(0, len(found) + 1, apart)
     for number in tracked(numbers, "numbers of blocks", len(numbers)):
         try:
-            trials.append(with_blocks(subject, found, narrow, judge=judge, number=number))
+            trials.append(with_blocks(session, found, narrow, comparison=comparison, number=number))
         except PlanError as error:
             reasons.append(str(error))
     if not trials:
@@ -139,17 +148,11 @@ def automatic(
     return tuple(sorted(trials, key=lambda trial: trial.change))
 
 
-def _without(subject: Session, gone: Sequence[Block], *, called: dict[str, str]) -> Session:
-    net = depth.without(subject.net, [block.place for block in gone])
-    groups = detector_groups(net)
-    return replace(subject, net=net, groups=groups, called=called)
-
-
 def _named_as_before(groups: Sequence[Group], plan: Plan, names: dict[str, str]) -> Plan:
-    """Say a plan for the network without blocks in the layers of the whole one.
+    """Rewrite a plan for the network without blocks in the names of the original.
 
-    A channel has one position in a layer in both; only names differ, and a group of the whole
-    network may have a first layer that went with a block.
+    A channel has the same position in a layer of both; only names differ, and a group of the
+    original may have a first layer that was removed with a block.
     """
     cuts: list[Cut] = []
     for cut in plan.cuts:
@@ -157,30 +160,30 @@ def _named_as_before(groups: Sequence[Group], plan: Plan, names: dict[str, str])
     return replace(plan, cuts=tuple(cuts))
 
 
-def near(net: Darknet, pictures: Tensor) -> Darknet:
-    """Return a network where the pictures are: itself, or a copy."""
-    here = next(net.parameters()).device == pictures.device
-    return net if here else copy.deepcopy(net).to(pictures.device)
+def near(net: Darknet, images: Tensor) -> Darknet:
+    """Return a network on the device of the images: itself, or a copy."""
+    here = next(net.parameters()).device == images.device
+    return net if here else copy.deepcopy(net).to(images.device)
 
 
-def _change(subject: Session, plan: Plan, judge: DepthChoice) -> float:
-    cut = judge.recovered or partial(bare, subject)
-    net, original = (near(each, judge.pictures) for each in (cut(plan), subject.net))
-    return _apart(original, net, judge.pictures)
+def _change(session: Session, plan: Plan, comparison: DepthChoice) -> float:
+    cut = comparison.recovered or partial(bare, session)
+    net, original = (near(each, comparison.images) for each in (cut(plan), session.net))
+    return _distance(original, net, comparison.images)
 
 
-def bare(subject: Session, plan: Plan) -> Darknet:
-    """Carry a plan out and do no more: for a look at the network, or at the clock."""
-    net: Darknet = apply_plan(subject.net, subject.groups, plan, share=True)
-    places = depth.places_of(subject.net, plan.blocks)
+def bare(session: Session, plan: Plan) -> Darknet:
+    """Carry a plan out without verification and recovery, to evaluate or time the network."""
+    net: Darknet = apply_plan(session.net, session.groups, plan, share=True)
+    places = depth.places_of(session.net, plan.blocks)
     return depth.without(net, places) if places else net
 
 
 @torch.inference_mode()
-def _apart(original: Darknet, net: Darknet, pictures: Tensor) -> float:
+def _distance(original: Darknet, net: Darknet, images: Tensor) -> float:
     moved = torch.zeros(len(net.heads), dtype=torch.float64)
     whole = torch.zeros(len(net.heads), dtype=torch.float64)
-    for batch in torch.split(pictures, 8):
+    for batch in torch.split(images, 8):
         pairs = zip(original(batch), net(batch), strict=True)
         for head, (before, after) in enumerate(pairs):
             moved[head] += (after - before).double().square().sum().cpu()

@@ -74,7 +74,7 @@ def box_sizes(pictures: Pictures) -> Tensor:
     return joined[joined.amin(dim=1) > MIN_SIDE]
 
 
-def fitted(
+def fit_anchors(
     net: Darknet, sizes: Tensor, *, anchor_t: float, seed: int, change: bool, force: bool = False
 ) -> tuple[Darknet, str]:
     """Check a network's anchors against boxes and, if they may be changed, fit them.
@@ -105,10 +105,10 @@ def fitted(
     after = measure(new, sizes, anchor_t=anchor_t)
     if after.ratio <= before.ratio or after.recall < before.recall:
         return net, f"anchors: {before}; kept, none better were found"
-    return with_new(net, new), f"anchors: {before}; replaced by better ones: {after}"
+    return replace_anchors(net, new), f"anchors: {before}; replaced by better ones: {after}"
 
 
-def with_new(net: Darknet, anchors: Tensor) -> Darknet:
+def replace_anchors(net: Darknet, anchors: Tensor) -> Darknet:
     """Build a network with the same weights and other anchors, in eval mode.
 
     Args:
@@ -132,7 +132,7 @@ def _search(old: Tensor, sizes: Tensor, *, anchor_t: float, seed: int) -> Tensor
     some = sizes[torch.randperm(len(sizes), generator=random)[: max(_SEARCHED, len(old))]]
     starts = (old, _centres(some, len(old), seed=seed))
     best = max(starts, key=lambda anchors: measure(anchors, some, anchor_t=anchor_t).ratio)
-    moved = _moved(best, some, anchor_t=anchor_t, random=random)
+    moved = _search_randomly(best, some, anchor_t=anchor_t, random=random)
     return (moved * 100).round() / 100  # what cfg text will hold
 
 
@@ -145,7 +145,9 @@ def _centres(sizes: Tensor, count: int, *, seed: int) -> Tensor:
     return torch.from_numpy(centres).exp()
 
 
-def _moved(anchors: Tensor, sizes: Tensor, *, anchor_t: float, random: torch.Generator) -> Tensor:
+def _search_randomly(
+    anchors: Tensor, sizes: Tensor, *, anchor_t: float, random: torch.Generator
+) -> Tensor:
     """Move one anchor at a time by chance, and keep every move that brings the boxes nearer."""
     anchors = anchors.clone()
     near = _nearness(worst_ratio(anchors, sizes), anchor_t)  # [A, M]

@@ -1,23 +1,23 @@
-"""The files a run leaves: the last weights with all it takes to go on, the best by six measures."""
+"""The files of a run: the last weights with the training state, the best by six metrics."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
 from prune import checkpoint
 from prune.checkpoint import Checkpoint
-from prune.common.files import replacing
+from prune.common.files import probe, replacing, sweep
 from prune.common.run_dir import versions
-from prune.errors import CheckpointError, InputError, TrainError
-from prune.train.resume_state import expect_momentum, taking_up
+from prune.errors import DataError, InputError, LoaderError, TrainError, WriteError
 from prune.train.run import Run
 from prune.train.run_log import SCORES
 
@@ -44,7 +44,7 @@ BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
 class Origin:
     """What the kept files say of where they come from: names, earlier history, files' digests.
 
-    `pictures` is the training pictures' `listing`.
+    `pictures` is the training pictures' `images_digest`.
     """
 
     names: tuple[str, ...]
@@ -74,11 +74,11 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
         TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
-    finished = _finished(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
+    finished = _capture(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
     _expect_finite(finished, f"after epoch {epoch}")
     if not run.team.leads:
         return
-    wanted = [folder / f"{name}.pt" for name in records(rows[run.settings.best_after :])]
+    wanted = [folder / f"{name}.pt" for name in improved_measures(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
         wanted.append(folder / f"epoch{epoch:03d}.pt")
     _save_under(finished, wanted)
@@ -96,7 +96,7 @@ def save_within(
         WriteError: the disk is full.
         TrainError: the weights are no longer finite; the files stay as they were.
     """
-    finished = _finished(run, origin=origin, epoch=len(rows))
+    finished = _capture(run, origin=origin, epoch=len(rows))
     _expect_finite(finished, f"in epoch {len(rows) + 1}")
     if not run.team.leads:
         return
@@ -104,7 +104,7 @@ def save_within(
     checkpoint.save(replace(finished, training=state), folder / "last.pt")
 
 
-def records(rows: Sequence[Row]) -> list[str]:
+def improved_measures(rows: Sequence[Row]) -> list[str]:
     """Name the measures in which the last row is better than every row before it."""
     if not rows or "map" not in rows[-1]:
         return []
@@ -116,7 +116,7 @@ def records(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def listing(pictures: Sequence[Path]) -> str:
+def images_digest(pictures: Sequence[Path]) -> str:
     """Return the SHA-256 of pictures' names and sizes in bytes, in their order, in hexadecimal.
 
     Names count from the folder that all have in common, so that a data set may move as a whole.
@@ -135,72 +135,6 @@ def _bytes(picture: Path) -> int:
         return -1
 
 
-def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> None:
-    """Check that a run goes on with the pictures it was trained on, by their names and sizes.
-
-    Args:
-        state: the checkpoint's training state; those of early versions do not tell.
-        pictures: what it is to go on with, at least one.
-
-    Raises:
-        InputError: they are others, or in another order.
-    """
-    told = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
-    if told is not None and told != listing(pictures):
-        raise InputError(
-            f"the run was trained on other pictures than the {len(pictures)} that the data has "
-            "now; a run goes on with the data it began with"
-        )
-
-
-def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[list[Row], Position]:
-    """Put a run back to where `save` left it; return its rows so far, and where it stands.
-
-    Args:
-        run: started on the network of the same checkpoint, so that the average holds its weights.
-        state: the checkpoint's training state.
-        batches: batches an epoch, which must be what they were.
-
-    Raises:
-        CheckpointError: the state is incomplete, or belongs to other data or another batch size.
-    """
-    try:
-        position = cast("dict[str, Any]", state["scheduler"])
-        parts = cast("dict[str, Any]", state["optimizer"])
-        generators = cast("dict[str, Any]", state["rng"])
-        rows = cast("list[Row]", state["training_results"])
-        updates = cast(int, state["ema_updates"])
-    except KeyError as error:
-        raise CheckpointError(
-            f"the run is finished or its state incomplete (no {error}); start from --weights"
-        ) from error
-    if position["batches"] != batches:
-        raise CheckpointError(
-            f"the run had {position['batches']} batches an epoch and the data now gives {batches}; "
-            "resume needs the same pictures and batch size"
-        )
-    run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
-    with taking_up("optimizer.weights"):
-        run.net.load_state_dict(parts["weights"])
-    # Momentum is state; what the groups hold beside it is told anew, by this version's names.
-    groups = run.optimizer.state_dict()["param_groups"]
-    own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
-    with taking_up("optimizer.state"):
-        run.optimizer.load_state_dict({**own, "param_groups": groups})
-    expect_momentum(run.optimizer)
-    if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
-        with taking_up("optimizer.scaler"):
-            run.scaler.load_state_dict(parts["scaler"])
-    run.ema.updates = updates
-    with taking_up("rng.cpu"):
-        torch.set_rng_state(generators["cpu"])
-    if "cuda" in generators and run.device.type == "cuda":
-        with taking_up("rng.cuda"):
-            torch.cuda.set_rng_state(generators["cuda"], run.device)
-    done = Position(position["batch"] - len(rows) * batches, tuple(position["losses"]))
-    return [dict(row) for row in rows], done
-
-
 def finish(folder: Path) -> None:
     """Take the training state out of last.pt: it is a checkpoint like any other now.
 
@@ -216,7 +150,7 @@ def _scores(row: Row) -> Row:
     return {name: row[name] for name in SCORES if name in row}
 
 
-def _finished(
+def _capture(
     run: Run, *, origin: Origin, epoch: int, scores: Mapping[str, float] | None = None
 ) -> Checkpoint:
     """Capture the averaged weights; `scores` are theirs, where they were scored."""
@@ -297,3 +231,68 @@ def _save_under(finished: Checkpoint, targets: Sequence[Path]) -> None:
                 os.link(first, part)
             except OSError:  # no links on this file system
                 shutil.copyfile(first, part)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a run's folder of weights, and clear both of what a killed process left half written.
+
+    Raises:
+        TrainError: that cannot be done, or nothing can be written there.
+    """
+    weights = folder / "weights"
+    try:
+        weights.mkdir(parents=True, exist_ok=True)
+        for place in (folder, weights):
+            sweep(place)
+            probe(place)
+    except (InputError, OSError) as error:
+        raise TrainError(f"cannot use the folder {folder}: {error}") from error
+
+
+@contextmanager
+def explain_save_errors(folder: Path, epoch: int) -> Iterator[None]:
+    """Let a failed write end the run with its cause, and with what there is to go on from.
+
+    Args:
+        folder: the run's, as `prepare_folder` left it; if it is gone, nothing makes it anew.
+        epoch: the one at hand, counted from 1.
+
+    Raises:
+        TrainError: the block could not write.
+    """
+    weights = folder / "weights"
+    if not weights.is_dir():
+        raise TrainError(f"cannot save epoch {epoch}: the folder {weights} is gone, with all in it")
+    try:
+        yield
+    except (InputError, WriteError, OSError) as error:
+        left = _how_to_resume(weights / "last.pt")
+        raise TrainError(f"cannot save epoch {epoch}: {error}; {left}") from error
+
+
+@contextmanager
+def explain_load_errors(folder: Path) -> Iterator[None]:
+    """Let images that cannot be loaded end the run with what there is to go on from.
+
+    The data set was whole when the run began: an image that is lost since is the run's failure.
+
+    Raises:
+        TrainError: the block raised a DataError; with what there is to go on from.
+        LoaderError: the block raised it; with the same.
+    """
+    last = folder / "weights" / "last.pt"
+    try:
+        yield
+    except DataError as error:
+        raise TrainError(f"{error}; {_how_to_resume(last)}") from error
+    except LoaderError as error:
+        raise LoaderError(f"{error}; {_how_to_resume(last, '--workers', '0')}") from error
+
+
+def _how_to_resume(last: Path, *words: str) -> str:
+    """Say from where the run can go on, with some options."""
+    if not last.is_file():
+        return "nothing was saved before"
+    epoch = checkpoint.load(last).history[-1]["epoch"]
+    again = shlex.join(["prune", "train", "--resume", str(last), *words])
+    return f"{last} of epoch {epoch} stays; to resume: {again}"

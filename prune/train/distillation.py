@@ -1,14 +1,22 @@
-"""Distillation: the loss of a network whose head maps are not those of its teacher.
+"""Distillation: losses that compare a network with its teacher.
 
-The teacher, as a rule the network before the cut, says of every cell how sure it is of an object,
-and where it is sure what box and class it sees (Hinton et al. 2015, arXiv:1503.02531, for a
-detector whose boxes count by objectness, as Chen et al. 2017 weigh background down). Each part has
-the unit and the gain of the detection loss's own part, so that the two can be added.
+The teacher is usually the network before it was pruned. On outputs, it tells for every cell how
+sure it is of an object, and where it is sure which box and class it detects (Hinton et al. 2015,
+arXiv:1503.02531, for a detector whose boxes count by objectness, as Chen et al. 2017 weight the
+background down). Each part has the unit and the gain of the detection loss's own part, so that the
+two can be added.
+
+On features before the heads, widths may differ, so that a 1x1 adapter maps the network's features
+to the teacher's (FitNets, Romero et al. 2015, arXiv:1412.6550). The best adapter is known in closed
+form, by least squares; it is solved on the first batch of every epoch instead of being trained: no
+optimizer contains it, and nothing has to be removed from the network in the end. The loss is the
+fraction of the teacher's variance that is not explained, so that it needs no gain of its own for
+every level or network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +31,7 @@ from prune.models.loss import gained, gains, level_balance
 SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
 
 
-def imitation_loss(
+def output_loss(
     maps: Sequence[Tensor],
     taught: Sequence[Tensor],
     heads: Sequence[Yolo],
@@ -114,3 +122,60 @@ def expect_alike(teacher: Darknet, student: Darknet) -> None:
 def _fact(head: Yolo, name: str) -> object:
     value: object = getattr(head, name)
     return value.tolist() if isinstance(value, Tensor) else value
+
+
+_RIDGE = 1e-3  # of the features' mean square: channels that say the same do not blow up
+
+
+@torch.no_grad()
+def fit_adapter(
+    features: Tensor, taught: Tensor, *, whole: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Fit an adapter by ridge least squares.
+
+    Args:
+        features: of the network, [N, C, ny, nx].
+        taught: of the teacher, [N, T, ny, nx].
+        whole: where these are a share of a batch: sums tensors over all shares.
+
+    Returns:
+        Weights and, last, the constant, [T, C + 1].
+    """
+    x = _rows(features)  # [P, C]
+    x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)  # [P, C + 1]
+    square, cross = x.T @ x, x.T @ _rows(taught)  # [C + 1, C + 1], [C + 1, T]
+    if whole is not None:
+        square, cross = whole(square), whole(cross)
+    ridge = torch.full_like(square.diagonal(), _RIDGE * float(square.diagonal().mean()))
+    ridge[-1] = 1e-6 * square[-1, -1]  # of the places; the constant is not shrunk, or hardly
+    adapter: Tensor = torch.linalg.solve(square + ridge.diag(), cross)
+    return adapter.T.contiguous()
+
+
+def feature_loss(
+    features: Sequence[Tensor], taught: Sequence[Tensor], adapters: Sequence[Tensor]
+) -> Tensor:
+    """Return the mean over levels of the share of the teacher's variance not explained.
+
+    Args:
+        features: of the network, one a head, [N, C, ny, nx].
+        taught: of the teacher, likewise, [N, T, ny, nx], without gradient.
+        adapters: what `fit_adapter` gave, one a head, [T, C + 1].
+
+    Returns:
+        A scalar: 0 where all is explained, 1 where no more than the mean is.
+    """
+    shares = [_unexplained(*level) for level in zip(features, taught, adapters, strict=True)]
+    return torch.stack(shares).mean()
+
+
+def _unexplained(features: Tensor, taught: Tensor, adapter: Tensor) -> Tensor:
+    wished = taught.float()
+    found = F.conv2d(features.float(), adapter[:, :-1, None, None], adapter[:, -1])
+    variance = (wished - wished.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+    return (found - wished).square().mean() / variance.clamp(min=1e-12)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Put channels last and everything else into rows, float32 [P, C]."""
+    return features.float().movedim(1, -1).flatten(0, -2)

@@ -1,9 +1,13 @@
-"""Processes that train one network together, a share of every batch each, as torchrun starts them.
+"""Processes that train one network together, a part of every batch each, started by torchrun.
 
-No wrapper around the network: it may be rebuilt while it trains, its passes may be CUDA graphs, a
-process may have no picture of a batch. Instead gradients are summed just before each update, so
-that every process steps its own copy of the weights, and all stay the same to the bit. A process
-that dies ends all at once, one that hangs within a minute.
+No wrapper stands around the network: it may be rebuilt while it trains, its passes may be CUDA
+graphs, and a process may have no image of a batch. Instead gradients are summed just before each
+update, so that every process steps its own copy of the weights, and all copies stay identical to
+the bit. If a process dies, all end at once; if one hangs, all end within a minute.
+
+BatchNorms can share their statistics (--sync-bn). The network stays as it is: while it computes,
+another function takes the place of the one that its BatchNorms call. torch's own SyncBatchNorm
+replaces modules, and supports GPUs only.
 """
 
 from __future__ import annotations
@@ -12,17 +16,25 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+from torch.overrides import TorchFunctionMode
 
 from prune.errors import InputError, PruneError, TrainError
+
+if TYPE_CHECKING:
+    from prune.train.run import Run
+    from prune.train.stopping import StopRequested
+
 
 Thing = TypeVar("Thing")
 
@@ -78,7 +90,7 @@ class Team:
         if self.size == 1:
             return own[None]
         found = [torch.empty_like(own) for _ in range(self.size)]
-        with _partners():
+        with _explain_lost_process():
             dist.all_gather(found, own)
         return torch.stack(found)
 
@@ -87,7 +99,7 @@ class Team:
         if self.size == 1:
             return [own]
         found: list[Thing | None] = [None] * self.size
-        with _partners():
+        with _explain_lost_process():
             dist.all_gather_object(found, own)
         return cast(list[Thing], found)
 
@@ -100,7 +112,7 @@ class Team:
         made = self.all_make(make if self.leads else lambda: None)
         if self.size > 1:
             shared = [made]
-            with _partners():
+            with _explain_lost_process():
                 dist.broadcast_object_list(shared, src=0)
             (made,) = shared
         return cast(Thing, made)
@@ -149,13 +161,13 @@ class Team:
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
-            with _partners():
+            with _explain_lost_process():
                 dist.all_reduce(tensor, operation)
         return tensor
 
     def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Sum tensors over all processes, a bucket on its way while the next one is packed."""
-        with torch.no_grad(), _partners():
+        with torch.no_grad(), _explain_lost_process():
             sent = []
             for bucket in buckets(tensors):
                 flat = torch.cat([tensor.flatten() for tensor in bucket])
@@ -187,7 +199,7 @@ def local_rank() -> int | None:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
+def join() -> Iterator[Team]:
     """Meet the other processes that torchrun started; alone, where it started none.
 
     Objects, counts and flags go through the CPU's memory even where gradients are on GPUs: nobody
@@ -205,7 +217,7 @@ def joined() -> Iterator[Team]:
     importlib.import_module("torch.distributed.nn.functional")
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    with _partners():
+    with _explain_lost_process():
         dist.init_process_group(backend, timeout=timedelta(seconds=_timeout_s()))
     yield Team(dist.get_rank(), dist.get_world_size())
     # Not after an error: the others are elsewhere, and to take leave of them would be to wait.
@@ -229,7 +241,7 @@ def _timeout_s() -> float:
 
 
 @contextmanager
-def _partners() -> Iterator[None]:
+def _explain_lost_process() -> Iterator[None]:
     """Say in one line what torch says in fifty when a process has gone."""
     try:
         yield
@@ -244,3 +256,142 @@ def _partners() -> Iterator[None]:
             f"another process of this run is gone ({reason}); what it said itself stands beside "
             "this"
         ) from error
+
+
+def all_reduce(run: Run, *, share: float) -> None:
+    """Bring together what the processes have gathered since the last update.
+
+    Args:
+        run: the run.
+        share: of those pictures, what this process saw; so much its BatchNorm statistics count.
+    """
+    with run.watch("step"):
+        run.team.sum_gradients(run.net.parameters())
+        if not run.settings.sync_bn:  # else they are the same everywhere
+            run.team.average(_statistics(run.net), share=share)
+
+
+def _statistics(net: nn.Module) -> list[Tensor]:
+    """List what BatchNorms have seen, but for frozen ones: an average would round theirs."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    live = [norm for norm in norms if norm.training]
+    found = [buffer for norm in live for buffer in (norm.running_mean, norm.running_var)]
+    return [buffer for buffer in found if buffer is not None]
+
+
+def any_requested(team: Team, asked: StopRequested) -> bool:
+    """Tell whether anybody was asked to stop; all processes ask this at the same step."""
+    return team.any(asked())
+
+
+def sum_losses(unseen: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
+    """Sum everybody's losses on the host, [4] or with a teacher [5].
+
+    Raises:
+        TrainError: one is not finite; names the pictures it came from.
+    """
+    losses = team.sum(torch.stack([items for items, _ in unseen]).cpu())  # [K, 4] or [K, 5]
+    for row, (_, paths) in zip(losses, unseen, strict=True):
+        if not row.isfinite().all():
+            names = ", ".join(str(path) for part in team.gather(paths) for path in part)
+            raise TrainError(
+                f"the loss is {float(row[3:].sum())} on the batch {names}; nothing of this epoch "
+                "is kept. A lower lr0 may help, or a look at those pictures' labels"
+            )
+    return losses.sum(dim=0)
+
+
+class SharedStatistics(TorchFunctionMode):
+    """While entered, BatchNorms in training mode normalise by what all processes see."""
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self.team = team
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call a function of torch, or ours in its place."""
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))  # type: ignore[arg-type]  # torch's own
+        return func(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+        mean, squares, count = batch_moments(input.detach(), self.team)
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(squares / (count - 1).clamp(min=1), momentum)
+        fixed = mean, (squares / count + eps).rsqrt(), count
+        normalise = cast(Callable[..., Tensor], _Normalise.apply)
+        return normalise(input, weight, bias, fixed, self.team)
+
+
+def batch_moments(values: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what all processes' values [N, C, H, W] give; N may be zero here, not everywhere.
+
+    Joined from each one's own mean and squares (Chan et al. 1979), which loses no digits.
+
+    Returns:
+        Mean [C], sum of squared deviations from it [C], values a channel [1]; float32.
+    """
+    values, channels = values.float(), values.shape[1]
+    count = values.numel() // channels
+    mean = values.sum(dim=(0, 2, 3)) / max(count, 1)  # [C]
+    squares = (values - _along(mean)).square().sum(dim=(0, 2, 3))  # [C]
+    every = team.stack(torch.cat((mean, squares, mean.new_tensor([count]))))  # [R, 2 C + 1]
+    means, squares, counts = torch.split(every, [channels, channels, 1], dim=1)
+    total = counts.sum(dim=0)  # [1]
+    mean = (counts * means).sum(dim=0) / total
+    return mean, (squares + counts * (means - mean).square()).sum(dim=0), total
+
+
+class _Normalise(torch.autograd.Function):
+    """(x - mean) / deviation * weight + bias, where mean and deviation depend on all processes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # torch's own type has none of what it carries
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        fixed: tuple[Tensor, Tensor, Tensor],
+        team: Team,
+    ) -> Tensor:
+        mean, inverse, count = fixed
+        ctx.save_for_backward(values, weight, mean, inverse, count)
+        ctx.team = team
+        scale = weight * inverse
+        normalised = values.float() * _along(scale) + _along(bias - mean * scale)
+        return normalised.to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, mean, inverse, count = ctx.saved_tensors
+        slope = gradient.float()
+        unit = (values.float() - _along(mean)) * _along(inverse)
+        own = torch.stack((slope.sum(dim=(0, 2, 3)), (slope * unit).sum(dim=(0, 2, 3))))  # [2, C]
+        shift, stretch = ctx.team.sum(own) / count  # [C] each
+        back = _along(weight * inverse) * (slope - _along(shift) - unit * _along(stretch))
+        # The scale's and shift's gradients are this process's; they are summed like all others.
+        return back.to(values.dtype), own[1], own[0], None, None
+
+
+def _along(channels: Tensor) -> Tensor:
+    """Shape values a channel, [C], to go with pictures, [1, C, 1, 1]."""
+    return channels[None, :, None, None]

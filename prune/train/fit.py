@@ -21,16 +21,21 @@ from prune.common.notes import Report, silent
 from prune.evaluate import metrics, plots
 from prune.evaluate.collect import collect, score
 from prune.evaluate.fuse_batchnorm import fused
-from prune.train import checkpointing, gradual, memory, profile, setup, trackers
+from prune.train import checkpointing, gradual, memory, profile, run_log, setup
 from prune.train import plots as images
 from prune.train import resume as resuming
-from prune.train.checkpointing import Origin, Row, listing
-from prune.train.distributed import Team, joined, local_rank
-from prune.train.loop import Narrow, Stopped, train
+from prune.train.checkpointing import (
+    Origin,
+    Row,
+    explain_load_errors,
+    explain_save_errors,
+    images_digest,
+)
+from prune.train.distributed import Team, join, local_rank
+from prune.train.loop import PruneHook, Stopped, train
 from prune.train.run import Run, start
 from prune.train.run_log import Log, Quiet
-from prune.train.stopping import listening
-from prune.train.write_failures import loading, saving
+from prune.train.stopping import catch_signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -135,7 +140,7 @@ def fit(
     Raises:
         PruneError: some input cannot be used, or the run failed.
     """
-    with joined() if team is None else nullcontext(team) as team, ExitStack() as stack:
+    with join() if team is None else nullcontext(team) as team, ExitStack() as stack:
         device = team.all_make(partial(_begin, config, resume, team, report, stack))
         with devices.repeatable(config.deterministic), devices.vanishing_as_zero():
             prepare = partial(setup.prepare, config, device=device, team=team, report=report)
@@ -230,7 +235,7 @@ def _open_log(
         return
     with ExitStack() as stack:
         bar = stack.enter_context(progress()) if progress is not None else None
-        board = stack.enter_context(trackers.opened(folder, service, options))
+        board = stack.enter_context(run_log.open_boards(folder, service, options))
         if bar is not None and not bar.disable:  # a line written beside a live bar would tear it
             report = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         yield Log(folder, report, bar=bar, board=board)
@@ -242,9 +247,13 @@ def _train(
     """Train, then evaluate the best weights; return every epoch's figures, and the test metrics."""
     team, settings = ready.team, ready.settings
     watch = profile.Stopwatch(ready.device) if settings.profile else None
-    with opened as log, memory.enough(settings, ready.device), loading(folder):
+    with (
+        opened as log,
+        memory.explain_shortage(settings, ready.device),
+        explain_load_errors(folder),
+    ):
         launched = team.size > 1 or child_processes.entered()
-        with listening(log.say, launched=launched) as asked:
+        with catch_signals(log.say, launched=launched) as asked:
             rows = train(
                 _start(ready, watch),  # without a name, which would keep it while cuts replace it
                 ready.batches,
@@ -266,7 +275,7 @@ def _train(
         if team.leads and watch is not None:
             _report_times(ready, watch, log)
     if team.leads:
-        with saving(folder, len(rows)):
+        with explain_save_errors(folder, len(rows)):
             # Last: until then, a killed run can be resumed.
             checkpointing.finish(folder / "weights")
     return rows, test
@@ -292,15 +301,15 @@ def _origin(ready: Setup) -> Origin:
         history=ready.source.history,
         parent=ready.source.parent,
         teacher=ready.teacher.digest if ready.teacher else None,
-        pictures=listing(ready.spec.pictures("train")),
+        pictures=images_digest(ready.spec.pictures("train")),
     )
 
 
-def _narrow(ready: Setup, report: Report) -> Narrow | None:
+def _narrow(ready: Setup, report: Report) -> PruneHook | None:
     """Return what cuts the network while it trains, if that is requested."""
     if ready.pruning is None:
         return None
-    return partial(gradual.narrow, wish=ready.pruning, data=ready.spec, say=report)
+    return partial(gradual.prune_if_due, wish=ready.pruning, data=ready.spec, say=report)
 
 
 def _best_network(ready: Setup, folder: Path) -> Darknet:
@@ -322,11 +331,11 @@ def draw_results(ready: Setup, rows: Sequence[Row], log: Log) -> None:
     )
     if not ready.team.leads:
         return
-    images.results_picture(rows, log.folder / "results.png")
+    images.write_results(rows, log.folder / "results.png")
     paths = next(iter(ready.validation)).paths
     imgsz = ready.settings.imgsz
-    drawn = images.found_image(paths, found.found[: len(paths)], names, imgsz=imgsz)
-    images.write(drawn, log.folder / "val_batch0.jpg")
+    drawn = images.draw_detections(paths, found.found[: len(paths)], names, imgsz=imgsz)
+    images.write_image(drawn, log.folder / "val_batch0.jpg")
     if log.board is not None:
         log.board.picture("val_batch0", images.as_rgb(drawn), len(rows))
     plots.score_pictures(found.truth, found.found, names, log.folder)
@@ -335,7 +344,7 @@ def draw_results(ready: Setup, rows: Sequence[Row], log: Log) -> None:
 def _report_times(ready: Setup, watch: Stopwatch, log: Log) -> None:
     """Report where the time went, and write it into the run's folder."""
     net = checkpoint.network(checkpoint.load(log.weights / "last.pt"))  # as cuts have left it
-    lines = profile.report_of(
+    lines = profile.measure_and_report(
         watch, net.to(ready.device), ready.batches, precision=ready.settings.dtype
     )
     write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")

@@ -19,7 +19,7 @@ from torch import nn
 
 from prune import checkpoint
 from prune.common.size import Size
-from prune.core.cost.cost_model import costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.cost.macs import count
 from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
@@ -36,14 +36,14 @@ from prune.pruner import budget as budgeted
 from prune.pruner import importance, session
 from prune.pruner.session import Session
 from prune.train.checkpointing import Origin
-from prune.train.run import Run, narrowed
+from prune.train.run import Run, rebuild
 
 MADE_BY = "train --prune-to"
 IMAGES = 64  # that a criterion looks at, as many as `prune global` does
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class GradualPruning:
     """When to cut, and to what.
 
     Attributes:
@@ -95,11 +95,11 @@ class Narrowing:
         return round(self.start + (self.goal - self.start) * number / last)
 
 
-def start_of(
+def cost_before_pruning(
     net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: Size
 ) -> int:
     """Return what a network cost before the first of the cuts that end its history."""
-    cost = int(getattr(count(net, imgsz.batch()), kind))
+    cost = count(net, imgsz.batch()).total(kind)
     for entry in reversed(history):
         change = entry.get(kind)
         before = change.get("before") if isinstance(change, dict) else None
@@ -109,7 +109,7 @@ def start_of(
     return cost
 
 
-def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: Size) -> None:
+def expect_reachable(net: Darknet, wish: GradualPruning, *, imgsz: Size) -> None:
     """Check before the first epoch what would come out at the last cut.
 
     Frozen layers keep their outputs.
@@ -118,10 +118,10 @@ def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: Size) -> None:
         InputError: with one channel left in every group, the network costs more than the goal.
     """
     groups = detector_groups(net)
-    allowed = limits(groups, Constraints(), _frozen(net, groups))
-    of = costs(net, groups, imgsz.batch())
-    kept = of.full - np.array([limit.most for limit in allowed])
-    least = int(getattr(of.of(kept), wish.kind))
+    allowed = limits(groups, Constraints(), _exclude_frozen(net, groups))
+    costs = cost_model(net, groups, imgsz.batch())
+    kept = costs.full - np.array([limit.most for limit in allowed])
+    least = costs.total(wish.kind, kept)
     if least > wish.goal:
         raise InputError(
             f"--prune-to cannot be met: {wish.goal:,} {wish.kind} are asked for, "
@@ -129,7 +129,7 @@ def expect_reachable(net: Darknet, wish: Narrowing, *, imgsz: Size) -> None:
         )
 
 
-def _frozen(net: Darknet, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
+def _exclude_frozen(net: Darknet, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     """Exclude the outputs of layers that do not train: they are to stay as they are."""
     makers = {name for group in groups if not group.kept for name in group.producers}
     still = [n for n in sorted(makers) if not any(_trains(net.get_submodule(n)))]
@@ -140,12 +140,12 @@ def _trains(layer: nn.Module) -> list[bool]:
     return [parameter.requires_grad for parameter in layer.parameters()]
 
 
-def narrow(
+def prune_if_due(
     run: Run,
     origin: Origin,
     epoch: int,
     *,
-    wish: Narrowing,
+    wish: GradualPruning,
     data: DataSpec,
     say: Callable[[str], None],
 ) -> tuple[Run, Origin]:
@@ -158,8 +158,8 @@ def narrow(
     limit = wish.limit(epoch)
     if limit is None:
         return run, origin
-    subject = _subject(run, origin)
-    choose = partial(_chosen, subject, Budget(wish.kind, limit), run=run, wish=wish, data=data)
+    subject = _open_average(run, origin)
+    choose = partial(_select, subject, Budget(wish.kind, limit), run=run, wish=wish, data=data)
     own = run.team.all_make(choose)
     # All have looked, so that nobody waits long for another; the first one's sums settle it.
     chosen = run.team.first(lambda: own)
@@ -168,17 +168,17 @@ def narrow(
     seed = run.settings.seed
     pruned = session.cut_session(subject, chosen.plan, made_by=MADE_BY)
     result = session.as_checkpoint(subject, pruned, seed=seed)
-    session.prove(subject, pruned, result, seed=seed)
-    before, after = (getattr(cost, wish.kind) for cost in (pruned.before, pruned.after))
+    session.verify(subject, pruned, result, seed=seed)
+    before, after = (cost.total(wish.kind) for cost in (pruned.before, pruned.after))
     say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
 
     def cut(net: Darknet) -> Darknet:
         return apply_plan(net, subject.groups, pruned.plan)
 
-    return narrowed(run, cut), replace(origin, history=tuple(result.history))
+    return rebuild(run, cut), replace(origin, history=tuple(result.history))
 
 
-def _subject(run: Run, origin: Origin) -> Session:
+def _open_average(run: Run, origin: Origin) -> Session:
     """Open a run's average for pruning, as if it were read from a file."""
     shot = checkpoint.capture(
         run.averaged, names=origin.names, imgsz=run.settings.imgsz, history=origin.history
@@ -188,34 +188,37 @@ def _subject(run: Run, origin: Origin) -> Session:
     return Session(Path("the run"), shot, net, groups, digest=lambda: origin.parent or "")
 
 
-def _chosen(
-    subject: Session, budget: Budget, *, run: Run, wish: Narrowing, data: DataSpec
+def _select(
+    subject: Session, budget: Budget, *, run: Run, wish: GradualPruning, data: DataSpec
 ) -> Selected | None:
     """Choose what goes; nothing, if an earlier cut went far enough."""
     wishes = budgeted.BudgetOptions(
         allocation=budgeted.allocation_for(wish.criterion),
         criterion=wish.criterion,
-        layers=_frozen(run.net, subject.groups),
+        layers=_exclude_frozen(run.net, subject.groups),
     )
-    score = partial(_scores, run=run, wish=wish, data=data)
+    score = partial(_measure_importance, run=run, wish=wish, data=data)
     try:
         return budgeted.to_budget(subject, score, budget, wishes, imgsz=run.settings.imgsz)
     except WithinBudgetError:
         return None
 
 
-def _scores(subject: Session, *, run: Run, wish: Narrowing, data: DataSpec) -> importance.Scores:
+def _measure_importance(
+    subject: Session, *, run: Run, wish: GradualPruning, data: DataSpec
+) -> importance.Importance:
     """Score channels where the run is, on as many pictures as `prune global` takes."""
-    reads = CRITERIA[wish.criterion].reads
-    evidence = None
-    if reads not in ("", "weight", "scale"):
-        pictures = importance.Pictures(data, IMAGES, run.settings.imgsz)
-        evidence = importance.evidence(run.averaged, pictures, reads, seed=run.settings.seed)
-    return group_importance.scores(
+    criterion, evidence = CRITERIA[wish.criterion], None
+    if criterion.needs_images:
+        pictures = importance.TrainImages(data, IMAGES, run.settings.imgsz)
+        evidence = importance.gather_statistics(
+            run.averaged, pictures, criterion.reads, seed=run.settings.seed
+        )
+    return group_importance.channel_importance(
         subject.net,
         subject.groups,
         criterion=wish.criterion,
         scope="group",
         seed=run.settings.seed,
-        evidence=evidence,
+        statistics=evidence,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,24 +16,15 @@ from torch import Tensor
 from prune.checkpoint import naming
 from prune.evaluate.collect import score
 from prune.models.loss import detection_loss
-from prune.train import (
-    checkpointing,
-    feature_distillation,
-    gradients,
-    image_weights,
-    multi_scale,
-    progress,
-)
-from prune.train.all_reduce import agreed, looked_at, meet
-from prune.train.checkpointing import Origin, Position, Row
-from prune.train.distillation import imitation_loss
-from prune.train.frozen import training_mode
-from prune.train.optim import tell
-from prune.train.run import Run
+from prune.train import checkpointing, distillation, optim, sampling, stopping
+from prune.train.checkpointing import Origin, Position, Row, explain_save_errors, prepare_folder
+from prune.train.distillation import output_loss
+from prune.train.distributed import all_reduce, any_requested, sum_losses
+from prune.train.optim import Setting, apply_setting, plateau_factor
+from prune.train.resume import restore
+from prune.train.run import Run, training_mode
 from prune.train.run_log import Log, as_row
-from prune.train.schedule import Setting
-from prune.train.stopping import Asked, never
-from prune.train.write_failures import prepare, saving
+from prune.train.stopping import StopRequested, never
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +38,7 @@ if TYPE_CHECKING:
 _LOOK_EVERY = {"cpu": 1, "cuda": 20}
 
 # Cuts a run's network before an epoch, and adds to the history of what it comes from.
-Narrow = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
+PruneHook = Callable[[Run, Origin, int], "tuple[Run, Origin]"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -69,8 +61,8 @@ def train(
     origin: Origin,
     log: Log,
     resume: Mapping[str, object] | None = None,
-    asked: Asked = never,
-    narrow: Narrow | None = None,
+    asked: StopRequested = never,
+    narrow: PruneHook | None = None,
 ) -> list[Row]:
     """Train a network, score its running average as it goes, keep the last and the best.
 
@@ -97,21 +89,19 @@ def train(
         Stopped: it was asked to, and is saved.
     """
     if run.team.leads:
-        prepare(log.folder)
-    asked = partial(agreed, run.team, asked)
+        prepare_folder(log.folder)
+    asked = partial(any_requested, run.team, asked)
     with naming(log.weights / "last.pt"):
-        rows, at = (
-            checkpointing.restore(run, resume, batches=len(batches)) if resume else ([], Position())
-        )
+        rows, at = restore(run, resume, batches=len(batches)) if resume else ([], Position())
     if rows:
         with _saving(run, log, len(rows)):  # a kill may have come between the weights and these
             log.table(rows)
     for epoch in range(len(rows), run.settings.epochs):
         candidates = rows[run.settings.best_after :]
-        if why := progress.enough(candidates, run.settings.patience):
+        if why := stopping.out_of_patience(candidates, run.settings.patience):
             log.say(why)
             break
-        run = progress.slowed(run, candidates)
+        run = _slowed(run, candidates)
         began = time.perf_counter()
         if narrow is not None and not at.batch:
             run, origin = narrow(run, origin, epoch)
@@ -123,21 +113,29 @@ def train(
         if losses is None:
             raise Stopped(rows)
         at = Position()
-        scores = _scored(run, judge, origin) if run.settings.evaluates(epoch) else None
+        scores = _evaluate(run, judge, origin) if run.settings.evaluates(epoch) else None
         rate = run.schedule.at((epoch + 1) * len(batches) - 1).rate
         seconds = time.perf_counter() - began
         rows.append(as_row(epoch, losses, scores, rate=rate, seconds=seconds))
         if run.settings.image_weights and scores is not None:
-            rows[-1] |= image_weights.by_class(scores)
-        _keep(run, rows, origin=origin, log=log)
+            rows[-1] |= sampling.class_precisions(scores)
+        _save(run, rows, origin=origin, log=log)
         if asked() and len(rows) < run.settings.epochs:
             raise Stopped(rows)
     return rows
 
 
+def _slowed(run: Run, rows: Sequence[Row]) -> Run:
+    """Return the run with what its scores leave of the learning rate; a plateau's alone changes."""
+    if run.settings.schedule != "plateau":
+        return run
+    factor = plateau_factor(stopping.fitnesses(rows), run.settings.plateau)
+    return replace(run, schedule=replace(run.schedule, lowered=factor))
+
+
 def _saving(run: Run, log: Log, epoch: int) -> AbstractContextManager[None]:
     """Watch over what the first process writes of an epoch, counted from 1; the others do not."""
-    return saving(log.folder, epoch) if run.team.leads else nullcontext()
+    return explain_save_errors(log.folder, epoch) if run.team.leads else nullcontext()
 
 
 def _weights(
@@ -146,11 +144,11 @@ def _weights(
     """Weigh the pictures by the latest score, [pictures], where that is wished."""
     if not run.settings.image_weights:
         return None
-    latest = image_weights.latest(rows, len(origin.names))
-    return image_weights.picture_weights(batches.pictures.labels, latest)
+    latest = sampling.latest_precisions(rows, len(origin.names))
+    return sampling.weigh_images(batches.pictures.labels, latest)
 
 
-def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Metrics:
+def _evaluate(run: Run, judge: Iterable[Batch], origin: Origin) -> Metrics:
     """Score the running average, together with the other processes."""
     with run.watch("score"):
         return score(
@@ -164,7 +162,7 @@ def _scored(run: Run, judge: Iterable[Batch], origin: Origin) -> Metrics:
         )
 
 
-def _keep(run: Run, rows: Sequence[Row], *, origin: Origin, log: Log) -> None:
+def _save(run: Run, rows: Sequence[Row], *, origin: Origin, log: Log) -> None:
     """Write the weights after an epoch, then its figures."""
     with run.watch("save"), _saving(run, log, len(rows)):
         checkpointing.save(run, rows, origin=origin, folder=log.weights)
@@ -179,7 +177,7 @@ def _epoch(
     *,
     at: Position,
     log: Log,
-    asked: Asked,
+    asked: StopRequested,
     save: Callable[[Position], None],
 ) -> list[float] | None:
     """Go through the images once; return the mean losses box, obj, cls, sum, and distillation.
@@ -207,13 +205,13 @@ def _epoch(
         setting = run.schedule.at(first + index)
         updated = run.schedule.due(first + index, waiting=waiting)
         if updated:
-            meet(run, share=own / whole)
+            all_reduce(run, share=own / whole)
             update(run, setting, share=(first + index) / run.schedule.total)
             waiting = own = whole = 0
         unseen.append((items, batch.paths))
         stop = updated and not last and asked()
         if len(unseen) == look_every or last or stop:
-            total += looked_at(unseen, run.team)
+            total += sum_losses(unseen, run.team)
             unseen.clear()
         log.step(total / max(index + 1 - len(unseen), 1), pictures, setting.rate)
         if stop:
@@ -240,7 +238,7 @@ def descend(
     with run.watch("data"):
         images = batch.images.to(run.device, non_blocking=True).float().div_(255)  # [N, 3, H, W]
         if run.settings.multi_scale:
-            images = multi_scale.resized(images, run.size(position))
+            images = sampling.resize(images, run.size(position))
     with run.watch("forward"):
         seen = run.passes.forward(images)
     with run.watch("loss"):
@@ -267,17 +265,17 @@ def _loss(
     imitation = torch.zeros((), device=loss.device)
     here = len(seen.maps[0])
     if run.distills("output") and here:
-        imitation = imitation + imitation_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
+        imitation = imitation + output_loss(seen.maps, seen.taught, run.net.heads, hyp=run.hyp)
     if run.distills("feature"):
         pair = seen.features, seen.taught_features
         if adapt:
             run.adapters[:] = [
-                feature_distillation.solved(*level, whole=run.team.sum)
+                distillation.fit_adapter(*level, whole=run.team.sum)
                 for level in zip(*pair, strict=True)
             ]
         if here:
             gain = run.hyp["distill_feature"] * here
-            imitation = imitation + gain * feature_distillation.feature_loss(*pair, run.adapters)
+            imitation = imitation + gain * distillation.feature_loss(*pair, run.adapters)
     items = torch.cat((items, imitation.detach()[None] / pictures))
     return loss + imitation, items
 
@@ -291,9 +289,9 @@ def update(run: Run, setting: Setting, *, share: float) -> None:
         share: of the run that is done.
     """
     with run.watch("step"):
-        tell(run.optimizer, setting)
+        apply_setting(run.optimizer, setting)
         penalty = _penalty(run, share)  # none at most updates
-        gradients.prepare(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
+        optim.prepare_gradients(run.optimizer, run.scaler, clip=run.hyp["clip"], penalty=penalty)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.passes.clear(run.net.parameters())

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune.common.hyperparameters import named
+from prune.common.hyperparameters import choice_name
 from prune.errors import TrainError
 from prune.models.loss import detection_loss
-from prune.train import multi_scale
-from prune.train.frozen import training_mode
+from prune.train import sampling
 from prune.train.optim import COPIES
-from prune.train.passes import looking
+from prune.train.passes import build_forward
+from prune.train.run import training_mode
 
 if TYPE_CHECKING:
     from prune.models.darknet import Darknet
-    from prune.train.passes import Look
+    from prune.train.passes import Forward
     from prune.train.settings import Settings
 
 _SHARE = 0.9  # of the memory that is free; scoring and pictures that come in take the rest
@@ -35,7 +35,7 @@ _SAID = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @contextmanager
-def enough(settings: Settings, device: torch.device) -> Iterator[None]:
+def explain_shortage(settings: Settings, device: torch.device) -> Iterator[None]:
     """Turn a lack of memory within the block into one line.
 
     Raises:
@@ -44,7 +44,7 @@ def enough(settings: Settings, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not lacking(error):
+        if not is_out_of_memory(error):
             raise
         raise TrainError(
             f"out of memory at batch {settings.batch_size}, {settings.imgsz} px on {device}; "
@@ -52,7 +52,7 @@ def enough(settings: Settings, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def lacking(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on a GPU, on the CPU or in a library."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -87,11 +87,11 @@ def largest_batch(
     """
     most = min(settings.nominal_batch, pictures)
     if device.type != "cuda":
-        return _counted(net, settings, hyp=hyp, teacher=teacher, most=min(most, _CPU_MOST))
-    return _tried(net, settings, hyp=hyp, teacher=teacher, device=device, most=most)
+        return _estimate_on_cpu(net, settings, hyp=hyp, teacher=teacher, most=min(most, _CPU_MOST))
+    return _try_on_gpu(net, settings, hyp=hyp, teacher=teacher, device=device, most=most)
 
 
-def _counted(
+def _estimate_on_cpu(
     net: Darknet,
     settings: Settings,
     *,
@@ -100,17 +100,18 @@ def _counted(
     most: int,
 ) -> int:
     """Reckon from what passes of one and of two pictures keep."""
-    look, own = _rehearsed(net, settings, teacher=teacher, device=torch.device("cpu"))
+    look, own = _copy_for_trial(net, settings, teacher=teacher, device=torch.device("cpu"))
     one, two = (
-        _kept(look, own, _pictures(count, settings, own.stride), hyp=hyp) for count in (1, 2)
+        _saved_bytes(look, own, _grey_images(count, settings, own.stride), hyp=hyp)
+        for count in (1, 2)
     )
     weights = sum(value.nbytes for value in net.state_dict().values())
-    kept = (_KEPT + COPIES[named("optimizer", hyp)]) * weights
+    kept = (_KEPT + COPIES[choice_name("optimizer", hyp)]) * weights
     free = _SHARE * available() - kept - (2 * one - two)
     return _power_of_two(free / (_SPARE * (two - one)), most=most, settings=settings, device="cpu")
 
 
-def _tried(
+def _try_on_gpu(
     net: Darknet,
     settings: Settings,
     *,
@@ -120,29 +121,29 @@ def _tried(
     most: int,
 ) -> int:
     """Double the batch until a pass there and back does not fit, or takes more than its share."""
-    look, own = _rehearsed(net, settings, teacher=teacher, device=device)
+    look, own = _copy_for_trial(net, settings, teacher=teacher, device=device)
     share = _GRAPHED_SHARE if settings.graphed(device) else _SHARE
     weights = sum(value.nbytes for value in net.state_dict().values())
-    averages = (1 + COPIES[named("optimizer", hyp)]) * weights
+    averages = (1 + COPIES[choice_name("optimizer", hyp)]) * weights
     size = 1
     fits = 0
-    while size <= most and _takes(look, own, size, settings, hyp=hyp) <= (
+    while size <= most and _reserved_bytes(look, own, size, settings, hyp=hyp) <= (
         share * _free(device) - averages
     ):
         fits, size = size, 2 * size
     return _power_of_two(fits, most=most, settings=settings, device=str(device))
 
 
-def _rehearsed(
+def _copy_for_trial(
     net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
-) -> tuple[Look, Darknet]:
+) -> tuple[Forward, Darknet]:
     """Copy a network to the device, to train it without consequence; return its way of looking."""
     own = copy.deepcopy(net)
     training_mode(own)
     own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(device)
-    look = looking(
+    look = build_forward(
         own,
         teacher=teacher,
         features=teacher is not None and settings.distills("feature"),
@@ -152,14 +153,14 @@ def _rehearsed(
     return look, own
 
 
-def _pictures(count: int, settings: Settings, stride: int) -> Tensor:
+def _grey_images(count: int, settings: Settings, stride: int) -> Tensor:
     """Make grey pictures as large as the run's can be, [count, 3, H, W]."""
-    drawn = multi_scale.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    drawn = sampling.possible_sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
     largest = max((*drawn, settings.imgsz), key=lambda size: size.height * size.width)
     return torch.full(largest.batch(count), 0.5)
 
 
-def _kept(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> int:
+def _saved_bytes(look: Forward, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> int:
     """Count the bytes that a pass forward keeps for the way back, weights left aside."""
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
@@ -176,31 +177,35 @@ def _kept(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float])
     return sum(kept.values())
 
 
-def _takes(
-    look: Look, net: Darknet, size: int, settings: Settings, *, hyp: Mapping[str, float]
+def _reserved_bytes(
+    look: Forward, net: Darknet, size: int, settings: Settings, *, hyp: Mapping[str, float]
 ) -> float:
     """Return the bytes that a GPU reserves for a batch's way there and back; inf: it has not."""
     device = next(net.parameters()).device
-    _let_go(net)
+    _release(net)
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        _there_and_back(look, net, _pictures(size, settings, net.stride).to(device), hyp=hyp)
+        _forward_and_backward(
+            look, net, _grey_images(size, settings, net.stride).to(device), hyp=hyp
+        )
         return float(torch.cuda.max_memory_reserved(device))
     except RuntimeError as error:
-        if not lacking(error):
+        if not is_out_of_memory(error):
             raise
         return float("inf")
     finally:
-        _let_go(net)
+        _release(net)
 
 
-def _there_and_back(look: Look, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> None:
+def _forward_and_backward(
+    look: Forward, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]
+) -> None:
     targets = _boxes(len(images)).to(images.device)
     loss, _ = detection_loss(look(images).maps, net.heads, targets, hyp=hyp)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def _let_go(net: Darknet) -> None:
+def _release(net: Darknet) -> None:
     net.zero_grad()
     gc.collect()
     torch.cuda.empty_cache()

@@ -37,17 +37,17 @@ _PANELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def batch_picture(batch: Batch, path: Path) -> None:
+def write_batch(batch: Batch, path: Path) -> None:
     """Write a batch's pictures with their boxes, side by side."""
-    write(batch_image(batch), path)
+    write_image(draw_batch(batch), path)
 
 
-def batch_image(batch: Batch) -> Image:
+def draw_batch(batch: Batch) -> Image:
     """Draw a batch's pictures with their boxes, side by side."""
     return _side_by_side([_with_boxes(batch, i) for i in range(min(len(batch.images), _MOST))])
 
 
-def found_image(
+def draw_detections(
     paths: Sequence[Path], found: Sequence[Boxes], names: Sequence[str], *, imgsz: Shape
 ) -> Image:
     """Draw what was found on pictures, side by side.
@@ -70,14 +70,14 @@ def as_rgb(image: Image) -> Image:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def write(image: Image, path: Path) -> None:
+def write_image(image: Image, path: Path) -> None:
     """Write a picture in the format of the path's suffix."""
     coded = cv2.imencode(path.suffix, image)[1]  # imwrite does not tell of a full disk
     with replacing(path) as part:
         part.write_bytes(coded.tobytes())
 
 
-def results_picture(rows: Sequence[dict[str, float]], path: Path) -> None:
+def write_results(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Write the curves of results.csv."""
     from matplotlib.figure import Figure
 

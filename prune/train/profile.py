@@ -146,7 +146,7 @@ def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list
     return sorted(rows, key=lambda row: -row.ms)
 
 
-def report_of(
+def measure_and_report(
     watch: Stopwatch, net: Darknet, batches: TrainLoader, *, precision: torch.dtype
 ) -> list[str]:
     """Write where a finished run's time went; loads an epoch more, and times the layers.
@@ -162,10 +162,10 @@ def report_of(
     images = next(iter(batches)).images.to(watch.device).float().div_(255)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
     layers = layer_times(net, images, precision=precision)
-    return report(seconds, layers, loading=loading_rate(batches, 1))
+    return report_lines(seconds, layers, loading=loading_rate(batches, 1))
 
 
-def report(
+def report_lines(
     seconds: dict[str, float], layers: Sequence[LayerTime], *, loading: float, most: int = 15
 ) -> list[str]:
     """Write the figures as lines: seconds by phase, the loader's rate, the slowest layers.

@@ -1,17 +1,30 @@
-"""Resuming: which run's folder an interrupted training goes on in, and what a new run clears."""
+"""Resuming: which run goes on, what its training state must be, and what a new run clears.
+
+The training state lies inside last.pt. All of it is checked before any of it is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
 
 from prune import checkpoint
-from prune.common.inputs import naming
+from prune.common.inputs import naming, printable
 from prune.common.notes import Report
-from prune.errors import CheckpointError, InputError
-from prune.train.checkpointing import BEST
+from prune.common.schema import Field, expect, listed, mapping, named, number, text, whole
+from prune.errors import CheckpointError, InputError, first_line
+from prune.models.weights import plain_weights
+from prune.train.checkpointing import BEST, Position, Row, images_digest
+
+if TYPE_CHECKING:
+    from prune.train.run import Run
+
 
 # What is drawn or written after the last epoch.
 _DRAWN = (
@@ -123,3 +136,185 @@ def _weights_of(folder: Path) -> list[Path]:
         *(folder / f"{name}.pt" for name in ("last", *BEST)),
         *sorted(folder.glob("epoch[0-9]*.pt")),
     ]
+
+
+def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> None:
+    """Check that a run goes on with the pictures it was trained on, by their names and sizes.
+
+    Args:
+        state: the checkpoint's training state; those of early versions do not tell.
+        pictures: what it is to go on with, at least one.
+
+    Raises:
+        InputError: they are others, or in another order.
+    """
+    told = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
+    if told is not None and told != images_digest(pictures):
+        raise InputError(
+            f"the run was trained on other pictures than the {len(pictures)} that the data has "
+            "now; a run goes on with the data it began with"
+        )
+
+
+def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[list[Row], Position]:
+    """Put a run back to where `save` left it; return its rows so far, and where it stands.
+
+    Args:
+        run: started on the network of the same checkpoint, so that the average holds its weights.
+        state: the checkpoint's training state.
+        batches: batches an epoch, which must be what they were.
+
+    Raises:
+        CheckpointError: the state is incomplete, or belongs to other data or another batch size.
+    """
+    try:
+        position = cast("dict[str, Any]", state["scheduler"])
+        parts = cast("dict[str, Any]", state["optimizer"])
+        generators = cast("dict[str, Any]", state["rng"])
+        rows = cast("list[Row]", state["training_results"])
+        updates = cast(int, state["ema_updates"])
+    except KeyError as error:
+        raise CheckpointError(
+            f"the run is finished or its state incomplete (no {error}); start from --weights"
+        ) from error
+    if position["batches"] != batches:
+        raise CheckpointError(
+            f"the run had {position['batches']} batches an epoch and the data now gives {batches}; "
+            "resume needs the same pictures and batch size"
+        )
+    run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
+    with naming_part("optimizer.weights"):
+        run.net.load_state_dict(parts["weights"])
+    # Momentum is state; what the groups hold beside it is told anew, by this version's names.
+    groups = run.optimizer.state_dict()["param_groups"]
+    own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
+    with naming_part("optimizer.state"):
+        run.optimizer.load_state_dict({**own, "param_groups": groups})
+    expect_momentum(run.optimizer)
+    if parts["scaler"]:  # empty where float32 or bfloat16 scaled no loss
+        with naming_part("optimizer.scaler"):
+            run.scaler.load_state_dict(parts["scaler"])
+    run.ema.updates = updates
+    with naming_part("rng.cpu"):
+        torch.set_rng_state(generators["cpu"])
+    if "cuda" in generators and run.device.type == "cuda":
+        with naming_part("rng.cuda"):
+            torch.cuda.set_rng_state(generators["cuda"], run.device)
+    done = Position(position["batch"] - len(rows) * batches, tuple(position["losses"]))
+    return [dict(row) for row in rows], done
+
+
+_TENSOR = Field((Tensor,), "a tensor")
+_VALUE = Field((Tensor, int, float), "a tensor or a number").or_null()
+_ROW = dict.fromkeys(("epoch", "train_loss", "seconds"), number())
+_SCORES = dict.fromkeys(("precision", "recall", "map50", "map", "f1"), number())
+_MOMENTUM = mapping({"state": mapping({})})  # its keys are numbers, see `_expect_momentum`
+
+# What goes on from: the keys of the checkpoint beside its network.
+STATE: dict[str, Field] = {
+    "training_results": listed(mapping(_ROW)),
+    "ema_updates": whole(0),
+    "optimizer": mapping(
+        {
+            "weights": named(_TENSOR),
+            "scaler": mapping({}),
+            "state": _MOMENTUM.or_missing(),
+            "sgd": _MOMENTUM.or_missing(),  # as runs before AdamW called it
+        }
+    ),
+    "scheduler": mapping(
+        {
+            "batch": whole(0),
+            "batches": whole(1),
+            "picture_files": text().or_null().or_missing(),
+            "losses": listed(number()),
+            "adapters": listed(_TENSOR),
+        }
+    ),
+    "rng": mapping({"cpu": _TENSOR, "cuda": _TENSOR.or_missing()}),
+}
+
+
+def expect_state(state: Mapping[str, object], model: Mapping[str, Tensor], *, where: str) -> None:
+    """Check a training state: every value's kind and range, and that weights are the network's.
+
+    Args:
+        state: what a checkpoint holds beside its network.
+        model: the network's weights, the average of those under training.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: what does not fit, with the file and the key.
+    """
+    document: dict[str, Any] = _with_text_keys(dict(state))
+    expect(document, mapping(STATE), where=where, error=CheckpointError)
+    for place, row in enumerate(document["training_results"]):
+        if "map" in row:
+            key = f"training_results[{place}]"
+            expect(row, mapping(_SCORES), where=where, key=key, error=CheckpointError)
+    _expect_parts(document["optimizer"], where)
+    _expect_weights(document["optimizer"]["weights"], model, where)
+
+
+def _expect_parts(parts: Mapping[str, Any], where: str) -> None:
+    if not parts.get("state") and "sgd" not in parts:
+        raise CheckpointError(f"{where}: optimizer.state is missing; it must be a mapping")
+    for kind in ("state", "sgd"):
+        for index, held in parts.get(kind, {}).get("state", {}).items():
+            key = f"optimizer.{kind}.state.{index}"
+            expect(held, named(_VALUE), where=where, key=key, error=CheckpointError)
+
+
+def _expect_weights(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], where: str) -> None:
+    place = "optimizer.weights"
+    with checkpoint.naming(where):
+        plain_weights({f"{place}.{name}": tensor for name, tensor in weights.items()})
+    for name, tensor in model.items():
+        its = weights.get(name)
+        if its is None or its.shape != tensor.shape:
+            found = "missing" if its is None else list(its.shape)
+            raise CheckpointError(
+                f"{where}: {place}.{printable(name)} is {found}; it must be {list(tensor.shape)}, "
+                "as in the network"
+            )
+
+
+def _with_text_keys(state: dict[str, object]) -> dict[str, object]:
+    """Copy a state with text for the numbers by which an optimizer calls its parameters."""
+    parts = state.get("optimizer")
+    if not isinstance(parts, dict):
+        return state
+    changed = dict(parts)
+    for kind in ("state", "sgd"):
+        own = parts.get(kind)
+        if isinstance(own, dict) and isinstance(held := own.get("state"), dict):
+            changed[kind] = {**own, "state": {str(key): value for key, value in held.items()}}
+    return {**state, "optimizer": changed}
+
+
+def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Check that what an optimizer took up has the shapes of the parameters it is of.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"optimizer.state has {printable(str(name))} of {list(value.shape)} for "
+                    f"weights of {list(parameter.shape)}; the run's opt.yaml must freeze the "
+                    "layers that it froze before"
+                )
+
+
+@contextmanager
+def naming_part(key: str) -> Iterator[None]:
+    """Turn whatever torch raises at a part of the state into one line with its key."""
+    try:
+        yield
+    except Exception as error:
+        why = printable(first_line(error), 200)
+        raise CheckpointError(
+            f"{key} does not fit this run: {why}; was the file, or the run's opt.yaml, changed?"
+        ) from error

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from prune.common.size import Size
 from prune.data.batch import share
-from prune.errors import DeviceError
+from prune.errors import DeviceError, InputError
 from prune.models.groups import detector_groups
-from prune.train import multi_scale as scales
-from prune.train.cuda_graphs import Graphed
-from prune.train.distributed import Team
-from prune.train.ema import Average
-from prune.train.optim import optimiser
-from prune.train.passes import Eager, Passes, looking
+from prune.train import sampling as scales
+from prune.train.distributed import SharedStatistics, Team
+from prune.train.optim import Average, Schedule, build_optimizer, in_last_fraction, plan_schedule
+from prune.train.passes import Eager, Graphed, Passes, build_forward
 from prune.train.profile import Unwatched, Watch
-from prune.train.schedule import Schedule, in_last_share, plan
 from prune.train.settings import Settings
 from prune.train.sparsity import PENALTIES, Penalty
-from prune.train.sync_batchnorm import SharedStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +79,9 @@ class Run:
         settings, stride = self.settings, self.net.stride
         if not settings.multi_scale:
             return settings.imgsz
-        return scales.size(settings.imgsz, stride=stride, seed=settings.seed, position=position)
+        return scales.draw_size(
+            settings.imgsz, stride=stride, seed=settings.seed, position=position
+        )
 
     def closes(self, what: str, epoch: int) -> bool:
         """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0.
@@ -91,7 +90,9 @@ class Run:
         their statistics anew.
         """
         settled = not self.settings.best_after or epoch > self.settings.best_after
-        return settled and in_last_share(epoch, epochs=self.settings.epochs, share=self.hyp[what])
+        return settled and in_last_fraction(
+            epoch, epochs=self.settings.epochs, share=self.hyp[what]
+        )
 
     def distills(self, what: str) -> bool:
         """Tell whether the teacher's "output" or "feature" counts."""
@@ -133,7 +134,7 @@ def start(
         each.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    schedule = plan(
+    schedule = plan_schedule(
         hyp,
         epochs=settings.epochs,
         batches=batches,
@@ -159,10 +160,10 @@ def start(
 
 def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.Optimizer:
     share = settings.batch_size * settings.accumulate / settings.nominal_batch
-    return optimiser(net, hyp, decay_share=share, factors=settings.lr_factors)
+    return build_optimizer(net, hyp, decay_share=share, factors=settings.lr_factors)
 
 
-def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
+def rebuild(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     """Go on with a smaller network: weights, average and momentum lose the same channels.
 
     Args:
@@ -171,7 +172,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     """
     batches = run.schedule.total // run.settings.epochs
     averaged = cut(run.averaged)
-    kept = {key: dict(cut(_kept(run, key)).named_parameters()) for key in _keys(run)}
+    kept = {key: dict(cut(_as_network(run, key)).named_parameters()) for key in _state_names(run)}
     new = start(
         cut(run.net),
         batches,
@@ -195,7 +196,7 @@ def narrowed(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     return new
 
 
-def _keys(run: Run) -> set[str]:
+def _state_names(run: Run) -> set[str]:
     """Name what the optimizer keeps per weight: momentum, or AdamW's two averages."""
     states = run.optimizer.state.items()
     return {
@@ -206,7 +207,7 @@ def _keys(run: Run) -> set[str]:
     }
 
 
-def _kept(run: Run, key: str) -> Darknet:
+def _as_network(run: Run, key: str) -> Darknet:
     """Return a network whose parameters are what the optimizer of the run keeps as `key`."""
     net = copy.deepcopy(run.net)
     for own, parameter in zip(net.parameters(), run.net.parameters(), strict=True):
@@ -224,7 +225,7 @@ def _passes(
     team: Team,
 ) -> Passes:
     shared = settings.sync_bn and team.size > 1
-    look = looking(
+    look = build_forward(
         net,
         teacher=teacher,
         features=teacher is not None and settings.distills("feature"),
@@ -245,3 +246,31 @@ def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
         return None
     groups = detector_groups(net)
     return PENALTIES[settings.sparsity.kind](net, groups)
+
+
+def freeze(net: Darknet, layers: Sequence[int]) -> int:
+    """Take layers, by their indices, out of training; return how many parameters these are.
+
+    Raises:
+        InputError: nothing would be left to train.
+    """
+    chosen = [parameter for i in layers for parameter in net.module_list[i].parameters()]
+    for parameter in chosen:
+        parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise InputError("every layer is frozen; leave at least one to train")
+    return sum(parameter.numel() for parameter in chosen)
+
+
+def training_mode(net: nn.Module, *, norms: bool = True) -> None:
+    """Put a network in training mode, but for BatchNorms that do not train.
+
+    Args:
+        net: the network.
+        norms: whether BatchNorms normalise by the batch, and learn its statistics; otherwise all
+            go by what they have learned, as they will in use.
+    """
+    net.train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and not (norms and module.weight.requires_grad):
+            module.eval()

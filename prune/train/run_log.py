@@ -1,29 +1,44 @@
-"""What a run tells while it goes on: a bar, a line an epoch, results.csv, TensorBoard, pictures."""
+"""What a run reports: a progress bar, lines, results.csv, TensorBoard and services, images.
+
+Packages of services are imported when they are requested; only TensorBoard's is always installed.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prune.common.files import write_text
+from prune.common.inputs import shown
+from prune.errors import InputError, WriteError
 from prune.train import optim, plots
 from prune.train.sparsity import scales
 
 if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
     from rich.progress import Progress, TaskID
+    from torch import Tensor
+    from torch.utils.tensorboard.writer import SummaryWriter
 
     from prune.data.loader import Batch
     from prune.evaluate.metrics import Metrics
     from prune.train.run import Run
-    from prune.train.trackers import Board
+
+    Image = NDArray[uint8]  # [height, width, 3], RGB
+
 
 _LOSSES = ("box", "obj", "cls", "loss")
 _TAUGHT = "distill"  # the loss of training with a teacher, beside the others
@@ -92,9 +107,9 @@ class Log:
     def batch(self, position: int, batch: Batch) -> None:
         """Draw the run's first batches with their boxes."""
         if position < _DRAWN_BATCHES:
-            plots.batch_picture(batch, self.folder / f"train_batch{position}.jpg")
+            plots.write_batch(batch, self.folder / f"train_batch{position}.jpg")
         if position == 0 and self.board is not None:
-            self.board.picture("train_batch0", plots.as_rgb(plots.batch_image(batch)), 1)
+            self.board.picture("train_batch0", plots.as_rgb(plots.draw_batch(batch)), 1)
 
     def step(self, losses: Tensor, pictures: int, rate: float) -> None:
         """Move the bar by a batch.
@@ -112,7 +127,7 @@ class Log:
         named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
         parts = " ".join(f"{name} {value:.3f}" for name, value in named)
         # What matters most comes first: a narrow terminal shows the beginning.
-        note = f"run {_left(self.clock)} left  {parts}  {speed:.1f} images/s"
+        note = f"run {_time_left(self.clock)} left  {parts}  {speed:.1f} images/s"
         note += f"  lr {rate:.5f}  {memory_gib():.1f} GiB"
         self.bar.update(self.clock.task, advance=1, note=note)
 
@@ -168,7 +183,7 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _left(clock: _Clock) -> str:
+def _time_left(clock: _Clock) -> str:
     """Reckon how long the run will go on, from what is done: "1:02:03"."""
     assert clock.started is not None, "an epoch has begun"
     passed = time.perf_counter() - clock.started
@@ -205,3 +220,208 @@ def _tag(column: str) -> str:
     if name:
         return f"{group}/{name}"
     return f"metrics/{column}" if column in SCORES else f"run/{column}"
+
+
+class Board(Protocol):
+    """Shows figures and pictures; `step` is the epoch, counted from 1."""
+
+    def figures(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Add a histogram of values, [n]."""
+
+    def picture(self, name: str, image: Image, step: int) -> None:
+        """Show a picture, RGB."""
+
+
+@dataclass(frozen=True)
+class Boards:
+    """Several boards as one."""
+
+    each: Sequence[Board]
+
+    def figures(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
+        for board in self.each:
+            board.figures(values, step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Add a histogram."""
+        for board in self.each:
+            board.histogram(name, values, step)
+
+    def picture(self, name: str, image: Image, step: int) -> None:
+        """Show a picture."""
+        for board in self.each:
+            board.picture(name, image, step)
+
+
+@dataclass(frozen=True)
+class _TensorBoard:
+    writer: Any  # its methods are untyped
+
+    def figures(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        self.writer.add_histogram(name, values, step)
+
+    def picture(self, name: str, image: Image, step: int) -> None:
+        self.writer.add_image(name, image, step, dataformats="HWC")
+
+
+@dataclass(frozen=True)
+class _Wandb:
+    module: Any  # a package that need not be there
+    run: Any
+
+    def figures(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        self.run.log({name: self.module.Histogram(values.tolist())}, step=step)
+
+    def picture(self, name: str, image: Image, step: int) -> None:
+        self.run.log({name: self.module.Image(image)}, step=step)
+
+
+@dataclass(frozen=True)
+class _Mlflow:
+    module: Any  # a package that need not be there
+
+    def figures(self, values: Mapping[str, float], step: int) -> None:
+        self.module.log_metrics(dict(values), step=step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Leave it out: MLflow has none."""
+
+    def picture(self, name: str, image: Image, step: int) -> None:
+        self.module.log_image(image, artifact_file=f"{name}.jpg")
+
+
+@contextmanager
+def _tensorboard(folder: Path, _: Mapping[str, object]) -> Iterator[Board]:
+    with tensorboard(folder) as writer:
+        yield _TensorBoard(writer)
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
+    """Open a TensorBoard file, and close it whatever comes.
+
+    Raises:
+        WriteError: the file cannot be written, and nothing worse came before.
+    """
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    with _collect_write_errors() as failed:
+        with _explain_write_errors(folder):
+            board = SummaryWriter(str(folder))
+        try:
+            yield board
+        except BaseException:
+            with suppress(WriteError):
+                _close(board, folder, failed)
+            raise
+        _close(board, folder, failed)
+
+
+def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> None:
+    """Close the file under the board, which itself leaves its thread running when a write fails."""
+    with _explain_write_errors(folder):
+        if board.file_writer is not None:
+            board.file_writer.close()
+        if failed:
+            raise failed[0]
+
+
+@contextmanager
+def _collect_write_errors() -> Iterator[list[OSError]]:
+    """Gather what TensorBoard's own thread cannot write; it would print a traceback of it."""
+    failed: list[OSError] = []
+    before = threading.excepthook
+
+    def hear(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if type(args.thread).__module__.startswith("tensorboard.") and isinstance(error, OSError):
+            failed.append(error)
+        else:
+            before(args)
+
+    threading.excepthook = hear
+    try:
+        yield failed
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
+def _explain_write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _wandb(folder: Path, options: Mapping[str, object]) -> Iterator[Board]:
+    wandb = _service("wandb")
+    run = wandb.init(project="prune", name=folder.name, dir=str(folder), config=dict(options))
+    try:
+        yield _Wandb(wandb, run)
+    finally:
+        run.finish()
+
+
+@contextmanager
+def _mlflow(folder: Path, options: Mapping[str, object]) -> Iterator[Board]:
+    mlflow = _service("mlflow")
+    mlflow.set_experiment("prune")
+    with mlflow.start_run(run_name=folder.name):
+        mlflow.log_params(dict(options))
+        yield _Mlflow(mlflow)
+
+
+# Opens a board for a run's folder and its options; the name is that of the package, too.
+SERVICES: dict[str, Callable[..., Any]] = {"wandb": _wandb, "mlflow": _mlflow}
+
+
+@contextmanager
+def open_boards(
+    folder: Path, service: str | None, options: Mapping[str, object]
+) -> Iterator[Boards]:
+    """Open TensorBoard and what was asked for, and close them after the block.
+
+    Args:
+        folder: the run's.
+        service: a key of SERVICES, if any.
+        options: the run's, for the service to show.
+    """
+    with ExitStack() as stack:
+        boards = [stack.enter_context(_tensorboard(folder, options))]
+        if service is not None:
+            boards.append(stack.enter_context(SERVICES[service](folder, options)))
+        yield Boards(boards)
+
+
+def expect_service(service: str | None) -> None:
+    """See to it that a service's package is there.
+
+    Raises:
+        InputError: it is not, or cannot be imported; says how to install it.
+    """
+    if service is not None:
+        _service(service)
+
+
+def _service(name: str) -> ModuleType:
+    if name not in SERVICES:  # nothing else is imported, whoever says so
+        raise InputError(f"--log is {shown(name)}; it must be {' or '.join(SERVICES)}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"--log {name} needs a package that cannot be imported ({error}): pip install {name}"
+        ) from error

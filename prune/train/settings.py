@@ -13,13 +13,13 @@ from prune.common.inputs import shown
 from prune.common.notes import Report
 from prune.common.size import Size
 from prune.errors import InputError
-from prune.train import multi_scale
-from prune.train.schedule import SHAPES
+from prune.train import sampling
+from prune.train.optim import SHAPES
 from prune.train.sparsity import Sparsity
 
 if TYPE_CHECKING:
     from prune.train.config import TrainConfig
-    from prune.train.source import Source
+    from prune.train.initial_weights import Source
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -168,7 +168,7 @@ def settings_of(config: TrainConfig, source: Source, *, device: str, report: Rep
         report(
             f"note: image size {requested} is raised to {imgsz}, a multiple of the stride {stride}"
         )
-    if config.multi_scale and len(multi_scale.sizes(imgsz, stride=stride)) == 1:
+    if config.multi_scale and len(sampling.possible_sizes(imgsz, stride=stride)) == 1:
         raise InputError(
             f"--multi-scale has one size alone for images of {imgsz} pixels and a stride of "
             f"{stride}; give --img-size {3 * stride} or more"

@@ -13,7 +13,6 @@ from torch import nn
 
 from prune import checkpoint
 from prune.checkpoint.convert import open_weights
-from prune.checkpoint.reading import class_names
 from prune.common import hyperparameters, layer_ranges
 from prune.common.amounts import read_amount
 from prune.common.notes import Report
@@ -21,12 +20,13 @@ from prune.data import labels, loader
 from prune.data import spec as specs
 from prune.data.sift import sift
 from prune.errors import InputError
-from prune.train import anchors, checkpointing, frozen, memory, multi_scale, trackers
-from prune.train import source as sources
+from prune.train import anchors, memory, run_log, sampling
 from prune.train.distillation import expect_alike
-from prune.train.gradual import Narrowing, expect_reachable, start_of
+from prune.train.gradual import GradualPruning, cost_before_pruning, expect_reachable
+from prune.train.initial_weights import open_interrupted, open_source, open_teacher
+from prune.train.resume import expect_pictures
+from prune.train.run import freeze
 from prune.train.settings import Settings, settings_of
-from prune.train.start import Start, begin
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from prune.models.darknet import Darknet
     from prune.train.config import TrainConfig
     from prune.train.distributed import Team
+    from prune.train.initial_weights import Source, Teacher
     from prune.train.resume import Resumed
-    from prune.train.source import Source, Teacher
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Setup:
     validation: Loader
     test: Loader | None
     state: Mapping[str, object] | None
-    pruning: Narrowing | None
+    pruning: GradualPruning | None
 
 
 def prepare(
@@ -101,7 +101,7 @@ def prepare(
 
     if team.leads:
         with from_options("log"):
-            trackers.expect(config.log)
+            run_log.expect_service(config.log)
     spec = _read_data(config)
     source, state = _open_source(config, spec, last)
     _report_notes(source.notes, report)
@@ -200,37 +200,10 @@ def _open_source(
 ) -> tuple[Source, Mapping[str, object] | None]:
     """Open what to train: an interrupted run's network, with its state, or a new start."""
     if last is None:
-        source = _begin(config, spec)
-        return sources.activated(source, config.activation) if config.activation else source, None
-    source, state = sources.interrupted(last, names=spec.names)
-    checkpointing.expect_pictures(state, spec.pictures("train"))
+        return open_source(config, names=spec.names), None
+    source, state = open_interrupted(last, names=spec.names)
+    expect_pictures(state, spec.pictures("train"))
     return source, state
-
-
-def _begin(config: TrainConfig, spec: DataSpec) -> Source:
-    """Open what a new run starts from: a checkpoint's network, or a fresh one."""
-    if config.weights is not None:
-        if config.partial and config.cfg is None:
-            raise InputError("--partial takes --weights into another network; give that as --cfg")
-        start = Start(
-            weights=config.weights,
-            cfg=config.cfg,
-            names=class_names(config.names),
-            decoding=config.decoding,
-            pt=config.pt,
-            partial=config.partial,
-            keep_classes=config.keep_classes,
-            teacher=config.teacher is not None,
-            seed=config.seed,
-        )
-        return begin(start, names=spec.names)
-    for field in ("partial", "keep_classes", "names", "decoding"):
-        if getattr(config, field):
-            option = field.replace("_", "-")
-            raise InputError(f"--{option} needs --weights, the checkpoint to start from")
-    if config.cfg is not None:
-        return sources.fresh(config.cfg, names=spec.names, seed=config.seed)
-    raise InputError("nothing to train; give --weights (a checkpoint) or --cfg (a network)")
 
 
 def _expect_two_values_per_channel(settings: Settings, net: Darknet, *, images: int) -> None:
@@ -245,7 +218,9 @@ def _expect_two_values_per_channel(settings: Settings, net: Darknet, *, images: 
         InputError: the images are so small, and a batch of an epoch has one.
     """
     stride = net.stride
-    possible = multi_scale.sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    possible = (
+        sampling.possible_sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    )
     is_cell = (stride, stride) in (settings.imgsz, *possible)
     is_alone = 1 in (settings.batch_size, images % settings.batch_size)
     if is_cell and is_alone and any(isinstance(m, nn.BatchNorm2d) for m in net.modules()):
@@ -288,7 +263,7 @@ def _with_anchors(
     report: Report,
 ) -> Source:
     """Fit the network's anchors to the boxes."""
-    net, found = anchors.fitted(
+    net, found = anchors.fit_anchors(
         source.net,
         anchors.box_sizes(batches.pictures),
         anchor_t=hyp["anchor_t"],
@@ -310,7 +285,7 @@ def _freeze(texts: Sequence[str], net: Darknet, report: Report) -> None:
     if not texts:
         return
     layers = layer_ranges.read_layers(texts, len(net.layers))
-    constant = frozen.freeze(net, layers)
+    constant = freeze(net, layers)
     total = sum(parameter.numel() for parameter in net.parameters())
     ranges = layer_ranges.as_ranges(layers)
     report(f"note: layers {ranges} are not trained: {constant} of {total} parameters")
@@ -320,7 +295,7 @@ def _open_teacher(
     config: TrainConfig, student: Source, spec: DataSpec, *, resumed: bool
 ) -> Teacher | None:
     if config.teacher is not None:
-        return sources.teacher(config.teacher, student, names=spec.names, resumed=resumed)
+        return open_teacher(config.teacher, student, names=spec.names, resumed=resumed)
     if config.distill != "output":
         raise InputError("--distill needs a --teacher, e.g. the network before it was pruned")
     return None
@@ -328,7 +303,7 @@ def _open_teacher(
 
 def _pruning(
     config: TrainConfig, source: Source, settings: Settings, *, resumed: bool
-) -> Narrowing | None:
+) -> GradualPruning | None:
     """Read `prune_to`; a fraction is of what the network had before this run.
 
     Raises:
@@ -346,8 +321,10 @@ def _pruning(
             "the last cut needs epochs after it"
         )
     # A run that goes on counts from before its own cuts; a new one from what it is given.
-    start = start_of(source.net, source.history if resumed else (), kind=kind, imgsz=settings.imgsz)
-    pruning = Narrowing(
+    start = cost_before_pruning(
+        source.net, source.history if resumed else (), kind=kind, imgsz=settings.imgsz
+    )
+    pruning = GradualPruning(
         kind=kind,
         start=start,
         goal=int(amount if amount > 1 else amount * start),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
 from prune.common.signals import handled
+from prune.train.checkpointing import Row, fitness
 
 _ECHO_S = 5.0  # a launcher's copy of a signal comes within
 
 # Tells whether somebody asked the run to stop.
-Asked = Callable[[], bool]
+StopRequested = Callable[[], bool]
 
 
 def never() -> bool:
@@ -24,7 +25,7 @@ def never() -> bool:
 
 
 @contextmanager
-def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator[Asked]:
+def catch_signals(say: Callable[[str], None], *, launched: bool = False) -> Iterator[StopRequested]:
     """Note signals instead of dying of them; a second one ends the process at once.
 
     Args:
@@ -38,7 +39,7 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
     """
     came: list[float] = []  # when, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
-    teller = threading.Thread(target=_tell, args=(lines, say), daemon=True)
+    teller = threading.Thread(target=_report_lines, args=(lines, say), daemon=True)
     teller.start()
 
     def note(number: int, _: FrameType | None) -> None:
@@ -58,6 +59,26 @@ def listening(say: Callable[[str], None], *, launched: bool = False) -> Iterator
         teller.join()
 
 
-def _tell(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
+def _report_lines(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
     while line := lines.get():
         say(line)
+
+
+def fitnesses(rows: Sequence[Row]) -> list[float]:
+    """Return the fitness of every scored epoch."""
+    return [fitness(row) for row in rows if "map" in row]
+
+
+def out_of_patience(rows: Sequence[Row], patience: int) -> str:
+    """Say why a run should stop before its end: so many scores without a better one; or nothing."""
+    found = fitnesses(rows)
+    if not patience or not found:
+        return ""
+    best = found.index(max(found))
+    if len(found) - 1 - best < patience:
+        return ""
+    epoch = [row["epoch"] for row in rows if "map" in row][best]
+    return (
+        f"stopped early: the fitness {found[best]:.4f} of epoch {epoch:.0f} has stood for "
+        f"{len(found) - 1 - best} scores (patience {patience})"
+    )

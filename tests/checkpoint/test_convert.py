@@ -27,7 +27,7 @@ from prune.cli import main
 from prune.common.size import Size
 from prune.core.cost.macs import count
 from prune.errors import CheckpointError, ExportError, InputError
-from prune.export import onnx
+from prune.export import WholeConfig, onnx, to_checkpoint
 from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
 from prune.models.sections import parse
@@ -432,3 +432,22 @@ def test_a_pickles_own_cfg_holds_words_and_numbers_only(value: object) -> None:
         CheckpointError, match=r"the pickle's module_defs hold .* words and numbers"
     ):
         from_definitions(definitions, imgsz=Size.of(64))
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_the_function_returns_what_the_command_prints(
+    net: Darknet, cfg: Path, capsys: pytest.CaptureFixture[str], random: bool
+) -> None:
+    path, out = save_state_dict(net, cfg.with_name("net.pt")), cfg.with_name("whole.pt")
+    words = ["--random"] if random else ["--weights", str(path)]
+    assert main(["whole", *words, "--cfg", str(cfg), "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    written = checkpoint.load(out)
+    weights = None if random else path
+    result = to_checkpoint(WholeConfig(weights=weights, cfg=cfg, random=random, out=out))
+    assert json.loads(json.dumps(result.document())) == printed
+    assert result.names == tuple(written.names)
+    assert all(
+        torch.equal(checkpoint.load(out).model[name], written.model[name]) for name in written.model
+    )
+    assert capsys.readouterr().out == ""

@@ -179,7 +179,7 @@ def test_what_a_plan_says_for_modules_is_refused_rather_than_ignored(
     (tmp_path / "plan.json").write_text(json.dumps({**document, **said}))
     words = ["apply", "--weights", dense, "--plan", tmp_path / "plan.json"]
     line = _refused([*words, "--out", tmp_path / "out.pt"], capsys)
-    assert f"the plan says {', '.join(said)}, which is for Python modules" in line
+    assert f"the plan sets {', '.join(said)}, which only the Python API supports" in line
     assert not (tmp_path / "out.pt").exists()
 
 
@@ -220,7 +220,7 @@ def test_what_stays_whole_is_told_with_its_reason(dense: Path, capsys: Capture) 
     words = ["global", "--weights", str(dense), "--macs", "0.9", "--dry-run", "--exclude", "0", "3"]
     assert main([*words, "--max-ratio", "1"]) == 0
     notes = [n for n in capsys.readouterr().err.splitlines() if n.startswith("prune: note: ")]
-    assert notes == ["prune: note: groups 0, 2 stay whole: it is excluded"], "3 is coupled to 2"
+    assert notes == ["prune: note: groups 0, 2 are not pruned: it is excluded"], "3 is coupled to 2"
 
 
 LIMITS = """\
@@ -272,8 +272,8 @@ BAD_LIMITS = {
     "layers: {3: {max_share: 0.5}}": "layers.3.'max_share' is an unknown key",
     "layers: {3: {5: 0.5}}": "layers.3.5 is an unknown key",
     "layers: {x: {max_ratio: 0.5}}": "'x' names no layer",
-    "- 3": "holds no limits",
-    "": "holds no limits",
+    "- 3": "contains no limits",
+    "": "contains no limits",
     "{": "limits.yaml:1: broken YAML",
     "round_to: 1e30": "round_to is '1e30'; it must be a whole number",
     "min_channels: .nan": "min_channels is nan",
@@ -298,7 +298,7 @@ BAD: dict[str, list[str]] = {
     "--macs is '1.5'; write a fraction below 1": ["--macs", "1.5"],
     "within the budget of 30,000,000,000": ["--macs", "30G"],
     "nothing to remove: the network has": ["--params", "13M"],
-    "cannot be met: within the caps": ["--macs", "0.1", "--max-ratio", "0.2"],
+    "cannot be met: within the limits": ["--macs", "0.1", "--max-ratio", "0.2"],
     "allow more": ["--macs", "0.5", "--exclude", "*"],
     "max-ratio is 1.2": ["--macs", "0.5", "--max-ratio", "1.2"],
     "min-channels is 0": ["--macs", "0.5", "--min-channels", "0"],
@@ -307,7 +307,7 @@ BAD: dict[str, list[str]] = {
     "layer 4 is no convolution": ["--macs", "0.5", "--exclude", "4"],
     "layer is '3x'": ["--macs", "0.5", "--exclude", "3x"],
     "steps is 0": ["--macs", "0.5", "--steps", "0"],
-    "needs pictures; give --data": ["--macs", "0.5", "--criterion", "taylor"],
+    "needs images; give --data": ["--macs", "0.5", "--criterion", "taylor"],
     "needs measured drops": ["--macs", "0.5", "--allocation", "sensitivity"],
     "'²' names no layer": ["--macs", "0.5", "--exclude", "²"],
     "write a number or a range": ["--macs", "0.5", "--exclude", "9" * 5000],
@@ -363,7 +363,7 @@ def test_pictures_rank_by_fisher_and_are_looked_at_once(
         words = ["global", "--weights", dense, "--macs", 0.5, "--data", data, "--images", 4]
         assert main([str(w) for w in (*words, "--dry-run", "--plan-out", plan)]) == 0
         told = capsys.readouterr().err
-        assert ("scores from" if plan == plans[1] else "scores kept in") in told
+        assert ("read from" if plan == plans[1] else "saved in") in told
     assert plans[0].read_text() == plans[1].read_text()
     assert from_json(plans[0].read_text()).criterion == "fisher"
 

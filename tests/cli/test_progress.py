@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import shlex
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from prune.auto import commands
 from prune.cli import bars
 from prune.common.progress import shown_by, tracked
-from prune.errors import RunError
 from prune.runtimes import doubts, other_processes
 from prune.runtimes.other_processes import Neighbours
 from prune.runtimes.timing import Ratio
@@ -89,19 +86,6 @@ def test_a_loop_that_is_broken_off_gives_the_cursor_back(
     assert not bars._open
     assert terminal.getvalue().rindex(SHOW_CURSOR) > terminal.getvalue().rindex(HIDE_CURSOR)
     loop.close()  # type: ignore[attr-defined]  # a generator
-
-
-def test_commands_of_an_automatic_run_can_be_pasted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def started(*_: object, **__: object) -> None:
-        raise RunError("the line comes before the process")
-
-    monkeypatch.setattr("prune.auto.commands.child_processes.run", started)
-    with pytest.raises(RunError):
-        commands.prune("val", "--data", "my data/it's.yaml")
-    line = capsys.readouterr().err.splitlines()[0].removeprefix("prune: ")
-    assert shlex.split(line) == ["prune", "val", "--data", "my data/it's.yaml", "--json"]
 
 
 def test_every_command_that_measures_says_the_same_of_a_busy_machine(

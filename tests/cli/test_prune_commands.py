@@ -14,13 +14,15 @@ import tiny
 import torch
 
 from prune import checkpoint
+from prune.checkpoint.comparison import DiffConfig, diff
+from prune.checkpoint.summary import ShowConfig, show
 from prune.cli import main
-from prune.cli.cutting import layer_indices
 from prune.cli.ranked import CRITERIA
 from prune.common.layer_ranges import as_ranges
 from prune.core.importance.criteria import CRITERIA as KNOWN
 from prune.core.plan import from_json
 from prune.errors import PlanError
+from prune.pruner.by_amount import layer_indices
 
 Capture = pytest.CaptureFixture[str]
 
@@ -163,7 +165,7 @@ def test_the_table_comes_before_the_proof_and_the_file(
         == 0
     )
     printed = capsys.readouterr().out
-    order = [printed.index(word) for word in ("members", "params", "macs", "proved", "written")]
+    order = [printed.index(word) for word in ("members", "params", "macs", "verified", "written")]
     assert order == sorted(order)
 
 
@@ -248,6 +250,20 @@ def test_diff_lists_the_layers_a_cut_changed(dense: Path, tmp_path: Path, capsys
     assert [layer["index"] for layer in layers] == [0, 1], "the layer and the one that reads it"
     assert main(["diff", str(dense), str(dense)]) == 0
     assert "0 layers differ, of 11 and 11" in capsys.readouterr().out
+
+
+def test_functions_return_what_show_and_diff_print(
+    dense: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "cut.pt"
+    words = ["conv", "--weights", dense, "--layer", 0, "--amount", 0.5, "--out", out, "--json"]
+    _json(words, capsys)
+    shown = json.loads(json.dumps(show(ShowConfig(file=out)).document()))
+    compared = json.loads(json.dumps(diff(DiffConfig(dense, out)).document()))
+    assert capsys.readouterr().out == ""
+    assert shown == _json(["show", out, "--json"], capsys)
+    assert compared == _json(["diff", dense, out, "--json"], capsys)
+    assert compared["params"]["before"] > compared["params"]["after"] == shown["params"]
 
 
 def test_diff_tells_another_activation(

@@ -55,7 +55,7 @@ def test_adamw_has_steps_of_its_own_where_the_file_names_none(tmp_path: Path) ->
     path = tmp_path / "mine.yaml"
     path.write_text("optimizer: AdamW\nmomentum: 0.8\n")
     adamw = hyperparameters.load(path)
-    assert hyperparameters.named("optimizer", adamw) == "adamw"
+    assert hyperparameters.choice_name("optimizer", adamw) == "adamw"
     assert adamw == {
         **hyperparameters.SCRATCH,
         **hyperparameters.ADAMW,

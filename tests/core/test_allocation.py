@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune.core.cost.cost_model import Costs, costs
+from prune.core.cost.cost_model import CostModel, cost_model
 from prune.core.cost.macs import count
 from prune.core.cut import apply_plan
-from prune.core.importance.group_importance import scores
-from prune.core.select.allocation import ALLOCATIONS, Budget, Counts, Evaluation, Numbers, meet
-from prune.core.select.constraints import Constraints, Limit, limits, rounded
+from prune.core.importance.group_importance import channel_importance
+from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, Numbers, meet
+from prune.core.select.constraints import Constraints, Counts, Limit, limits, rounded
 from prune.core.select.selection import by_budget
 from prune.core.trace.groups import Group, structures, trace
 from prune.errors import PlanError
@@ -31,10 +31,10 @@ NAMES = ("chain", "residual", "concat", "self_concat", "csp", "grouped", "chunk"
 
 
 @cache
-def _small(name: str) -> tuple[tuple[Group, ...], Costs]:
+def _small(name: str) -> tuple[tuple[Group, ...], CostModel]:
     net = nets.net(name)
     groups = trace(net, SHAPE)
-    return groups, costs(net, groups, SHAPE)
+    return groups, cost_model(net, groups, SHAPE)
 
 
 @st.composite
@@ -96,7 +96,7 @@ def test_what_is_cheapest_goes_first() -> None:
     prices: list[Numbers | None] = [np.array([5.0] * 6), np.arange(8.0), None]
     whole = of.of(of.full).macs
     free = [Limit(5), Limit(7), Limit(0)]
-    saved = of.saved(of.full, kind="macs")
+    saved = of.saved(of.full, metric="macs")
     removed = meet(prices, of, Budget("macs", whole - 1), free)
     assert list(removed) == [0, 1, 0]
     removed = meet(prices, of, Budget("macs", int(whole - 2.5 * saved[1])), free)
@@ -112,7 +112,7 @@ def test_a_budget_that_is_met_already_or_never_is_an_error() -> None:
     with pytest.raises(PlanError, match=f"nothing to remove: the network has {whole:,} macs"):
         meet(prices, of, Budget("macs", whole), free)
     least = of.of((1, 1, 4)).macs
-    with pytest.raises(PlanError, match=f"cannot be met: within the caps {least:,} is the least"):
+    with pytest.raises(PlanError, match=f"cannot be met: within the limits {least:,} is the least"):
         meet(prices, of, Budget("macs", least - 1), free)
     assert list(meet(prices, of, Budget("macs", least), free)) == [5, 7, 0]
     with pytest.raises(PlanError, match=f"{whole:,} is the least"):
@@ -171,7 +171,7 @@ def test_sensitivity_prices_add_up_to_the_measured_drop() -> None:
     straight, bent = [(0.5, 0.1), (1.0, 0.2)], [(0.5, 0.0), (1.0, 0.4)]
     found = _evaluation(SIX, EIGHT, None, curves=(straight, bent, ()))
     first, second, third = ALLOCATIONS["sensitivity"](found)
-    saved = found.costs.saved(found.costs.full, kind="macs")
+    saved = found.costs.saved(found.costs.full, metric="macs")
     assert third is None
     assert first is not None
     assert second is not None
@@ -223,8 +223,8 @@ def _yolor() -> tuple[Darknet, tuple[Group, ...], Evaluation, Evaluation]:
     torch.manual_seed(0)
     net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp_n.cfg").read_text())
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
-    own = scores(net, groups, scope="group")
-    of = costs(net, groups, (1, 3, 320, 320))
+    own = channel_importance(net, groups, scope="group")
+    of = cost_model(net, groups, (1, 3, 320, 320))
     alike = structures(net, groups)
     by_macs, by_params = (Evaluation(own, of, kind, alike) for kind in ("macs", "params"))
     return net, groups, by_macs, by_params
@@ -251,11 +251,11 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
 
 
 @cache
-def _full_size() -> tuple[tuple[Group, ...], Costs, tuple[str, ...]]:
+def _full_size() -> tuple[tuple[Group, ...], CostModel, tuple[str, ...]]:
     with torch.device("meta"):  # its weights are not needed, and large
         net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp.cfg").read_text())
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
-    return groups, costs(net, groups, (1, 3, 640, 640)), structures(net, groups)
+    return groups, cost_model(net, groups, (1, 3, 640, 640)), structures(net, groups)
 
 
 @pytest.mark.parametrize("wish", WISHES)
@@ -296,8 +296,8 @@ def test_the_channels_that_go_are_the_lowest() -> None:
         groups, found, limits(groups, Constraints()), budget=budget, allocation="global"
     )
     assert [(cut.layer, cut.remove) for cut in chosen.plan.cuts] == [("a.0", (0, 1, 2))]
-    assert dict(chosen.whole)["b.0"] == "nothing had to go"
-    assert "output" in dict(chosen.whole)["c"]
+    assert dict(chosen.untouched)["b.0"] == "the budget did not require it"
+    assert "output" in dict(chosen.untouched)["c"]
 
 
 def test_an_unknown_allocation_is_an_error() -> None:
@@ -310,7 +310,9 @@ def test_an_unknown_allocation_is_an_error() -> None:
 def test_a_network_of_which_nothing_may_go_is_an_error_with_the_reasons() -> None:
     unscored, budget, free = _evaluation(None, None, None), Budget("macs", 1), [Limit(1)] * 3
     groups, _ = _small("chain")
-    with pytest.raises(PlanError, match="nothing to remove: bn cannot score it; it reaches"):
+    with pytest.raises(
+        PlanError, match="nothing to remove: bn cannot compare its channels; it reaches"
+    ):
         by_budget(groups, unscored, free, budget=budget, criterion="bn")
     frozen = [replace(group, kept="it is frozen") for group in groups]
     with pytest.raises(PlanError, match=r"^nothing to remove: it is frozen$"):
@@ -320,11 +322,13 @@ def test_a_network_of_which_nothing_may_go_is_an_error_with_the_reasons() -> Non
 def test_what_cannot_be_scored_stays_whole_with_the_reason() -> None:
     net = nets.net("gate")  # two of its layers have no normalisation
     groups = trace(net, SHAPE)
-    of = costs(net, groups, SHAPE)
-    found = Evaluation(scores(net, groups, criterion="bn"), of, "macs", structures(net, groups))
+    of = cost_model(net, groups, SHAPE)
+    found = Evaluation(
+        channel_importance(net, groups, criterion="bn"), of, "macs", structures(net, groups)
+    )
     budget = Budget("macs", int(0.6 * of.of(of.full).macs))
     chosen = by_budget(groups, found, limits(groups, Constraints()), budget=budget, criterion="bn")
-    whole = dict(chosen.whole)
-    assert [whole[root] for root in ("down", "down2")] == ["bn cannot score it"] * 2
+    whole = dict(chosen.untouched)
+    assert [whole[root] for root in ("down", "down2")] == ["bn cannot compare its channels"] * 2
     assert "output" in whole["end"]
     assert {cut.layer for cut in chosen.plan.cuts} == {"stem.0", "next.0"}

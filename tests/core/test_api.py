@@ -188,7 +188,7 @@ def test_a_wrong_result_is_found_with_its_layer() -> None:
 def test_criteria_that_need_pictures_take_batches(criterion: str) -> None:
     _, graph, _ = _traced("senet")
     batches = [(torch.rand(2, 3, 8, 8).double(), torch.tensor([0, 3])) for _ in range(2)]
-    with pytest.raises(PlanError, match="needs pictures; give it data"):
+    with pytest.raises(PlanError, match="needs images; give it data"):
         prune.select(graph, amount=0.5, criterion=criterion)
     if criterion != "activation":
         with pytest.raises(PlanError, match=f"{criterion} needs a loss beside data"):
@@ -286,11 +286,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no wish": (lambda: prune.select(_graph()), "exactly one of amount, macs and params"),
     "two wishes": (lambda: prune.select(_graph(), amount=0.1, macs=0.5), "exactly one"),
     "amount": (lambda: prune.select(_graph(), amount=1.5), r"amount is 1.5; it must lie in"),
-    "macs": (lambda: prune.select(_graph(), macs=-1), "macs is -1; it must be a share"),
+    "macs": (lambda: prune.select(_graph(), macs=-1), "macs is -1; it must be a fraction"),
     "criterion": (lambda: prune.select(_graph(), amount=0.5, criterion="x"), "criterion is 'x'"),
     "removes nothing": (
         lambda: prune.select(_graph(), amount=0.1),
-        "nothing to remove: a: amount 0.1 of its 4 channels is none; b: it reaches",
+        "nothing to remove: a: amount 0.1 of its 4 channels is less than one; b: it reaches",
     ),
     "all excluded": (
         lambda: prune.select(_graph(), amount=0.5, exclude=["a"]),
@@ -298,7 +298,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "cannot score": (
         lambda: prune.select(_graph(), amount=0.5, criterion="bn"),
-        "nothing to remove: a: bn cannot score it",
+        "nothing to remove: a: bn cannot compare its channels",
     ),
     "budget met": (lambda: prune.select(_graph(), macs=10**9), "within the budget"),
     "budget too small": (lambda: prune.select(_graph(), macs=0.01), "cannot be met"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prune.core.cost.cost_model import costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
 from prune.core.select.cliffs import EASED, Cliff, cliffs, drop_at
 from prune.core.select.constraints import Constraints, limits
@@ -51,9 +51,9 @@ def _found(
         curve if n == free[steep] else GENTLE if n in free else () for n in range(len(groups))
     ]
     found = Evaluation(
-        scores=[None if g.kept else torch.arange(float(g.channels)) for g in groups],
-        costs=costs(net, groups, SHAPE),
-        kind="macs",
+        importance=[None if g.kept else torch.arange(float(g.channels)) for g in groups],
+        costs=cost_model(net, groups, SHAPE),
+        metric="macs",
         alike=["x"] * len(groups),
         curves=curves,
         baseline=baseline,

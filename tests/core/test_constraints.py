@@ -57,7 +57,7 @@ def test_caps(case: str) -> None:
 
 WHOLE = {
     "it is excluded": Constraints(exclude=True),
-    "it has 6 channels, and the caps leave it whole": Constraints(min_channels=6),
+    "it has 6 channels, and the limits allow none to be pruned": Constraints(min_channels=6),
     "it has 6 channels, no lower multiple of 8": Constraints(round_to=8),
     "it has 6 channels, no lower multiple of 4": Constraints(round_to=4, max_ratio=0.2),
 }

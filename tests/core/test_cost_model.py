@@ -1,4 +1,4 @@
-"""Costs from coefficients against costs counted on the cut network."""
+"""CostModel from coefficients against costs counted on the cut network."""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prune.core.cost.cost_model import Costs, costs
+from prune.core.cost.cost_model import CostModel, cost_model
 from prune.core.cost.macs import Cost, count, per_layer
 from prune.core.cut import apply_plan
 from prune.core.plan import Plan
@@ -45,7 +45,7 @@ def test_costs_are_what_the_cut_network_counts(name: str, data: st.DataObject) -
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan = data.draw(plans.plans(groups))
-    of = costs(net, groups, shape)
+    of = cost_model(net, groups, shape)
     kept = _kept(groups, plan)
     cut = apply_plan(net, groups, plan)
     assert _same(of.of(kept), count(cut, shape))
@@ -60,12 +60,12 @@ def test_costs_are_what_the_cut_network_counts(name: str, data: st.DataObject) -
 def test_saved_is_the_difference_one_channel_makes(name: str, kind: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
-    of = costs(net, groups, shape)
+    of = cost_model(net, groups, shape)
     for kept in (of.full, np.maximum(of.full // 2, 1)):
-        assert list(of.saved(kept, kind=kind)) == pytest.approx(_differences(of, kept, kind))
+        assert list(of.saved(kept, metric=kind)) == pytest.approx(_differences(of, kept, kind))
 
 
-def _differences(of: Costs, kept: NDArray[np.int64], kind: str) -> list[int]:
+def _differences(of: CostModel, kept: NDArray[np.int64], kind: str) -> list[int]:
     now = getattr(of.of(kept), kind)
     return [int(now - getattr(of.of(kept - one), kind)) for one in np.eye(len(kept), dtype=int)]
 
@@ -86,7 +86,7 @@ def test_costs_of_a_detector_cut_anyhow(share: float) -> None:
             count_gone = int(share * torch.rand((), generator=generator) * group.channels)
             chosen[number] = torch.randperm(group.channels, generator=generator)[:count_gone]
     plan = plans.plan_of(groups, {n: gone.tolist() for n, gone in chosen.items()})
-    of = costs(net, groups, (1, 3, 640, 640))
+    of = cost_model(net, groups, (1, 3, 640, 640))
     cut = apply_plan(net, groups, plan, share=True)
     assert _same(of.of(_kept(groups, plan)), count(cut, (1, 3, 640, 640)))
 
@@ -101,23 +101,23 @@ def test_costs_of_every_cfg_with_half_of_every_group(name: str) -> None:
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
     free = {n: group for n, group in enumerate(groups) if not group.kept}
     plan = plans.plan_of(groups, {n: range(g.channels // 2) for n, g in free.items()})
-    of = costs(net, groups, net.small_picture)
+    of = cost_model(net, groups, net.small_picture)
     cut = apply_plan(net, groups, plan, share=True)
     assert _same(of.of(_kept(groups, plan)), count(cut, net.small_picture))
 
 
 def test_savings_on_a_detector_are_differences() -> None:
     net, groups = _yolor()
-    of = costs(net, groups, (1, 3, 320, 320))
+    of = cost_model(net, groups, (1, 3, 320, 320))
     kept = np.maximum(of.full * 2 // 3, 1)
     for kind in KINDS:
-        assert list(of.saved(kept, kind=kind)) == pytest.approx(_differences(of, kept, kind))
+        assert list(of.saved(kept, metric=kind)) == pytest.approx(_differences(of, kept, kind))
 
 
 def test_a_chain_by_hand() -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
-    of = costs(net, groups, (1, 3, 8, 8))
+    of = cost_model(net, groups, (1, 3, 8, 8))
     assert of.names == ("a.0", "b.0", "c")
     assert list(of.full) == [6, 8, 4]
     # 3x3 at 8 x 8 and, with stride 2, at 4 x 4; then 1x1 at 4 x 4, with a bias.
@@ -125,12 +125,12 @@ def test_a_chain_by_hand() -> None:
     assert of.layers(kept) == {"a.0": 3 * 5 * 9 * 64, "b.0": 5 * 6 * 9 * 16, "c": 6 * 4 * 16}
     learned = 3 * 5 * 9 + 2 * 5 + 5 * 6 * 9 + 2 * 6 + 6 * 4 + 4
     assert of.of(kept) == Cost(params=learned, macs=sum(of.layers(kept).values()))
-    assert of.saved(kept, kind="macs")[0] == 3 * 9 * 64 + 6 * 9 * 16
-    assert of.saved(kept, kind="params")[1] == 5 * 9 + 2 + 4
+    assert of.saved(kept, metric="macs")[0] == 3 * 9 * 64 + 6 * 9 * 16
+    assert of.saved(kept, metric="params")[1] == 5 * 9 + 2 + 4
 
 
 def test_a_network_that_cannot_be_run_is_refused() -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
     with pytest.raises(PlanError, match="cannot be run"):
-        costs(net, groups, (1, 5, 8, 8))
+        cost_model(net, groups, (1, 5, 8, 8))

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from prune.core.importance.criteria import CRITERIA, FROM_PICTURES
+from prune.core.importance.criteria import CRITERIA, NEED_IMAGES
 from prune.core.importance.group_importance import filters
 
 LAYERS = {
@@ -25,7 +25,7 @@ ORDERS = {"l1": 1, "l2": 2}
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_norm_is_numpys_norm_of_each_filter(kind: str, criterion: str) -> None:
     layer = LAYERS[kind]
-    scores = CRITERIA[criterion].score(filters(layer), Generator())
+    scores = CRITERIA[criterion].importance(filters(layer), Generator())
     weight = layer.get_parameter("weight").detach().numpy()
     rows = weight.swapaxes(0, 1) if kind == "transposed" else weight
     expected = [np.linalg.norm(row.ravel(), ORDERS[criterion]) for row in rows]
@@ -34,7 +34,7 @@ def test_a_norm_is_numpys_norm_of_each_filter(kind: str, criterion: str) -> None
 
 def test_random_scores_depend_on_the_seed_alone() -> None:
     first, second = (torch.rand(5, 3) for _ in range(2))
-    score = CRITERIA["random"].score
+    score = CRITERIA["random"].importance
     same = [score(weight, Generator().manual_seed(7)) for weight in (first, second)]
     assert torch.equal(*same)
     assert not torch.equal(same[0], score(first, Generator().manual_seed(8)))
@@ -42,7 +42,7 @@ def test_random_scores_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_gives_one_score_a_filter(criterion: str) -> None:
-    assert CRITERIA[criterion].score(torch.rand(5, 12), Generator()).shape == (5,)
+    assert CRITERIA[criterion].importance(torch.rand(5, 12), Generator()).shape == (5,)
 
 
 # What each criterion makes of rows, a plain loop a formula; chance has none.
@@ -72,7 +72,7 @@ FORMULAS: dict[str, Callable[[Numbers], list[float]]] = {
 @pytest.mark.parametrize("channels", [1, 2, 40])
 def test_a_criterion_is_its_formula(criterion: str, channels: int) -> None:
     rows = torch.randn(channels, 7, generator=Generator().manual_seed(channels))
-    found = CRITERIA[criterion].score(rows, Generator())
+    found = CRITERIA[criterion].importance(rows, Generator())
     expected = FORMULAS[criterion](rows.double().numpy())
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-3)
 
@@ -82,11 +82,11 @@ def test_every_criterion_but_chance_has_its_formula_here() -> None:
 
 
 def test_criteria_that_need_pictures_are_named() -> None:
-    assert set(FROM_PICTURES) == {"taylor", "fisher", "activation"}
+    assert set(NEED_IMAGES) == {"taylor", "fisher", "activation"}
 
 
 def _score(criterion: str, rows: Tensor) -> list[float]:
-    return [float(score) for score in CRITERIA[criterion].score(rows, Generator())]
+    return [float(score) for score in CRITERIA[criterion].importance(rows, Generator())]
 
 
 def test_fpgm_scores_the_one_in_the_middle_lowest() -> None:

@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from torch_pruning.pruner import importance
 
 from prune.core.importance.criteria import CRITERIA
-from prune.core.importance.group_importance import NORMALIZERS, READABLE, SCOPES, filters, scores
-from prune.core.importance.statistics import Evidence, gather
+from prune.core.importance.group_importance import (
+    NORMALIZERS,
+    READABLE,
+    SCOPES,
+    channel_importance,
+    filters,
+)
+from prune.core.importance.statistics import Statistics, gather
 from prune.core.trace.groups import Group, Slot, trace
 from prune.core.trace.meta import tensors_in
 from prune.errors import PlanError
@@ -40,8 +46,8 @@ WEIGHTED = [nn.modules.conv._ConvNd, nn.Linear]  # ours ask normalisations only 
 
 
 @cache
-def _case(name: str, *, positive: bool = False) -> tuple[nn.Module, tuple[Group, ...], Evidence]:
-    """Build a net with gradients on its weights; its groups, and the same as evidence."""
+def _case(name: str, *, positive: bool = False) -> tuple[nn.Module, tuple[Group, ...], Statistics]:
+    """Build a net with gradients on its weights; its groups, and the same as statistics."""
     net, shape = nets.net(name), nets.CASES[name].shape
     if positive:
         for module in net.modules():
@@ -53,9 +59,9 @@ def _case(name: str, *, positive: bool = False) -> tuple[nn.Module, tuple[Group,
         assert isinstance(output, Tensor)
         return output.tanh().pow(2).sum()
 
-    evidence = gather(net, [(images, None)], loss, what="change")
+    statistics = gather(net, [(images, None)], loss, what="change")
     torch.autograd.backward(loss(net(images), None))
-    return net, trace(net, shape), evidence
+    return net, trace(net, shape), statistics
 
 
 Ours = tuple[Group, Tensor, Numbers]
@@ -104,9 +110,9 @@ ROOT = {
 @pytest.mark.parametrize("criterion", ROOT)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_layer_scores_as_torch_pruning_says(name: str, criterion: str) -> None:
-    net, groups, evidence = _case(name)
+    net, groups, statistics = _case(name)
     importance_of, power = ROOT[criterion]
-    found = scores(net, groups, criterion=criterion, evidence=evidence)
+    found = channel_importance(net, groups, criterion=criterion, statistics=statistics)
     for group, own, theirs in _pairs(name, found, importance_of):
         expected = _by_channel(group, theirs**power)
         np.testing.assert_allclose(own.numpy(), expected, rtol=1e-4, err_msg=group.root)
@@ -117,7 +123,7 @@ def test_the_first_layer_scores_as_torch_pruning_says(name: str, criterion: str)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "grouped"])
 def test_fpgm_is_torch_prunings_where_weights_are_positive(name: str) -> None:
     net, groups, _ = _case(name, positive=True)
-    found = scores(net, groups, criterion="fpgm")
+    found = channel_importance(net, groups, criterion="fpgm")
     importance_of = importance.FPGMImportance(1, "first", None)
     for group, own, theirs in _pairs(name, found, importance_of, positive=True):
         np.testing.assert_allclose(own.numpy(), _by_channel(group, theirs), rtol=1e-4)
@@ -136,8 +142,10 @@ GROUP = {
 @pytest.mark.parametrize("criterion", GROUP)
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("depthwise", "grouped")])
 def test_all_members_score_as_torch_pruning_says(name: str, criterion: str) -> None:
-    net, groups, evidence = _case(name)
-    found = scores(net, groups, criterion=criterion, scope="group", evidence=evidence)
+    net, groups, statistics = _case(name)
+    found = channel_importance(
+        net, groups, criterion=criterion, scope="group", statistics=statistics
+    )
     for group, own, theirs in _pairs(name, found, GROUP[criterion]):
         members = [slot for slot in group.slots if slot.kind in READABLE["weight"]]
         expected = _by_channel(group, theirs)
@@ -148,7 +156,7 @@ def test_all_members_score_as_torch_pruning_says(name: str, criterion: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_bn_is_torch_prunings(name: str, scope: str, reduction: str) -> None:
     net, groups, _ = _case(name)
-    found = scores(net, groups, criterion="bn", scope=scope)
+    found = channel_importance(net, groups, criterion="bn", scope=scope)
     for group, own in zip(groups, found, strict=True):
         norms = any(slot.kind == "norm" for slot in group.slots)
         assert (own is not None) == (norms and not group.kept)
@@ -159,11 +167,11 @@ def test_bn_is_torch_prunings(name: str, scope: str, reduction: str) -> None:
 # By hand, for what torch-pruning does not have or means otherwise.
 
 
-def _rows(net: nn.Module, slot: Slot, evidence: dict[str, Numbers] | None = None) -> Numbers:
+def _rows(net: nn.Module, slot: Slot, statistics: dict[str, Numbers] | None = None) -> Numbers:
     """Take a place's weights, or what has their shape, one position a row by plain slicing."""
     layer = net.get_submodule(slot.name)
     weight = layer.get_parameter("weight").detach().numpy()
-    weight = weight if evidence is None else evidence[slot.name]
+    weight = weight if statistics is None else statistics[slot.name]
     shares = getattr(layer, "groups", 1)
     transposed = getattr(layer, "transposed", False)
     if slot.side == "out":
@@ -194,9 +202,11 @@ BY_HAND: dict[str, Callable[[Numbers], Numbers]] = {
 @pytest.mark.parametrize("criterion", BY_HAND)
 @pytest.mark.parametrize("name", ["depthwise", "grouped", "concat_plus", "pool_up", "flat"])
 def test_a_group_scores_by_the_mean_of_its_members(name: str, criterion: str) -> None:
-    net, groups, evidence = _case(name)
-    changes = {layer: change.numpy() for layer, change in evidence.change.items()}
-    found = scores(net, groups, criterion=criterion, scope="group", evidence=evidence)
+    net, groups, statistics = _case(name)
+    changes = {layer: change.numpy() for layer, change in statistics.change.items()}
+    found = channel_importance(
+        net, groups, criterion=criterion, scope="group", statistics=statistics
+    )
     for group, own in zip(groups, found, strict=True):
         if own is None:
             assert group.kept
@@ -217,7 +227,9 @@ def test_fisher_adds_the_readers_before_it_squares(scope: str) -> None:
     generator = torch.Generator().manual_seed(2)
     gates = {n: torch.randn(6, 5, generator=generator) for n in ("in1.0", "in2.0", "end")}
     gates |= {n: torch.randn(5, 5, generator=generator) for n in ("out1.0", "out2.0")}
-    found = scores(net, groups, criterion="fisher", scope=scope, evidence=Evidence(gate=gates))
+    found = channel_importance(
+        net, groups, criterion="fisher", scope=scope, statistics=Statistics(gate=gates)
+    )
     (number,) = (i for i, g in enumerate(groups) if g.root == "stem.0")
     readers = ["in1.0"] if scope == "root" else ["in1.0", "in2.0", "end"]
     expected = torch.stack([gates[n] for n in readers]).sum(dim=0).pow(2).sum(dim=1)
@@ -231,9 +243,9 @@ def test_activity_is_of_the_readers_and_flattened_inputs_add_up() -> None:
     groups = trace(net, nets.CASES["flat"].shape)
     activity = {"b.0": torch.rand(5), "hidden": torch.rand(16), "end": torch.rand(7)}
     for scope in SCOPES:  # each has one reader
-        evidence = Evidence(activity=activity)
-        a, b, hidden, end = scores(
-            net, groups, criterion="activation", scope=scope, evidence=evidence
+        statistics = Statistics(activity=activity)
+        a, b, hidden, end = channel_importance(
+            net, groups, criterion="activation", scope=scope, statistics=statistics
         )
         assert end is None
         for own, expected in (
@@ -252,8 +264,8 @@ def test_every_free_group_has_one_score_a_channel(name: str, scope: str, criteri
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     reads = CRITERIA[criterion].reads
-    found = scores(
-        net, groups, criterion=criterion, scope=scope, evidence=_evidence(net, shape, reads)
+    found = channel_importance(
+        net, groups, criterion=criterion, scope=scope, statistics=_evidence(net, shape, reads)
     )
     for group, own in zip(groups, found, strict=True):
         if group.kept:
@@ -268,7 +280,7 @@ def test_every_free_group_has_one_score_a_channel(name: str, scope: str, criteri
             assert not own.requires_grad
 
 
-def _evidence(net: nn.Module, shape: tuple[int, ...], reads: str) -> Evidence | None:
+def _evidence(net: nn.Module, shape: tuple[int, ...], reads: str) -> Statistics | None:
     if reads in ("weight", "scale"):
         return None
 
@@ -287,8 +299,10 @@ def test_normalised_scores_keep_their_order_and_their_measure_is_one(normalize: 
         "max": torch.max,
         "sum": torch.sum,
     }
-    plain = scores(net, groups)
-    for before, after in zip(plain, scores(net, groups, normalize=normalize), strict=True):
+    plain = channel_importance(net, groups)
+    for before, after in zip(
+        plain, channel_importance(net, groups, normalize=normalize), strict=True
+    ):
         assert (before is None) == (after is None)
         if before is None or after is None:
             continue
@@ -308,7 +322,7 @@ def test_random_scores_depend_on_the_seed() -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
     first, again, other = (
-        scores(net, groups, criterion="random", seed=seed)[0] for seed in (1, 1, 2)
+        channel_importance(net, groups, criterion="random", seed=seed)[0] for seed in (1, 1, 2)
     )
     assert first is not None
     assert again is not None
@@ -320,7 +334,7 @@ def test_random_scores_depend_on_the_seed() -> None:
 def test_a_group_without_normalisation_has_no_score_by_bn() -> None:
     net = nets.net("gate")
     groups = trace(net, (1, 3, 8, 8))
-    found = scores(net, groups, criterion="bn")
+    found = channel_importance(net, groups, criterion="bn")
     unscored = {group.root for group, own in zip(groups, found, strict=True) if own is None}
     assert unscored == {"down", "down2", "end"}
 
@@ -330,7 +344,7 @@ def test_a_normalisation_without_scale_is_asked_nothing() -> None:
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 2, 1)
     ).eval()
     groups = trace(net, (1, 3, 8, 8))
-    assert scores(net, groups, criterion="bn") == (None, None)
+    assert channel_importance(net, groups, criterion="bn") == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -339,15 +353,15 @@ def test_a_normalisation_without_scale_is_asked_nothing() -> None:
         ({"criterion": "l3"}, "criterion is 'l3'; it must be one of l1, l2, bn"),
         ({"scope": "all"}, "scope is 'all'; it must be one of root, group"),
         ({"normalize": "median"}, "normalize is 'median'; it must be one of none, mean"),
-        ({"criterion": "taylor"}, "criterion taylor needs pictures; give it data"),
-        ({"criterion": "activation"}, "criterion activation needs pictures"),
+        ({"criterion": "taylor"}, "criterion taylor needs images; give it data"),
+        ({"criterion": "activation"}, "criterion activation needs images"),
     ],
     ids=str,
 )
 def test_a_wish_that_cannot_be_met_is_refused(wish: dict[str, str], message: str) -> None:
     net = nets.net("chain")
     with pytest.raises(PlanError, match=message):
-        scores(net, trace(net, (1, 3, 8, 8)), **wish)  # type: ignore[arg-type]  # wrong on purpose
+        channel_importance(net, trace(net, (1, 3, 8, 8)), **wish)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -355,9 +369,9 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     net = nets.net("residual")
     nn.init.constant_(net.get_submodule("out2.0").get_parameter("weight")[2:3], value)
     groups = trace(net, (1, 3, 8, 8))
-    assert scores(net, groups)[0] is not None, "the first layer alone is whole"
-    with pytest.raises(PlanError, match=r"the weights of stem\.0 hold NaN or infinity"):
-        scores(net, groups, scope="group")
+    assert channel_importance(net, groups)[0] is not None, "the first layer alone is whole"
+    with pytest.raises(PlanError, match=r"the weights of stem\.0 contain NaN or infinity"):
+        channel_importance(net, groups, scope="group")
 
 
 def test_filters_of_inputs_and_outputs_hold_every_weight_once() -> None:

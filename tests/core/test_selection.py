@@ -16,6 +16,7 @@ from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.group_importance import filters
 from prune.core.plan import Plan, removed
 from prune.core.select import selection
+from prune.core.select.constraints import Constraints, Limit, limits, multiple, rounded
 from prune.core.trace.groups import Group, trace
 from prune.errors import PlanError
 from prune.models.darknet import Darknet
@@ -40,9 +41,10 @@ def _by_amount(
     amount: float,
     round_to: int = 1,
 ) -> Plan:
-    scores = group_importance.scores(net, groups, criterion=criterion, seed=seed)
+    scores = group_importance.channel_importance(net, groups, criterion=criterion, seed=seed)
+    allowed = limits(groups, Constraints(round_to=round_to))
     return selection.by_amount(
-        groups, scores, layers, amount=amount, criterion=criterion, round_to=round_to
+        groups, scores, layers, amount=amount, criterion=criterion, allowed=allowed
     )
 
 
@@ -56,7 +58,7 @@ def test_the_lowest_scores_of_the_root_go(criterion: str, amount: float) -> None
     net = nets.net("residual")
     groups = trace(net, SHAPE)
     plan = _by_amount(net, groups, ["out2.0"], amount=amount, criterion=criterion)
-    scores = CRITERIA[criterion].score(filters(net.get_submodule("stem.0")), Generator())
+    scores = CRITERIA[criterion].importance(filters(net.get_submodule("stem.0")), Generator())
     (only,) = plan.cuts
     assert only.layer == "stem.0"
     assert only.members == ("stem.0", "out1.0", "out2.0")
@@ -76,7 +78,7 @@ def test_a_group_named_by_several_members_is_cut_once() -> None:
 def test_tied_filters_are_ranked_together() -> None:
     net = nets.net("grouped")
     plan = _by_amount(net, trace(net, SHAPE), ["stem.0"], amount=0.4)
-    scores = CRITERIA["l1"].score(filters(net.get_submodule("stem.0")), Generator())
+    scores = CRITERIA["l1"].importance(filters(net.get_submodule("stem.0")), Generator())
     pairs = [float(scores[i] + scores[i + 3]) for i in range(3)]
     lowest = pairs.index(min(pairs))
     assert plan.cuts[0].remove == (lowest, lowest + 3)
@@ -88,7 +90,8 @@ def test_rounding_keeps_the_nearest_multiple(
     present: int, amount: float, round_to: int, tied: int
 ) -> None:
     wanted = present - int(amount * present)
-    kept = present - selection._count(present, amount, tied, round_to)
+    limit = Limit(present - 1, multiple(round_to, tied=tied))
+    kept = present - rounded(present, int(amount * present), limit)
     assert 1 <= kept <= present
     multiples = [k for k in range(1, present + 1) if k * tied % round_to == 0]
     if not multiples:
@@ -100,7 +103,7 @@ def test_rounding_keeps_the_nearest_multiple(
 
 def test_without_rounding_int_amount_times_channels_go() -> None:
     for present in range(1, 200):
-        assert selection._count(present, 0.29, 1, 1) == int(0.29 * present)
+        assert rounded(present, int(0.29 * present), Limit(present - 1)) == int(0.29 * present)
 
 
 def test_random_choices_depend_on_the_seed() -> None:
@@ -137,7 +140,7 @@ def _chosen(net: nn.Module, **wish: object) -> Plan:
         ({"amount": float("nan")}, "amount is nan"),
         ({"criterion": "l3"}, "criterion is 'l3'; it must be one of l1, l2, bn"),
         ({"round_to": 0}, "round-to is 0"),
-        ({"amount": 0.0}, "nothing to remove: amount 0.0 leaves every group whole"),
+        ({"amount": 0.0}, "nothing to remove: b.0: amount 0.0 of its 8 channels is less than one"),
         ({"amount": 0.01}, "nothing to remove"),
     ],
     ids=str,
@@ -150,7 +153,7 @@ def test_a_wish_that_cannot_be_met_is_refused(wish: dict[str, object], message: 
 def test_weights_that_are_not_numbers_are_refused() -> None:
     net = nets.net("chain")
     nn.init.constant_(net.get_submodule("b.0").get_parameter("weight"), torch.nan)
-    with pytest.raises(PlanError, match=r"weights of b\.0 hold NaN"):
+    with pytest.raises(PlanError, match=r"weights of b\.0 contain NaN"):
         _chosen(net)
 
 
@@ -159,7 +162,9 @@ def test_a_kept_group_is_said_with_its_reason() -> None:
     groups = trace(net, SHAPE)
     with pytest.raises(PlanError, match="nothing to remove: c: it reaches the network's output"):
         _by_amount(net, groups, ["c"], amount=0.5)
-    with pytest.raises(PlanError, match="c must keep channel 1: it reaches the network's output"):
+    with pytest.raises(
+        PlanError, match="channel 1 of c is protected: it reaches the network's output"
+    ):
         selection.by_channels(groups, "c", [1])
 
 
@@ -167,7 +172,7 @@ def test_a_kept_group_is_said_with_its_reason() -> None:
     ("layer", "channels", "message"),
     [
         ("b.0", [8], r"b\.0 has channels 0 to 7, not 8"),
-        ("b.0", list(range(8)), r"all 8 channels of b\.0 are to go; leave at least one"),
+        ("b.0", list(range(8)), r"all 8 channels of b\.0 would be removed; leave at least one"),
         ("b.0", [], "nothing to remove"),
         ("z", [1], "z cannot be cut: the trace never reached it"),
     ],
@@ -192,7 +197,7 @@ def test_one_after_another_is_cutting_and_tracing_again_after_each_layer(
     plan, _ = selection.one_after_another(net, groups, layers, amount=amount, criterion=criterion)
     step = net
     for layer in layers:
-        scores = CRITERIA[criterion].score(filters(step.get_submodule(layer)), Generator())
+        scores = CRITERIA[criterion].importance(filters(step.get_submodule(layer)), Generator())
         lowest = torch.argsort(scores, stable=True)[: int(amount * len(scores))].tolist()
         if lowest:
             present = trace(step, shape)

@@ -1,4 +1,4 @@
-"""Evidence from pictures: against gradients taken by hand, and with the network left alone."""
+"""Statistics from pictures: against gradients taken by hand, and with the network left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from prune.core.importance.statistics import Evidence, gather
+from prune.core.importance.statistics import Statistics, gather
 from prune.errors import PlanError
 
 Batch = tuple[Tensor, Tensor]
@@ -196,7 +196,7 @@ def test_a_network_is_left_as_it_was_by_a_failure(what: str) -> None:
 
 @pytest.mark.parametrize("what", KINDS)
 def test_no_pictures_are_an_error(what: str) -> None:
-    with pytest.raises(PlanError, match="there are no pictures"):
+    with pytest.raises(PlanError, match="there are no images"):
         gather(nets.net("chain"), [], _loss, what=what)
 
 
@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_is_an_error(what: str) -> None:
     def broken(output: object, targets: object) -> Tensor:
         return _loss(output, targets) * torch.nan
 
-    with pytest.raises(PlanError, match="the loss is nan; the network or its pictures are broken"):
+    with pytest.raises(PlanError, match="the loss is nan; the network or its images are broken"):
         gather(nets.net("chain"), _batches("chain"), broken, what=what)
 
 
@@ -213,7 +213,7 @@ def test_every_layer_that_makes_channels_is_looked_at() -> None:
     net = nets.net("flat")
     found = gather(net, _batches("flat"), _loss, what="change")
     assert set(found.change) == {"a.0", "b.0", "hidden", "end"}
-    assert found == Evidence(change=found.change, images=4)
+    assert found == Statistics(change=found.change, images=4)
 
 
 @pytest.mark.parametrize("what", KINDS)

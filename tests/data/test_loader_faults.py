@@ -25,7 +25,7 @@ from prune.data import failures, spec
 from prune.data.loader import TrainLoader, train_loader
 from prune.data.workers import Context
 from prune.errors import DataError, LoaderError, PruneError, TrainError
-from prune.train.write_failures import loading
+from prune.train.checkpointing import explain_load_errors
 
 
 @pytest.fixture
@@ -185,12 +185,18 @@ def test_a_training_that_cannot_load_says_how_it_goes_on(
     tmp_path: Path, error: type[PruneError], ends: type[PruneError], more: str
 ) -> None:
     assert ends.exit_code == 1
-    with pytest.raises(ends, match=r"^why; nothing was saved before$"), loading(tmp_path):
+    with (
+        pytest.raises(ends, match=r"^why; nothing was saved before$"),
+        explain_load_errors(tmp_path),
+    ):
         raise error("why")
     last = tmp_path / "weights" / "last.pt"
     last.parent.mkdir()
     saved = checkpoint.load(tiny.weights(tmp_path))
     saved.history.append({"command": "train", "epoch": 3})
     checkpoint.save(saved, last)
-    with pytest.raises(ends, match=f"epoch 3 stays; .* --resume {last}{more}$"), loading(tmp_path):
+    with (
+        pytest.raises(ends, match=f"epoch 3 stays; .* --resume {last}{more}$"),
+        explain_load_errors(tmp_path),
+    ):
         raise error("why")

@@ -29,7 +29,7 @@ class Case:
     def cut(self, ratio: float) -> float:
         """Cut to a ratio, if there is such a cut."""
         if ratio < self.least:
-            raise OutOfReachError("within the caps there is no such cut")
+            raise OutOfReachError("within the limits there is no such cut")
         self.cuts.append(ratio)
         return ratio
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from prune import checkpoint
 from prune.auto import pipeline
 from prune.auto.config import Request
 from prune.auto.journal import FORMAT, Journal, read
-from prune.auto.pipeline import AutoRun, run_stages
+from prune.auto.pipeline import AutoRun, finish, run_stages
 from prune.auto.result import conclude, conclusion, table
 from prune.bench.side_by_side import BenchConfig
 from prune.cli import main
@@ -32,6 +32,7 @@ from prune.train.config import TrainConfig
 from prune.train.resume import Resumed
 
 Kind = TypeVar("Kind")
+R = TypeVar("R")
 Config = EvaluateConfig | ExportConfig | LatencyConfig | TrainConfig | QuantizeConfig | BenchConfig
 
 DENSE_MS = 10.0
@@ -87,7 +88,9 @@ class Stages:
         """Write a file that is no network."""
         self._note(config)
         config.out.write_bytes(b"cut")
-        facts = {key: {} for key in ("params", "macs", "latency", "recovery")} | {"blocks": [1, 2]}
+        facts: dict[str, object] = {
+            key: {} for key in ("params", "macs", "latency", "recovery")
+        } | {"blocks": [1, 2]}
         return SimpleNamespace(document=lambda: facts)
 
     def fit(
@@ -145,54 +148,53 @@ def use(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_compared", stages.deployed)
 
 
-def test_the_cut_is_asked_for_as_a_ratio_in_the_form_that_is_deployed(
+def test_the_cut_is_requested_as_a_ratio_in_the_form_that_is_deployed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages(off=1.02)
-    road = begun(tmp_path, stages, monkeypatch)
-    run_stages(road)
-    (said,) = stages.of("global")
-    assert _share(said) == 0.5
-    assert "--int8" in said and said[said.index("--activation") + 1] == "relu"
-    assert "--reconstruct" in said and said[said.index("--depth") + 1] == "auto"
-    stage = road.journal.stages["cut"]
+    run = begun(tmp_path, stages, monkeypatch)
+    run_stages(run)
+    (config,) = stages.of(LatencyConfig)
+    assert (config.latency, config.int8, config.activation) == (0.5, True, "relu")
+    assert (config.compensate, config.reconstruct, config.depth) == (True, True, "auto")
+    stage = run.journal.stages["cut"]
     assert stage["tried"] == [{"asked": 0.5, "ratio": pytest.approx(0.51)}]
     assert (stage["goal"], stage["uncut"]) == (0.5, 0.8)
 
 
 @pytest.mark.parametrize("off", [1 / 7.9, 0.6, 1.6], ids=["far too deep", "too deep", "too slow"])
-def test_a_cut_that_the_clock_does_not_confirm_is_not_trained(
+def test_a_cut_that_the_measured_time_does_not_confirm_is_not_trained(
     off: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages(off=off)
-    said: list[str] = []
-    road = replace(begun(tmp_path, stages, monkeypatch), say=said.append)
+    lines: list[str] = []
+    run = replace(begun(tmp_path, stages, monkeypatch), report=lines.append)
     with pytest.raises(OffTargetError, match="nothing is trained"):
-        run_stages(road)
-    assert len(stages.of("global")) == pipeline.TRIES
-    assert not stages.of("train")
-    assert "cut" not in road.journal.stages, "resumed, it is cut anew"
-    assert sum("too far from the goal" in line for line in said) == pipeline.TRIES
+        run_stages(run)
+    assert len(stages.of(LatencyConfig)) == pipeline.TRIES
+    assert not stages.of(TrainConfig)
+    assert "cut" not in run.journal.stages, "resumed, it is cut anew"
+    assert sum("too far from the request" in line for line in lines) == pipeline.TRIES
 
 
-def test_a_cut_that_the_clock_confirms_the_second_time_is_trained(
+def test_a_cut_that_is_confirmed_the_second_time_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Settling(Stages):
-        def _global(self, said: list[str]) -> dict[str, object]:
-            self.off = 1.0 if self.of("global")[1:] else 0.2
-            return super()._global(said)
+        def prune(self, config: LatencyConfig, **_: object) -> SimpleNamespace:
+            self.off = 1.0 if self.of(LatencyConfig) else 0.2
+            return super().prune(config)
 
     stages = Settling()
-    road = begun(tmp_path, stages, monkeypatch)
-    run_stages(road)
-    tried = road.journal.stages["cut"]["tried"]
+    run = begun(tmp_path, stages, monkeypatch)
+    run_stages(run)
+    tried = run.journal.stages["cut"]["tried"]
     assert tried == [{"asked": 0.5, "ratio": 0.1}, {"asked": 0.5, "ratio": 0.5}]
-    assert stages.of("train")
+    assert stages.of(TrainConfig)
 
 
 @pytest.mark.parametrize(
-    ("wish", "uncut", "asked"),
+    ("changes", "uncut", "requested"),
     [
         ({"latency": 4.0, "is_share": False}, 0.8, 0.4),
         ({"latency": 12.0, "is_share": False}, 1.5, 0.97),
@@ -200,108 +202,121 @@ def test_a_cut_that_the_clock_confirms_the_second_time_is_trained(
     ],
     ids=["milliseconds", "a form slower than the dense network", "nearly fast enough"],
 )
-def test_goals_become_a_ratio_below_what_the_uncut_network_takes(
-    wish: dict[str, object],
+def test_goals_become_a_ratio_below_that_of_the_uncut_network(
+    changes: dict[str, object],
     uncut: float,
-    asked: float,
+    requested: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stages = Stages(uncut=uncut)
-    run_stages(begun(tmp_path, stages, monkeypatch, **wish))
-    assert _share(stages.of("global")[0]) == pytest.approx(asked, abs=1e-3)
+    run_stages(begun(tmp_path, stages, monkeypatch, **changes))
+    assert stages.of(LatencyConfig)[0].latency == pytest.approx(requested, abs=1e-3)
 
 
 def test_stages_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    road = replace(begun(tmp_path, Stages(), monkeypatch), say=said.append)
-    run_stages(road)
-    assert [line for line in said if line.startswith("stage")] == [
+    lines: list[str] = []
+    run = replace(begun(tmp_path, Stages(), monkeypatch), report=lines.append)
+    run_stages(run)
+    assert [line for line in lines if line.startswith("stage")] == [
         f"stage {i} of 7: {name}" for i, name in enumerate(pipeline.STAGES, start=1)
     ]
-    run_stages(road)
-    assert said[-1] == "stage 7 of 7: bench was done before"
+    run_stages(run)
+    assert lines[-1] == "stage 7 of 7: bench was done before"
 
 
 def test_what_is_fast_enough_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = Stages()
     run_stages(begun(tmp_path, stages, monkeypatch, latency=0.9))
-    assert not stages.of("global")
+    assert not stages.of(LatencyConfig)
     assert (tmp_path / "cut.pt").is_file()
 
 
-def test_a_run_that_failed_goes_on_where_it_was(
+def test_a_run_that_failed_goes_on_after_its_last_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = Stages(failing="train")
-    road = begun(tmp_path, stages, monkeypatch)
-    with pytest.raises(RunError):
-        run_stages(road)
-    again = replace(road, journal=read(road.journal.path))
+    stages = Stages(failing="TrainConfig")
+    run = begun(tmp_path, stages, monkeypatch)
+    with pytest.raises(RunError, match=f"^the stage failed; to resume: .* --resume {tmp_path}$"):
+        finish(run)
+    again = replace(run, journal=read(run.journal.path))
     assert list(again.journal.stages) == ["dense", "cut"]
-    before = len(stages.of("global"))
+    before = len(stages.of(LatencyConfig))
     stages.failing = ""
     run_stages(again)
     assert list(again.journal.stages) == list(pipeline.STAGES)
-    assert len(stages.of("global")) == before
-    (trained,) = stages.of("train")
-    assert trained[trained.index("--activation") + 1] == "relu"
+    assert len(stages.of(LatencyConfig)) == before
+    (config,) = stages.of(TrainConfig)
+    assert (config.activation, config.pt) == ("relu", True)
+    assert config.teacher == run.request.weights
 
 
-def test_a_training_that_was_broken_off_goes_on(
+def test_a_fine_tuning_that_was_interrupted_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages()
-    road = begun(tmp_path, stages, monkeypatch)
+    run = begun(tmp_path, stages, monkeypatch)
     last = tmp_path / "train" / "weights" / "last.pt"
     last.parent.mkdir(parents=True)
-    broken_off = checkpoint.load(tiny.weights(last.parent))
-    checkpoint.save(replace(broken_off, training={"epoch": 3}), last)
-    run_stages(road)
-    assert stages.of("train") == [["train", "--resume", str(last)]]
+    interrupted = checkpoint.load(tiny.weights(last.parent))
+    checkpoint.save(replace(interrupted, training={"epoch": 3}), last)
+    run_stages(run)
+    assert stages.resumed == Resumed(tmp_path / "train", last)
     assert checkpoint.load(tmp_path / "pruned.pt").model
-    assert list(road.journal.stages) == list(pipeline.STAGES)
+    assert list(run.journal.stages) == list(pipeline.STAGES)
 
 
-def test_a_stop_while_it_is_scored_does_not_train_again(
+def test_a_stop_while_it_is_evaluated_does_not_train_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stopped(Stages):
-        def _val(self, said: list[str]) -> dict[str, object]:
-            if self.of("train"):
+        def evaluate(self, config: EvaluateConfig, **_: object) -> SimpleNamespace:
+            if self.of(TrainConfig):
                 raise KeyboardInterrupt
-            return super()._val(said)
+            return super().evaluate(config)
 
-    road = begun(tmp_path, Stopped(), monkeypatch)
+    run = begun(tmp_path, Stopped(), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run_stages(road)
+        run_stages(run)
     stages = Stages(tuned=0.495)
-    monkeypatch.setattr(pipeline, "prune", stages)
-    again = replace(road, journal=read(road.journal.path))
+    use(stages, monkeypatch)
+    again = replace(run, journal=read(run.journal.path))
     run_stages(again)
-    assert not stages.of("train")
+    assert not stages.of(TrainConfig)
     assert again.fact("score", "map") == 0.495
+
+
+def test_the_stages_that_take_most_memory_can_have_a_process_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart: list[object] = []
+
+    def isolate(function: Callable[..., R], config: object) -> R:
+        apart.append(config)
+        return function(config)
+
+    run_stages(replace(begun(tmp_path, Stages(), monkeypatch), isolate=isolate))
+    assert [type(config) for config in apart] == [LatencyConfig, TrainConfig]
 
 
 def test_without_int8_nothing_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = Stages()
     run_stages(begun(tmp_path, stages, monkeypatch, int8=False))
-    assert not stages.of("quantize")
-    (said,) = stages.of("bench")
-    files = [str(tmp_path / name) for name in ("dense.onnx", "pruned.onnx")]
-    assert said[1 : said.index("--data")] == files
+    assert not stages.of(QuantizeConfig)
+    (config,) = stages.of(BenchConfig)
+    assert config.files == (tmp_path / "dense.onnx", tmp_path / "pruned.onnx")
 
 
 @pytest.mark.parametrize(
     ("tuned", "drop"), [(0.496, 0.6), (0.47, pipeline.INT8_DROP)], ids=["some is left", "none is"]
 )
-def test_int8_may_take_what_the_fine_tuned_network_has_left(
+def test_int8_may_lose_what_the_fine_tuned_network_has_left(
     tuned: float, drop: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages(tuned=tuned)
     run_stages(begun(tmp_path, stages, monkeypatch, max_drop=1.0))
-    (said,) = stages.of("quantize")
-    assert float(said[said.index("--max-drop") + 1]) == pytest.approx(drop)
+    (config,) = stages.of(QuantizeConfig)
+    assert config.max_drop == pytest.approx(drop)
 
 
 def finished(*rows: tuple[str, float, float], goal: float = 0.5) -> Journal:
@@ -336,7 +351,7 @@ def finished(*rows: tuple[str, float, float], goal: float = 0.5) -> Journal:
 def test_the_fastest_that_holds_the_score_is_recommended(
     rows: list[tuple[str, float, float]], best: str, fast: bool, good: bool
 ) -> None:
-    found = conclude(finished(*rows), max_drop=1.0)
+    found = conclude(finished(*rows), max_drop=1.0, folder=Path())
     assert (found.best.file, found.fast_enough, found.good_enough) == (best, fast, good)
     assert found.held == (fast and good)
     assert conclusion(found).startswith(f"deploy {best} in onnxruntime")
@@ -346,7 +361,7 @@ def test_the_fastest_that_holds_the_score_is_recommended(
 def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
     """The dense file is fast elsewhere, a pruned one holds the score: neither is both."""
     rows = [("d", 0.5, 10), ("p", 0.495, 7), ("d", 0.5, 4), ("p", 0.4, 2)]
-    found = conclude(finished(*rows), max_drop=1.0)
+    found = conclude(finished(*rows), max_drop=1.0, folder=Path())
     assert (found.best.file, found.best.ms) == ("d", 4)
     assert found.good_enough and not found.fast_enough and not found.held
     assert "no pruned file that holds the score comes down to 0.5 of" in conclusion(found)
@@ -354,7 +369,9 @@ def test_what_was_asked_for_holds_only_of_one_pruned_file() -> None:
 
 def test_a_file_far_faster_than_asked_for_is_no_success() -> None:
     """Asked for 0.4, the cut is 7.9 times as fast: far more was cut than had to be."""
-    found = conclude(finished(("d", 0.5, 10), ("p", 0.495, 10 / 7.9), goal=0.4), max_drop=1.0)
+    found = conclude(
+        finished(("d", 0.5, 10), ("p", 0.495, 10 / 7.9), goal=0.4), max_drop=1.0, folder=Path()
+    )
     assert found.fast_enough and not found.held
     assert "more was cut than had to be" in conclusion(found)
 
@@ -362,21 +379,21 @@ def test_a_file_far_faster_than_asked_for_is_no_success() -> None:
 def test_a_network_that_int8_alone_makes_fast_is_a_success() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 2), goal=0.8)
     journal.stages["cut"] = {"goal": 0.8, "tried": []}
-    assert conclude(journal, max_drop=1.0).held
+    assert conclude(journal, max_drop=1.0, folder=Path()).held
 
 
 def test_ratios_measured_for_a_busy_machine_count() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 8), goal=0.5)
-    assert not conclude(journal, max_drop=1.0).held
+    assert not conclude(journal, max_drop=1.0, folder=Path()).held
     journal.stages["bench"]["ratios"] = {"p": {"middle": 0.5, "low": 0.49, "high": 0.51}}
-    assert conclude(journal, max_drop=1.0).held
+    assert conclude(journal, max_drop=1.0, folder=Path()).held
 
 
 def test_a_run_of_an_older_version_is_judged_by_its_milliseconds() -> None:
     journal = finished(("d", 0.5, 10), ("p", 0.495, 4.9))
     journal.stages["cut"] = {"goal_ms": 5.0}
     journal.stages["dense"] = {"ms": 10.0}
-    assert conclude(journal, max_drop=1.0).goal == 0.5
+    assert conclude(journal, max_drop=1.0, folder=Path()).goal == 0.5
 
 
 DENSE = {"map": 0.5, "ms": 10.0, "file": "d.onnx"}
@@ -423,7 +440,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
         (["--latency", "0.5", "--activation", "tanhh"], "tanhh"),
         (["--latency", "0.5", "--max-drop", "-1"], "max-drop"),
         ([], "latency"),
-        (["--latency", "0.5", "--train", "--epochs 3"], "--epochs is no word for --train"),
+        (["--latency", "0.5", "--train", "--epochs 3"], "--epochs cannot be in --train"),
         (["--latency", "0.5", "--train", "--batch-size -4"], "--batch-size is -4"),
         (["--latency", "0.5", "--train", "--teach x"], "unknown argument '--teach'"),
         (["--latency", "0.5", "--train", "'"], '--train "\'": No closing quotation'),

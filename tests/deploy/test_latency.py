@@ -21,7 +21,7 @@ from shipped import CFGS, narrow
 from torch import Tensor
 
 from prune import checkpoint
-from prune.core.cost.cost_model import costs
+from prune.core.cost.cost_model import cost_model
 from prune.core.cut import apply_plan
 from prune.core.select.constraints import Limit
 from prune.core.trace.groups import Group
@@ -164,7 +164,7 @@ def test_widths_of_shipped_networks_are_followed(path: Path) -> None:
 def _expect_widths_of_cuts(net: Darknet, *, deployed: Callable[[Darknet], Darknet]) -> None:
     groups = detector_groups(net)
     sides = (2 * net.stride, 3 * net.stride)
-    of = costs(net, groups, (1, 3, *sides))
+    of = cost_model(net, groups, (1, 3, *sides))
     kept = _some(groups, seed=1)
     cut = apply_plan(net, groups, plan_of(groups, _gone(groups, kept)), share=True)
     whole = deployed(net)
@@ -334,7 +334,7 @@ def test_a_table_knows_a_layer_that_can_be_cut_by_samples_of_several_widths() ->
 def test_layers_are_drawn_in_as_many_widths_as_their_groups_have_blocks() -> None:
     net = build(tiny.CFG.format(width=32))
     groups = detector_groups(net)
-    of = widths(net, costs(net, groups, (1, 3, 64, 64)))
+    of = widths(net, cost_model(net, groups, (1, 3, 64, 64)))
     drawn = dict(zip(timed(net, (64, 64)), variety(groups, of, 16, seed=0), strict=True))
     by_index = {layer.index: number for layer, number in drawn.items()}
     assert by_index[0] == by_index[1] == 1, "8 and 16 channels are one block"
@@ -407,7 +407,7 @@ def test_a_model_of_the_groups_agrees_with_the_layers_of_cut_networks(
     setting = Setting(1, (2 * net.stride, 4 * net.stride))
     table = measured(Table(2, {}), net, groups, form=FLOAT, setting=setting, seed=0)
     whole = folded(net)
-    of = costs(net, groups, setting.shape)
+    of = cost_model(net, groups, setting.shape)
     layers = timed(whole, setting.imgsz)
     assert knows(table, layers, variety(groups, widths(whole, of), 2, seed=0))
     model = Model(coefficients(table, layers), widths(whole, of), 2, of.full)
@@ -558,7 +558,7 @@ def test_groups_without_scores_or_leave_stay_whole() -> None:
 def test_a_latency_nobody_reaches_says_the_least() -> None:
     full = np.array([8, 8])
     scores = [torch.ones(8), None]
-    with pytest.raises(PlanError, match=r"latency of 9\.000 ms.*within the caps 10\.000 ms"):
+    with pytest.raises(PlanError, match=r"latency of 9\.000 ms.*within the limits 10\.000 ms"):
         allocate(scores, full, [Limit(6), Limit(7)], _blocks([1.0, 1.0], 1), budget=9.0)
     counts = allocate(scores, full, [Limit(6), Limit(7)], _blocks([1.0, 1.0], 1), budget=10.0)
     assert counts.tolist() == [6, 0]

@@ -135,7 +135,7 @@ def test_groups_lose_more_where_the_usual_limit_does_not_reach(
     found = _latency(words, capsys)
     assert found["after_ms"] == pytest.approx(found["predicted_ms"], rel=0.1)
     assert main([*words, "--max-ratio", "0.45"]) == 2
-    assert "within the caps" in capsys.readouterr().err
+    assert "within the limits" in capsys.readouterr().err
 
 
 def test_milliseconds_are_a_budget_too(
@@ -312,14 +312,14 @@ def test_without_a_place_for_the_table_the_command_goes_on(
 
 
 WRONG: dict[str, tuple[Words, str]] = {
-    "zero": (("--latency", 0), "--latency is '0'; write a share below 1, e.g. 0.5, or 20ms"),
+    "zero": (("--latency", 0), "--latency is '0'; write a fraction below 1, e.g. 0.5, or 20ms"),
     "five of what": (("--latency", 5), "--latency is '5'"),
     "more than all": (("--latency", 1.5), "--latency is '1.5'"),
     "no number": (("--latency", "fast"), "--latency is 'fast'"),
     "no time": (("--latency", "0ms"), "--latency is '0ms'"),
     "seconds": (("--latency", "1s"), "--latency is '1s'"),
     "steps": (("--latency", 0.5, "--steps", 2), "has an allocation of its own"),
-    "allocation": (("--latency", 0.5, "--allocation", "global"), "leave out --allocation"),
+    "allocation": (("--latency", 0.5, "--allocation", "global"), "remove --allocation"),
     "sensitivity": (("--latency", 0.5, "--sensitivity", "none.json"), "--sensitivity"),
     "not installed": (
         ("--latency", 0.5, "--runtime", "openvino"),
@@ -328,7 +328,7 @@ WRONG: dict[str, tuple[Words, str]] = {
     "size": (("--latency", 0.5, "--img-size", 100), "multiples of the network's stride, 16"),
     "no size": (("--latency", 0.5, "--img-size", 0), "'0' is no image size"),
     "met": (("--latency", "9000ms"), "nothing to remove: the network takes"),
-    "too fast": (("--latency", "0.001ms"), "within the caps"),
+    "too fast": (("--latency", "0.001ms"), "within the limits"),
     "whole groups": (("--latency", 0.5, "--exclude", "0-8"), "is the least; allow more"),
     "runtime of MACs": (("--macs", 0.5, "--runtime", "onnxruntime"), "are of --latency"),
     "INT8 of MACs": (("--macs", 0.5, "--int8"), "are of --latency"),

@@ -31,8 +31,8 @@ from prune.quantize.subject import Array, FloatModel, open_subject, opened
 from prune.quantize.write import in_int8
 from prune.runtimes import backends
 from prune.runtimes.backends import Setting, open_model
-from prune.train.source import activated
-from prune.train.start import Start, begin
+from prune.train.config import TrainConfig
+from prune.train.initial_weights import open_source
 
 
 @pytest.fixture(scope="module")
@@ -187,15 +187,16 @@ def test_int8_is_near_float_with_every_activation(
     folder: Path, tmp_path: Path, activation: str, runtime: str
 ) -> None:
     float_file = tmp_path / "net.onnx"
-    source = begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES)
-    export(activated(source, activation).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
+    config = TrainConfig(weights=folder / "dense.pt", activation=activation)
+    export(open_source(config, names=tiny.NAMES).net, float_file, names=tiny.NAMES, imgsz=(64, 64))
     done = in_memory(folder, weights=float_file, runtime=runtime)
     assert 0 < done.moved.relative < 0.1
     assert done.layers == 4
 
 
 def test_a_mish_is_rounded_at_its_end_alone(folder: Path, tmp_path: Path) -> None:
-    source = activated(begin(Start(weights=folder / "dense.pt"), names=tiny.NAMES), "mish")
+    config = TrainConfig(weights=folder / "dense.pt", activation="mish")
+    source = open_source(config, names=tiny.NAMES)
     export(source.net, tmp_path / "net.onnx", names=tiny.NAMES, imgsz=(64, 64))
     nodes = in_memory(folder, weights=tmp_path / "net.onnx").model.graph.node
     rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from prune import checkpoint
 from prune.auto import pipeline as roads
+from prune.auto.config import tuning
 from prune.checkpoint.convert import import_foreign
-from prune.cli import main, read
+from prune.cli import main
 from prune.common.boxes import xywh_to_xyxy
 from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
@@ -387,10 +388,11 @@ def test_auto_hands_height_and_width_on_and_keeps_them(
 ) -> None:
     seen: list[Size] = []
 
-    def stop(road: roads.AutoRun) -> None:
-        seen.append(road.wish.imgsz)
-        trained = read("train", [str(word) for word in roads.training(road.wish)])
-        seen.append(trained.img_size)
+    def stop(run: roads.AutoRun) -> None:
+        seen.append(run.request.imgsz)
+        config = tuning(run.request, run.training, cut=Path(), folder=tmp_path / "train")
+        assert config.img_size is not None
+        seen.append(config.img_size)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(roads, "run_stages", stop)

@@ -26,7 +26,7 @@ from prune.models.darknet import Darknet, build
 from prune.models.head import Yolo
 from prune.models.loss import detection_loss
 from prune.models.sections import parse, with_anchors, with_classes
-from prune.train.distillation import expect_alike, imitation_loss
+from prune.train.distillation import expect_alike, output_loss
 
 
 def network(seed: int = 0) -> Darknet:
@@ -149,8 +149,8 @@ def test_a_teacher_of_the_same_kind_is_imitated() -> None:
     expect_alike(net, other)
     with torch.no_grad():
         own, theirs = net(picture()), other(picture())
-    assert float(imitation_loss(own, own, net.heads, hyp=SCRATCH)) == pytest.approx(0, abs=1e-4)
-    assert float(imitation_loss(own, theirs, net.heads, hyp=SCRATCH)) > 0.01
+    assert float(output_loss(own, own, net.heads, hyp=SCRATCH)) == pytest.approx(0, abs=1e-4)
+    assert float(output_loss(own, theirs, net.heads, hyp=SCRATCH)) > 0.01
     (head,) = net.heads
     plain = Yolo(head.anchors, stride=head.stride, classes=3)
     net.module_list[-1] = plain

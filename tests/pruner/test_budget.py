@@ -24,7 +24,7 @@ from prune.errors import PlanError
 from prune.pruner import budget as budgeted
 from prune.pruner import depth, session, width_and_depth
 from prune.pruner.budget import BudgetOptions
-from prune.pruner.importance import scores
+from prune.pruner.importance import importance_of
 from prune.pruner.session import Session
 
 
@@ -46,7 +46,7 @@ def _macs(subject: Session, chosen: Selected | None = None) -> int:
 def _cut(subject: Session, share: float, wishes: BudgetOptions | None = None) -> Selected:
     budget = Budget("macs", int(share * _macs(subject)))
     side = subject.checkpoint.imgsz
-    return budgeted.to_budget(subject, scores, budget, wishes or BudgetOptions(), imgsz=side)
+    return budgeted.to_budget(subject, importance_of, budget, wishes or BudgetOptions(), imgsz=side)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -68,7 +68,7 @@ def test_every_step_scores_what_the_one_before_left() -> None:
 
     def score(now: Session) -> tuple[Tensor | None, ...]:
         seen.append(now)
-        return scores(now)
+        return importance_of(now)
 
     budget = Budget("macs", _macs(subject) // 2)
     chosen = budgeted.to_budget(subject, score, budget, BudgetOptions(steps=3), imgsz=64)
@@ -98,9 +98,9 @@ def test_a_group_that_stays_whole_is_listed_with_its_reason() -> None:
     }
     for steps in (1, 3):
         chosen = _cut(subject, 0.8, BudgetOptions(layers=layers, steps=steps))
-        whole = dict(chosen.whole)
+        whole = dict(chosen.untouched)
         assert whole["module_list.2.Conv2d"] == "it is excluded", "2 and 3 are coupled"
-        assert "caps" in whole["module_list.0.Conv2d"]
+        assert "limits" in whole["module_list.0.Conv2d"]
         assert not whole.keys() & {cut.layer for cut in chosen.plan.cuts}
         assert whole.keys() | {cut.layer for cut in chosen.plan.cuts} == {
             group.root for group in subject.groups
@@ -115,7 +115,7 @@ WRONG = {
     "nothing to remove: the network has": (1.0, BudgetOptions(steps=3)),
     "cannot be met": (0.001, BudgetOptions()),
     "names no layer": (0.5, BudgetOptions(layers={"nothing": {"exclude": True}})),
-    "cannot be met: within the caps": (0.5, BudgetOptions(everywhere=Constraints(exclude=True))),
+    "cannot be met: within the limits": (0.5, BudgetOptions(everywhere=Constraints(exclude=True))),
 }
 
 
@@ -131,17 +131,17 @@ def test_what_the_curves_price_dear_stays() -> None:
     dear = [group.root == "module_list.1.Conv2d" for group in subject.groups]
     curves = [((0.5, 9.0), (0.75, 20.0)) if is_dear else CURVE for is_dear in dear]
     chosen = _cut(subject, 0.6, BudgetOptions(allocation="sensitivity", curves=curves))
-    assert "module_list.1.Conv2d" in dict(chosen.whole)
+    assert "module_list.1.Conv2d" in dict(chosen.untouched)
 
 
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-JUDGE = width_and_depth.DepthChoice(PICTURES)
+COMPARISON = width_and_depth.DepthChoice(PICTURES)
 
 
 def _narrow(share: float, wishes: BudgetOptions | None = None) -> width_and_depth.Narrow:
     budget = Budget("macs", int(share * _macs(_subject("stack"))))
     return lambda now: budgeted.to_budget(
-        now, scores, budget, wishes or BudgetOptions(), imgsz=stacks.SIZE
+        now, importance_of, budget, wishes or BudgetOptions(), imgsz=stacks.SIZE
     )
 
 
@@ -149,7 +149,7 @@ def _deep(number: int, wishes: BudgetOptions | None = None) -> width_and_depth.D
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
     return width_and_depth.with_blocks(
-        subject, found, _narrow(0.5, wishes), judge=JUDGE, number=number
+        subject, found, _narrow(0.5, wishes), comparison=COMPARISON, number=number
     )
 
 
@@ -165,9 +165,11 @@ def test_blocks_go_by_the_criterion_that_judges_them() -> None:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
     for criterion in ("output", "l1"):
-        judge = replace(JUDGE, criterion=criterion)
-        trial = width_and_depth.with_blocks(subject, found, _narrow(0.5), judge=judge, number=1)
-        scores = depth.block_scores(subject.net, found, criterion=criterion, pictures=PICTURES)
+        comparison = replace(COMPARISON, criterion=criterion)
+        trial = width_and_depth.with_blocks(
+            subject, found, _narrow(0.5), comparison=comparison, number=1
+        )
+        scores = depth.importance_of(subject.net, found, criterion=criterion, images=PICTURES)
         least = found[scores.index(min(scores))]
         assert set(trial.chosen.plan.blocks) == set(least.layers)
 
@@ -188,7 +190,7 @@ def test_limits_name_layers_as_the_checkpoint_does_though_blocks_left() -> None:
     for number in (0, 1, 2):
         wishes = BudgetOptions(layers={"module_list.17.*": {"exclude": True}})
         chosen = _deep(number, wishes).chosen
-        assert dict(chosen.whole).get("module_list.17.Conv2d") == "it is excluded"
+        assert dict(chosen.untouched).get("module_list.17.Conv2d") == "it is excluded"
         roots = [cut.layer for cut in chosen.plan.cuts]
         members = [name for cut in chosen.plan.cuts for name in cut.members]
         assert "module_list.17.Conv2d" not in members
@@ -204,12 +206,12 @@ def test_a_limit_of_a_layer_that_left_is_no_error() -> None:
 def test_numbers_of_blocks_are_tried_and_the_nearest_output_comes_first() -> None:
     subject = _subject("stack")
     found = depth.blocks(subject.net, imgsz=stacks.SIZE)
-    trials = width_and_depth.automatic(subject, found, _narrow(0.5), judge=JUDGE)
+    trials = width_and_depth.automatic(subject, found, _narrow(0.5), comparison=COMPARISON)
     changes = [trial.change for trial in trials]
     assert changes == sorted(changes)
     assert {trial.blocks for trial in trials} == set(range(len(found) + 1))
     with pytest.raises(PlanError, match="cannot be met"):
-        width_and_depth.automatic(subject, found, _narrow(0.0001), judge=JUDGE)
+        width_and_depth.automatic(subject, found, _narrow(0.0001), comparison=COMPARISON)
 
 
 def test_curves_are_of_a_network_with_all_its_blocks() -> None:

@@ -126,7 +126,7 @@ def test_the_output_changes_as_it_does_in_the_network_without_the_block() -> Non
     net = stacks.net()
     places = residuals(net.sections)
     pictures = torch.rand(5, 3, 32, 64, generator=torch.Generator().manual_seed(1))
-    found = block_importance.scores(net, places, pictures=pictures)
+    found = block_importance.importance(net, places, images=pictures)
     with torch.no_grad():
         whole = net(pictures)[0]
         others = [depth.without(net, [place])(pictures)[0] for place in places]
@@ -141,8 +141,8 @@ def test_blocks_taken_for_removed_are_as_good_as_gone(criterion: str) -> None:
     first, *rest = depth.blocks(net, imgsz=32)
     shorter = depth.without(net, [first.place])
     left = depth.blocks(shorter, imgsz=32)
-    assert depth.block_scores(net, rest, criterion=criterion, gone=[first]) == pytest.approx(
-        depth.block_scores(shorter, left, criterion=criterion), rel=1e-4
+    assert depth.importance_of(net, rest, criterion=criterion, gone=[first]) == pytest.approx(
+        depth.importance_of(shorter, left, criterion=criterion), rel=1e-4
     )
 
 
@@ -153,32 +153,32 @@ def test_weights_and_scales_by_hand() -> None:
             nn.init.constant_(net.get_parameter(f"module_list.{layer}.Conv2d.weight"), value)
             nn.init.constant_(net.get_parameter(f"module_list.{layer}.BatchNorm2d.weight"), -value)
     many, few = 4 * 8 * 9, 8 * 4  # weights of layers 2 and 1
-    assert block_importance.scores(net, places, criterion="l1") == pytest.approx(
+    assert block_importance.importance(net, places, criterion="l1") == pytest.approx(
         ((3 * many + few) / (many + few), 0.5)
     )
-    assert block_importance.scores(net, places, criterion="bn") == (3.0, 0.5)
+    assert block_importance.importance(net, places, criterion="bn") == (3.0, 0.5)
 
 
 def test_a_criterion_that_cannot_judge_says_so() -> None:
     net = Darknet(parse(stacks.CFG.replace("batch_normalize=1\n", "")))
-    with pytest.raises(PlanError, match="criterion bn gives the block 1-3 no score"):
-        block_importance.scores(net, residuals(net.sections), criterion="bn")
+    with pytest.raises(PlanError, match="criterion bn gives the block 1-3 no importance"):
+        block_importance.importance(net, residuals(net.sections), criterion="bn")
     with pytest.raises(PlanError, match="criterion is 'l3'; for blocks there are output"):
-        block_importance.scores(net, (), criterion="l3")
+        block_importance.importance(net, (), criterion="l3")
 
 
 def _found(*macs: int) -> list[Block]:
     return [Block(Residual(3 * i, 3 * i + 3), 1, cost) for i, cost in enumerate(macs)]
 
 
-def _as_given(scores: Sequence[float]) -> depth.Score:
+def _as_given(scores: Sequence[float]) -> depth.BlockImportance:
     return lambda blocks, _: [scores[block.place.source // 3] for block in blocks]
 
 
 def test_the_least_worthy_go() -> None:
     found = _found(10, 10, 10, 10)
     chosen = depth.choose(found, depth.by_number(found, 2), _as_given([4, 1, 3, 2]))
-    assert [(c.block.place.source, c.score) for c in chosen] == [(3, 1), (9, 2)]
+    assert [(c.block.place.source, c.importance) for c in chosen] == [(3, 1), (9, 2)]
 
 
 def test_a_budget_is_met_from_below_and_nothing_goes_in_vain() -> None:
@@ -197,7 +197,7 @@ def test_what_is_left_is_scored_again() -> None:
         return [float(block.place.source + 4 * len(gone) * (block is found[1])) for block in blocks]
 
     chosen = depth.choose(found, depth.by_number(found, 2), score, again=True)
-    assert [(c.block, c.score) for c in chosen] == [(found[0], 0), (found[2], 6)]
+    assert [(c.block, c.importance) for c in chosen] == [(found[0], 0), (found[2], 6)]
     assert seen == [(3, 0), (2, 1)]
 
 
@@ -236,7 +236,7 @@ def test_width_and_depth_are_cut_and_proved_together(stack: Path, tmp_path: Path
     assert plan.cuts
     pruned = session.cut_session(subject, plan, made_by="test")
     result = session.as_checkpoint(subject, pruned, seed=0)
-    assert session.prove(subject, pruned, result) < 1e-5
+    assert session.verify(subject, pruned, result) < 1e-5
     # One after the other gives the same network.
     for part in (replace(plan, blocks=()), replace(plan, cuts=(), network="")):
         subject = session.open_session(stack)
@@ -293,7 +293,7 @@ def test_depth_meets_a_budget_and_prints_it(stack: Path, tmp_path: Path, capsys:
     out = tmp_path / "out.pt"
     assert main(["depth", "--weights", str(stack), "--macs", "0.8", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "block  score" in printed
+    assert "block  importance" in printed
     assert "members" not in printed
     macs = [
         count(checkpoint.network(checkpoint.load(path)), (1, 3, 32, 32)).macs

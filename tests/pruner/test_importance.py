@@ -1,4 +1,4 @@
-"""Scores from pictures: what they are, and that they are found again where nothing has changed."""
+"""Importance from images: its values, and that it is read again where nothing has changed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.core.cut import apply_plan
 from prune.core.importance import group_importance
-from prune.core.importance.criteria import FROM_PICTURES
-from prune.core.importance.statistics import Evidence, gather
+from prune.core.importance.criteria import NEED_IMAGES
+from prune.core.importance.statistics import Statistics, gather
 from prune.core.select.selection import by_amount
 from prune.core.trace.groups import trace
 from prune.data import loader, spec
@@ -27,7 +27,7 @@ from prune.data.spec import DataSpec
 from prune.errors import InputError, PlanError
 from prune.models.loss import detection_loss
 from prune.pruner import importance
-from prune.pruner.importance import Pictures, Scores, scores
+from prune.pruner.importance import Importance, TrainImages, importance_of
 from prune.pruner.session import Session, open_session
 
 
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> DataSpec:
     return spec.load(tiny.data(tmp_path / "data"), splits=("train",))
 
 
-def _same(first: Scores, second: Scores) -> bool:
+def _same(first: Importance, second: Importance) -> bool:
     return all(
         a is b is None or (a is not None and b is not None and torch.equal(a, b))
         for a, b in zip(first, second, strict=True)
@@ -56,9 +56,10 @@ def _files(subject: Session) -> list[Path]:
 
 def test_weights_are_ranked_without_pictures_or_files(subject: Session) -> None:
     for criterion in ("l1", "bn", "random"):
-        found = scores(subject, criterion=criterion)
+        found = importance_of(subject, criterion=criterion)
         assert _same(
-            found, group_importance.scores(subject.net, subject.groups, criterion=criterion)
+            found,
+            group_importance.channel_importance(subject.net, subject.groups, criterion=criterion),
         )
     assert not _files(subject)
 
@@ -83,7 +84,9 @@ def _loss(subject: Session, images: Tensor, targets: Tensor) -> Tensor:
 def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
     subject: Session, data: DataSpec
 ) -> None:
-    found = scores(subject, criterion="taylor", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
+    found = importance_of(
+        subject, criterion="taylor", images=TrainImages(data, 6, Size.of(tiny.SIZE))
+    )
     images, targets = _pictures(data)
     for group, own in zip(subject.groups, found, strict=True):
         if own is None:
@@ -96,7 +99,9 @@ def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
 
 
 def test_fisher_looks_at_each_picture_alone(subject: Session, data: DataSpec) -> None:
-    found = scores(subject, criterion="fisher", pictures=Pictures(data, 6, Size.of(tiny.SIZE)))
+    found = importance_of(
+        subject, criterion="fisher", images=TrainImages(data, 6, Size.of(tiny.SIZE))
+    )
     images, targets = _pictures(data)
     (number,) = (i for i, g in enumerate(subject.groups) if g.root == "module_list.0.Conv2d")
     reader = subject.net.get_submodule("module_list.1.Conv2d").get_parameter("weight")
@@ -110,13 +115,13 @@ def test_fisher_looks_at_each_picture_alone(subject: Session, data: DataSpec) ->
     np.testing.assert_allclose(scored.numpy(), total.numpy(), rtol=1e-2, atol=1e-6)
 
 
-@pytest.mark.parametrize("criterion", FROM_PICTURES)
+@pytest.mark.parametrize("criterion", NEED_IMAGES)
 def test_a_second_call_reads_what_the_first_kept(
     criterion: str, subject: Session, data: DataSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    pictures = Pictures(data, 4, Size.of(tiny.SIZE))
-    first = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
+    pictures = TrainImages(data, 4, Size.of(tiny.SIZE))
+    first = importance_of(subject, criterion=criterion, images=pictures, report=said.append)
     (kept,) = _files(subject)
     assert kept.name.startswith(f"dense.{criterion}-root-none-")
 
@@ -124,9 +129,12 @@ def test_a_second_call_reads_what_the_first_kept(
         raise AssertionError("pictures were read again")
 
     monkeypatch.setattr(loader, "train_loader", broken)
-    again = scores(subject, criterion=criterion, pictures=pictures, say=said.append)
+    again = importance_of(subject, criterion=criterion, images=pictures, report=said.append)
     assert _same(first, again)
-    assert said == [f"scores kept in {kept}", f"scores from {kept}"]
+    assert said == [
+        f"importance of channels saved in {kept}",
+        f"importance of channels read from {kept}",
+    ]
 
 
 def test_without_a_place_to_keep_scores_the_command_goes_on(
@@ -135,35 +143,35 @@ def test_without_a_place_to_keep_scores_the_command_goes_on(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     said: list[str] = []
-    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
-    assert scores(subject, criterion="activation", pictures=pictures, say=said.append)
-    assert said[-1].endswith("the channels are scored again next time")
+    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
+    assert importance_of(subject, criterion="activation", images=pictures, report=said.append)
+    assert said[-1].endswith("the importance of channels is computed again next time")
 
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 300])
 def test_damaged_scores_are_named(bytes_left: int, subject: Session, data: DataSpec) -> None:
-    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
-    scores(subject, criterion="activation", pictures=pictures)
+    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
+    importance_of(subject, criterion="activation", images=pictures)
     (kept,) = _files(subject)
     kept.write_bytes(kept.read_bytes()[:bytes_left])
-    with pytest.raises(InputError, match="is damaged; remove it to score anew"):
-        scores(subject, criterion="activation", pictures=pictures)
+    with pytest.raises(InputError, match="is damaged; remove it to compute it anew"):
+        importance_of(subject, criterion="activation", images=pictures)
 
 
-Asking = Callable[[Session, Pictures], tuple[Session, Pictures, dict[str, object]]]
+Asking = Callable[[Session, TrainImages], tuple[Session, TrainImages, dict[str, object]]]
 
 
 def _other_weights(
-    subject: Session, pictures: Pictures
-) -> tuple[Session, Pictures, dict[str, object]]:
+    subject: Session, pictures: TrainImages
+) -> tuple[Session, TrainImages, dict[str, object]]:
     with torch.no_grad():
         subject.net.get_parameter("module_list.1.Conv2d.weight")[0, 0, 0, 0] += 1
     return subject, pictures, {}
 
 
 def _other_label(
-    subject: Session, pictures: Pictures
-) -> tuple[Session, Pictures, dict[str, object]]:
+    subject: Session, pictures: TrainImages
+) -> tuple[Session, TrainImages, dict[str, object]]:
     label = pictures.spec.path.parent / "labels" / "train" / "0.txt"
     label.write_text(label.read_text().splitlines()[0] + "\n")
     return subject, pictures, {}
@@ -183,29 +191,29 @@ OTHERS: dict[str, Asking] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_question_has_another_file(what: str, subject: Session, data: DataSpec) -> None:
-    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
-    scores(subject, criterion="taylor", pictures=pictures)
+    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
+    importance_of(subject, criterion="taylor", images=pictures)
     subject, pictures, wish = OTHERS[what](subject, pictures)
-    scores(subject, **{"criterion": "taylor", "pictures": pictures, **wish})  # type: ignore[arg-type]  # a table
+    importance_of(subject, **{"criterion": "taylor", "images": pictures, **wish})  # type: ignore[arg-type]  # a table
     assert len(_files(subject)) == 2
 
 
 def test_a_network_after_a_cut_is_scored_anew(subject: Session, data: DataSpec) -> None:
     """As in steps, where the checkpoint's file is one and the same."""
-    pictures = Pictures(data, 2, Size.of(tiny.SIZE))
-    found = scores(subject, criterion="taylor", pictures=pictures)
+    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
+    found = importance_of(subject, criterion="taylor", images=pictures)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
     net = apply_plan(subject.net, subject.groups, plan)
     groups = trace(net, net.small_picture, protected=net.head_convolutions())
-    after = scores(replace(subject, net=net, groups=groups), criterion="taylor", pictures=pictures)[
-        0
-    ]
+    after = importance_of(
+        replace(subject, net=net, groups=groups), criterion="taylor", images=pictures
+    )[0]
     assert after is not None
     assert len(after) == subject.groups[0].channels // 2
 
 
 @pytest.mark.parametrize(("wanted", "looked_at"), [(1, 1), (5, 5), (6, 6), (99, 6)])
-@pytest.mark.parametrize("criterion", FROM_PICTURES)
+@pytest.mark.parametrize("criterion", NEED_IMAGES)
 def test_so_many_pictures_are_looked_at_or_all(
     criterion: str,
     wanted: int,
@@ -216,13 +224,15 @@ def test_so_many_pictures_are_looked_at_or_all(
 ) -> None:
     seen: list[int] = []
 
-    def noting(*args: object, **named: object) -> Evidence:
+    def noting(*args: object, **named: object) -> Statistics:
         found = gather(*args, **named)  # type: ignore[arg-type]  # handed on as it came
         seen.append(found.images)
         return found
 
     monkeypatch.setattr(importance, "gather", noting)
-    scores(subject, criterion=criterion, pictures=Pictures(data, wanted, Size.of(tiny.SIZE)))
+    importance_of(
+        subject, criterion=criterion, images=TrainImages(data, wanted, Size.of(tiny.SIZE))
+    )
     assert seen == [looked_at]
 
 
@@ -239,20 +249,20 @@ def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
 def test_other_classes_are_refused(subject: Session, data: DataSpec) -> None:
     other = replace(data, names=("red", "blue", "green"))
     with pytest.raises(InputError, match=r"detects 2 classes .* but .* has 3 .*; they must agree"):
-        scores(subject, criterion="taylor", pictures=Pictures(other, 2, Size.of(tiny.SIZE)))
+        importance_of(subject, criterion="taylor", images=TrainImages(other, 2, Size.of(tiny.SIZE)))
 
 
-@pytest.mark.parametrize("criterion", FROM_PICTURES)
+@pytest.mark.parametrize("criterion", NEED_IMAGES)
 def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Session) -> None:
-    with pytest.raises(PlanError, match=f"criterion {criterion} needs pictures; give --data"):
-        scores(subject, criterion=criterion)
+    with pytest.raises(PlanError, match=f"criterion {criterion} needs images; give --data"):
+        importance_of(subject, criterion=criterion)
 
 
 def test_no_pictures_at_all_are_no_wish(data: DataSpec) -> None:
     with pytest.raises(InputError, match="images is 0; it must be at least 1"):
-        Pictures(data, 0, Size.of(tiny.SIZE))
+        TrainImages(data, 0, Size.of(tiny.SIZE))
 
 
 def test_an_unknown_criterion_is_refused(subject: Session) -> None:
     with pytest.raises(PlanError, match="criterion is 'l3'"):
-        scores(subject, criterion="l3")
+        importance_of(subject, criterion="l3")

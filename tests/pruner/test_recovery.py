@@ -15,7 +15,7 @@ from prune.cli import main
 from prune.core.plan import from_json
 from prune.evaluate.metrics import Metrics
 from prune.pruner import recovery, session
-from prune.pruner.recovery import STEPS, Prepared, RecoveryOptions
+from prune.pruner.recovery import STEPS, Recovery, RecoveryOptions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -100,7 +100,7 @@ def test_a_trial_has_the_activation_too(dense: Path, data: Path, capsys: Capture
     plan = dense.with_name("plan.json")
     _rows([*_cut(dense), "--plan-out", str(plan)], capsys)
     wishes = RecoveryOptions(steps={"reconstruct": data}, activation="relu", images=8, device="cpu")
-    found = Prepared(wishes, session.open_session(dense)).tried(from_json(plan.read_text()))
+    found = Recovery(wishes, session.open_session(dense)).try_plan(from_json(plan.read_text()))
     assert found.cfg_text().count("activation=relu") == 5
 
 
@@ -124,7 +124,7 @@ def test_a_trial_ends_with_the_weights_of_a_recovery(
     )
     subject = session.open_session(dense)
     before = {name: value.clone() for name, value in subject.net.state_dict().items()}
-    found = Prepared(wishes, subject).tried(from_json(plan.read_text())).state_dict()
+    found = Recovery(wishes, subject).try_plan(from_json(plan.read_text())).state_dict()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)

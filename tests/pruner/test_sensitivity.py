@@ -34,9 +34,9 @@ from prune.models.loss import detection_loss
 from prune.pruner import session
 from prune.pruner.sensitivity import effect, run
 from prune.pruner.sensitivity.curves import known
-from prune.pruner.sensitivity.masked_evaluation import WHOLE, Setup, Task, measure, opened
-from prune.pruner.sensitivity.rows import FORMAT, by_price, price, read, to_json
-from prune.pruner.sensitivity.run import SensitivityOptions
+from prune.pruner.sensitivity.masked_evaluation import WHOLE, Setup, Task, evaluate_cuts, open_setup
+from prune.pruner.sensitivity.rows import FORMAT, SensitivityResult, by_price, price, read, to_json
+from prune.pruner.sensitivity.run import SensitivityConfig
 
 Capture = pytest.CaptureFixture[str]
 
@@ -46,17 +46,17 @@ def setup(tmp_path: Path) -> Setup:
     """Make a network whose own best detections are the truth, so that its mAP is not zero."""
     weights, data = tiny.weights(tmp_path), tiny.data(tmp_path)
     made = Setup(weights=weights, data=data, imgsz=Size.of(tiny.SIZE))
-    bench = opened(made)
-    with evaluating(bench.subject.net):
+    bench = open_setup(made)
+    with evaluating(bench.session.net):
         for batch in bench.loader:
-            maps = bench.subject.net(batch.images.float() / 255)
+            maps = bench.session.net(batch.images.float() / 255)
             found = detections(
-                bench.subject.net.decode(maps), confidence=0, iou=0.3, max_detections=6
+                bench.session.net.decode(maps), confidence=0, iou=0.3, max_detections=6
             )
             for boxes, path in zip(found, batch.paths, strict=True):
                 label = Path(str(path).replace("images", "labels")).with_suffix(".txt")
                 label.write_text("\n".join(map(_label, boxes)) + "\n")
-    opened.cache_clear()
+    open_setup.cache_clear()
     return replace(made, confidence=0.0)
 
 
@@ -66,6 +66,31 @@ def _label(box: Tensor) -> str:
     centre = [(a + b) / 2 / tiny.SIZE for a, b in zip(low, high, strict=True)]
     sides = [(b - a) / tiny.SIZE for a, b in zip(low, high, strict=True)]
     return " ".join(map(str, (int(label), *centre, *sides)))
+
+
+def sensitivity(
+    setup: Setup,
+    ratios: tuple[float, ...],
+    out: Path,
+    *,
+    jobs: int = 1,
+    progress: run.Progress | None = None,
+) -> SensitivityResult:
+    """Measure with the options of a setup."""
+    config = SensitivityConfig(
+        weights=setup.weights,
+        data=setup.data,
+        ratios=ratios,
+        metric=setup.metric,
+        images=setup.images,
+        img_size=setup.imgsz,
+        batch_size=setup.batch_size,
+        conf_thres=setup.confidence,
+        iou_thres=setup.iou,
+        jobs=jobs,
+        out=out,
+    )
+    return run.measure(config, progress=progress)
 
 
 def halves(groups: Sequence[Group]) -> list[Task]:
@@ -107,8 +132,8 @@ def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None
     ]
     expected = [score_of(net, setup) for net in nets]
     assert len({value for value, _ in expected}) > 3, "the cuts must matter"
-    by_map = measure(setup, tasks)
-    by_loss = measure(replace(setup, metric="loss"), tasks)
+    by_map = evaluate_cuts(setup, tasks)
+    by_loss = evaluate_cuts(replace(setup, metric="loss"), tasks)
     assert by_map == pytest.approx([value for value, _ in expected], abs=1e-5)
     assert by_loss == pytest.approx([loss for _, loss in expected], abs=1e-5)
 
@@ -143,7 +168,7 @@ def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None
 def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
     setup: Setup, tmp_path: Path
 ) -> None:
-    found = run.run(setup, SensitivityOptions((0.01, 0.5)), tmp_path / "s.json")
+    found = sensitivity(setup, (0.01, 0.5), tmp_path / "s.json")
     subject = session.open_session(setup.weights)
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
     before = count(subject.net, shape)
@@ -161,9 +186,7 @@ def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
 
 
 def test_the_cheapest_group_per_multiply_add_comes_first(setup: Setup, tmp_path: Path) -> None:
-    found = run.run(
-        replace(setup, metric="loss"), SensitivityOptions((0.25, 0.5)), tmp_path / "s.json"
-    )
+    found = sensitivity(replace(setup, metric="loss"), (0.25, 0.5), tmp_path / "s.json")
     prices = [price(rows) for rows in by_price(found.rows)]
     assert prices == sorted(prices)
     with (tmp_path / "s.csv").open(newline="") as file:
@@ -208,8 +231,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = tmp_path / "whole.json", tmp_path / "stopped.json"
-    wish = SensitivityOptions((0.25, 0.5))
-    run.run(setup, wish, whole)
+    ratios = (0.25, 0.5)
+    sensitivity(setup, ratios, whole)
     judged: list[Task] = []
 
     def until(most: int) -> Callable[..., tuple[float, ...]]:
@@ -217,40 +240,40 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(
             if len(judged) + len(tasks) > most:
                 raise KeyboardInterrupt
             judged.extend(tasks)
-            return measure(own, tasks)
+            return evaluate_cuts(own, tasks)
 
         return judge
 
     monkeypatch.setattr(run, "BLOCK", 1)
-    monkeypatch.setattr(run, "measure", until(5))  # the baseline and two groups
+    monkeypatch.setattr(run, "evaluate_cuts", until(5))  # the baseline and two groups
     with pytest.raises(KeyboardInterrupt):
-        run.run(setup, wish, stopped)
+        sensitivity(setup, ratios, stopped)
     kept = read(stopped)
     assert not kept.complete
     assert len(kept.rows) == 4
     with pytest.raises(PlanError, match="not finished"):
         known(stopped, session.open_session(setup.weights))
-    monkeypatch.setattr(run, "measure", until(1000))
-    run.run(setup, wish, stopped)
+    monkeypatch.setattr(run, "evaluate_cuts", until(1000))
+    sensitivity(setup, ratios, stopped)
     assert stopped.read_bytes() == whole.read_bytes()
     assert len(set(judged)) == len(judged) == 1 + len(read(whole).rows), "nothing twice"
 
 
 def test_another_ratio_is_added_to_what_is_there(setup: Setup, tmp_path: Path) -> None:
     out = tmp_path / "s.json"
-    first = run.run(setup, SensitivityOptions((0.5,)), out)
-    both = run.run(setup, SensitivityOptions((0.25,)), out)
+    first = sensitivity(setup, (0.5,), out)
+    both = sensitivity(setup, (0.25,), out)
     assert set(first.rows) < set(both.rows)
     assert {row.ratio for row in both.rows} == {0.25, 0.5}
 
 
 def test_processes_give_the_same_file(setup: Setup, tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    run.run(setup, SensitivityOptions((0.5,)), one)
+    sensitivity(setup, (0.5,), one)
     calls: list[tuple[float, int]] = []
-    run.run(
+    sensitivity(
         setup,
-        SensitivityOptions((0.5,)),
+        (0.5,),
         two,
         jobs=2,
         progress=lambda done, total: calls.append((done, total)),
@@ -287,7 +310,7 @@ def test_json_is_what_the_file_holds(words: list[str], tmp_path: Path, capsys: C
 
 
 def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path: Path) -> None:
-    found = run.run(setup, SensitivityOptions((0.25, 0.5)), tmp_path / "s.json")
+    found = sensitivity(setup, (0.25, 0.5), tmp_path / "s.json")
     subject = session.open_session(setup.weights)
     read_back = known(tmp_path / "s.json", subject).curves
     assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
@@ -362,7 +385,10 @@ def test_global_cuts_the_channels_that_were_measured(
     assert "were measured" not in capsys.readouterr().err
     assert main([*cut, "--criterion", "l1"]) == 0
     assert from_json(plan.read_text()).criterion == "l1"
-    assert "drops were measured with l2 by group, channels go by l1" in capsys.readouterr().err
+    assert (
+        "drops were measured with l2 and scope group, but channels are chosen by l1"
+        in capsys.readouterr().err
+    )
 
 
 def test_global_warns_of_a_group_that_the_last_of_the_budget_takes_over_a_cliff(
@@ -407,7 +433,7 @@ def test_what_was_measured_with_pictures_asks_for_them(
     measured.write_text(to_json(fisher))
     words = ["global", "--weights", str(setup.weights), "--sensitivity", str(measured)]
     assert main([*words, "--macs", "0.6", "--dry-run"]) == 2
-    assert "was measured with fisher, which needs pictures" in capsys.readouterr().err
+    assert "was measured with fisher, which needs images" in capsys.readouterr().err
 
 
 SPOILT: dict[str, dict[str, object]] = {
@@ -482,7 +508,7 @@ def wrong_classes(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (another_criterion, "holds a run with another"),
+        (another_criterion, "contains a run with another"),
         (damaged, "is damaged"),
         (foreign, "is no sensitivity file"),
         (wrong_classes, "they must agree"),

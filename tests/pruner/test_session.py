@@ -53,14 +53,14 @@ classes=1
 def cut(tmp_path: Path) -> tuple[Session, Pruned]:
     subject = session.open_session(tiny.weights(tmp_path))
     names = list(session.convolutions(subject.net).values())
-    scores = group_importance.scores(subject.net, subject.groups)
+    scores = group_importance.channel_importance(subject.net, subject.groups)
     plan = selection.by_amount(subject.groups, scores, names, amount=0.5)
     return subject, session.cut_session(subject, plan, made_by="test")
 
 
 def test_a_right_cut_and_its_checkpoint_are_proved(cut: tuple[Session, Pruned]) -> None:
     subject, pruned = cut
-    assert session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0)) < 1e-4
+    assert session.verify(subject, pruned, session.as_checkpoint(subject, pruned, seed=0)) < 1e-4
 
 
 def test_a_wrong_cut_is_found(cut: tuple[Session, Pruned]) -> None:
@@ -68,7 +68,7 @@ def test_a_wrong_cut_is_found(cut: tuple[Session, Pruned]) -> None:
     with torch.no_grad():
         next(pruned.net.parameters()).mul_(1.1)
     with pytest.raises(VerificationError, match=r"^the pruned network differs"):
-        session.prove(subject, pruned, session.as_checkpoint(subject, pruned, seed=0))
+        session.verify(subject, pruned, session.as_checkpoint(subject, pruned, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_text_that_builds_another_network_is_found(
     with pytest.raises(
         VerificationError, match="the cut is right, the cfg text written for it is not"
     ):
-        session.prove(subject, pruned, wrong)
+        session.verify(subject, pruned, wrong)
 
 
 def test_what_keeps_its_channels_is_said(
@@ -96,8 +96,8 @@ def test_what_keeps_its_channels_is_said(
     assert main(["layers", *words]) == 0
     (note,) = capsys.readouterr().err.splitlines()
     assert note == (
-        "prune: note: module_list.0.Conv2d keeps its channels: it is unclear which axis of "
-        "module_list.2.w holds channels"
+        "prune: note: the channels of module_list.0.Conv2d are protected: it is unclear which axis "
+        "of module_list.2.w holds channels"
     )
     assert main(["conv", "--layer", "0", *words]) == 2
     (error,) = capsys.readouterr().err.splitlines()

@@ -62,7 +62,7 @@ def test_the_number_of_blocks_is_the_one_that_moves_least(
     blocks = told["blocks"]
     assert isinstance(blocks, list)
     assert moved[len(blocks)] == min(moved)
-    assert "without --data the number of blocks goes by noise" in err
+    assert "without --data the number of blocks is chosen by noise" in err
 
 
 @pytest.mark.parametrize("number", ["3", "auto"])

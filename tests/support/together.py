@@ -21,11 +21,9 @@ from prune.errors import DataError
 from prune.evaluate.collect import score
 from prune.train import distributed as teams
 from prune.train import loop
-from prune.train.all_reduce import meet
-from prune.train.distributed import Team
+from prune.train.distributed import SharedStatistics, Team, all_reduce
 from prune.train.run import Run
 from prune.train.run_log import Log
-from prune.train.sync_batchnorm import SharedStatistics
 
 PICTURES = 7  # in batches of 3: two and one, two and one, one and none
 # Of a BatchNorm that never trains, and of one that does.
@@ -135,11 +133,11 @@ def score_tiny(folder: Path, batch: int, team: Team) -> tuple[object, ...]:
 def trains(team: Team, folder: Path) -> None:
     """Train and prune with every process's own BatchNorms, and keep what each one ends with."""
     update, runs = loop.update, []
-    means: list[tuple[Tensor, Tensor]] = []  # before and after all have met
+    means: list[tuple[Tensor, Tensor]] = []  # before and after the all-reduce
 
-    def meeting(run: Run, *, share: float) -> None:
+    def noting_means(run: Run, *, share: float) -> None:
         before = run.net.get_buffer(MEAN).clone()
-        meet(run, share=share)
+        all_reduce(run, share=share)
         means.append((before, run.net.get_buffer(MEAN).clone()))
 
     def noting(run: Run, *args: Any, **more: Any) -> None:
@@ -147,8 +145,8 @@ def trains(team: Team, folder: Path) -> None:
         runs.append(run)
 
     loop.update = noting
-    vars(loop)["meet"] = meeting
-    vars(teams)["joined"] = lambda: nullcontext(team)  # they have met already
+    vars(loop)["all_reduce"] = noting_means
+    vars(teams)["join"] = lambda: nullcontext(team)  # they have met already
     teacher = ("--teacher", str(folder / "dense.pt"), "--distill")
     drawn = ("--multi-scale", "--image-weights", "--freeze", "0", "--patience", "1")
     assert main(words(folder, "--epochs", "3", "--name", "own", *teacher, *drawn, *PRUNING)) == 0
@@ -193,7 +191,7 @@ def stops(folder: Path) -> int:
 
 def works(folder: Path) -> int:
     """Run all that ends well."""
-    with teams.joined() as team:
+    with teams.join() as team:
         for case in (methods, norms, scores, trains):
             case(team, folder)
     return 0

@@ -60,7 +60,7 @@ def test_sizes_are_pixels_at_the_loading_size(tmp_path: Path) -> None:
 def test_boxes_of_one_odd_shape_get_anchors_that_fit() -> None:
     net, sizes = network(), odd_sizes()
     before = anchors.measure(own_anchors(net), sizes, anchor_t=4)
-    new, line = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=True)
+    new, line = anchors.fit_anchors(net, sizes, anchor_t=4, seed=0, change=True)
     after = anchors.measure(own_anchors(new), sizes, anchor_t=4)
     assert before.recall == 0
     assert after.recall == 1
@@ -74,7 +74,7 @@ def test_boxes_of_one_odd_shape_get_anchors_that_fit() -> None:
 
 def test_seed_fixes_the_anchors() -> None:
     first, second, other = (
-        own_anchors(anchors.fitted(network(), odd_sizes(), anchor_t=4, seed=s, change=True)[0])
+        own_anchors(anchors.fit_anchors(network(), odd_sizes(), anchor_t=4, seed=s, change=True)[0])
         for s in (0, 0, 1)
     )
     assert first.equal(second)
@@ -93,7 +93,7 @@ def test_seed_fixes_the_anchors() -> None:
 )
 def test_anchors_are_left_alone(sizes: Tensor, change: bool, line: str) -> None:
     net = network()
-    kept, said = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=change)
+    kept, said = anchors.fit_anchors(net, sizes, anchor_t=4, seed=0, change=change)
     assert kept is net
     assert line in said
 
@@ -101,7 +101,7 @@ def test_anchors_are_left_alone(sizes: Tensor, change: bool, line: str) -> None:
 def test_the_best_anchors_there_are_stay_even_when_forced() -> None:
     net = network()
     sizes = own_anchors(net).repeat(3, 1)
-    kept, said = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=True, force=True)
+    kept, said = anchors.fit_anchors(net, sizes, anchor_t=4, seed=0, change=True, force=True)
     assert kept is net
     assert "none better" in said
 
@@ -115,14 +115,14 @@ def test_anchors_nearer_in_the_mean_are_refused_where_they_lose_a_box() -> None:
     before, after = (anchors.measure(pairs, sizes, anchor_t=4) for pairs in (old, new))
     assert after.ratio > before.ratio
     assert after.recall < before.recall
-    kept, said = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=True, force=True)
+    kept, said = anchors.fit_anchors(net, sizes, anchor_t=4, seed=0, change=True, force=True)
     assert kept is net
     assert "none better" in said
 
 
 def test_anchors_that_fit_are_bettered_when_forced() -> None:
     net, sizes = network(), torch.full((9, 2), 19.0)
-    new, _ = anchors.fitted(net, sizes, anchor_t=4, seed=0, change=False, force=True)
+    new, _ = anchors.fit_anchors(net, sizes, anchor_t=4, seed=0, change=False, force=True)
     assert anchors.measure(own_anchors(new), sizes, anchor_t=4).ratio == pytest.approx(1)
 
 
@@ -150,7 +150,7 @@ def test_masks_pick_each_heads_anchors_from_one_list(
 
 
 def test_checkpoint_and_onnx_decode_as_the_new_network(tmp_path: Path) -> None:
-    net, _ = anchors.fitted(network(), odd_sizes(), anchor_t=4, seed=0, change=True)
+    net, _ = anchors.fit_anchors(network(), odd_sizes(), anchor_t=4, seed=0, change=True)
     checkpoint.save(checkpoint.capture(net, names=tiny.NAMES, imgsz=64), tmp_path / "net.pt")
     again = checkpoint.network(checkpoint.load(tmp_path / "net.pt"))
     images = torch.rand(1, 3, 64, 64)

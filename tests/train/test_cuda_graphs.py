@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prune.train import cuda_graphs
-from prune.train.cuda_graphs import Graphed
-from prune.train.passes import Eager, Look, Views
+from prune.train import passes as recording
+from prune.train.passes import Eager, Forward, Graphed, Views
 
 
 class Net(nn.Module):
@@ -42,12 +41,12 @@ class Played:
         self.play()
 
 
-def _record(net: nn.Module, look: Look, images: Tensor) -> cuda_graphs._Recording:
+def _record(net: nn.Module, look: Forward, images: Tensor) -> recording._Recording:
     images = images.clone()
     held: list[Views] = [look(images)]
     seen = Views(tuple(t.detach().clone() for t in held[0].maps))
     trained = tuple(t.requires_grad for t in held[0].maps)
-    wished = tuple(torch.zeros_like(t) for t in cuda_graphs._trained(held[0]))
+    wished = tuple(torch.zeros_like(t) for t in recording._trained(held[0]))
 
     def ahead() -> None:
         held[0] = look(images)
@@ -55,22 +54,22 @@ def _record(net: nn.Module, look: Look, images: Tensor) -> cuda_graphs._Recordin
             place.copy_(value.detach())
 
     def back() -> None:
-        torch.autograd.backward(cuda_graphs._trained(held[0]), wished)
+        torch.autograd.backward(recording._trained(held[0]), wished)
 
-    return cuda_graphs._Recording(images, seen, trained, wished, Played(ahead), Played(back))  # type: ignore[arg-type]
+    return recording._Recording(images, seen, trained, wished, Played(ahead), Played(back))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all trains", "the first map is frozen"])
 def test_replayed_passes_gather_the_same_gradients(
     monkeypatch: pytest.MonkeyPatch, *, frozen: bool
 ) -> None:
-    monkeypatch.setattr(cuda_graphs, "_record", _record)
+    monkeypatch.setattr(recording, "_record", _record)
     nets = Net(), Net()
     shape = (2, 3, 4, 4)
     for net in nets:
         net.first.requires_grad_(not frozen)
 
-    def looks(net: Net) -> Look:
+    def looks(net: Net) -> Forward:
         return lambda images: Views(net(images))
 
     eager, replayed = Eager(looks(nets[0])), Graphed(nets[1], looks(nets[1]), shape)
@@ -90,11 +89,11 @@ def test_replayed_passes_gather_the_same_gradients(
 def test_other_modes_of_the_modules_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[Tensor] = []
 
-    def noting(net: nn.Module, look: Look, images: Tensor) -> cuda_graphs._Recording:
+    def noting(net: nn.Module, look: Forward, images: Tensor) -> recording._Recording:
         recorded.append(images)
         return _record(net, look, images)
 
-    monkeypatch.setattr(cuda_graphs, "_record", noting)
+    monkeypatch.setattr(recording, "_record", noting)
     net, images = Net(), torch.rand(2, 3, 4, 4)
     passes = Graphed(net, lambda pictures: Views(net(pictures)), images.shape)
     for trains in (True, True, False, False):
@@ -109,7 +108,7 @@ def test_a_recording_computes_what_it_was_made_of() -> None:
     nets = Net().to(device), Net().to(device)
     shape = (2, 3, 4, 4)
 
-    def looks(net: Net) -> Look:
+    def looks(net: Net) -> Forward:
         return lambda images: Views(net(images))
 
     eager, replayed = Eager(looks(nets[0])), Graphed(nets[1], looks(nets[1]), shape)

@@ -13,7 +13,7 @@ from prune.common.hyperparameters import SCRATCH
 from prune.models.head import Yolo
 from prune.models.loss import gains, level_balance
 from prune.train import distillation
-from prune.train.distillation import SURE, imitation_loss
+from prune.train.distillation import SURE, output_loss
 
 ANCHORS = ((8.0, 12.0), (20.0, 10.0), (30.0, 30.0))
 HEADS = tuple(
@@ -31,7 +31,7 @@ def _maps(seed: int, *, shift: float = 0.0) -> list[Tensor]:
 def test_a_network_that_agrees_loses_nothing() -> None:
     taught = _maps(0)
     maps = [t.clone().requires_grad_() for t in taught]
-    loss = imitation_loss(maps, taught, HEADS, hyp=SCRATCH)
+    loss = output_loss(maps, taught, HEADS, hyp=SCRATCH)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     for head, gradient in zip(HEADS, torch.autograd.grad(loss, maps), strict=True):
         # Overlap has a kink where boxes agree; objectness and classes have none.
@@ -66,14 +66,14 @@ def test_the_loss_is_what_it_is_cell_by_cell() -> None:
         for part, value in enumerate((box / seen, weight * objectness, label / seen)):
             parts[part] += value
     gained = sum(g * part for g, part in zip(gains(2, SCRATCH), parts, strict=True))
-    loss = imitation_loss(maps, taught, HEADS, hyp={**SCRATCH, "distill": 3.0})
+    loss = output_loss(maps, taught, HEADS, hyp={**SCRATCH, "distill": 3.0})
     assert float(loss) == pytest.approx(3 * gained * 2, rel=1e-4)
 
 
 def test_a_teacher_that_sees_nothing_teaches_objectness_alone() -> None:
     taught = _maps(3, shift=-20.0)
     maps = [m.requires_grad_() for m in _maps(4)]
-    gradients = torch.autograd.grad(imitation_loss(maps, taught, HEADS, hyp=SCRATCH), maps)
+    gradients = torch.autograd.grad(output_loss(maps, taught, HEADS, hyp=SCRATCH), maps)
     for head, gradient in zip(HEADS, gradients, strict=True):
         by_value = head.split(gradient).abs().amax(dim=(0, 1, 2, 3))
         assert by_value[4] > 0
@@ -85,7 +85,7 @@ def test_all_cells_give_the_loss_of_the_sure_ones(monkeypatch: pytest.MonkeyPatc
 
     def loss_and_gradients() -> list[Tensor]:
         maps = [m.requires_grad_() for m in _maps(8)]
-        loss = imitation_loss(maps, taught, HEADS, hyp=SCRATCH)
+        loss = output_loss(maps, taught, HEADS, hyp=SCRATCH)
         return [loss.detach(), *torch.autograd.grad(loss, maps)]
 
     few = loss_and_gradients()
@@ -104,7 +104,7 @@ def test_a_box_without_bound_that_the_teacher_is_not_sure_of_does_no_harm(
     taught = _maps(10)[0]
     head.split(taught)[0, 0, 0, 0, 4] = -20.0
     values.requires_grad_()
-    loss = imitation_loss([values], [taught], [head], hyp=SCRATCH)
+    loss = output_loss([values], [taught], [head], hyp=SCRATCH)
     (gradient,) = torch.autograd.grad(loss, values)
     assert loss.isfinite() and gradient.isfinite().all()
 
@@ -112,10 +112,10 @@ def test_a_box_without_bound_that_the_teacher_is_not_sure_of_does_no_harm(
 def test_descending_the_loss_alone_leads_to_the_teacher() -> None:
     taught, maps = _maps(5), [m.requires_grad_() for m in _maps(6)]
     optimiser = torch.optim.Adam(maps, lr=0.05)
-    start = float(imitation_loss(maps, taught, HEADS, hyp=SCRATCH).detach())
+    start = float(output_loss(maps, taught, HEADS, hyp=SCRATCH).detach())
     for _ in range(200):
         optimiser.zero_grad()
-        loss = imitation_loss(maps, taught, HEADS, hyp=SCRATCH)
+        loss = output_loss(maps, taught, HEADS, hyp=SCRATCH)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     assert float(loss.detach()) < 0.05 * start

@@ -193,7 +193,7 @@ def test_a_process_that_hangs_ends_all(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("PRUNE_TIMEOUT_S", said)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="must be a number of seconds"), teams.joined():
+    with pytest.raises(InputError, match="must be a number of seconds"), teams.join():
         pass
 
 

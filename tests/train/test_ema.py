@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune.train.ema import Average
+from prune.train.optim import Average
 
 
 def make_net() -> nn.Sequential:

@@ -18,16 +18,16 @@ import yaml
 from prune import checkpoint
 from prune.cli import main
 from prune.cli import train as command
-from prune.cli.options import ACTIVATIONS
+from prune.common.choices import ACTIVATIONS
 from prune.errors import InputError
 from prune.models.layers import ACTIVATIONS as KNOWN_ACTIVATIONS
 from prune.train import config as configs
-from prune.train import trackers
+from prune.train import run_log
 from prune.train.config import TrainConfig
 from prune.train.fit import DOCUMENTED, TrainResult, fit
+from prune.train.optim import SHAPES
 from prune.train.resume import Resumed
 from prune.train.run_log import Log
-from prune.train.schedule import SHAPES
 from prune.train.settings import DISTILLED
 
 
@@ -63,7 +63,7 @@ def test_every_option_is_a_field_of_the_config_with_the_same_default() -> None:
 def test_names_that_help_lists_are_those_of_the_tables() -> None:
     assert tuple(SHAPES) == configs.SCHEDULES
     assert tuple(DISTILLED) == configs.DISTILLATIONS
-    assert tuple(trackers.SERVICES) == configs.SERVICES
+    assert tuple(run_log.SERVICES) == configs.SERVICES
     assert set(ACTIVATIONS) <= set(KNOWN_ACTIVATIONS)
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.common.hyperparameters import SCRATCH
-from prune.train.gradients import prepare
-from prune.train.optim import optimiser
+from prune.train.optim import build_optimizer, prepare_gradients
 
 
 def gradients(*, clip: float = 0.0, l1: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -19,11 +18,11 @@ def gradients(*, clip: float = 0.0, l1: float = 0.0, scale: float = 1.0) -> tupl
     layer = nn.Linear(3, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[-2.0, 1.0, 0.0]]))
-    optimizer = optimiser(layer, {**SCRATCH, "l1": l1}, decay_share=0.5)
+    optimizer = build_optimizer(layer, {**SCRATCH, "l1": l1}, decay_share=0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
     output = layer(torch.tensor([3.0, 4.0, 0.0])) + 11 * layer.bias
     scaler.scale(output.sum()).backward()
-    prepare(optimizer, scaler, clip=clip)
+    prepare_gradients(optimizer, scaler, clip=clip)
     assert layer.weight.grad is not None and layer.bias.grad is not None
     return layer.weight.grad[0], layer.bias.grad
 

@@ -23,9 +23,9 @@ from prune.data.loader import Batch
 from prune.errors import InputError
 from prune.evaluate import metrics
 from prune.models.darknet import Darknet, build
-from prune.train import checkpointing, gradual, loop, progress
-from prune.train.gradual import Narrowing
-from prune.train.run import Run, narrowed, start
+from prune.train import checkpointing, gradual, loop, stopping
+from prune.train.gradual import GradualPruning
+from prune.train.run import Run, rebuild, start
 from prune.train.run_log import Log
 from prune.train.settings import Settings
 
@@ -51,7 +51,7 @@ def _macs(path: Path) -> int:
 
 
 def test_budgets_fall_evenly_to_the_goal() -> None:
-    wish = Narrowing("macs", start=1000, goal=400, every=2, until=7)
+    wish = GradualPruning("macs", start=1000, goal=400, every=2, until=7)
     limits = {epoch: wish.limit(epoch) for epoch in range(10)}
     assert {e: limit for e, limit in limits.items() if limit} == {2: 800, 4: 600, 6: 400}
 
@@ -87,7 +87,7 @@ def test_only_scores_of_the_network_that_was_asked_for_count(
 
     monkeypatch.setitem(checkpointing.BEST, "best", ("best_fitness", falling))
     monkeypatch.setattr(checkpointing, "fitness", falling)
-    monkeypatch.setattr(progress, "fitness", falling)
+    monkeypatch.setattr(stopping, "fitness", falling)
     monkeypatch.setattr(Settings, "plateau", 1)
     weights = tiny.weights(tmp_path)
     words = ("--schedule", "plateau", "--patience", 1, "--no-plots", "--json")
@@ -173,7 +173,7 @@ def test_weights_average_and_momentum_lose_the_same_channels(
     def cut(net: Darknet) -> Darknet:
         return apply_plan(net, groups, plan)
 
-    after = narrowed(run, cut)
+    after = rebuild(run, cut)
     kept = [i for i in range(first.channels) if i not in (1, 4)]
     name = f"{first.root}.weight"
     weight, averaged = run.net.get_parameter(name), run.averaged.get_parameter(name)
@@ -248,7 +248,7 @@ def test_frozen_layers_keep_their_outputs(train: Train, tmp_path: Path) -> None:
 
 def test_impossible_goals_are_refused() -> None:
     with pytest.raises(InputError, match="nothing to prune"):
-        Narrowing("macs", start=10, goal=0)
+        GradualPruning("macs", start=10, goal=0)
 
 
 def test_keep_knows_the_narrow_network(train: Train, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from prune.data.labels import Boxes
 from prune.evaluate.metrics import ClassMetrics, Metrics
-from prune.train import image_weights
+from prune.train import sampling
 
 
 def picture(*classes: int) -> Boxes:
@@ -32,23 +32,23 @@ LABELS = [picture(0, 0, 1), picture(), picture(0), picture(0, 2)]
 def test_weights_are_those_counted_by_hand(
     precision: tuple[float, ...], weights: tuple[float, ...]
 ) -> None:
-    assert image_weights.picture_weights(LABELS, precision) == pytest.approx(weights)
+    assert sampling.weigh_images(LABELS, precision) == pytest.approx(weights)
 
 
 def test_pictures_without_boxes_weigh_the_same() -> None:
-    assert image_weights.picture_weights([picture(), picture()], [0.0, 0.0]).tolist() == [1, 1]
+    assert sampling.weigh_images([picture(), picture()], [0.0, 0.0]).tolist() == [1, 1]
 
 
 def test_a_class_without_boxes_changes_nothing() -> None:
-    three = image_weights.picture_weights(LABELS, [0.1, 0.2, 0.3])
-    assert image_weights.picture_weights(LABELS, [0.1, 0.2, 0.3, 0.4]).tolist() == three.tolist()
+    three = sampling.weigh_images(LABELS, [0.1, 0.2, 0.3])
+    assert sampling.weigh_images(LABELS, [0.1, 0.2, 0.3, 0.4]).tolist() == three.tolist()
 
 
 def test_the_latest_score_is_found_in_the_rows() -> None:
     classes = [("a", 0.25), ("b", None), ("c", 0.5)]
     per_class = tuple(ClassMetrics(name, ap, ap, ap, ap, ap is not None) for name, ap in classes)
     scores = Metrics(0.4, 0.3, 0.5, 0.5, 0.5, per_class, images=4)
-    scored = {"epoch": 2.0, "map": 0.3, **image_weights.by_class(scores)}
+    scored = {"epoch": 2.0, "map": 0.3, **sampling.class_precisions(scores)}
     rows = [{"epoch": 1.0, "map": 0.1, "map_0": 0.9, "map_1": 0.9}, scored, {"epoch": 3.0}]
-    assert image_weights.latest(rows, 3) == [0.25, 0, 0.5]
-    assert image_weights.latest([], 3) == [0, 0, 0]
+    assert sampling.latest_precisions(rows, 3) == [0.25, 0, 0.5]
+    assert sampling.latest_precisions([], 3) == [0, 0, 0]

@@ -55,7 +55,7 @@ def test_a_loader_has_a_rate_of_its_own(tmp_path: Path, batch: int) -> None:
 
 def test_report_names_phases_and_the_slowest_layers() -> None:
     rows = [profile.LayerTime(i, "convolutional", (1, 8, 4, 4), 9.0 - i) for i in range(5)]
-    lines = profile.report({"data": 1.0, "forward": 3.0}, rows, loading=123.4, most=2)
+    lines = profile.report_lines({"data": 1.0, "forward": 3.0}, rows, loading=123.4, most=2)
     text = "\n".join(lines)
     assert "25.0%" in text
     assert "75.0%" in text

@@ -17,7 +17,7 @@ from prune.cli import main
 from prune.common import device
 from prune.data.loader import TrainLoader
 from prune.errors import DeviceError
-from prune.train import fit, progress
+from prune.train import fit, stopping
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -100,7 +100,7 @@ def test_resumed_run_follows_its_schedule(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
     # No score is better than the first, so that a plateau is one from the start.
-    monkeypatch.setattr(progress, "fitness", lambda _: 0.5)
+    monkeypatch.setattr(stopping, "fitness", lambda _: 0.5)
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 8, "--schedule", schedule)
     broken_and_resumed(train, tmp_path, monkeypatch, *words, after=4)
     if schedule == "plateau":
@@ -223,7 +223,7 @@ def test_run_that_gets_no_better_stops(
     after: int,
 ) -> None:
     fitness = {1.0: 0.4, 2.0: 0.5}
-    monkeypatch.setattr(progress, "fitness", lambda row: fitness.get(row["epoch"], 0.3))
+    monkeypatch.setattr(stopping, "fitness", lambda row: fitness.get(row["epoch"], 0.3))
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 9, "--patience", 2)
     broken_and_resumed(train, tmp_path, monkeypatch, *words, after=after)
     said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 scores (patience 2)"
@@ -240,8 +240,15 @@ def test_patience_counts_scores_not_epochs() -> None:
         {"epoch": float(i), **({} if figure is None else {"map50": figure, "map": figure})}
         for i, figure in enumerate(figures, start=1)
     ]
-    assert progress.enough(rows, 1).startswith("stopped early: the fitness 0.3000 of epoch 3 ")
-    assert progress.enough(rows, 2) == progress.enough(rows, 0) == progress.enough([], 1) == ""
+    assert stopping.out_of_patience(rows, 1).startswith(
+        "stopped early: the fitness 0.3000 of epoch 3 "
+    )
+    assert (
+        stopping.out_of_patience(rows, 2)
+        == stopping.out_of_patience(rows, 0)
+        == stopping.out_of_patience([], 1)
+        == ""
+    )
 
 
 def test_deterministic_runs_agree_to_the_bit(

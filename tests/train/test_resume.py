@@ -20,6 +20,7 @@ from prune.common.size import Size
 from prune.models.darknet import build
 from prune.train import checkpointing, fit, run, setup
 from prune.train.config import TrainConfig
+from prune.train.resume import restore
 from prune.train.run_log import Log
 from prune.train.settings import Settings
 
@@ -327,14 +328,16 @@ def test_pictures_are_listed_by_names_below_their_common_folder_and_sizes(tmp_pa
         for picture in pictures:
             picture.parent.mkdir(parents=True, exist_ok=True)
             picture.write_bytes(b"x" * size)
-        return checkpointing.listing(pictures)
+        return checkpointing.images_digest(pictures)
 
     one = listing("a/x/1.png", "a/y/2.png")
     assert one == listing("b/c/x/1.png", "b/c/y/2.png")
     assert one != listing("a/y/2.png", "a/x/1.png")
     assert one != listing("a/x/1.png", "a/z/2.png")
     assert one != listing("a/x/1.png", "a/y/2.png", size=8)
-    assert one != checkpointing.listing([tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"])
+    assert one != checkpointing.images_digest(
+        [tmp_path / "gone/x/1.png", tmp_path / "gone/y/2.png"]
+    )
 
 
 def test_a_killed_run_is_not_mixed_with_the_one_before_it_in_its_folder(
@@ -376,6 +379,6 @@ def test_a_run_that_scaled_no_loss_goes_on_with_one_that_does(tmp_path: Path) ->
     checkpointing.save(begin(), [{"epoch": 1.0}], origin=origin, folder=tmp_path)
     state = checkpoint.load(tmp_path / "last.pt").training
     scaling = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
-    rows, _ = checkpointing.restore(scaling, state, batches=3)
+    rows, _ = restore(scaling, state, batches=3)
     assert [row["epoch"] for row in rows] == [1.0]
     assert scaling.scaler.get_scale() == 8.0

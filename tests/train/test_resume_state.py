@@ -17,8 +17,9 @@ from prune.common.size import Size
 from prune.errors import CheckpointError
 from prune.models.darknet import build
 from prune.train import checkpointing, run
+from prune.train.initial_weights import open_interrupted
+from prune.train.resume import restore
 from prune.train.settings import Settings
-from prune.train.source import interrupted
 
 ROW = {"epoch": 1.0, "train_loss": 2.0, "seconds": 3.0}
 State = dict[str, Any]
@@ -107,15 +108,15 @@ def test_a_state_of_other_values_is_refused_with_file_and_key(
     change, said = WRONG[case]
     path = changed(saved, tmp_path, change)
     with pytest.raises(CheckpointError) as caught:
-        interrupted(path, names=tiny.NAMES)
+        open_interrupted(path, names=tiny.NAMES)
     assert f"{path}: {said}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_state_that_a_run_saved_is_taken_up(saved: Path) -> None:
-    source, state = interrupted(saved, names=tiny.NAMES)
+    source, state = open_interrupted(saved, names=tiny.NAMES)
     own = replace(begin(), net=source.net)
-    rows, _ = checkpointing.restore(own, state, batches=own.schedule.total // own.settings.epochs)
+    rows, _ = restore(own, state, batches=own.schedule.total // own.settings.epochs)
     assert rows == [ROW]
 
 
@@ -138,8 +139,8 @@ def test_a_state_that_does_not_fit_the_run_is_refused_with_its_key(
     case: str, saved: Path, tmp_path: Path
 ) -> None:
     change, said = UNFIT[case]
-    _, state = interrupted(changed(saved, tmp_path, change), names=tiny.NAMES)
+    _, state = open_interrupted(changed(saved, tmp_path, change), names=tiny.NAMES)
     own = replace(begin(), scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
     with pytest.raises(CheckpointError) as caught:
-        checkpointing.restore(own, state, batches=own.schedule.total // own.settings.epochs)
+        restore(own, state, batches=own.schedule.total // own.settings.epochs)
     assert said in str(caught.value)

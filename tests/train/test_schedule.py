@@ -8,10 +8,10 @@ from prune.common.hyperparameters import SCRATCH
 from prune.common.size import Size
 from prune.errors import InputError
 from prune.train.config import SCHEDULES
-from prune.train.schedule import SHAPES, in_last_share, plan, plateau_factor
+from prune.train.optim import SHAPES, in_last_fraction, plan_schedule, plateau_factor
 from prune.train.settings import Settings
 
-LONG = plan(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up
+LONG = plan_schedule(SCRATCH, epochs=100, batches=50, accumulate=4)  # 150 of 5000 are warm-up
 
 
 def test_warm_up_starts_at_rest_with_eager_biases() -> None:
@@ -32,7 +32,7 @@ def test_updates_gather_more_and_more_over_a_thousand_batches() -> None:
 @pytest.mark.parametrize("batches", [2, 50, 51])
 @pytest.mark.parametrize("epochs", [3, 100], ids=["within the ramp", "beyond it"])
 def test_updates_are_counted_as_they_come(epochs: int, batches: int) -> None:
-    schedule = plan(SCRATCH, epochs=epochs, batches=batches, accumulate=4)
+    schedule = plan_schedule(SCRATCH, epochs=epochs, batches=batches, accumulate=4)
     updates = 0
     for epoch in range(epochs):
         waiting = 0
@@ -47,12 +47,12 @@ def test_updates_are_counted_as_they_come(epochs: int, batches: int) -> None:
     ("share", "closed"), [(0.0, []), (0.3, [7, 8, 9]), (0.04, []), (1.0, list(range(10)))]
 )
 def test_the_last_share_of_epochs_is_counted_from_the_end(share: float, closed: list[int]) -> None:
-    assert [n for n in range(10) if in_last_share(n, epochs=10, share=share)] == closed
+    assert [n for n in range(10) if in_last_fraction(n, epochs=10, share=share)] == closed
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_rate_falls_steadily_from_all_to_its_last_share(shape: str) -> None:
-    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape=shape)
+    schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape=shape)
     shares = [schedule.share(batch) for batch in range(101)]
     assert shares[0] == pytest.approx(1)
     assert shares[50] == pytest.approx(0.6)  # halfway, both are halfway down
@@ -68,11 +68,11 @@ def test_rate_falls_steadily_from_all_to_its_last_share(shape: str) -> None:
 def test_warm_up_is_three_epochs_but_a_tenth_of_the_run_at_most(
     epochs: int, batches: int, warmup: int
 ) -> None:
-    assert plan(SCRATCH, epochs=epochs, batches=batches, accumulate=4).warmup == warmup
+    assert plan_schedule(SCRATCH, epochs=epochs, batches=batches, accumulate=4).warmup == warmup
 
 
 def test_run_without_warm_up_starts_at_full_rate() -> None:
-    schedule = plan({**SCRATCH, "warmup_epochs": 0}, epochs=10, batches=10, accumulate=4)
+    schedule = plan_schedule({**SCRATCH, "warmup_epochs": 0}, epochs=10, batches=10, accumulate=4)
     assert schedule.at(0).rate == pytest.approx(0.01)
     assert schedule.gathered(0) == 4
 
@@ -82,13 +82,13 @@ def test_command_offers_every_shape() -> None:
 
 
 def test_steps_are_a_tenth_each_at_80_and_90_percent() -> None:
-    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="multistep")
+    schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape="multistep")
     shares = [schedule.share(batch) for batch in (0, 79, 80, 89, 90, 99)]
     assert shares == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_one_cycle_climbs_to_all_at_30_percent_and_falls_to_its_last_share() -> None:
-    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
+    schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
     shares = [schedule.share(batch) for batch in range(101)]
     assert (shares[0], shares[30], shares[100]) == pytest.approx((0.1, 1, 0.2))
     assert shares[:31] == sorted(shares[:31])
@@ -96,7 +96,7 @@ def test_one_cycle_climbs_to_all_at_30_percent_and_falls_to_its_last_share() -> 
 
 
 def test_one_cycle_is_its_own_warm_up() -> None:
-    schedule = plan(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
+    schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
     first = schedule.at(0)
     assert first.rate == first.bias_rate == pytest.approx(0.1 * 0.01)
     assert first.momentum == 0.937

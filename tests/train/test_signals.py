@@ -12,14 +12,14 @@ from loguru import logger
 
 from prune.cli import console
 from prune.train import stopping
-from prune.train.stopping import listening, never
+from prune.train.stopping import catch_signals, never
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_noted_and_a_second_one_ends(number: signal.Signals) -> None:
     said: list[str] = []
     before = signal.getsignal(number)
-    with listening(said.append) as asked:
+    with catch_signals(said.append) as asked:
         assert not asked()
         os.kill(os.getpid(), number)
         assert asked()
@@ -34,7 +34,7 @@ def test_another_thread_than_the_first_listens_to_nothing() -> None:
     asked: list[bool] = []
 
     def run() -> None:
-        with listening(print) as stopped:
+        with catch_signals(print) as stopped:
             asked.append(stopped())
 
     thread = threading.Thread(target=run)
@@ -53,7 +53,7 @@ def test_a_signal_amid_a_line_of_the_log_is_told_all_the_same(
             os.kill(os.getpid(), signal.SIGINT)
 
     logger.add(interrupted, format="{message}")
-    with listening(say):
+    with catch_signals(say):
         say("a line")
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "a line"
@@ -64,7 +64,7 @@ def test_a_signal_amid_a_line_of_the_log_is_told_all_the_same(
 def test_a_launcher_s_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(stopping, "_ECHO_S", 0.5)
-    with listening(said.append, launched=True) as asked:
+    with catch_signals(said.append, launched=True) as asked:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
         assert asked()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prune.errors import InputError
-from prune.train import trackers
+from prune.train import run_log
 
 GREY = np.zeros((4, 4, 3), dtype=np.uint8)
 
@@ -50,7 +50,7 @@ def test_a_service_gets_what_tensorboard_gets(
 ) -> None:
     package = Recorder(service, [])
     monkeypatch.setitem(sys.modules, service, package)
-    with trackers.opened(tmp_path, service, {"epochs": 3}) as board:
+    with run_log.open_boards(tmp_path, service, {"epochs": 3}) as board:
         board.figures({"train/loss": 1.5}, 1)
         board.histogram("scales", torch.ones(4), 1)
         board.picture("batch", GREY, 1)
@@ -64,17 +64,17 @@ def test_a_service_gets_what_tensorboard_gets(
     assert package.calls[-1][0] == end
 
 
-@pytest.mark.parametrize("service", trackers.SERVICES)
+@pytest.mark.parametrize("service", run_log.SERVICES)
 def test_a_service_that_is_not_installed_is_one_line(
     monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     monkeypatch.setitem(sys.modules, service, None)
     with pytest.raises(InputError, match=f"pip install {service}"):
-        trackers.expect(service)
-    trackers.expect(None)
+        run_log.expect_service(service)
+    run_log.expect_service(None)
 
 
 def test_only_the_services_of_the_table_are_imported() -> None:
     with pytest.raises(InputError, match="--log is 'this'; it must be wandb or mlflow"):
-        trackers.expect("this")
+        run_log.expect_service("this")
     assert "this" not in sys.modules

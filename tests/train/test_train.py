@@ -21,7 +21,7 @@ from prune.common import hyperparameters
 from prune.common.schema import mapping
 from prune.common.size import Size
 from prune.evaluate import metrics
-from prune.train import checkpointing, feature_distillation, fit
+from prune.train import checkpointing, distillation, fit
 from prune.train.run import Run
 from prune.train.run_log import SCORES, Log
 from prune.train.settings import Settings
@@ -174,13 +174,13 @@ def test_features_are_imitated_across_widths(
 ) -> None:
     teacher, pruned = tiny.weights(tmp_path), tiny.weights(tmp_path, pruned=True)
     words = ("--weights", pruned, "--pt", "--epochs", 2, "--noval", "--teacher", teacher)
-    solve, adapters = feature_distillation.solved, []
+    solve, adapters = distillation.fit_adapter, []
 
     def noting(*level: Tensor, **more: Any) -> Tensor:
         adapters.append(solve(*level, **more))
         return adapters[-1]
 
-    monkeypatch.setattr(feature_distillation, "solved", noting)
+    monkeypatch.setattr(distillation, "fit_adapter", noting)
     assert train(*words, "--distill", what) == 0
     # Two heads', anew in each of the two epochs of two batches.
     assert len(adapters) == (0 if what == "output" else 4)
@@ -530,9 +530,9 @@ def test_epochs_that_are_scored(val_every: int, scored: list[int]) -> None:
 def test_records_are_strictly_better_than_all_before() -> None:
     figures = ("precision", "recall", "map50", "map", "f1")
     rows = [dict.fromkeys(figures, 0.5), {}, {**dict.fromkeys(figures, 0.5), "recall": 0.6}]
-    assert checkpointing.records(rows[:1]) == list(checkpointing.BEST)
-    assert checkpointing.records(rows[:2]) == []
-    assert checkpointing.records(rows) == ["best_r"]
+    assert checkpointing.improved_measures(rows[:1]) == list(checkpointing.BEST)
+    assert checkpointing.improved_measures(rows[:2]) == []
+    assert checkpointing.improved_measures(rows) == ["best_r"]
 
 
 @pytest.mark.parametrize(

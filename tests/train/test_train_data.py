@@ -19,7 +19,7 @@ from prune.common.hyperparameters import SCRATCH
 from prune.data.batch import Batch
 from prune.evaluate import metrics
 from prune.models.darknet import Darknet
-from prune.train import anchors, checkpointing, fit, image_weights
+from prune.train import anchors, checkpointing, fit, sampling
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -116,7 +116,7 @@ def test_resumed_run_ends_with_the_same_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
 ) -> None:
     three_pictures_a_class(tmp_path)
-    monkeypatch.setattr(image_weights, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     start = ("--cfg", tiny.cfg(tmp_path), "--epochs", 3, "--val-every", 2, *option)
     assert train(*start, "--name", "whole") == 0
     tell = Log.epoch
@@ -142,7 +142,7 @@ def test_pictures_of_the_worse_class_are_drawn_in_the_next_epoch(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three_pictures_a_class(tmp_path)
-    monkeypatch.setattr(image_weights, "by_class", lambda _: {"map_0": 1.0, "map_1": 0.5})
+    monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     drawn: list[list[str]] = [[], []]
 
     def note(_: Log, position: int, batch: Batch) -> None:

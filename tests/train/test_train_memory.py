@@ -41,7 +41,7 @@ def largest(net: Darknet, settings: Settings = SETTINGS, *, pictures: int = 1000
     ids=["gpu", "cpu", "cudnn", "numpy"],
 )
 def test_lack_of_memory_is_one_line_that_says_what_to_lower(error: Exception) -> None:
-    with pytest.raises(TrainError) as found, memory.enough(SETTINGS, CPU):
+    with pytest.raises(TrainError) as found, memory.explain_shortage(SETTINGS, CPU):
         raise error
     assert str(found.value) == (
         "out of memory at batch 16, 64 px on cpu; lower --batch-size (try auto) or --img-size"
@@ -49,12 +49,12 @@ def test_lack_of_memory_is_one_line_that_says_what_to_lower(error: Exception) ->
 
 
 def test_a_real_lack_of_memory_is_told() -> None:
-    with pytest.raises(TrainError, match="out of memory"), memory.enough(SETTINGS, CPU):
+    with pytest.raises(TrainError, match="out of memory"), memory.explain_shortage(SETTINGS, CPU):
         torch.empty(2**60)
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), memory.enough(SETTINGS, CPU):
+    with pytest.raises(RuntimeError, match="shapes"), memory.explain_shortage(SETTINGS, CPU):
         raise RuntimeError("shapes do not fit")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -17,15 +18,15 @@ from prune.cli import main
 from prune.errors import CheckpointError, InputError
 from prune.export.darknet import write_darknet
 from prune.models.darknet import Darknet
-from prune.train.source import Source
-from prune.train.start import Start, begin
+from prune.train.config import TrainConfig
+from prune.train.initial_weights import Source, start_from_weights
 from prune.train.transfer import class_rows
 
 BOXES = slice(0, 5)
 
 
-def started(weights: Path, names: Sequence[str], **options: object) -> Source:
-    return begin(Start(weights=weights, **options), names=names)  # type: ignore[arg-type]
+def started(weights: Path, names: Sequence[str], **options: Any) -> Source:
+    return start_from_weights(weights, TrainConfig(**options), names=names)
 
 
 def head_rows(net: Darknet) -> list[Tensor]:
@@ -113,7 +114,7 @@ def test_as_many_classes_of_other_names_start_fresh_unless_kept(tmp_path: Path) 
     assert not head_rows(fresh.net)[0][:, 5:, :-1].any()
     assert "class rows start fresh for 2 classes (rot, blau)" in fresh.notes[0]
     assert "if these are new names for the same classes, use --keep-classes" in fresh.notes[0]
-    for options in ({"keep_classes": True}, {"teacher": True}):
+    for options in ({"keep_classes": True}, {"teacher": weights}):
         kept = started(weights, ["rot", "blau"], **options)
         assert all(kept.net.state_dict()[name].equal(value) for name, value in before.items())
         assert kept.notes == ("the classes are called rot, blau from now on, not red, blue",)

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 from prune import checkpoint
 from prune.cli import console, main
 from prune.common.size import Size
-from prune.train import fit, loop, multi_scale
+from prune.train import fit, loop, sampling
 from prune.train.run_log import Log
 
 Train = Callable[..., int]
@@ -152,13 +152,13 @@ def test_a_resumed_run_draws_the_sizes_of_an_unbroken_one(
 ) -> None:
     words = ("--multi-scale", "--batch-size", 2, "--noval", "--epochs", 3)
     drawn: list[Size] = []
-    resized = multi_scale.resized
+    resized = sampling.resize
 
     def note(images: torch.Tensor, size: Size) -> torch.Tensor:
         drawn.append(size)
         return resized(images, size)
 
-    monkeypatch.setattr(multi_scale, "resized", note)
+    monkeypatch.setattr(sampling, "resize", note)
     assert train(*words, "--name", "whole") == 0
     whole, tell = drawn[:], Log.epoch
     drawn.clear()

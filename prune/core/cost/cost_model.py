@@ -1,8 +1,8 @@
-"""What a network would cost with fewer channels, counted from the groups without cutting it.
+"""The cost of a network with fewer channels, computed from its groups without cutting it.
 
-A layer's multiply-adds and weights grow with its inputs times its outputs; everything else it holds
-grows with its channels. So the cost of any plan is a sum of products of widths: what `count` says
-of the cut network, in microseconds.
+MACs and weights of a layer grow with its inputs times its outputs; its other parameters grow with
+its channels. So the cost of any plan is a sum of products of widths: the same that `count` returns
+for the pruned network, in microseconds.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Kept = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Costs:
-    """The cost of a network as a function of the channels each group keeps.
+class CostModel:
+    """The cost of a network as a function of the channels that each group keeps.
 
     L convolutions and linear layers, G groups. A width is fixed + by @ kept.
 
     Attributes:
         names: of the layers, [L].
-        macs: multiply-adds of an input and an output of a layer, [L].
-        weights: likewise learned numbers, [L].
+        macs: MACs per pair of an input and an output of a layer, [L].
+        weights: weights per such pair, [L].
         fixed_in: inputs of each layer that belong to no group, [L].
         fixed_out: likewise outputs, [L].
-        by_in: inputs of a layer that a channel of a group is, [L, G].
+        by_in: inputs of a layer per channel of a group, [L, G].
         by_out: likewise outputs, [L, G].
-        rest: learned numbers that no channel count changes.
-        per_channel: what else a channel takes along: biases, normalisations, parameters, [G].
+        rest: parameters that no channel count changes.
+        per_channel: other parameters per channel: biases, normalisations, parameters, [G].
         full: channels of each group, [G].
     """
 
@@ -53,26 +53,30 @@ class Costs:
     full: NDArray[np.int64]
 
     def of(self, kept: Kept) -> Cost:
-        """Say what the network costs when each group keeps so many channels, [G]."""
+        """Return the cost of the network when each group keeps so many channels, [G]."""
         channels = np.asarray(kept, dtype=np.float64)
         products = self._products(channels)
         params = self.weights @ products + self.per_channel @ channels + self.rest
         return Cost(params=round(float(params)), macs=round(float(self.macs @ products)))
 
     def layers(self, kept: Kept) -> dict[str, int]:
-        """Say how many multiply-adds each layer then takes."""
+        """Return the MACs of each layer when each group keeps so many channels, [G]."""
         each = self.macs * self._products(np.asarray(kept, dtype=np.float64))
         return {name: round(macs) for name, macs in zip(self.names, each, strict=True)}
 
-    def saved(self, kept: Kept, *, kind: str) -> Numbers:
-        """Say what taking one more channel off each group saves, [G]; `kind` is macs or params."""
+    def total(self, metric: str, kept: Kept | None = None) -> int:
+        """Return the "macs" or "params" when each group keeps so many channels; None for all."""
+        return self.of(self.full if kept is None else kept).total(metric)
+
+    def saved(self, kept: Kept, *, metric: str) -> Numbers:
+        """Return what removing one more channel of each group saves, [G]: "macs" or "params"."""
         channels = np.asarray(kept, dtype=np.float64)
         width_in = self.fixed_in + self.by_in @ channels
         width_out = self.fixed_out + self.by_out @ channels
         both = self.by_in * width_out[:, None] + self.by_out * width_in[:, None]
         both -= self.by_in * self.by_out
-        gain: Numbers = getattr(self, "macs" if kind == "macs" else "weights") @ both
-        return gain if kind == "macs" else gain + self.per_channel
+        gain: Numbers = (self.macs if metric == "macs" else self.weights) @ both
+        return gain if metric == "macs" else gain + self.per_channel
 
     def _products(self, channels: Numbers) -> Numbers:
         inputs = self.fixed_in + self.by_in @ channels
@@ -81,13 +85,13 @@ class Costs:
         return products
 
 
-def costs(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> Costs:
+def cost_model(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> CostModel:
     """Read the coefficients off a network.
 
     Args:
         net: any module the groups were found in.
-        groups: all of them, kept ones included.
-        inputs: what it takes, e.g. (1, 3, 640, 640).
+        groups: all of them, protected ones included.
+        inputs: the shapes it takes, e.g. (1, 3, 640, 640).
 
     Raises:
         PlanError: the network cannot be run with these inputs.
@@ -102,7 +106,7 @@ def costs(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> Costs:
             if slot.name in row:
                 by[slot.side][row[slot.name], column] = len(slot.index[0])
     for name, layer in layers.items():
-        if is_depthwise(layer):  # each output reads its own input: a width of one, whatever goes
+        if is_depthwise(layer):  # each output reads its own input: a width of one, whatever is cut
             by["in"][row[name]] = 0
             widths[name] = (1, widths[name][1])
     full = np.array([group.channels for group in groups], dtype=np.int64)
@@ -111,7 +115,7 @@ def costs(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> Costs:
     per_channel = _per_channel(net, groups, layers)
     weights = np.array([_weight(layer).numel() for layer in layers.values()], dtype=np.float64)
     all_params = sum(parameter.numel() for parameter in net.parameters())
-    return Costs(
+    return CostModel(
         names=tuple(layers),
         macs=np.array([measured[name].macs for name in layers]) / (width_in * width_out),
         weights=weights / (width_in * width_out),
@@ -136,7 +140,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Tell whether each output of a layer reads one input, its own."""
+    """Tell whether each output of a layer reads a single input, its own."""
     if not isinstance(layer, nn.modules.conv._ConvNd):
         return False
     return layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
@@ -151,17 +155,19 @@ def _weight(layer: nn.Module) -> Tensor:
 def _per_channel(
     net: nn.Module, groups: Sequence[Group], layers: Mapping[str, nn.Module]
 ) -> Numbers:
-    """Count what a channel of each group takes along beside weights, [G]."""
+    """Count the parameters per channel of each group beside weights, [G]."""
     counts = np.zeros(len(groups))
     for number, group in enumerate(groups):
         for slot in group.slots:
             if slot.side == "out":
-                counts[number] += len(slot.index[0]) * _held(net, slot, slot.name in layers)
+                counts[number] += len(slot.index[0]) * _parameters_of(
+                    net, slot, slot.name in layers
+                )
     return counts
 
 
-def _held(net: nn.Module, slot: Slot, weighted: bool) -> float:
-    """Count the learned numbers of one position of a place, but for a layer's weights."""
+def _parameters_of(net: nn.Module, slot: Slot, weighted: bool) -> float:
+    """Count the parameters of one position of a slot, except the weights of a layer."""
     if slot.kind == "parameter":
         parameter = net.get_parameter(slot.name)
         return parameter.numel() / parameter.shape[slot.dim]

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds, counted on shapes alone."""
+"""Count the parameters and MACs of a network on shapes alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from prune.core.trace.meta import Inputs, on_meta, run, specs
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network or one of its layers costs for one picture.
+    """The cost of a network or of one of its layers for one image.
 
     Attributes:
-        params: learned numbers.
-        macs: multiply-adds of convolutions and linear layers.
-        output: shape of what it returned last; () where that is no tensor.
+        params: number of parameters.
+        macs: multiply-accumulate operations of convolutions and linear layers.
+        output: shape of its last output; () where that is no tensor.
     """
 
     params: int
     macs: int
     output: tuple[int, ...] = ()
+
+    def total(self, metric: str) -> int:
+        """Return one of both costs: "macs" or "params"."""
+        return {"macs": self.macs, "params": self.params}[metric]
 
 
 def count(net: nn.Module, inputs: Inputs) -> Cost:
@@ -38,9 +42,9 @@ def count(net: nn.Module, inputs: Inputs) -> Cost:
 
 
 def per_layer(net: nn.Module, inputs: Inputs) -> dict[str, Cost]:
-    """Count every module that runs by what it holds itself; the parts add up to the whole.
+    """Count every module that runs by what belongs to it alone; the parts add up to the whole.
 
-    A module that runs several times costs its multiply-adds each time.
+    The MACs of a module that runs several times count each time.
 
     Raises:
         PlanError: the network cannot be run at these shapes.
@@ -66,13 +70,13 @@ def per_layer(net: nn.Module, inputs: Inputs) -> dict[str, Cost]:
 
 
 def _macs(module: nn.Module, inputs: tuple[object, ...], output: object) -> int:
-    """Multiply each output of a convolution or linear layer by the inputs it reads."""
+    """Count one operation per output of a convolution or linear layer and input it reads."""
     if isinstance(module, nn.Linear) and isinstance(output, Tensor):
         return output.numel() * module.in_features
     if not isinstance(module, nn.modules.conv._ConvNd) or not isinstance(output, Tensor):
         return 0
     kernel = prod(module.kernel_size)
-    if module.transposed:  # there every input is spread over the outputs of its group
+    if module.transposed:  # every input contributes to all outputs of its group
         source = inputs[0]
         assert isinstance(source, Tensor)
         return source.numel() * module.out_channels // module.groups * kernel

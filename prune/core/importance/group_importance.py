@@ -1,4 +1,4 @@
-"""Scores of every group's channels, by a criterion, from the places the channels have."""
+"""Importance of the channels of every group, by a criterion."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prune.core.importance.criteria import CRITERIA, Criterion
-from prune.core.importance.statistics import Evidence
+from prune.core.importance.statistics import Statistics
 from prune.core.trace.groups import Group, Slot
 from prune.errors import PlanError
 
 SCOPES = ("root", "group")
 
-# How the scores of one group are made comparable with those of others.
+# How the importance within one group is made comparable with that of other groups.
 NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda scores: scores,
-    "mean": lambda scores: scores / _positive(scores.mean()),
-    "max": lambda scores: scores / _positive(scores.max()),
-    "sum": lambda scores: scores / _positive(scores.sum()),
+    "none": lambda x: x,
+    "mean": lambda x: x / _positive(x.mean()),
+    "max": lambda x: x / _positive(x.max()),
+    "sum": lambda x: x / _positive(x.sum()),
 }
 
 
-def scores(
+def channel_importance(
     net: nn.Module,
     groups: Sequence[Group],
     *,
@@ -31,26 +31,27 @@ def scores(
     scope: str = "root",
     normalize: str = "none",
     seed: int = 0,
-    evidence: Evidence | None = None,
+    statistics: Statistics | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Score the channels of every group.
+    """Compute the importance of the channels of every group.
 
     Args:
-        net: where the weights are.
+        net: has the weights.
         groups: of the same network.
         criterion: a key of CRITERIA.
-        scope: "root", the first place that tells (the group's first layer, for weights), or
-            "group", the mean over all layers that make or read the channels.
+        scope: "root", the importance in one layer (for weights the group's first), or "group", the
+            mean over all layers that compute or read the channels.
         normalize: a key of NORMALIZERS.
         seed: for criteria that draw numbers.
-        evidence: for criteria that need pictures.
+        statistics: of images, for criteria that need them.
 
     Returns:
-        One entry a group, float32 [channels]; the lowest go first. None for a group that must stay
-        or that the criterion cannot score, such as one without normalisation by "bn".
+        One entry per group, float32 [channels]; the lowest are pruned first. None for a group that
+        is protected or that the criterion cannot compare, such as one without normalisation by
+        "bn".
 
     Raises:
-        PlanError: an unknown name, evidence that lacks, or weights that hold NaN or infinity.
+        PlanError: an unknown name, missing statistics, or weights that contain NaN or infinity.
     """
     for name, value, known in (
         ("criterion", criterion, CRITERIA),
@@ -60,11 +61,11 @@ def scores(
         if value not in known:
             raise PlanError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
     chosen, generator = CRITERIA[criterion], Generator().manual_seed(seed)
-    if chosen.reads not in ("weight", "scale") and evidence is None:
-        raise PlanError(f"criterion {criterion} needs pictures; give it data")
+    if chosen.needs_images and statistics is None:
+        raise PlanError(f"criterion {criterion} needs images; give it data")
     found = []
     for group in groups:
-        own = None if group.kept else _of(net, group, chosen, scope, generator, evidence)
+        own = None if group.kept else _of(net, group, chosen, scope, generator, statistics)
         found.append(None if own is None else NORMALIZERS[normalize](own))
     return tuple(found)
 
@@ -75,24 +76,24 @@ def _of(
     criterion: Criterion,
     scope: str,
     generator: Generator,
-    evidence: Evidence | None,
+    statistics: Statistics | None,
 ) -> Tensor | None:
-    """Score one group, [channels]; None where nothing it has can be read."""
+    """Compute the importance within one group, [channels]; None where nothing can be read."""
     slots = [s for s in group.slots if s.kind in READABLE[criterion.reads]]
     if criterion.reads in ("gate", "activity"):
         slots = [s for s in slots if s.side == "in"]
     elif scope == "root" and criterion.reads != "scale":
         slots = [group.slot(group.root)]
-    rows = [(slot, _rows(net, slot, criterion.reads, evidence)) for slot in slots]
-    told = [(slot, found) for slot, found in rows if found is not None]
-    told = told[:1] if scope == "root" else told
-    if not told:
+    rows = [(slot, _rows(net, slot, criterion.reads, statistics)) for slot in slots]
+    read = [(slot, found) for slot, found in rows if found is not None]
+    read = read[:1] if scope == "root" else read
+    if not read:
         return None
     if criterion.adds:
-        total = torch.stack([_by_channel(slot, found) for slot, found in told]).sum(dim=0)
-        result = criterion.score(total, generator)
+        total = torch.stack([_by_channel(slot, found) for slot, found in read]).sum(dim=0)
+        result = criterion.importance(total, generator)
     else:
-        each = [_by_channel(slot, criterion.score(found, generator)) for slot, found in told]
+        each = [_by_channel(slot, criterion.importance(found, generator)) for slot, found in read]
         result = torch.stack(each).mean(dim=0)
     return finite(result, group.root)
 
@@ -106,20 +107,20 @@ READABLE = {
 }
 
 
-def _rows(net: nn.Module, slot: Slot, reads: str, evidence: Evidence | None) -> Tensor | None:
-    """Return what a place holds of each of its positions, [positions, k], in float32."""
+def _rows(net: nn.Module, slot: Slot, reads: str, statistics: Statistics | None) -> Tensor | None:
+    """Return the numbers that a slot has for each of its positions, [positions, k], in float32."""
     module = net.get_submodule(slot.name)
     if reads == "scale":
         scale = module.weight
         return scale.detach().float().unsqueeze(1) if isinstance(scale, Tensor) else None
     if reads == "weight":
         return filters(module, slot.side)
-    assert evidence is not None, "checked by scores()"
-    found = getattr(evidence, reads).get(slot.name)
+    assert statistics is not None, "checked by channel_importance()"
+    found = getattr(statistics, reads).get(slot.name)
     if found is None:
         return None
     if reads == "change":
-        return _turned(module, found, slot.side)
+        return _arrange(module, found, slot.side)
     rows: Tensor = found.float()
     return rows.unsqueeze(1) if rows.dim() == 1 else rows
 
@@ -127,28 +128,28 @@ def _rows(net: nn.Module, slot: Slot, reads: str, evidence: Evidence | None) -> 
 def filters(layer: nn.Module, side: str = "out") -> Tensor:
     """Return the weights of a convolution or linear layer by output or by input, [positions, k]."""
     weight = layer.weight
-    assert isinstance(weight, Tensor), f"{type(layer).__name__} makes no channels"
-    return _turned(layer, weight.detach(), side)
+    assert isinstance(weight, Tensor), f"{type(layer).__name__} computes no channels"
+    return _arrange(layer, weight.detach(), side)
 
 
-def _turned(layer: nn.Module, weight: Tensor, side: str) -> Tensor:
-    """Lay a weight, or what has its shape, out as one row an output or an input."""
-    shares = int(getattr(layer, "groups", 1))
-    if getattr(layer, "transposed", False):  # [in, out / shares, ...] -> [out, in / shares, ...]
-        weight = _swapped(weight, shares)
-    if side == "in":  # [out, in / shares, ...] -> [in, out / shares, ...]
-        weight = _swapped(weight, shares)
+def _arrange(layer: nn.Module, weight: Tensor, side: str) -> Tensor:
+    """Arrange a weight, or a tensor of its shape, as one row per output or per input."""
+    groups = int(getattr(layer, "groups", 1))
+    if getattr(layer, "transposed", False):  # [in, out / groups, ...] -> [out, in / groups, ...]
+        weight = _swap(weight, groups)
+    if side == "in":  # [out, in / groups, ...] -> [in, out / groups, ...]
+        weight = _swap(weight, groups)
     return weight.float().flatten(1)
 
 
-def _swapped(weight: Tensor, shares: int) -> Tensor:
-    """Swap inputs and outputs within each share of a grouped convolution."""
-    parts = weight.reshape(shares, -1, *weight.shape[1:])  # [shares, a, b, ...]
-    return parts.transpose(1, 2).flatten(0, 1)  # [shares x b, a, ...]
+def _swap(weight: Tensor, groups: int) -> Tensor:
+    """Swap inputs and outputs within each group of a grouped convolution."""
+    parts = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, a, b, ...]
+    return parts.transpose(1, 2).flatten(0, 1)  # [groups x b, a, ...]
 
 
 def _by_channel(slot: Slot, values: Tensor) -> Tensor:
-    """Gather the values of a place's positions by channel, [channels, ...]; tied ones add up."""
+    """Gather the values of a slot's positions by channel, [channels, ...]; tied ones add up."""
     index = torch.tensor(slot.index, device=values.device)  # [channels, tied]
     return values[index].sum(dim=1)
 
@@ -158,13 +159,13 @@ def _positive(value: Tensor) -> Tensor:
 
 
 def finite(found: Tensor, layer: str) -> Tensor:
-    """Check a layer's scores and bring them to the CPU.
+    """Check the importance within a layer and move it to the CPU.
 
     Raises:
-        PlanError: its weights hold NaN or infinity.
+        PlanError: the weights contain NaN or infinity.
     """
     if not found.isfinite().all():
         raise PlanError(
-            f"the weights of {layer} hold NaN or infinity; the training that made them failed"
+            f"the weights of {layer} contain NaN or infinity; the training that made them failed"
         )
     return found.cpu()

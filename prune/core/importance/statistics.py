@@ -1,4 +1,4 @@
-"""What only pictures tell of a layer's channels: gradients of a loss, and how active they are."""
+"""Statistics of images about the channels of layers: gradients of a loss, and activations."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from prune.common.eval_mode import evaluating
 from prune.errors import PlanError
 
 Loss = Callable[[object, object], Tensor]
-"""(what the network returned, the batch's targets) -> a number."""
+"""(outputs of the network, targets of the batch) -> a number."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Statistics:
     """What was gathered, by the name of a convolution or linear layer.
 
     Attributes:
-        change: weight times the loss's gradient over all pictures, in the weight's shape.
-        gate: derivative of each picture's loss by a factor on an input, [inputs, pictures].
+        change: weight times the gradient of the loss over all images, in the weight's shape.
+        gate: gradient of the per-image loss with respect to a gate on each input channel,
+            [inputs, images].
         activity: mean absolute value of an input, [inputs].
-        images: how many pictures it is of.
+        images: number of images.
     """
 
     change: Mapping[str, Tensor] = field(default_factory=dict)
@@ -36,20 +37,20 @@ class Evidence:
 
 def gather(
     net: nn.Module, batches: Iterable[tuple[Tensor, object]], loss: Loss, *, what: str
-) -> Evidence:
-    """Run pictures through a network in eval mode; weights and mode are left as they were.
+) -> Statistics:
+    """Run images through a network in eval mode; its weights and mode do not change.
 
-    A picture's own gradient is exact where the loss of a batch is a sum over its pictures; one
-    that divides by something all of them share weights the pictures of a batch alike.
+    The gradient per image is exact where the loss of a batch is a sum over its images; a loss that
+    is divided by something all of them have in common weights the images of a batch alike.
 
     Args:
-        net: takes pictures [N, C, H, W], or what else the batches hold first.
-        batches: pictures and their targets.
+        net: takes images [N, C, H, W], or whatever the batches contain first.
+        batches: images and their targets.
         loss: see Loss; not called for activity.
         what: "change", "gate" or "activity".
 
     Raises:
-        PlanError: no pictures, or a loss that is not finite.
+        PlanError: no images, or a loss that is not finite.
     """
     layers = {name: m for name, m in net.named_modules() if _counts(m)}
     gather_one = _GATHERERS[what]
@@ -73,19 +74,19 @@ def _change(
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, object]],
     loss: Loss,
-) -> Evidence:
+) -> Statistics:
     weights = {name: _weight(layer).requires_grad_() for name, layer in layers.items()}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     images = 0
-    for pictures, targets in batches:
-        value = _finite(loss(net(pictures), targets))
+    for batch, targets in batches:
+        value = _finite(loss(net(batch), targets))
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             if gradient is not None:
                 total += gradient
-        images += len(pictures)
+        images += len(batch)
     _some(images)
-    return Evidence(change={n: weights[n].detach() * sums[n] for n in weights}, images=images)
+    return Statistics(change={n: weights[n].detach() * sums[n] for n in weights}, images=images)
 
 
 def _gates(
@@ -93,17 +94,17 @@ def _gates(
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, object]],
     loss: Loss,
-) -> Evidence:
+) -> Statistics:
     columns: dict[str, list[Tensor]] = defaultdict(list)
     images = 0
-    for pictures, targets in batches:
+    for batch, targets in batches:
         own: dict[str, Tensor] = {}
 
         def note(name: str, inputs: Tensor, own: dict[str, Tensor] = own) -> Tensor:
-            seen = inputs.view_as(inputs)  # what other readers of the same tensor do stays apart
+            seen = inputs.view_as(inputs)  # other readers of the same tensor stay separate
             if not seen.requires_grad:
                 seen.requires_grad_()
-            values = inputs.detach()  # a hook that held `seen` itself would keep both for good
+            values = inputs.detach()  # a hook that referred to `seen` would never let go of both
 
             def add(gradient: Tensor) -> None:
                 rows = _by_channel(layers[name], values * gradient)  # [N, inputs]
@@ -113,12 +114,12 @@ def _gates(
             return seen
 
         with _watching(layers, note):
-            _finite(loss(net(pictures), targets)).backward()  # type: ignore[no-untyped-call]
+            _finite(loss(net(batch), targets)).backward()  # type: ignore[no-untyped-call]
         for name, rows in own.items():
             columns[name].append(rows)
-        images += len(pictures)
+        images += len(batch)
     _some(images)
-    return Evidence(gate={n: torch.cat(rows).T for n, rows in columns.items()}, images=images)
+    return Statistics(gate={n: torch.cat(rows).T for n, rows in columns.items()}, images=images)
 
 
 def _activity(
@@ -126,7 +127,7 @@ def _activity(
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, object]],
     _: Loss,
-) -> Evidence:
+) -> Statistics:
     sums: dict[str, Tensor] = {}
     places: dict[str, int] = defaultdict(int)
 
@@ -138,11 +139,11 @@ def _activity(
 
     images = 0
     with torch.no_grad(), _watching(layers, note):
-        for pictures, _targets in batches:
-            net(pictures)
-            images += len(pictures)
+        for batch, _targets in batches:
+            net(batch)
+            images += len(batch)
     _some(images)
-    return Evidence(activity={n: total / places[n] for n, total in sums.items()}, images=images)
+    return Statistics(activity={n: total / places[n] for n, total in sums.items()}, images=images)
 
 
 _GATHERERS = {"change": _change, "gate": _gates, "activity": _activity}
@@ -152,7 +153,7 @@ _GATHERERS = {"change": _change, "gate": _gates, "activity": _activity}
 def _watching(
     layers: Mapping[str, nn.Module], note: Callable[[str, Tensor], Tensor]
 ) -> Iterator[None]:
-    """Hand what each layer reads to `note`; the layer goes on with what that returns."""
+    """Pass the input of each layer to `note`; the layer continues with what that returns."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         return lambda _, inputs: (note(name, inputs[0]), *inputs[1:])
@@ -166,7 +167,7 @@ def _watching(
 
 
 def _by_channel(layer: nn.Module, values: Tensor) -> Tensor:
-    """Sum what a layer reads over all but pictures and channels, [N, channels]."""
+    """Sum the input of a layer over all axes but images and channels, [N, channels]."""
     axis = values.dim() - 1 if isinstance(layer, nn.Linear) else 1
     rest = [dim for dim in range(1, values.dim()) if dim != axis]
     return values.sum(dim=rest) if rest else values
@@ -180,10 +181,10 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def _finite(value: Tensor) -> Tensor:
     if not value.isfinite():
-        raise PlanError(f"the loss is {value.item()}; the network or its pictures are broken")
+        raise PlanError(f"the loss is {value.item()}; the network or its images are broken")
     return value
 
 
 def _some(images: int) -> None:
     if not images:
-        raise PlanError("there are no pictures to rank channels by")
+        raise PlanError("there are no images to compute the importance of channels from")

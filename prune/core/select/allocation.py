@@ -1,9 +1,9 @@
-"""Meet a budget: scores and costs and wishes -> how many channels of each group go.
+"""Meet a budget: importance, costs and limits -> how many channels of each group to prune.
 
-An allocation puts a price on every removal of every group: how bad it is to take one more channel
-off it. Channels then leave from the cheapest removal on until the network is within its budget,
-and the dearest come back where that leaves it there. One way for all allocations, so that caps
-and rounding hold in each.
+An allocation puts a price on every removal of every group: how bad it is to prune one more channel
+of it. Channels are then removed from the cheapest removal on until the network is within its
+budget, and the dearest are given back where the budget still holds. This is the same for all
+allocations, so that limits and rounding hold in each.
 """
 
 from __future__ import annotations
@@ -17,108 +17,106 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune.core.cost.cost_model import Costs
-from prune.core.select.constraints import Limit, rounded
+from prune.core.cost.cost_model import CostModel
+from prune.core.select.constraints import Counts, Limit, give_back, rounded
 from prune.errors import PlanError, WithinBudgetError
 
-Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the network may cost: at most `limit` of `kind`, "macs" or "params"."""
+    """What the network may cost: at most `limit` of `metric`, "macs" or "params"."""
 
-    kind: str
+    metric: str
     limit: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an allocation may look at: one entry a group in each.
+    """What an allocation may look at: one entry per group in each.
 
     Attributes:
-        scores: of the channels, [channels]; None where a group may not be cut.
+        importance: of the channels, [channels]; None where a group may not be cut.
         costs: of the network.
-        kind: what is to be saved, "macs" or "params".
-        alike: groups of one structure have one name.
-        curves: measured drops of a metric, (share removed, drop) pairs; () where unknown.
-        baseline: what the drops are of: the metric with nothing cut.
+        metric: what is to be saved, "macs" or "params".
+        alike: a name per group; groups of one structure have the same.
+        curves: measured drops, pairs of (fraction removed, drop); () where unknown.
+        baseline: the metric that drops, with nothing cut.
     """
 
-    scores: Sequence[Tensor | None]
-    costs: Costs
-    kind: str
+    importance: Sequence[Tensor | None]
+    costs: CostModel
+    metric: str
     alike: Sequence[str]
     curves: Sequence[Sequence[tuple[float, float]]] = ()
     baseline: float = 0.0
 
 
-# An allocation takes an evaluation and returns for each group the price of its first, second, ...
-# removal, [channels], never falling; None where the group may not be cut.
 Allocation = Callable[[Evaluation], "list[Numbers | None]"]
+"""Returns for each group the price of its first, second, ... removal, [channels], never falling;
+None where the group may not be cut."""
 
 
 def uniform(found: Evaluation) -> list[Numbers | None]:
-    """Take the same share off every group."""
-    return [None if s is None else np.arange(1, len(s) + 1) / len(s) for s in found.scores]
+    """Prune the same fraction of every group."""
+    return [None if s is None else np.arange(1, len(s) + 1) / len(s) for s in found.importance]
 
 
 def ranked(found: Evaluation) -> list[Numbers | None]:
-    """Rank the channels of all groups together by their scores."""
-    return [None if s is None else _sorted(s) for s in found.scores]
+    """Compare the importance of all channels of all groups."""
+    return [None if s is None else _sorted(s) for s in found.importance]
 
 
 def per_cost(found: Evaluation) -> list[Numbers | None]:
-    """Rank the channels of all groups together by score for what they save."""
-    saved = found.costs.saved(found.costs.full, kind=found.kind)
+    """Compare the importance of all channels of all groups by what they save."""
+    saved = found.costs.saved(found.costs.full, metric=found.metric)
     return [
         None if s is None else _sorted(s) / max(gain, 1e-12)
-        for s, gain in zip(found.scores, saved, strict=True)
+        for s, gain in zip(found.importance, saved, strict=True)
     ]
 
 
 def isomorphic(found: Evaluation) -> list[Numbers | None]:
-    """Rank channels among groups of like structure (Fang et al. 2024, arXiv:2407.04616).
+    """Compare channels among groups of one structure (Fang et al. 2024, arXiv:2407.04616).
 
-    The price is the share of the class that scores no higher, so that all classes lose alike.
+    The price is the fraction of the class that is no more important: all classes lose alike.
     """
     pools: dict[str, list[Numbers]] = defaultdict(list)
-    for name, scores in zip(found.alike, found.scores, strict=True):
-        if scores is not None:
-            pools[name].append(_sorted(scores))
+    for name, own in zip(found.alike, found.importance, strict=True):
+        if own is not None:
+            pools[name].append(_sorted(own))
     pooled = {name: np.sort(np.concatenate(parts)) for name, parts in pools.items()}
 
-    def share(name: str, scores: Tensor) -> Numbers:
-        places: Numbers = np.searchsorted(pooled[name], _sorted(scores), "right") / len(
-            pooled[name]
-        )
+    def rank(name: str, own: Tensor) -> Numbers:
+        pool = pooled[name]
+        places: Numbers = np.searchsorted(pool, _sorted(own), "right") / len(pool)
         return places
 
-    pairs = zip(found.alike, found.scores, strict=True)
-    return [None if scores is None else share(name, scores) for name, scores in pairs]
+    pairs = zip(found.alike, found.importance, strict=True)
+    return [None if own is None else rank(name, own) for name, own in pairs]
 
 
 def by_sensitivity(found: Evaluation) -> list[Numbers | None]:
-    """Price a removal by the measured drop it adds, for what it saves.
+    """Price a removal by the measured drop it adds, per what it saves.
 
-    Between measured shares the drop's slope changes linearly; it never falls, since a curve that
-    dips is noise. Groups that were not measured take the dearest slope of all.
+    Between measured fractions the slope of the drop changes linearly; it never falls, since a curve
+    that dips is noise. Groups that were not measured take the dearest slope of all.
     """
-    if len(found.curves) != len(found.scores):
+    if len(found.curves) != len(found.importance):
         raise PlanError("allocation sensitivity needs measured drops; see prune sensitivity")
-    saved = found.costs.saved(found.costs.full, kind=found.kind)
+    saved = found.costs.saved(found.costs.full, metric=found.metric)
     prices: list[Numbers | None] = []
-    for scores, curve, gain in zip(found.scores, found.curves, saved, strict=True):
-        if scores is None or not any(share for share, _ in curve):
+    for own, curve, gain in zip(found.importance, found.curves, saved, strict=True):
+        if own is None or not any(fraction for fraction, _ in curve):
             prices.append(None)
             continue
-        slopes = _slopes(curve, len(scores))
-        prices.append(slopes / len(scores) / max(gain, 1e-12))
+        slopes = _slopes(curve, len(own))
+        prices.append(slopes / len(own) / max(gain, 1e-12))
     dearest = max((float(p[-1]) for p in prices if p is not None), default=1.0)
     return [
         np.full(len(s), dearest) if p is None and s is not None else p
-        for p, s in zip(prices, found.scores, strict=True)
+        for p, s in zip(prices, found.importance, strict=True)
     ]
 
 
@@ -132,18 +130,18 @@ ALLOCATIONS: dict[str, Allocation] = {
 
 
 def meet(
-    prices: Sequence[Numbers | None], costs: Costs, budget: Budget, limits: Sequence[Limit]
+    prices: Sequence[Numbers | None], costs: CostModel, budget: Budget, limits: Sequence[Limit]
 ) -> Counts:
-    """Say how many channels of each group go, so that the network is within its budget.
+    """Return how many channels of each group to prune, so that the network is within its budget.
 
     Args:
-        prices: one entry a group, see Allocation.
+        prices: one entry per group, see Allocation.
         costs: of the network.
-        budget: what it may cost.
-        limits: one a group.
+        budget: what the network may cost.
+        limits: one per group.
 
     Returns:
-        [G]; what is left costs at most the budget, and no channel could come back within it.
+        [G]; the rest costs at most the budget, and no channel could be given back within it.
 
     Raises:
         WithinBudgetError: the network is within the budget as it is.
@@ -151,7 +149,7 @@ def meet(
     """
 
     def cost(removed: Counts) -> int:
-        return int(getattr(costs.of(costs.full - removed), budget.kind))
+        return costs.total(budget.metric, costs.full - removed)
 
     def at(price: float) -> Counts:
         return np.array(
@@ -167,14 +165,14 @@ def meet(
     nothing = np.zeros(len(prices), dtype=np.int64)
     if cost(nothing) <= budget.limit:
         raise WithinBudgetError(
-            f"nothing to remove: the network has {cost(nothing):,} {budget.kind}, "
+            f"nothing to remove: the network has {cost(nothing):,} {budget.metric}, "
             f"within the budget of {budget.limit:,}"
         )
     ladder = np.unique(np.concatenate([p for p in prices if p is not None] or [np.zeros(0)]))
     if not len(ladder) or cost(at(float(ladder[-1]))) > budget.limit:
         least = cost(at(float(ladder[-1]))) if len(ladder) else cost(nothing)
         raise PlanError(
-            f"the budget of {budget.limit:,} {budget.kind} cannot be met: within the caps "
+            f"the budget of {budget.limit:,} {budget.metric} cannot be met: within the limits "
             f"{least:,} is the least; allow more "
             "(--max-ratio, --min-channels, --round-to, --exclude)"
         )
@@ -185,46 +183,29 @@ def meet(
             high = middle
         else:
             low = middle
-    return _given_back(at(float(ladder[high])), prices, limits, lambda r: cost(r) <= budget.limit)
+
+    def price_of(group: int, count: int) -> float:
+        own = prices[group]
+        assert own is not None, "only priced groups are cut"
+        return float(own[count - 1])
+
+    return give_back(
+        at(float(ladder[high])), limits, price_of, lambda removed: cost(removed) <= budget.limit
+    )
 
 
-def _given_back(
-    removed: Counts,
-    prices: Sequence[Numbers | None],
-    limits: Sequence[Limit],
-    fits: Callable[[Counts], bool],
-) -> Counts:
-    """Give channels back, the dearest removals first, while what is left fits."""
-    waiting = {
-        number: float(price[removed[number] - 1])
-        for number, price in enumerate(prices)
-        if price is not None and removed[number]
-    }
-    while waiting:
-        best = max(waiting, key=lambda number: waiting[number])
-        price, trial = prices[best], removed.copy()
-        assert price is not None, "only priced groups wait"
-        trial[best] = max(trial[best] - limits[best].multiple, 0)  # whole is no odd rest
-        if fits(trial):
-            removed = trial
-            waiting[best] = float(price[trial[best] - 1])
-        if removed is not trial or not trial[best]:
-            del waiting[best]
-    return removed
-
-
-def _sorted(scores: Tensor) -> Numbers:
-    result: Numbers = torch.sort(scores.double()).values.numpy()
+def _sorted(importance: Tensor) -> Numbers:
+    result: Numbers = torch.sort(importance.double()).values.numpy()
     return result
 
 
 def _slopes(curve: Sequence[tuple[float, float]], channels: int) -> Numbers:
     """Turn measured drops into the slope of the drop at each removal, [channels]."""
     points = sorted({**dict(curve), 0.0: 0.0}.items())
-    share = np.array([p[0] for p in points])
+    fraction = np.array([p[0] for p in points])
     drop = np.maximum.accumulate(np.array([max(p[1], 0.0) for p in points]))
-    slope = np.diff(drop) / np.diff(share)
-    middle = (share[1:] + share[:-1]) / 2
+    slope = np.diff(drop) / np.diff(fraction)
+    middle = (fraction[1:] + fraction[:-1]) / 2
     at = (np.arange(channels) + 0.5) / channels
     inside = np.interp(at, middle, slope)
     beyond = at > middle[-1]  # the last measured slope goes on rising as it did

@@ -1,25 +1,30 @@
-"""What may be taken off each group, from wishes a user can write: caps, floors, exceptions."""
+"""How many channels of each group may be pruned, from constraints that a user can write."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil, gcd
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prune.common.inputs import shown
 from prune.core.trace.groups import Group
 from prune.errors import PlanError
 
+Counts = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Limit:
-    """What may be taken off one group.
+    """How many channels of one group may be pruned.
 
     Attributes:
-        most: channels that may go at most.
-        multiple: what stays is a multiple of this many channels, or all of them.
-        why: the reason where none may go.
+        most: maximum number of channels to prune.
+        multiple: the number of channels left is a multiple of this, or all of them.
+        why: the reason where none may be pruned.
     """
 
     most: int
@@ -32,10 +37,10 @@ class Constraints:
     """Limits as a user states them, for all groups or for those that a pattern names.
 
     Attributes:
-        max_ratio: share of a group's channels that may go at most.
-        min_channels: outputs of its first layer that must stay at least.
-        round_to: what stays of them is a multiple of this many.
-        exclude: nothing may go.
+        max_ratio: maximum fraction of a group's channels to prune, in [0, 1].
+        min_channels: outputs that its first layer keeps at least.
+        round_to: the number of outputs left is a multiple of this.
+        exclude: whether the group is protected.
     """
 
     max_ratio: float = 1.0
@@ -59,19 +64,19 @@ def limits(
     *,
     called: Mapping[str, str] | None = None,
 ) -> tuple[Limit, ...]:
-    """Say what may be taken off each group.
+    """Return how many channels of each group may be pruned.
 
     Args:
         groups: of a network.
         everywhere: holds for every group.
         layers: what differs, by a pattern of layer names ("module_list.2?.*"): fields of
-            Constraints. A group follows every pattern that one of its layers matches, the last
-            one first.
-        called: what patterns call the layers of a network that others left; then a pattern may
-            name none, since its layers may be among those.
+            Constraints. A group follows every pattern that one of its layers matches; the last
+            one takes precedence.
+        called: the names that patterns use, of the layers of a network that lost blocks; then a
+            pattern may match none, since its layers may have been removed.
 
     Raises:
-        PlanError: a pattern that names no layer, a field there is not, a value out of range.
+        PlanError: a pattern names no layer, a field is unknown, or a value is out of range.
     """
     names = [[(called or {}).get(n, n) for n in group.producers] for group in groups]
     for pattern in layers or {}:
@@ -79,25 +84,26 @@ def limits(
             raise PlanError(
                 f"{shown(pattern)} names no layer that can be cut; see prune show --groups"
             )
-    wishes = (wish_of(own, everywhere, layers or {}) for own in names)
-    return tuple(_limit(group, wish) for group, wish in zip(groups, wishes, strict=True))
+    each = (constraints_of(own, everywhere, layers or {}) for own in names)
+    return tuple(_limit(group, own) for group, own in zip(groups, each, strict=True))
 
 
-def wish_of(
-    names: Sequence[str], wish: Constraints, layers: Mapping[str, Mapping[str, object]]
+def constraints_of(
+    names: Sequence[str], everywhere: Constraints, layers: Mapping[str, Mapping[str, object]]
 ) -> Constraints:
-    """Say what is wished of layers that go together; `wish` and `layers` as in `limits`."""
+    """Return the constraints of layers that are coupled; arguments as in `limits`."""
+    found = everywhere
     for pattern, fields in layers.items():
         if any(fnmatchcase(name, pattern) for name in names):
-            wish = changed(wish, fields, where=pattern)
-    return wish
+            found = changed(found, fields, where=pattern)
+    return found
 
 
-def changed(wish: Constraints, fields: Mapping[str, object], *, where: str) -> Constraints:
-    """Return a wish with some fields said anew.
+def changed(constraints: Constraints, fields: Mapping[str, object], *, where: str) -> Constraints:
+    """Return constraints with other values of some fields.
 
     Raises:
-        PlanError: no such field, or a value of another type.
+        PlanError: a field is unknown, or a value has another type.
     """
     kinds = {name: type(value) for name, value in vars(Constraints()).items()}
     for name, value in fields.items():
@@ -107,44 +113,82 @@ def changed(wish: Constraints, fields: Mapping[str, object], *, where: str) -> C
                 f"{where}: {name}: {shown(value)} is no limit; there are "
                 + ", ".join(f"{n} ({kind.__name__})" for n, kind in kinds.items())
             )
-    return replace(wish, **dict(fields))  # type: ignore[arg-type]  # checked above
+    return replace(constraints, **dict(fields))  # type: ignore[arg-type]  # checked above
 
 
-def _limit(group: Group, wish: Constraints) -> Limit:
+def _limit(group: Group, constraints: Constraints) -> Limit:
     if group.kept:
         return Limit(0, why=group.kept)
-    if wish.exclude:
+    if constraints.exclude:
         return Limit(0, why="it is excluded")
-    multiple = multiple_of(group, wish.round_to)
-    floor = max(ceil(wish.min_channels / _tied(group)), 1)
-    most = min(int(wish.max_ratio * group.channels), group.channels - floor)
+    multiple = multiple_of(group, constraints.round_to)
+    tied = group.width // group.channels  # outputs of the first layer per channel
+    floor = max(ceil(constraints.min_channels / tied), 1)
+    most = min(int(constraints.max_ratio * group.channels), group.channels - floor)
     if most < 1:
-        return Limit(0, why=f"it has {group.width} channels, and the caps leave it whole")
+        return Limit(
+            0, why=f"it has {group.width} channels, and the limits allow none to be pruned"
+        )
     if rounded(group.channels, most, Limit(most, multiple)) < 1:
-        return Limit(0, why=f"it has {group.width} channels, no lower multiple of {wish.round_to}")
+        return Limit(
+            0, why=f"it has {group.width} channels, no lower multiple of {constraints.round_to}"
+        )
     return Limit(most, multiple)
 
 
 def multiple_of(group: Group, outputs: int) -> int:
-    """Say how many channels of a group are a multiple of so many outputs of its first layer."""
-    return outputs // gcd(outputs, _tied(group))
+    """Return how many channels of a group are a multiple of so many outputs of its first layer."""
+    return multiple(outputs, tied=group.width // group.channels)
 
 
-def _tied(group: Group) -> int:
-    """Count the outputs of its first layer that a channel is."""
-    return group.width // group.channels
+def multiple(outputs: int, *, tied: int) -> int:
+    """Return how many channels, of `tied` outputs each, are a multiple of so many outputs."""
+    return outputs // gcd(outputs, tied)
 
 
-def rounded(channels: int, wanted: int, limit: Limit) -> int:
-    """Say how many of a group's channels go: what stays is the nearest multiple that is allowed.
+def rounded(channels: int, requested: int, limit: Limit) -> int:
+    """Return how many channels of a group to prune: the nearest number that the limit allows.
 
-    None go where no multiple is. At a tie more stay.
+    It is 0 where no multiple is allowed. At a tie more channels are left.
     """
-    wanted, step = min(wanted, limit.most), limit.multiple
+    requested, step = min(requested, limit.most), limit.multiple
     if step == 1 or not limit.most:
-        return wanted
-    fewest = max(-(-(channels - limit.most) // step), 1)  # multiples that must stay
+        return requested
+    fewest = max(-(-(channels - limit.most) // step), 1)  # multiples that must be left
     if channels // step < fewest:
         return 0
-    nearest = (2 * (channels - wanted) + step) // (2 * step)
+    nearest = (2 * (channels - requested) + step) // (2 * step)
     return channels - step * min(max(nearest, fewest), channels // step)
+
+
+def give_back(
+    removed: Counts,
+    limits: Sequence[Limit],
+    value: Callable[[int, int], float],
+    fits: Callable[[Counts], bool],
+) -> Counts:
+    """Give channels back to groups, what is most valuable first, while the rest fits.
+
+    Args:
+        removed: channels that are pruned of each group, [G].
+        limits: one per group; a group gets a multiple back at a time.
+        value: (group, channels pruned of it) -> what giving its next multiple back is worth.
+        fits: whether a network is within its budget with so many channels pruned, [G].
+
+    Returns:
+        Channels to prune of each group, [G]; no multiple could be given back within the budget.
+    """
+    values = {
+        int(group): value(int(group), int(removed[group])) for group in np.flatnonzero(removed)
+    }
+    while values:
+        best = max(values, key=lambda group: values[group])
+        trial = removed.copy()
+        trial[best] = max(trial[best] - limits[best].multiple, 0)  # all of a group is no odd rest
+        if fits(trial):
+            removed = trial
+        if removed is not trial or not trial[best]:
+            del values[best]
+        else:
+            values[best] = value(best, int(trial[best]))
+    return removed

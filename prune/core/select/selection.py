@@ -1,11 +1,10 @@
-"""Ways to choose channels: groups, weights and a wish -> Plan. Nothing here changes a network."""
+"""Choose channels: groups, importance and a target -> Plan. Nothing here changes a network."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
 import torch
@@ -18,14 +17,21 @@ from prune.core.plan import Cut, Plan, cut_of
 from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
 from prune.core.select.cliffs import Cliff
 from prune.core.select.cliffs import cliffs as find_cliffs
-from prune.core.select.constraints import Limit, rounded
+from prune.core.select.constraints import Constraints, Limit, limits, multiple, rounded
 from prune.core.trace.groups import Group
 from prune.errors import PlanError
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """A group that one-after-another pruning cut several times; widths are those of its root."""
+    """A group that sequential pruning cut several times.
+
+    Attributes:
+        root: its first layer.
+        times: how often it was cut.
+        before: channels of its first layer in the original.
+        after: channels of its first layer in the pruned model.
+    """
 
     root: str
     times: int
@@ -35,37 +41,47 @@ class Repeated:
 
 def by_amount(
     groups: Sequence[Group],
-    scores: Sequence[Tensor | None],
-    layers: Collection[str],
+    importance: Sequence[Tensor | None],
+    layers: Collection[str] | None = None,
     *,
     amount: float,
     criterion: str = "l1",
-    round_to: int = 1,
+    allowed: Sequence[Limit] | None = None,
 ) -> Plan:
-    """Cut every group that one of `layers` is a member of once, against its original width.
+    """Cut each group that one of `layers` belongs to once, by a fraction of its original width.
 
-    From each go the int(amount x channels) channels that score lowest; ties go from the front.
+    The int(amount x channels) channels of least importance are removed from each, or the nearest
+    number that its limit allows; of equal ones the first.
 
     Args:
         groups: of a network.
-        scores: of their channels, see `ranking.scores`.
-        layers: names of convolutions or linear layers.
-        amount: in [0, 1).
-        criterion: what the scores are of, for the plan to say.
-        round_to: keep the nearest multiple of this many channels, at least one multiple and never
-            more than there are; a group narrower than one multiple stays whole.
+        importance: of their channels, see `group_importance.channel_importance`.
+        layers: names of convolutions or linear layers; None for all.
+        amount: fraction of the channels, in [0, 1).
+        criterion: name of the criterion, for the plan.
+        allowed: one limit per group; None for no limits.
 
     Raises:
-        PlanError: a value out of range, an unknown layer, or nothing to remove; it says why.
+        PlanError: a value out of range, an unknown layer, or nothing to remove, with the reasons.
     """
-    _check(amount, round_to)
-    touched = touching(groups, layers)
+    _expect_amount(amount)
+    allowed = limits(groups, Constraints()) if allowed is None else allowed
+    touched = groups if layers is None else touching(groups, layers)
     cuts = []
-    for group, found in zip(groups, scores, strict=True):
-        if group in touched and found is not None:
-            count = _count(group.channels, amount, group.width // group.channels, round_to)
-            cuts.append(cut_of(group, lowest(found, count)))
-    return _plan(criterion, cuts, touched, f"amount {amount}")
+    reasons = []
+    for group, own, limit in zip(groups, importance, allowed, strict=True):
+        if group not in touched:
+            continue
+        count = rounded(group.channels, int(amount * group.channels), limit)
+        if own is not None and count:
+            cuts.append(cut_of(group, lowest(own, count)))
+        else:
+            unknown = f"{criterion} cannot compare its channels" if own is None else ""
+            small = f"amount {amount} of its {group.channels} channels is less than one"
+            reasons.append(f"{group.root}: {limit.why or unknown or small}")
+    if not cuts:
+        raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
+    return Plan(network="", criterion=criterion, cuts=tuple(cuts))
 
 
 @dataclass(frozen=True)
@@ -73,13 +89,13 @@ class Selected:
     """A plan that meets a budget.
 
     Attributes:
-        plan: what goes.
-        whole: the groups that stayed whole, with the reason for each.
-        cliffs: what the last of the budget takes where that is known to hurt.
+        plan: what is removed.
+        untouched: the groups that keep all channels, with the reason for each.
+        cliffs: groups whose measured drop rises steeply over the last part of the budget.
     """
 
     plan: Plan
-    whole: tuple[tuple[str, str], ...]
+    untouched: tuple[tuple[str, str], ...]
     cliffs: tuple[Cliff, ...] = ()
 
 
@@ -96,11 +112,11 @@ def by_budget(
 
     Args:
         groups: of a network.
-        found: scores and costs of the groups.
-        limits: what may be taken off each group.
+        found: importance and costs of the groups.
+        limits: how many channels of each group may be pruned.
         budget: what the network may cost.
         allocation: a key of ALLOCATIONS.
-        criterion: what the scores are of, for the plan to say.
+        criterion: name of the criterion, for the plan.
 
     Raises:
         PlanError: an unknown allocation, no group that may be cut, or a budget that is met already
@@ -108,49 +124,51 @@ def by_budget(
     """
     if allocation not in ALLOCATIONS:
         raise PlanError(f"allocation is {allocation!r}; it can be {', '.join(ALLOCATIONS)}")
-    if all(scores is None for scores in found.scores):
-        reasons = dict.fromkeys(group.kept or f"{criterion} cannot score it" for group in groups)
+    if all(own is None for own in found.importance):
+        unknown = f"{criterion} cannot compare its channels"
+        reasons = dict.fromkeys(group.kept or unknown for group in groups)
         raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
     prices = ALLOCATIONS[allocation](found)
     counts = meet(prices, found.costs, budget, limits)
     steep = find_cliffs(groups, found, prices, limits, budget=budget, counts=counts)
-    return by_counts(groups, found.scores, limits, counts, criterion=criterion, cliffs=steep)
+    return by_counts(groups, found.importance, limits, counts, criterion=criterion, cliffs=steep)
 
 
 def by_counts(
     groups: Sequence[Group],
-    scores: Sequence[Tensor | None],
+    importance: Sequence[Tensor | None],
     limits: Sequence[Limit],
     counts: Sequence[int] | NDArray[np.int64],
     *,
     criterion: str,
     cliffs: tuple[Cliff, ...] = (),
 ) -> Selected:
-    """Take so many channels off each group, those that score lowest.
+    """Remove so many channels from each group, those of least importance.
 
     Args:
         groups: of a network.
-        scores: of their channels; None where a group may not be cut.
-        limits: one a group; they say why one stays whole.
-        counts: channels that go, [G].
-        criterion: what the scores are of, for the plan to say.
+        importance: of their channels; None where a group may not be cut.
+        limits: one per group, with the reason where none may be pruned.
+        counts: channels to prune, [G].
+        criterion: name of the criterion, for the plan.
         cliffs: for the result.
     """
-    cuts, whole = [], []
-    for group, own, limit, count in zip(groups, scores, limits, counts, strict=True):
+    cuts, untouched = [], []
+    for group, own, limit, count in zip(groups, importance, limits, counts, strict=True):
         if own is not None and count:
             cuts.append(cut_of(group, lowest(own, int(count))))
         else:
-            unknown = f"{criterion} cannot score it" if own is None else "nothing had to go"
-            whole.append((group.root, limit.why or unknown))
-    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(whole), cliffs)
+            unknown = f"{criterion} cannot compare its channels"
+            reason = unknown if own is None else "the budget did not require it"
+            untouched.append((group.root, limit.why or reason))
+    return Selected(_plan(criterion, cuts, (), "the budget"), tuple(untouched), cliffs)
 
 
 def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) -> Plan:
-    """Cut the outputs of one layer that somebody named, with everything coupled to them.
+    """Cut the named outputs of one layer, with everything coupled to them.
 
     Raises:
-        PlanError: no such output, all of them, or outputs that must stay (the message says why).
+        PlanError: there is no such output, all are named, or one is protected, with the reason.
     """
     place = {
         position: (group, channel)
@@ -161,12 +179,14 @@ def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) 
     if unknown := sorted(set(channels) - place.keys()):
         raise PlanError(f"{layer} has channels 0 to {max(place)}, not {unknown[0]}")
     if len(set(channels)) == len(place):
-        raise PlanError(f"all {len(place)} channels of {layer} are to go; leave at least one")
+        raise PlanError(
+            f"all {len(place)} channels of {layer} would be removed; leave at least one"
+        )
     chosen: dict[Group, set[int]] = defaultdict(set)
     for position in channels:
         group, channel = place[position]
         if group.kept:
-            raise PlanError(f"{layer} must keep channel {position}: {group.kept}")
+            raise PlanError(f"channel {position} of {layer} is protected: {group.kept}")
         chosen[group].add(channel)
     return _plan(
         "given", [cut_of(group, units) for group, units in chosen.items()], (), "no channels"
@@ -183,37 +203,38 @@ def one_after_another(
     seed: int = 0,
     round_to: int = 1,
 ) -> tuple[Plan, tuple[Repeated, ...]]:
-    """Cut layer after layer, each against the width the layers before it have left: the old way.
+    """Cut layer after layer, each by a fraction of the width that is left of it.
 
-    Of each layer go int(amount x present channels), ranked by its own present weights. A group is
-    cut again whenever another of its members comes up. Other arguments and errors are those of
-    `by_amount`; `layers` are taken in this order, the weights from `net`, and `seed` is for
-    criteria that draw numbers.
+    The int(amount x present channels) channels of least importance by its own present weights are
+    removed from each layer. A group is cut again with each of its members. Other arguments and
+    errors are those of `by_amount`; `layers` are cut in this order, the weights are read from
+    `net`, `seed` is of criteria that draw numbers, and `round_to` keeps multiples.
 
     Returns:
         The plan, and the groups that were cut several times.
     """
-    _check(amount, round_to)
+    _expect_amount(amount)
+    constraints = Constraints(round_to=round_to)
     if criterion not in CRITERIA or CRITERIA[criterion].reads != "weight":
-        weighing = ", ".join(name for name, c in CRITERIA.items() if c.reads == "weight")
-        raise PlanError(f"criterion is {criterion!r}; one after another goes by {weighing} alone")
+        known = ", ".join(name for name, c in CRITERIA.items() if c.reads == "weight")
+        raise PlanError(f"criterion is {criterion!r}; sequential pruning supports {known}")
     generator = Generator().manual_seed(seed)
     touched = touching(groups, layers)
     free = [group for group in touched if not group.kept]
     gone: list[set[int]] = [set() for _ in free]
-    lost: dict[str, set[int]] = defaultdict(set)  # layer -> input positions that are gone
+    lost: dict[str, set[int]] = defaultdict(set)  # layer -> input positions that were removed
     times = [0] * len(free)
     for layer in layers:
         present = _present(free, gone, layer)
         weight = _present_inputs(net.get_submodule(layer), lost[layer])
-        ranks = finite(CRITERIA[criterion].score(weight, generator), layer)  # [out]
-        leaving = _leaving(free, layer, present, ranks, amount=amount, round_to=round_to)
-        for number, channel in leaving:
+        own = finite(CRITERIA[criterion].importance(weight, generator), layer)  # [out]
+        cut = _least_important(free, layer, present, own, amount=amount, constraints=constraints)
+        for number, channel in cut:
             gone[number].add(channel)
             for slot in free[number].slots:
                 if slot.side == "in":
                     lost[slot.name].update(slot.index[channel])
-        for number in {number for number, _ in leaving}:
+        for number in {number for number, _ in cut}:
             times[number] += 1
     cuts = [cut_of(group, channels) for group, channels in zip(free, gone, strict=True)]
     repeated = tuple(
@@ -225,10 +246,10 @@ def one_after_another(
 
 
 def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, ...]:
-    """Return the groups that one of `layers` is a member of, kept ones included.
+    """Return the groups that one of `layers` belongs to, protected ones included.
 
     Raises:
-        PlanError: a layer that is in no group.
+        PlanError: a layer is in no group.
     """
     known = {name for group in groups for name in group.producers}
     if missing := [layer for layer in layers if layer not in known]:
@@ -237,24 +258,21 @@ def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, .
     return tuple(group for group in groups if wanted.intersection(group.producers))
 
 
-def _check(amount: float, round_to: int) -> None:
+def _expect_amount(amount: float) -> None:
     if not 0 <= amount < 1:
         raise PlanError(f"amount is {amount}; it must lie in [0, 1), e.g. 0.4")
-    if round_to < 1:
-        raise PlanError(f"round-to is {round_to}; it must be at least 1, e.g. 8")
 
 
 def _present_inputs(layer: nn.Module, gone: set[int]) -> Tensor:
-    """Return a layer's filters without the inputs that are gone, [out, k]."""
+    """Return a layer's filters without the inputs that were removed, [out, k]."""
     rows = filters(layer)
-    inputs = layer.in_features if isinstance(layer, nn.Linear) else _inputs_of_a_share(layer)
-    left = [i for i in range(inputs) if i not in gone]  # tied: every share lost the same
+    if isinstance(layer, nn.Linear):
+        inputs = layer.in_features
+    else:
+        assert isinstance(layer, nn.modules.conv._ConvNd)
+        inputs = layer.in_channels // layer.groups
+    left = [i for i in range(inputs) if i not in gone]  # tied: every group lost the same
     return rows.reshape(len(rows), inputs, -1)[:, left].flatten(1)
-
-
-def _inputs_of_a_share(layer: nn.Module) -> int:
-    assert isinstance(layer, nn.modules.conv._ConvNd)
-    return layer.in_channels // layer.groups
 
 
 def _present(
@@ -270,41 +288,36 @@ def _present(
     ]
 
 
-def _leaving(
+def _least_important(
     groups: Sequence[Group],
     layer: str,
     present: list[tuple[int, int]],
-    ranks: Tensor,
+    importance: Tensor,
     *,
     amount: float,
-    round_to: int,
+    constraints: Constraints,
 ) -> list[tuple[int, int]]:
-    """Choose the lowest of a layer's present channels, but never all that a group has left."""
+    """Choose the least important of a layer's channels, but never all that a group has left."""
     if not present:
         return []
     places = [list(groups[number].slot(layer).index[channel]) for number, channel in present]
-    scores = torch.stack([ranks[place].sum() for place in places])
-    count = _count(len(present), amount, len(places[0]), round_to)
-    order = torch.argsort(scores, stable=True).tolist()
+    summed = torch.stack([importance[place].sum() for place in places])
+    limit = Limit(len(present) - 1, multiple(constraints.round_to, tied=len(places[0])))
+    count = rounded(len(present), int(amount * len(present)), limit)
+    order = torch.argsort(summed, stable=True).tolist()
     best = {present[i][0]: i for i in order}  # of each group: the last one in the order
     return [present[i] for i in order if i not in best.values()][:count]
 
 
-def _count(present: int, amount: float, tied: int, round_to: int) -> int:
-    """Say how many of the present channels go; each of them is `tied` outputs of its layer."""
-    limit = Limit(present - 1, round_to // gcd(round_to, tied))
-    return rounded(present, int(amount * present), limit)
+def lowest(importance: Tensor, count: int) -> list[int]:
+    """Return the indices of the `count` least important channels; of equal ones the first."""
+    return sorted(torch.argsort(importance, stable=True)[:count].tolist())
 
 
-def lowest(scores: Tensor, count: int) -> list[int]:
-    """Return the places of the `count` lowest scores; ties go from the front."""
-    return sorted(torch.argsort(scores, stable=True)[:count].tolist())
-
-
-def _plan(criterion: str, cuts: Iterable[Cut], touched: Iterable[Group], wish: str) -> Plan:
+def _plan(criterion: str, cuts: Iterable[Cut], touched: Iterable[Group], what: str) -> Plan:
     cuts = tuple(cut for cut in cuts if cut.remove)
     if not cuts:
         reasons = [f"{group.root}: {group.kept}" for group in touched if group.kept]
-        why = "; ".join(reasons) or f"{wish} leaves every group whole"
+        why = "; ".join(reasons) or f"{what} removes no channel of any group"
         raise PlanError(f"nothing to remove: {why}")
     return Plan(network="", criterion=criterion, cuts=cuts)

@@ -1,1 +1,1 @@
-"""What each coupled group costs in accuracy: cut alone by masking, scored, saved over compute."""
+"""Sensitivity: how much the mAP or loss changes when one coupled group is cut alone, by masking."""

@@ -1,4 +1,4 @@
-"""What a sensitivity run says to whoever shares out a budget: the drop by share, group by group."""
+"""Measured drops of each group by the fraction removed, as an allocation reads them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a subject's groups.
+    """What a sensitivity run measured of the groups of a session.
 
     Attributes:
-        curves: of every group the (share removed, drop) pairs; none where it was not measured.
+        curves: of every group the pairs of (fraction removed, drop); none where it was not
+            measured.
         baseline: the metric with nothing cut.
-        criterion: which channels were cut.
+        criterion: the criterion by which channels were cut.
         scope: of the criterion.
     """
 
@@ -31,28 +32,28 @@ class Known:
     scope: str
 
 
-def known(path: Path, subject: Session) -> Known:
-    """Read what a sensitivity run found of a subject.
+def known(path: Path, session: Session) -> Known:
+    """Read what a sensitivity run measured of a session.
 
     Raises:
-        InputError: no such file, or none of ours.
+        InputError: there is no such file, or it is none of ours.
         PlanError: it is of another network or other weights, or the run was not finished.
     """
     found = read(path)
-    identity = checkpoint.network_id(subject.checkpoint.cfg)
+    identity = checkpoint.network_id(session.checkpoint.cfg)
     if found.about.get("network") != identity:
-        raise PlanError(f"{path} was measured on another network than {subject.path} holds")
-    if found.about.get("weights") != fingerprint(subject.net):
+        raise PlanError(f"{path} was measured on another network than {session.path} contains")
+    if found.about.get("weights") != fingerprint(session.net):
         raise PlanError(
-            f"{path} was measured on other weights than {subject.path} holds; measure these"
+            f"{path} was measured on other weights than {session.path} contains; measure these"
         )
     if not found.complete:
-        raise PlanError(f"{path} is not finished; run prune sensitivity on to its end first")
-    if any(row.index >= len(subject.groups) for row in found.rows):
-        raise PlanError(f"{path} has rows of groups that {subject.path} has not")
+        raise PlanError(f"{path} is not finished; continue it with prune sensitivity first")
+    if any(row.index >= len(session.groups) for row in found.rows):
+        raise PlanError(f"{path} has rows of groups that {session.path} does not have")
     curves = tuple(
         tuple((row.removed / row.channels, row.drop) for row in found.rows if row.index == number)
-        for number in range(len(subject.groups))
+        for number in range(len(session.groups))
     )
-    said = (str(found.about.get(key)) for key in ("criterion", "scope"))
-    return Known(curves, found.baseline, *said)
+    criterion, scope = (str(found.about.get(key)) for key in ("criterion", "scope"))
+    return Known(curves, found.baseline, criterion, scope)

@@ -1,4 +1,4 @@
-"""What a masked group changes: the layers behind its readers; nothing else is computed again."""
+"""Compute only what a masked group changes: the layers behind those that read it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Mask:
 
     Attributes:
         gone: the positions, see `plan.removed`.
-        layers: what the zeros reach, ascending.
-        needs: outputs of other layers that are read there or are head maps; -1 is the picture.
+        layers: the layers that the zeros reach, ascending.
+        needs: outputs of other layers that are read there or are head maps; -1 is the image.
     """
 
     gone: Removed
@@ -29,7 +29,7 @@ class Mask:
 
 
 def mask(net: Darknet, group: Group, channels: Collection[int]) -> Mask:
-    """Describe what it takes to see a network without some channels of a group; none are fine."""
+    """Describe what to compute of a network without some channels of a group; none are allowed."""
     inputs = {layer.index: layer.inputs for layer in net.layers}
     reached = reach(inputs, group) if channels else ()
     read = {source for index in reached for source in inputs[index]}
@@ -40,7 +40,7 @@ def mask(net: Darknet, group: Group, channels: Collection[int]) -> Mask:
 
 
 def reach(inputs: Mapping[int, Collection[int]], group: Group) -> tuple[int, ...]:
-    """List the layers that a group's channels have a part in, from the first reader on.
+    """List the layers that depend on the channels of a group, from the first reader on.
 
     Args:
         inputs: the layers each layer reads, in network order.
@@ -55,12 +55,12 @@ def reach(inputs: Mapping[int, Collection[int]], group: Group) -> tuple[int, ...
 
 
 def outputs(net: Darknet, images: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
-    """Compute the outputs of some layers, and for them only what they come from.
+    """Compute the outputs of some layers, and only the layers that they depend on.
 
     Args:
         net: in eval mode.
         images: RGB in 0..1, [N, 3, H, W].
-        wanted: layers, -1 for the pictures.
+        wanted: layers, -1 for the images.
 
     Returns:
         The outputs of the wanted layers, [N, C, H / s, W / s] each.
@@ -75,7 +75,7 @@ def outputs(net: Darknet, images: Tensor, wanted: Collection[int]) -> dict[int, 
 
 
 def _sources(net: Darknet, wanted: Collection[int]) -> list[int]:
-    """List layers and all that they come from, ascending."""
+    """List layers and all that they depend on, ascending."""
     found = set(wanted)
     for layer in reversed(net.layers):
         if layer.index in found:
@@ -84,7 +84,7 @@ def _sources(net: Darknet, wanted: Collection[int]) -> list[int]:
 
 
 def maps(net: Darknet, kept: Mapping[int, Tensor], hidden: Mask) -> tuple[Tensor, ...]:
-    """Compute the head maps with a group masked; `kept` holds all the mask needs."""
+    """Compute the head maps with a group masked; `kept` contains all that the mask needs."""
     live = dict(kept)
     with masked(net, hidden.gone):
         net.run(live, hidden.layers)

@@ -1,7 +1,7 @@
-"""A network and pictures to judge cuts on; cuts are measured in blocks that share one run.
+"""Evaluate cuts by masking; cuts are evaluated in blocks that share one pass over the images.
 
-For each batch the outputs that any cut of a block needs are computed once, then each cut's own
-layers alone. So memory holds one batch's outputs, and a detection list for each cut of a block.
+For each batch the outputs that any cut of a block needs are computed once, then only the layers
+that each cut changes. So the outputs of one batch are in memory, and a list of detections per cut.
 """
 
 from __future__ import annotations
@@ -24,31 +24,30 @@ from prune.data import spec as data
 from prune.data.loader import Loader, score_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.pruner import session
 from prune.pruner.sensitivity import effect
 from prune.pruner.sensitivity.metrics import METRICS, Tally
-from prune.pruner.session import Session
+from prune.pruner.session import Session, open_session
 
-DIGITS = 6  # of a value; what lies below differs with the number of threads
+DIGITS = 6  # of a value; further ones differ with the number of threads
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is judged and how; every process builds its own bench from it.
+    """What is evaluated and how; every process opens it for itself.
 
     Attributes:
         weights: a checkpoint of ours or public weights.
         data: a data.yaml.
         split: of the data.
-        images: how many pictures of the split, evenly spaced; None for all.
-        imgsz: what pictures are scaled to fit into.
-        batch_size: pictures a batch.
+        images: number of images of the split, evenly spaced; None for all.
+        imgsz: size that images are fitted into.
+        batch_size: images per batch.
         metric: a key of METRICS.
-        confidence: lowest confidence kept, for mAP.
-        iou: overlap above which NMS drops a box, for mAP.
-        device: as for `--device`.
-        threads: of a process; None for torch's own choice.
-        reading: what the user says of the weights.
+        confidence: lowest confidence of a box, for mAP.
+        iou: overlap above which NMS removes a box, for mAP.
+        device: see `device.choose`.
+        threads: per process; None for torch's own choice.
+        reading: how `weights` is read.
     """
 
     weights: Path
@@ -70,14 +69,14 @@ class MaskedEvaluation:
     """A setup, opened."""
 
     setup: Setup
-    subject: Session
+    session: Session
     spec: DataSpec
     loader: Loader
     device: torch.device
 
     @property
-    def pictures(self) -> tuple[Path, ...]:
-        """The pictures in use."""
+    def paths(self) -> tuple[Path, ...]:
+        """The images in use."""
         return self.spec.pictures(self.setup.split)
 
     def tally(self) -> Tally:
@@ -88,7 +87,7 @@ class MaskedEvaluation:
 
 @dataclass(frozen=True)
 class Task:
-    """One cut to judge: the number of the group in trace order, and which of its channels go."""
+    """One cut to evaluate: the number of the group in trace order, and the channels to mask."""
 
     group: int
     channels: tuple[int, ...]
@@ -98,7 +97,7 @@ WHOLE = Task(0, ())  # nothing cut: gives the baseline
 
 
 @lru_cache(maxsize=1)
-def opened(setup: Setup) -> MaskedEvaluation:
+def open_setup(setup: Setup) -> MaskedEvaluation:
     """Open a setup, once in a process.
 
     Raises:
@@ -107,18 +106,18 @@ def opened(setup: Setup) -> MaskedEvaluation:
     """
     _check(setup)
     chosen = device.choose(setup.device)
-    subject = session.open_session(setup.weights, setup.reading)
-    if not setup.imgsz.fits(subject.net.stride):
+    opened = open_session(setup.weights, setup.reading)
+    if not setup.imgsz.fits(opened.net.stride):
         raise InputError(
-            f"image size is {setup.imgsz}; it must be a multiple of {subject.net.stride}, "
-            f"e.g. {setup.imgsz.raised(subject.net.stride)}"
+            f"image size is {setup.imgsz}; it must be a multiple of {opened.net.stride}, "
+            f"e.g. {setup.imgsz.raised(opened.net.stride)}"
         )
     spec = _some(data.load(setup.data, splits=[setup.split]), setup)
-    spec.expect_classes(subject.checkpoint.names, of=setup.weights)
-    subject.net.to(chosen)
+    spec.expect_classes(opened.checkpoint.names, of=setup.weights)
+    opened.net.to(chosen)
     if setup.threads:
         torch.set_num_threads(setup.threads)
-    return MaskedEvaluation(setup, subject, spec, _loader(spec, setup, subject.net.stride), chosen)
+    return MaskedEvaluation(setup, opened, spec, _loader(spec, setup, opened.net.stride), chosen)
 
 
 def _loader(spec: DataSpec, setup: Setup, stride: int) -> Loader:
@@ -144,28 +143,28 @@ def _check(setup: Setup) -> None:
 
 
 def _some(spec: DataSpec, setup: Setup) -> DataSpec:
-    """Leave `setup.images` pictures in the split, evenly spaced."""
-    pictures = spec.pictures(setup.split)
-    count = min(setup.images or len(pictures), len(pictures))
-    chosen = tuple(pictures[i * len(pictures) // count] for i in range(count))
+    """Leave `setup.images` images in the split, evenly spaced."""
+    paths = spec.pictures(setup.split)
+    count = min(setup.images or len(paths), len(paths))
+    chosen = tuple(paths[i * len(paths) // count] for i in range(count))
     return replace(spec, splits={**spec.splits, setup.split: chosen})
 
 
-def measure(
+def evaluate_cuts(
     setup: Setup, tasks: Sequence[Task], tick: Callable[[float], None] | None = None
 ) -> tuple[float, ...]:
-    """Judge some cuts, each alone.
+    """Evaluate some cuts, each alone.
 
     Args:
         setup: see Setup.
-        tasks: the cuts; those near each other in the network share most.
-        tick: called with the share of a task that was just done.
+        tasks: the cuts; those near each other in the network share most of the computation.
+        tick: called with the fraction of a task that was just done.
 
     Returns:
         The metric after each cut, to DIGITS digits.
     """
-    bench = opened(setup)
-    net, groups = bench.subject.net, bench.subject.groups
+    bench = open_setup(setup)
+    net, groups = bench.session.net, bench.session.groups
     masks = [effect.mask(net, groups[task.group], task.channels) for task in tasks]
     wanted = frozenset[int]().union(*(mask.needs for mask in masks))
     tallies = [bench.tally() for _ in tasks]
@@ -180,10 +179,10 @@ def measure(
     return tuple(round(tally.value(), DIGITS) for tally in tallies)
 
 
-def digest(pictures: Sequence[Path]) -> str:
-    """Name a picture set by its pictures' names and sizes and its labels: SHA-256, hexadecimal."""
+def digest(images: Sequence[Path]) -> str:
+    """Hash the names and sizes of images, and their labels: SHA-256, hexadecimal."""
     found = hashlib.sha256()
-    for path in pictures:
+    for path in images:
         label = labels.label_path(path)
         found.update(f"{path.name} {path.stat().st_size} ".encode())
         found.update(read_bytes(label, "labels") if label.is_file() else b"")

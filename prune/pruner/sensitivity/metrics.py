@@ -1,4 +1,4 @@
-"""The metrics a cut can be judged by, summed up batch by batch."""
+"""The metrics that a cut can be evaluated by, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from prune.models.loss import detection_loss
 
 
 class Tally(Protocol):
-    """What a metric remembers of the batches it has seen."""
+    """A metric while it is accumulated over batches."""
 
     def add(self, net: Darknet, maps: tuple[Tensor, ...], batch: Batch) -> None:
-        """Take a batch's head maps, [N, A * (5 + classes), ny, nx] each."""
+        """Add the head maps of a batch, [N, A * (5 + classes), ny, nx] each."""
 
     def value(self) -> float:
         """Return the metric of all that was added."""
@@ -55,7 +55,7 @@ class MapTally:
 
 @dataclass
 class LossTally:
-    """The detection loss with the published gains, the mean of the batches by their pictures."""
+    """The detection loss with the published gains, averaged over images."""
 
     total: float = 0.0
     images: int = 0
@@ -65,7 +65,7 @@ class LossTally:
         targets = batch.targets.to(maps[0].device)
         loss = float(detection_loss(maps, net.heads, targets, hyp=SCRATCH)[1][3])
         if not abs(loss) < float("inf"):
-            raise RunError(f"the loss is {loss} with a group masked; take --metric map")
+            raise RunError(f"the loss is {loss} with a group masked; use --metric map")
         self.total += loss * len(batch.images)
         self.images += len(batch.images)
 
@@ -76,7 +76,7 @@ class LossTally:
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to judge.
+    """One metric.
 
     Attributes:
         start: (classes, lowest confidence, IoU of NMS) -> an empty tally.

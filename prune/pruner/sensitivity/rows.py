@@ -1,4 +1,4 @@
-"""The table of a sensitivity run: its rows and its file, which a stopped run goes on from."""
+"""The result of a sensitivity run: its rows, and the file from which a stopped run continues."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class SensitivityRow:
         group: its first layer.
         index: its number in trace order; tells groups apart that share their first layer.
         channels: how many it has.
-        ratio: the share that was to go.
+        ratio: the fraction of its channels that was requested.
         removed: how many channels that is.
-        macs: multiply-adds saved by it, for one picture.
-        params: likewise learned numbers.
-        value: the metric with it cut.
-        drop: how much worse that is; below zero where the cut does good.
+        macs: MACs saved per image.
+        params: parameters saved.
+        value: the metric with the group cut.
+        drop: how much worse that is than the baseline; below zero where the cut improves it.
     """
 
     group: str
@@ -45,14 +45,14 @@ class SensitivityRow:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class SensitivityResult:
     """A run, finished or not.
 
     Attributes:
-        about: what network, criterion, metric and pictures the rows are of.
+        about: the network, criterion, metric and images that the rows are of.
         baseline: the metric with nothing cut.
         rows: by group and ratio, in network order.
-        complete: whether the last run asked for it came to its end.
+        complete: whether the last run came to its end.
     """
 
     about: Mapping[str, object]
@@ -60,20 +60,30 @@ class Sensitivity:
     rows: tuple[SensitivityRow, ...]
     complete: bool
 
+    def document(self) -> dict[str, object]:
+        """Return the JSON document: what the file contains."""
+        plain: dict[str, object] = json.loads(to_json(self))
+        return plain
 
-def to_json(found: Sensitivity) -> str:
-    """Write as JSON, one line a row."""
+    @property
+    def ratios(self) -> list[float]:
+        """The fractions that were measured, ascending."""
+        return sorted({row.ratio for row in self.rows})
+
+
+def to_json(found: SensitivityResult) -> str:
+    """Write as JSON, one line per row."""
     head = {"format": FORMAT, **found.about, "baseline": found.baseline}
     rows = ",\n  ".join(json.dumps(asdict(row)) for row in found.rows)
     start = json.dumps({**head, "complete": found.complete})[:-1]
     return start + (f', "rows": [\n  {rows}\n]}}\n' if rows else ', "rows": []}\n')
 
 
-def read(path: Path) -> Sensitivity:
+def read(path: Path) -> SensitivityResult:
     """Read a file that `to_json` wrote.
 
     Raises:
-        InputError: no such file, or none of ours.
+        InputError: there is no such file, or it is none of ours.
     """
     document: Any = read_json_file(path, file_names=True)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -86,7 +96,7 @@ def read(path: Path) -> Sensitivity:
                 f"{path} is damaged: rows[{place}].removed is {row.removed} of {row.channels}"
             )
     about = {key: value for key, value in document.items() if key not in _OWN}
-    return Sensitivity(about, document["baseline"], rows, document["complete"])
+    return SensitivityResult(about, document["baseline"], rows, document["complete"])
 
 
 _OWN = ("format", "baseline", "rows", "complete")
@@ -112,7 +122,7 @@ _FILE = mapping(
 
 
 def to_csv(rows: Sequence[SensitivityRow]) -> str:
-    """Write rows as CSV, the cheapest cut per multiply-add saved first."""
+    """Write rows as CSV, the smallest drop per MAC saved first."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, [field.name for field in fields(SensitivityRow)], lineterminator="\n"
@@ -127,7 +137,7 @@ def _price(row: SensitivityRow) -> float:
 
 
 def by_price(rows: Sequence[SensitivityRow]) -> list[tuple[SensitivityRow, ...]]:
-    """Gather the rows of each group; what loses least per multiply-add saved comes first."""
+    """Gather the rows of each group; the smallest drop per MAC saved comes first."""
     groups: dict[int, list[SensitivityRow]] = {}
     for row in rows:
         groups.setdefault(row.index, []).append(row)
@@ -135,6 +145,6 @@ def by_price(rows: Sequence[SensitivityRow]) -> list[tuple[SensitivityRow, ...]]
 
 
 def price(rows: Sequence[SensitivityRow]) -> float:
-    """Say what a group loses per multiply-add saved over its ratios; infinite where none is."""
+    """Return the drop of a group per MAC saved over its ratios; infinite where none is saved."""
     saved = sum(row.macs for row in rows)
     return sum(row.drop for row in rows) / saved if saved else float("inf")

@@ -1,4 +1,4 @@
-"""A whole run: every group at every ratio, what is in the file already left out."""
+"""A sensitivity run: every group at every ratio, except those that the file contains already."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pathlib import Path
 from loguru import logger
 
 from prune import checkpoint
+from prune.checkpoint.reading import Names, open_with_note, reading_of
 from prune.common.device import cores
 from prune.common.files import write_text
-from prune.core.cost.cost_model import Costs, costs
-from prune.core.importance.criteria import FROM_PICTURES
+from prune.common.size import Size
+from prune.core.cost.cost_model import CostModel, cost_model
+from prune.core.importance.criteria import CRITERIA
 from prune.core.select.selection import lowest
 from prune.core.trace.groups import Group
 from prune.data import spec as data
@@ -31,34 +33,82 @@ from prune.pruner.sensitivity.masked_evaluation import (
     Setup,
     Task,
     digest,
-    measure,
-    opened,
+    evaluate_cuts,
+    open_setup,
 )
 from prune.pruner.sensitivity.metrics import METRICS
-from prune.pruner.sensitivity.rows import Sensitivity, SensitivityRow, read, to_csv, to_json
+from prune.pruner.sensitivity.rows import SensitivityResult, SensitivityRow, read, to_csv, to_json
 
-LOOKED_AT = (
-    64  # pictures of the train split, by criteria that need some; as for the cutting commands
-)
-BLOCK = 4  # groups that share one run of the network; a stopped run loses those at hand
+LOOKED_AT = 64  # images of the train split that criteria look at; as for the pruning commands
+BLOCK = 4  # groups that share one pass over the images; a stopped run loses the present ones
 
 Progress = Callable[[float, int], None]
-"""(cuts judged, of how many)"""
+"""(cuts evaluated, of how many)"""
 
 
 @dataclass(frozen=True)
-class SensitivityOptions:
-    """What to cut in turn: of every group the int(ratio x channels) lowest by a criterion."""
+class SensitivityConfig:
+    """`prune sensitivity`.
 
-    ratios: tuple[float, ...]
+    Attributes:
+        weights: the checkpoint, or public weights.
+        data: the data set.
+        cfg: cfg of public weights; None for what the file says.
+        names: class names, or a file with one per line; None for the file's own.
+        decoding: how the heads of public weights decode boxes, "exp" or "sigmoid"; None for what
+            the cfg and the file say.
+        ratios: fractions of each group's channels to cut, each in (0, 1).
+        criterion: a key of `criteria.CRITERIA`; the int(ratio x channels) lowest are cut.
+        scope: "root" or "group", see `group_importance.channel_importance`.
+        seed: of criteria that draw numbers, and of the choice of images.
+        metric: "map" or "loss".
+        split: the split that is evaluated.
+        images: number of its images, evenly spaced; None for all.
+        img_size: size that images are fitted into; None for the checkpoint's.
+        batch_size: images per batch.
+        conf_thres: lowest confidence of a box, in [0, 1).
+        iou_thres: overlap above which NMS removes a box, in [0, 1].
+        device: see `device.choose`.
+        jobs: number of processes, which share the cores.
+        out: the JSON file; rows of the same run that it contains are kept. The CSV file is written
+            beside it.
+    """
+
+    weights: Path = Path("whole_model.pt")
+    data: Path = Path("data.yaml")
+    cfg: Path | None = None
+    names: Names | None = None
+    decoding: str | None = None
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
     criterion: str = "l1"
     scope: str = "group"
     seed: int = 0
+    metric: str = "map"
+    split: str = "val"
+    images: int | None = None
+    img_size: Size | None = None
+    batch_size: int = 4
+    conf_thres: float = 0.001
+    iou_thres: float = 0.65
+    device: str = ""
+    jobs: int = 1
+    out: Path = Path("sensitivity.json")
+
+    def __post_init__(self) -> None:
+        for ratio in self.ratios:
+            if not 0 < ratio < 1:
+                raise InputError(f"ratio is {ratio:g}; it must lie between 0 and 1, e.g. 0.5")
+        if self.jobs < 1:
+            raise InputError(f"jobs is {self.jobs}; it must be at least 1, e.g. 2")
+        if self.out.suffix != ".json":
+            raise InputError(
+                f"out is {self.out}; it must end in .json (.csv and .png come beside it)"
+            )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One row to come."""
+    """One row to measure."""
 
     task: Task
     ratio: float
@@ -69,88 +119,84 @@ class _Job:
         return self.task.group, self.ratio
 
 
-def run(
-    setup: Setup,
-    wish: SensitivityOptions,
-    out: Path,
-    *,
-    jobs: int = 1,
-    progress: Progress | None = None,
-) -> Sensitivity:
-    """Judge every group at every ratio; write JSON as it goes on, and CSV at the end.
+def measure(config: SensitivityConfig, *, progress: Progress | None = None) -> SensitivityResult:
+    """Evaluate every group at every ratio; write JSON after each block of groups, CSV at the end.
 
     Args:
-        setup: network, pictures and metric.
-        wish: what is cut.
-        out: the JSON file; where it holds rows of the same run, they are kept. The CSV stands
-            beside it.
-        jobs: processes, each with its share of the processors.
-        progress: called as rows get done.
+        config: what to cut, and how to evaluate it.
+        progress: called as rows are done.
 
     Raises:
-        InputError: a value that cannot be used, or `out` holds another run.
-        PlanError: the criterion cannot score the network.
+        InputError: a value that cannot be used, or `out` contains another run.
+        PlanError: the criterion cannot compare the channels of any group.
         RunError: a process died, or the loss is not finite.
     """
-    _check(wish, jobs, out)
-    if jobs > 1:
-        setup = replace(setup, threads=max(1, cores() // jobs))
-    bench = opened(setup)
-    found = _started(bench, wish, out)
-    wanted = _jobs(bench, wish)
+    setup = _setup_of(config)
+    bench = open_setup(setup)
+    found = _start(bench, config)
+    jobs = _jobs(bench, config)
     ledger = _ledger(bench)
     done = {(row.index, row.ratio) for row in found.rows}
-    blocks = _blocks([job for job in wanted if job.key not in done])
+    blocks = _blocks([job for job in jobs if job.key not in done])
     found = replace(found, complete=False)
-    write_text(out, to_json(found))
-    for block, values in _measured(setup, blocks, jobs, progress):
+    write_text(config.out, to_json(found))
+    for block, values in _evaluate(setup, blocks, config.jobs, progress):
         rows = [ledger.row(*pair, found.baseline) for pair in zip(block, values, strict=True)]
         ordered = sorted((*found.rows, *rows), key=lambda row: (row.index, row.ratio))
         found = replace(found, rows=tuple(ordered))
-        write_text(out, to_json(found))
+        write_text(config.out, to_json(found))
     found = replace(found, complete=True)
-    write_text(out, to_json(found))
-    write_text(out.with_suffix(".csv"), to_csv(found.rows))
+    write_text(config.out, to_json(found))
+    write_text(config.out.with_suffix(".csv"), to_csv(found.rows))
     return found
 
 
-def _check(wish: SensitivityOptions, jobs: int, out: Path) -> None:
-    for ratio in wish.ratios:
-        if not 0 < ratio < 1:
-            raise InputError(f"ratio is {ratio:g}; it must lie between 0 and 1, e.g. 0.5")
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}; it must be at least 1, e.g. 2")
-    if out.suffix != ".json":
-        raise InputError(f"out is {out}; it must end in .json (.csv and .png come beside it)")
+def _setup_of(config: SensitivityConfig) -> Setup:
+    reading = reading_of(config.cfg, config.names, config.decoding)
+    opened = open_with_note(config.weights, reading)
+    return Setup(
+        weights=config.weights,
+        data=config.data,
+        split=config.split,
+        images=config.images,
+        imgsz=config.img_size or opened.imgsz,
+        batch_size=config.batch_size,
+        metric=config.metric,
+        confidence=config.conf_thres,
+        iou=config.iou_thres,
+        device=config.device,
+        threads=max(1, cores() // config.jobs) if config.jobs > 1 else None,
+        reading=reading,
+    )
 
 
-def _started(bench: MaskedEvaluation, wish: SensitivityOptions, out: Path) -> Sensitivity:
-    """Take what the file holds of this run, or begin with the baseline."""
-    about = _about(bench, wish)
+def _start(bench: MaskedEvaluation, config: SensitivityConfig) -> SensitivityResult:
+    """Read what the file contains of this run, or begin with the baseline."""
+    about, out = _about(bench, config), config.out
     if not out.exists():
-        return Sensitivity(about, measure(bench.setup, [WHOLE])[0], (), complete=False)
+        return SensitivityResult(about, evaluate_cuts(bench.setup, [WHOLE])[0], (), complete=False)
     found = read(out)
     for key, value in about.items():
         if (other := found.about.get(key)) != value:
             raise InputError(
-                f"{out} holds a run with another {key} ({_short(other)}, here {_short(value)}); "
+                f"{out} contains a run with another {key} ({_short(other)}, here {_short(value)}); "
                 "remove it or choose another --out"
             )
     return found
 
 
-def _about(bench: MaskedEvaluation, wish: SensitivityOptions) -> dict[str, object]:
+def _about(bench: MaskedEvaluation, config: SensitivityConfig) -> dict[str, object]:
     setup = bench.setup
     return {
-        "network": checkpoint.network_id(bench.subject.checkpoint.cfg),
-        "weights": importance.fingerprint(bench.subject.net),
-        "criterion": wish.criterion,
-        "scope": wish.scope,
-        "seed": wish.seed,
+        "network": checkpoint.network_id(bench.session.checkpoint.cfg),
+        "weights": importance.fingerprint(bench.session.net),
+        "criterion": config.criterion,
+        "scope": config.scope,
+        "seed": config.seed,
         "metric": setup.metric,
         "imgsz": setup.imgsz.plain,
-        "images": len(bench.pictures),
-        "data": digest(bench.pictures),
+        "images": len(bench.paths),
+        "data": digest(bench.paths),
         "batch_size": setup.batch_size,
         "confidence": setup.confidence,
         "iou": setup.iou,
@@ -162,46 +208,50 @@ def _short(value: object) -> str:
     return text if len(text) <= 20 else f"{text[:12]}..."
 
 
-def _jobs(bench: MaskedEvaluation, wish: SensitivityOptions) -> list[_Job]:
-    """List the rows to come, groups in the order in which the network reads them."""
-    net, groups = bench.subject.net, bench.subject.groups
-    found = _scores(bench, wish)
+def _jobs(bench: MaskedEvaluation, config: SensitivityConfig) -> list[_Job]:
+    """List the rows to measure, groups in the order in which the network reads them."""
+    net, groups = bench.session.net, bench.session.groups
+    found = _importance(bench, config)
     inputs = {layer.index: layer.inputs for layer in net.layers}
     jobs = []
-    for number, (group, scores) in enumerate(zip(groups, found, strict=True)):
-        if scores is None:
+    for number, (group, own) in enumerate(zip(groups, found, strict=True)):
+        if own is None:
             if not group.kept:
-                logger.warning(f"note: {group.root} is left out: {wish.criterion} cannot score it")
+                logger.warning(
+                    f"note: {group.root} is left out: "
+                    f"{config.criterion} cannot compare its channels"
+                )
             continue
         reached = effect.reach(inputs, group)
         if not reached:
             logger.warning(f"note: {group.root} is left out: no layer reads it")
             continue
-        for ratio in wish.ratios:
-            task = Task(number, tuple(lowest(scores, int(ratio * group.channels))))
+        for ratio in config.ratios:
+            task = Task(number, tuple(lowest(own, int(ratio * group.channels))))
             jobs.append(_Job(task, ratio, reached[0]))
     if not jobs:
-        raise PlanError(f"criterion {wish.criterion} can score no group that may be cut")
+        raise PlanError(f"criterion {config.criterion} cannot compare the channels of any group")
     return sorted(jobs, key=lambda job: (job.first, job.key))
 
 
-def _scores(bench: MaskedEvaluation, wish: SensitivityOptions) -> importance.Scores:
-    pictures = None
-    if wish.criterion in FROM_PICTURES:
+def _importance(bench: MaskedEvaluation, config: SensitivityConfig) -> importance.Importance:
+    images = None
+    known = CRITERIA.get(config.criterion)
+    if known is not None and known.needs_images:
         train = data.load(bench.setup.data, splits=["train"])
-        pictures = importance.Pictures(train, LOOKED_AT, bench.setup.imgsz)
-    return importance.scores(
-        bench.subject,
-        criterion=wish.criterion,
-        scope=wish.scope,
-        seed=wish.seed,
-        pictures=pictures,
-        say=lambda line: logger.info(f"note: {line}"),
+        images = importance.TrainImages(train, LOOKED_AT, bench.setup.imgsz)
+    return importance.importance_of(
+        bench.session,
+        criterion=config.criterion,
+        scope=config.scope,
+        seed=config.seed,
+        images=images,
+        report=lambda line: logger.info(f"note: {line}"),
     )
 
 
 def _blocks(jobs: Sequence[_Job]) -> list[list[_Job]]:
-    """Put the jobs of BLOCK groups together."""
+    """Gather the jobs of BLOCK groups each."""
     groups = list(dict.fromkeys(job.task.group for job in jobs))
     parts = [set(groups[i : i + BLOCK]) for i in range(0, len(groups), BLOCK)]
     return [[job for job in jobs if job.task.group in part] for part in parts]
@@ -209,10 +259,10 @@ def _blocks(jobs: Sequence[_Job]) -> list[list[_Job]]:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """Turns values into rows: what each cut saves is read off the network's costs."""
+    """Turns values into rows; what each cut saves is computed from the cost model."""
 
     groups: Sequence[Group]
-    costs: Costs
+    costs: CostModel
     worse: int
 
     def row(self, job: _Job, value: float, baseline: float) -> SensitivityRow:
@@ -234,20 +284,20 @@ class _Ledger:
 
 
 def _ledger(bench: MaskedEvaluation) -> _Ledger:
-    groups = bench.subject.groups
-    counted = costs(bench.subject.net, groups, bench.setup.imgsz.batch())
+    groups = bench.session.groups
+    counted = cost_model(bench.session.net, groups, bench.setup.imgsz.batch())
     return _Ledger(groups, counted, METRICS[bench.setup.metric].worse)
 
 
-def _measured(
+def _evaluate(
     setup: Setup, blocks: Sequence[list[_Job]], jobs: int, progress: Progress | None
 ) -> Iterator[tuple[list[_Job], tuple[float, ...]]]:
-    """Judge blocks here or in processes; yields them as they are done."""
+    """Evaluate blocks here or in processes; yield them as they are done."""
     total, done = sum(map(len, blocks)), 0.0
 
-    def tick(share: float) -> None:
+    def tick(fraction: float) -> None:
         nonlocal done
-        done += share
+        done += fraction
         if progress:
             progress(done, total)
 
@@ -255,11 +305,11 @@ def _measured(
     tasks = [[job.task for job in block] for block in blocks]
     if jobs == 1:
         for block, own in zip(blocks, tasks, strict=True):
-            yield block, measure(setup, own, tick)
+            yield block, evaluate_cuts(setup, own, tick)
         return
     with _pool(min(jobs, max(len(blocks), 1))) as pool:
         waiting = {
-            pool.submit(measure, setup, own): block
+            pool.submit(evaluate_cuts, setup, own): block
             for block, own in zip(blocks, tasks, strict=True)
         }
         for future in as_completed(waiting):
@@ -268,14 +318,14 @@ def _measured(
 
 
 def _start_worker() -> None:
-    """Start a worker that logs nothing: the main process has said it all."""
+    """Start a worker that logs nothing: the main process has logged everything."""
     workers.start()
     logger.remove()
 
 
 @contextmanager
 def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
-    """Open worker processes; where the block is left by an error, they end at once."""
+    """Open worker processes; where the block ends by an error, they end at once."""
     others = set(multiprocessing.active_children())
     starting = workers.Context([__name__])
     with ProcessPoolExecutor(size, mp_context=starting, initializer=_start_worker) as pool:
@@ -286,7 +336,7 @@ def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise RunError(
-                    "a worker process died, perhaps for want of memory; finished rows are kept: "
-                    "run the command again with fewer --jobs"
+                    "a worker process died, perhaps because memory ran out; finished rows are "
+                    "saved: run the command again with fewer --jobs"
                 ) from error
             raise

@@ -1,0 +1,95 @@
+"""What the batches of a run show: at which size images come, and how often each image is drawn.
+
+Sizes are drawn by seed and position alone: a resumed run, or another process of the same run, draws
+what an uninterrupted run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  everybody's name for it
+
+from prune.common.size import Size
+from prune.data.labels import Boxes
+from prune.evaluate.metrics import Metrics
+
+THIRDS = (2, 4)  # of the picture size: the published 0.67 to 1.33
+_OWN = 0x5CA1E  # keeps these numbers apart from those that shuffle and augment
+
+
+def possible_sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
+    """List the sizes that batches can have, multiples of the stride from 2 to 4 thirds of `imgsz`.
+
+    The longer side takes every multiple; the other one follows in proportion, to the nearest.
+
+    Args:
+        imgsz: both sides multiples of `stride`.
+        stride: the network's largest, pixels.
+    """
+    longest = max(imgsz)
+    low, high = (share * longest for share in THIRDS)
+    first = -(-low // (3 * stride)) * stride
+    longer = range(first, high // 3 + 1, stride)
+    # In whole numbers: side * long / longest, rounded half up to a multiple of the stride.
+    beside = [
+        [(2 * side * long // longest + stride) // (2 * stride) for side in imgsz] for long in longer
+    ]
+    return tuple(Size(*(max(1, times) * stride for times in pair)) for pair in beside)
+
+
+def draw_size(imgsz: Size, *, stride: int, seed: int, position: int) -> Size:
+    """Draw a batch's size.
+
+    Args:
+        imgsz: both sides multiples of `stride`.
+        stride: the network's largest, pixels.
+        seed: the run's.
+        position: the batch's, counted from the run's start.
+    """
+    generator = Generator(PCG64(SeedSequence((seed % 2**64, _OWN, position))))
+    found = possible_sizes(imgsz, stride=stride)
+    return found[int(generator.choice(len(found)))]
+
+
+def resize(images: Tensor, size: Size) -> Tensor:
+    """Resize pictures, [N, 3, H, W] -> [N, 3, *size]; boxes are shares and stay."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def weigh_images(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:
+    """Weigh every picture by the sum over its boxes of (1 - AP)^2 / boxes of that class.
+
+    A class whose AP is 0, as every one's is before the first score, has weight 1 in all. A picture
+    without boxes is not drawn. Where that leaves nothing to draw, all pictures weigh the same.
+
+    Args:
+        labels: boxes of each picture, [n, 5] with the class first.
+        precision: each class's mean average precision, in [0, 1].
+
+    Returns:
+        One weight a picture, [pictures]; not normalised.
+    """
+    classes = np.concatenate([boxes[:, 0] for boxes in labels]).astype(np.int64)  # [M]
+    pictures = np.repeat(np.arange(len(labels)), [len(boxes) for boxes in labels])  # [M]
+    numbers = np.bincount(classes, minlength=len(precision))  # [classes]
+    each = (1 - np.asarray(precision)) ** 2 / np.maximum(numbers, 1)  # [classes]
+    weights = np.bincount(pictures, each[classes], minlength=len(labels)).astype(np.float64)
+    return weights if weights.any() else np.ones(len(labels))
+
+
+def class_precisions(scores: Metrics) -> dict[str, float]:
+    """Name each class's mean average precision for an epoch's row; no value for one without."""
+    return {f"map_{i}": row.map for i, row in enumerate(scores.per_class) if row.map is not None}
+
+
+def latest_precisions(rows: Sequence[Mapping[str, float]], classes: int) -> list[float]:
+    """Read the last scored row's precision of each class; 0 where there is none."""
+    scored = [row for row in rows if "map" in row] or [{}]
+    return [scored[-1].get(f"map_{i}", 0.0) for i in range(classes)]
