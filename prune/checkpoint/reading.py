@@ -9,6 +9,7 @@ from pathlib import Path
 from prune.checkpoint.convert import AS_IT_IS, Reading, open_weights
 from prune.checkpoint.file import Checkpoint, save
 from prune.checkpoint.foreign.source import namesakes
+from prune.common import shipped
 from prune.common.inputs import leads_to_file
 from prune.common.notes import note
 from prune.errors import InputError
@@ -74,11 +75,12 @@ def as_our_file(path: Path, found: Checkpoint, reading: Reading, *, target: Path
 
 
 def find_cfg(path: Path | None) -> Path | None:
-    """Find the cfg that the user names: a file, or what one in ./cfg is called."""
-    if path is None or path.suffix or path.exists():
+    """Find the cfg that the user names: a file, one in ./cfg, or one that comes with prune."""
+    if path is None or path.exists():
         return path
     named = Path("cfg") / f"{path.name}.cfg"
-    return named if path == Path(path.name) and named.is_file() else path
+    own = not path.suffix and path == Path(path.name) and named.is_file()
+    return named if own else shipped.find(path)
 
 
 def cfgs_read(weights: Path, cfg: Path | None, found: Checkpoint) -> Iterator[Path]:

@@ -230,15 +230,10 @@ def _write(args: argparse.Namespace, converted: Converted) -> None:
 
 
 def _shapes(args: argparse.Namespace) -> None:
-    from prune.data import shapes, yolo
+    from prune.data.shapes import SHARES, make_shapes
 
-    shares = args.split or shapes.SHARES
-    yolo.write(
-        args.out,
-        names=tuple(shapes.SHAPES),
-        splits=shapes.samples(args.images, size=args.size, seed=args.seed, shares=shares),
-        made_by="prune data shapes",
-    )
+    shares = args.split or SHARES
+    make_shapes(args.out, images=args.images, size=args.size, seed=args.seed, shares=shares)
     _print_written(args, ())
 
 

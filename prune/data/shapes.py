@@ -7,12 +7,14 @@ stand among clutter of any colour.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
+from prune.data import yolo
 from prune.data.images import Image
 from prune.data.split import ranges
 from prune.data.yolo import Sample
@@ -24,6 +26,35 @@ Mask = npt.NDArray[np.bool_]  # [h, w]
 
 _MOST_HIDDEN = 0.3  # of a shape's area, by the shapes that overlap it
 _LEAST_CONTRAST = 70.0  # Euclidean, in BGR values 0..255, to what lies below the shape
+
+
+def make_shapes(
+    out: Path,
+    *,
+    images: int = 200,
+    size: int = 320,
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+) -> Path:
+    """Write a generated data set: OUT, a .yaml, and the folder of the same name beside it.
+
+    Args:
+        out: the data set's description.
+        images: images in all splits together.
+        size: width and height in pixels.
+        seed: another seed draws other images.
+        shares: fractions of train, val and test.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: the images are too small or too few.
+        InputError: the target cannot be written.
+    """
+    splits = samples(images, size=size, seed=seed, shares=shares)
+    yolo.write(out, names=tuple(SHAPES), splits=splits, made_by="prune data shapes")
+    return out
 
 
 def samples(

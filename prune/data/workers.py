@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -73,6 +74,23 @@ else:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Unrelated(Worker):
+    """A worker that knows nothing of the user's script: it would run it again from its top.
+
+    multiprocessing does so for functions that are defined there, and none of ours are; a script
+    needs no `if __name__ == "__main__"` then, and a worker starts faster.
+    """
+
+    def start(self) -> None:
+        """Start."""
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = script
+
+
 class Context(_Base):
     """Starts workers from a clean server process: forking one that runs threads can hang.
 
@@ -86,7 +104,7 @@ class Context(_Base):
 
     def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # noqa: N802  # multiprocessing's name for a class
         """Make a worker, which is to be started."""
-        worker = Worker(*args, **kwargs)
+        worker = _Unrelated(*args, **kwargs)
         self._started.append(worker)
         return worker
 

@@ -140,20 +140,25 @@ def test_a_fault_of_ours_in_a_worker_stays_what_it_is() -> None:
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.")
 
 
-LEFT = """
-import sys, time
+WORK = """
+import time
 from prune.data import workers
 
 def work():
     workers.start()
     print("started", flush=True)
     time.sleep(60)
+"""
+# Without the usual guard: no worker may run it again.
+LEFT = """
+import sys
+from prune.data import workers
+from left_work import work
 
-if __name__ == "__main__":
-    workers.Context([]).Process(target=work, daemon=True).start()
-    while not sys.stdin.readline():
-        pass
-    raise SystemExit("an error")
+workers.Context([]).Process(target=work, daemon=True).start()
+while not sys.stdin.readline():
+    pass
+raise SystemExit("an error")
 """
 
 
@@ -164,6 +169,7 @@ def test_a_worker_ends_with_its_main_process_however_that_ends(
     """After an error multiprocessing sends each of them one SIGTERM, and waits for ever."""
     script = tmp_path / "left.py"
     script.write_text(LEFT)
+    script.with_name("left_work.py").write_text(WORK)
     with subprocess.Popen(
         [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
