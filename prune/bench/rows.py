@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def exported(self) -> bool:
-        """Tell whether the runtime reads an ONNX file that was written of a checkpoint."""
+        """Return whether the runtime reads an ONNX file that was written of a checkpoint."""
         return self.source.suffix != self.file.suffix and self.source.suffix == ".onnx"
 
 
@@ -165,7 +165,7 @@ def advise(measured: Measured) -> Advice:
 
 
 def name_of(file: Path, runtime: str, *, exported: bool) -> str:
-    """Say which file in which runtime."""
+    """Return which file in which runtime."""
     return f"{file}{' exported to ONNX' if exported else ''} in {runtime}"
 
 

@@ -47,7 +47,7 @@ def _fused(layer: Convolution, norm: nn.BatchNorm2d) -> Convolution:
 def _shallow(module: M) -> M:
     """Copy a module that holds the very tensors and modules of the first, for some to be changed.
 
-    A deep copy that shares all tensors takes as long as ten pictures do.
+    A deep copy that shares all tensors takes as long as ten images do.
     """
     other = copy.copy(module)
     other._modules, other._parameters = module._modules.copy(), module._parameters.copy()

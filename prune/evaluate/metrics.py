@@ -1,6 +1,6 @@
 """Detections against the truth: COCO's average precision, and P, R, F1 at the best confidence.
 
-Boxes come as one array a picture, in pixels of the original: truth [n, 5] class, x1, y1, x2, y2;
+Boxes come as one array per image, in pixels of the original: truth [n, 5] class, x1, y1, x2, y2;
 found [n, 6] x1, y1, x2, y2, confidence, class.
 """
 
@@ -240,7 +240,7 @@ def _count_above(confidences: Array) -> NDArray[np.int64]:
 
 
 def matched(truth: Boxes, found: Boxes, *, iou: float = 0.5) -> NDArray[np.bool_]:
-    """Tell which detections of one picture are right, by COCO's rule, [n, 5] x [m, 6] -> bool [m].
+    """Return which detections of one image are right, by COCO's rule, [n, 5] x [m, 6] -> bool [m].
 
     The most confident first, each detection takes the truth of its class that it overlaps most
     among those still free, if that reaches `iou`.

@@ -24,7 +24,7 @@ def detections(
     max_detections: int = MAX_DETECTIONS,
     multi_label: bool = True,
 ) -> list[Tensor]:
-    """Pick the boxes of each picture.
+    """Pick the boxes of each image.
 
     A box's confidence is its objectness times the class's probability.
 
@@ -36,7 +36,7 @@ def detections(
         multi_label: give a box every class above the threshold (as scoring does), not the best one.
 
     Returns:
-        For each picture float32 [n, 6]: x1, y1, x2, y2 in pixels, confidence, class; the most
+        For each image float32 [n, 6]: x1, y1, x2, y2 in pixels, confidence, class; the most
         confident first.
 
     Raises:

@@ -39,7 +39,7 @@ def colour(label: int) -> Colour:
 
 
 def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
-    """Draw boxes with class and confidence on a copy of a picture.
+    """Draw boxes with class and confidence on a copy of an image.
 
     Args:
         image: uint8 [h, w, 3] BGR.

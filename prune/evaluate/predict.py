@@ -256,7 +256,7 @@ def _film(
 
 
 def _has_index(film: Path) -> bool:
-    """Tell whether an .mp4 ends with its index: OpenCV does not tell of a full disk.
+    """Return whether an .mp4 ends with its index: OpenCV does not tell of a full disk.
 
     It is a row of boxes, each begun by its length, 4 bytes, and its kind; "moov" is the index.
     """

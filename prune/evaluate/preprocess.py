@@ -1,4 +1,4 @@
-"""Pictures in the shape that a detector takes."""
+"""Images in the shape that a detector takes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ from prune.evaluate.runner import Runner
 
 
 def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:
-    """Prepare one picture: the least rectangle within `imgsz`, or the fixed shape.
+    """Prepare one image: the least rectangle within `imgsz`, or the fixed shape.
 
     Args:
         image: uint8 [h, w, 3] BGR.
         runner: what will look at it.
-        imgsz: what the picture is scaled to fit into.
+        imgsz: what the image is scaled to fit into.
 
     Returns:
-        The picture, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
+        The image, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
     """
     height, width = image.shape[:2]
     shape = runner.shape or batch_shape([loading_size((height, width), imgsz)], runner.stride)
@@ -46,7 +46,7 @@ def split_batches(
     """Load a split for a detector; also say how many batches that is.
 
     Raises:
-        DataError: no such split, no pictures, a size below 1; while iterating, a picture that
+        DataError: no such split, no images, a size below 1; while iterating, an image that
             cannot be read.
     """
     check_sizes(imgsz, batch_size, workers)

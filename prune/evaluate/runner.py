@@ -38,8 +38,8 @@ class Runner:
         detect: images [N, 3, H, W] float 0..1 on `device` -> decoded [N, boxes, 5 + classes].
         names: the classes.
         imgsz: the size it was made for.
-        stride: sides of a picture must be multiples of it.
-        device: where pictures are put.
+        stride: sides of an image must be multiples of it.
+        device: where images are put.
         shape: the one height and width it takes; None: any.
         shares: whether several threads may detect at once; otherwise it brings its own.
     """
@@ -137,7 +137,7 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
         names,
         imgsz=_fixed_size(shape, facts, path) if shape else _size(facts, path),
         stride=_stride(_fact(facts, "stride", path), path),
-        device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
+        device=torch.device("cpu"),  # images and boxes; ONNX Runtime moves them itself
         shape=shape,
     )
 
@@ -148,7 +148,7 @@ READ = (".pt", ".pth", ".weights", ".onnx")
 
 @dataclass(frozen=True)
 class _OnnxDetector:
-    """Runs a session; a batch that the file fixes is filled up with blank pictures."""
+    """Runs a session; a batch that the file fixes is filled up with blank images."""
 
     session: InferenceSession
     path: Path
@@ -174,7 +174,7 @@ class _OnnxDetector:
             raise RunError(f"{self.path} failed in ONNX Runtime: {error}") from error
         if decoded.shape[-1] != 5 + self.classes:
             raise CheckpointError(
-                f"{self.path} gives {decoded.shape[-1]} numbers a box; with {self.classes} names "
+                f"{self.path} gives {decoded.shape[-1]} numbers per box; with {self.classes} names "
                 f"it must be {5 + self.classes}: x, y, w, h, objectness and the classes"
             )
         return torch.from_numpy(decoded[: len(images)])

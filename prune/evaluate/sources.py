@@ -128,7 +128,7 @@ def find(source: str) -> list[Source]:
 
 
 def _is_camera(path: Path) -> bool:
-    """Tell whether a path is one of Linux's cameras; /dev/zero is a device, too, and has no end."""
+    """Return whether a path is a camera of Linux; /dev/zero is a device, too, and has no end."""
     return path.is_char_device() and os.major(path.stat().st_rdev) == _VIDEO4LINUX
 
 
@@ -203,7 +203,7 @@ def _known(paths: Iterable[Path]) -> list[Source]:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether the name ends like a video's."""
+    """Return whether the name ends like a video's."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 

@@ -39,7 +39,7 @@ def random_pictures(shapes: Iterable[Sequence[int]], *, seed: int = 0) -> list[T
 
 
 def compare(path: Path, module: nn.Module, batches: Iterable[Tensor]) -> Difference:
-    """Run the file and the module on the same pictures; return the worst difference.
+    """Run the file and the module on the same images; return the worst difference.
 
     Args:
         path: ONNX file that takes "images".
@@ -76,7 +76,7 @@ def outputs(path: Path, batches: Iterable[Tensor], **numbers: float) -> list[lis
 def telling_score(decoded: Iterable[Array]) -> float:
     """Find a threshold of confidence that half of the scores that occur lie above.
 
-    Above the threshold of detection a random picture holds nothing, so that nothing would be
+    Above the threshold of detection a random image holds nothing, so that nothing would be
     compared.
 
     Args:
@@ -96,7 +96,7 @@ def compare_picked(
         decoded: [N, boxes, 5 + classes].
         iou: overlap above which the lesser of two boxes goes.
         confidence: lowest one kept.
-        limit: most boxes a picture.
+        limit: most boxes per image.
 
     Returns:
         How many boxes were compared.

@@ -221,7 +221,7 @@ def _foreign_to_yolor(section: Section, *, decoded: bool) -> str:
 
 
 def _is_even(pool: Section) -> bool:
-    """Tell whether a [maxpool] has no middle and so pads more behind than before."""
+    """Return whether a [maxpool] has no middle and so pads more behind than before."""
     return window(pool)[0] % 2 == 0 and 1 in step(pool)
 
 

@@ -80,7 +80,7 @@ Exporter = Callable[[Job, Path], None]
 # has it: torch calls it deprecated, and adds new operators to the other one only.
 EXPORTERS: dict[str, Exporter] = {"torchscript": _torchscript, "dynamo": _dynamo}
 
-# The opsets each of them can be asked for. Below 11 pictures are enlarged in another way.
+# The opsets each of them can be asked for. Below 11 images are enlarged in another way.
 OPSETS = {"torchscript": range(11, 21), "dynamo": range(17, 24)}
 
 

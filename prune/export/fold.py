@@ -1,7 +1,7 @@
 """A network with less in it that computes the same: what can be folded into convolutions is.
 
 Batch normalisation scales and shifts what a convolution gives, YOLOR's implicit layers add to what
-one reads and multiply what one gives. Without pictures to depend on, all of it goes into kernels
+one reads and multiply what one gives. Without images to depend on, all of it goes into kernels
 and biases: the cfg of the result has no such sections, so nothing of them is left to trace.
 """
 
@@ -36,7 +36,7 @@ def folded(net: Darknet) -> Darknet:
         net: the network, on any device; it is not changed.
 
     Raises:
-        ExportError: the copy computes something else on a random picture, in float64.
+        ExportError: the copy computes something else on a random image, in float64.
     """
     original = in_float64(net)
     return assembled(reduced(_without_normalization(original), FOLDS), original)
@@ -161,7 +161,7 @@ def unread(plain: Plain, layer: int) -> Plain | None:
 
 
 def _shift(plain: Plain, layer: int) -> Plain | None:
-    """Give W (x + shift) + b as W x + (W shift + b): one value a channel, wherever W looks.
+    """Give W (x + shift) + b as W x + (W shift + b): one value per channel, wherever W looks.
 
     Before a normalisation, W x + W shift is what it takes a lower mean from.
     """

@@ -43,7 +43,7 @@ def export(net: Darknet, target: Path, *, names: Sequence[str], imgsz: tuple[int
     """Write `net` as .param, .bin and .json; nothing is left unless ncnn computes what torch does.
 
     The input is "images", RGB in 0..1, the outputs "head0", "head1", ...: maps of logits, whose
-    decoding the .json tells. ncnn takes pictures of any size that the network takes.
+    decoding the .json tells. ncnn takes images of any size that the network takes.
 
     Args:
         net: the network, on any device; it is not changed.
@@ -129,7 +129,7 @@ def _with_splits(ops: Sequence[Op]) -> list[Op]:
 
 @torch.no_grad()
 def _proved(net: Darknet, param: Path, weights: Path) -> Difference:
-    """Compare ncnn's head maps with those of the network, unfolded, on two random pictures."""
+    """Compare ncnn's head maps with those of the network, unfolded, on two random images."""
     reference = copy.deepcopy(net).cpu().float().eval()
     rows, columns = net.small_picture[2:]
     found = Difference(0.0, 0.0)
@@ -148,7 +148,7 @@ def _proved(net: Darknet, param: Path, weights: Path) -> Difference:
 
 
 def run(param: Path, weights: Path, picture: Tensor, *, heads: int) -> list[Array]:
-    """Compute the head maps of one picture in ncnn, in float32.
+    """Compute the head maps of one image in ncnn, in float32.
 
     Args:
         param: the layers.

@@ -13,7 +13,7 @@ from prune.export.exporters import Shape
 THRESHOLDS = {"iou_threshold": 0.45, "score_threshold": 0.25}
 """The optional inputs and their defaults, those of `prune detect`."""
 
-# numbers is 5 + classes, K the most boxes a picture, B the boxes before, M the picked ones.
+# numbers is 5 + classes, K the most boxes per image, B the boxes before, M the picked ones.
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 nms (
@@ -116,8 +116,8 @@ def append(model: onnx.ModelProto, *, batch: int | str, limit: int) -> None:
 
     Args:
         model: gives decoded boxes, [N, boxes, 5 + classes].
-        batch: pictures a run, or what an open number of them is called.
-        limit: most boxes a picture.
+        batch: images per run, or what an open number of them is called.
+        limit: most boxes per image.
     """
     numbers = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     versions = {one.domain: one.version for one in model.opset_import}

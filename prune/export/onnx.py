@@ -93,11 +93,11 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         target: the file.
         names: the classes.
         imgsz: height and width, pixels; with `dynamic` the size that the metadata recommends.
-        batch: pictures a run; without meaning with `dynamic`.
+        batch: images per run; without meaning with `dynamic`.
         dynamic: leave batch, height and width open.
         raw: give head maps, not boxes.
         half: store weights in half precision (see `half`).
-        max_detections: have the file suppress its boxes and give at most so many a picture.
+        max_detections: have the file suppress its boxes and give at most so many an image.
         opset: version of the ONNX operators, None for OPSET.
         exporter: a key of EXPORTERS.
         source: SHA-256 of the checkpoint, for the metadata.

@@ -1,7 +1,7 @@
 """What of a detector's ONNX graph may be computed in INT8: layers, and what joins them.
 
 Heads stay in float: in 8 bits a box 300 pixels wide has an edge of more than a pixel, and small
-confidences are gone. So does a convolution that reads the picture: three channels leave most lanes
+confidences are gone. So does a convolution that reads the image: three channels leave most lanes
 of the INT8 instructions empty, which makes it slower than in float (yolor_csp_n: 8 % of the file).
 """
 

@@ -57,8 +57,8 @@ def by_sensitivity(
 
     Args:
         layers: of a model.
-        alone: runs pictures through the model with this layer in INT8 and all else in float.
-        wanted: what the float model gives, one array a batch.
+        alone: runs images through the model with this layer in INT8 and all else in float.
+        wanted: what the float model gives, one array per batch.
     """
     moved = {
         layer: sum(change(found, own) for found, own in zip(alone(layer), wanted, strict=True))

@@ -29,9 +29,9 @@ class Setting:
 
     Attributes:
         threads: of one run, all of them for each operator in turn.
-        imgsz: height and width of a picture, pixels.
-        batch: pictures a run.
-        channels: of a picture.
+        imgsz: height and width of an image, pixels.
+        batch: images per run.
+        channels: of an image.
     """
 
     threads: int
@@ -106,10 +106,10 @@ def onnxruntime_options(threads: int) -> Any:  # no stubs
 
     ONNX Runtime's threads spin by default while they wait for the next operator, and so they do
     here: it is what a deployed file does, and of a small network waking them is a third
-    (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms a run, 6.7 with sleeping threads).
-    But they stop with the run; by default they spin on while another file is timed. Where other
-    processes want the cores, spinning measures the scheduler: 43 ms a run at a load of 9. There
-    `bench.latency` takes one thread.
+    (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms per run, 6.7 with sleeping
+    threads). But they stop with the run; by default they spin on while another file is timed.
+    Where other processes use the cores, spinning measures the scheduler: 43 ms per run at a load of
+    9. There `runtimes.compare` takes one thread.
     """
     options = library("onnxruntime").SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
@@ -119,7 +119,7 @@ def onnxruntime_options(threads: int) -> Any:  # no stubs
 
 
 def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Make pictures, float 0..1; the same for every runtime."""
+    """Make images, float 0..1; the same for every runtime."""
     return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
@@ -219,7 +219,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _ncnn(path: Path, setting: Setting) -> Opened:
     if setting.batch != 1:
-        raise InputError(f"ncnn takes one picture a run; batch is {setting.batch}")
+        raise InputError(f"ncnn takes one image per run; batch is {setting.batch}")
     graph = ncnn_param.read(path)
     images = noise(setting.shape)[0]  # [C, H, W]
     run = _ncnn_run(path, images, graph, setting, exact=False)
@@ -261,7 +261,7 @@ def _extracted(extractor: Any, name: str, path: Path) -> Any:  # no stubs
 
 
 def _knob(sides: int, kind: type) -> Array:
-    """Fill what a file takes beside pictures: one number, NMS's threshold or the most boxes."""
+    """Fill what a file takes beside images: one number, NMS's threshold or the most boxes."""
     return np.full((1,) * sides, 100 if np.issubdtype(kind, np.integer) else 0.5, dtype=kind)
 
 

@@ -111,7 +111,7 @@ def latencies_ms(
     threads: int = 0,
     seed: int = 0,
 ) -> dict[Path, float]:
-    """Time each file on random pictures of its own size, in turn.
+    """Time each file on random images of its own size, in turn.
 
     Args:
         files: that the runtime reads, whose first input is [N, C, H, W].
@@ -125,7 +125,7 @@ def latencies_ms(
 
     Raises:
         InputError: a runtime that is not installed, a file that it cannot run or that has no known
-            picture size.
+            image size.
     """
     different = list(dict.fromkeys(files))
     found = timed_files(

@@ -1,4 +1,4 @@
-"""What pictures a file takes, read from the file; what it is then run on."""
+"""What images a file takes, read from the file; what it is then run on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Side = int | None
 
 @dataclass(frozen=True)
 class Taken:
-    """The pictures a file takes.
+    """The images a file takes.
 
     Attributes:
         shape: N, C, H, W; None where any will do.
@@ -48,11 +48,11 @@ def settle(
         path: .onnx, .pt, .pth, .weights or .param.
         threads: of a run.
         imgsz: side of a square image, or height and width, pixels.
-        batch: pictures a run; 1 where nobody says.
+        batch: images per run; 1 where nobody says.
         held: the checkpoint of ours that holds what `path` does, where that is another's.
 
     Raises:
-        InputError: the file cannot be read, takes other pictures, or nobody says what size.
+        InputError: the file cannot be read, takes other images, or nobody says what size.
     """
     if path.suffix.lower() not in READERS:
         known = ", ".join(READERS)
@@ -63,7 +63,7 @@ def settle(
     number, channels, height, width = taken.shape
     if batch is not None and number not in (None, batch):
         raise InputError(
-            f"batch is {batch}, but {path} takes {number} a run only; leave --batch out, or export "
+            f"batch is {batch}, but {path} takes {number} per run only; leave --batch out, or export "
             "with --dynamic"
         )
     usual = taken.imgsz or (None, None)
@@ -93,7 +93,7 @@ def _fitting(
     height, width = (mine or side for mine, side in zip(own, wanted, strict=True))
     if height is None or width is None:
         raise InputError(
-            f"{path} leaves its picture size open and does not say which is usual; "
+            f"{path} leaves its image size open and does not say which is usual; "
             "give --img-size, e.g. 320"
         )
     size = Size(height, width)
@@ -121,7 +121,7 @@ def _onnx(path: Path) -> Taken:
         raise InputError(f"{path} is no ONNX file with an input")
     dims = inputs[0].type.tensor_type.shape.dim
     if len(dims) != 4:
-        raise InputError(f"{path} takes {len(dims)} sides, not pictures, [N, C, H, W]")
+        raise InputError(f"{path} takes {len(dims)} sides, not images, [N, C, H, W]")
     number, channels, height, width = (dim.dim_value or None for dim in dims)
     if any(dim.dim_value < 0 for dim in dims):
         raise InputError(f"{path} takes images of sides below zero")
@@ -168,7 +168,7 @@ def _ncnn(path: Path) -> Taken:
 
 
 Reader = Callable[[Path], Taken]
-"""Read what pictures the file takes; InputError where it is no such file."""
+"""Read what images the file takes; InputError where it is no such file."""
 
 READERS: dict[str, Reader] = {
     ".onnx": _onnx,

@@ -45,7 +45,7 @@ def machine(runtimes: Sequence[str]) -> Machine:
 
 
 def threads_of(wanted: int) -> int:
-    """Say 0, a thread a core, as a number: the runtimes would each count cores their own way."""
+    """Say 0, a thread per core, as a number: the runtimes would each count cores their own way."""
     return wanted or cores()
 
 

@@ -19,7 +19,7 @@ class Graph:
     """What there is to know before a network runs.
 
     Attributes:
-        input: the blob that pictures go into.
+        input: the blob that images go into.
         outputs: the blobs that no layer reads.
         sides: channels, height, width of the input; 0 where the text leaves them open.
         int8: convolutions in 8-bit arithmetic.

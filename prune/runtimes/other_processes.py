@@ -31,7 +31,7 @@ class Neighbours:
     taken: float | None = None
 
     def busy(self, threads: int) -> bool:
-        """Tell whether others take more than a quarter of what so many threads need."""
+        """Return whether others take more than a quarter of what so many threads need."""
         return self.taken is not None and self.taken > self.cores - (1 - BUSY) * threads
 
 

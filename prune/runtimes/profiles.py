@@ -1,4 +1,4 @@
-"""Where a run's time goes: milliseconds a layer, as each runtime counts them itself."""
+"""Where a run's time goes: milliseconds per layer, as each runtime counts them itself."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _onnxruntime(path: Path, setting: Setting) -> Times:
         for _ in range(_WARM_UP + RUNS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    times: Times = defaultdict(list)  # one a node and run
+    times: Times = defaultdict(list)  # one per node and run
     for event in events:
         layer = event["name"].removesuffix("_kernel_time")
         if event["cat"] == "Node" and layer != event["name"]:

@@ -53,7 +53,7 @@ class Ratio:
 
     @property
     def level(self) -> bool:
-        """Tell whether the two may as well be equal."""
+        """Return whether the two may as well be equal."""
         return self.low <= 1 <= self.high
 
 
