@@ -100,18 +100,18 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     loss: Loss | None = None,
     gather: Gather | None = None,
 ) -> Metrics:
-    """Score a network; it comes back in the mode (training or not) it was in.
+    """Evaluate a network; its mode (training or not) is restored.
 
     Args:
         net: on `device` already.
         loader: batches of the split.
         names: the classes.
         device: where images are put.
-        confidence: lowest confidence kept; low, since a score counts the whole curve.
+        confidence: lowest confidence that counts; low, since mAP is the area under the whole curve.
         iou: NMS threshold.
         precision: what convolutions compute in; the weights stay as they are.
         loss: also average this loss over the split, into `Metrics.losses`.
-        gather: where several processes score, each its own batches of `loader`.
+        gather: where several processes evaluate, each its own batches of `loader`.
 
     Raises:
         DataError: an image or a label of the split cannot be read.
@@ -147,7 +147,7 @@ def collect(
 ) -> Collected:
     """Run any detector, a network or an exported file, over a split; arguments as in `score`.
 
-    `shares` tells that the detector may run in several threads at once.
+    `shares` says whether the detector may run in several threads at once.
     """
     look = _Look(lambda images: ((), detector(images)), confidence, iou, device)
     collected = _collect(look, loader, classes, shares=shares)
@@ -155,7 +155,7 @@ def collect(
 
 
 class _Seen(NamedTuple):
-    """What a look at some images gave, and the seconds it took."""
+    """What was found on some images, and the seconds it took."""
 
     maps: tuple[Tensor, ...]
     found: list[Tensor]
@@ -168,7 +168,7 @@ class _Look:
     """Looks at images; safe in several threads if `see` is.
 
     Attributes:
-        see: images [N, 3, H, W] float 0..1 -> maps, if they are wanted, and decoded boxes
+        see: images [N, 3, H, W] float 0..1 -> maps, if they are needed, and decoded boxes
             [N, boxes, 5 + classes].
         confidence, iou: NMS's thresholds.
         device: where the images are put.

@@ -19,7 +19,7 @@ def fused(net: Darknet) -> Darknet:
 
     Outputs differ by the rounding of kernels in their own precision. Kernels are new, everything
     else is the network's own; layers, sections and keys stay as they are. (`export.fold` gives a
-    network of its own instead, with a cfg, proved in float64.)
+    network of its own instead, with a cfg, verified in float64.)
     """
     plain, plain.module_list = _shallow(net), _shallow(net.module_list)
     for index, layer in enumerate(net.module_list):

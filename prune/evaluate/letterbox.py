@@ -9,7 +9,7 @@ def to_original(boxes: Tensor, frame: Frame) -> Tensor:
     """Undo the letterbox and clip to the image.
 
     Args:
-        boxes: [n, 4 or more]: x1, y1, x2, y2 in pixels of the batch's image; the rest is kept.
+        boxes: [n, 4 or more]: x1, y1, x2, y2 in pixels of the batch's image; the rest is unchanged.
         frame: how the original was scaled and padded.
 
     Returns:

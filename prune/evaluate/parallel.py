@@ -1,6 +1,6 @@
 """A batch among a processor's cores: each takes some of the images and works on them alone.
 
-Detectors' images are small: all cores on one convolution share little out, and on NMS nothing.
+Images are small: all cores on one convolution divide little work, and NMS none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sharing(device: torch.device, *, shares: bool = True) -> Iterator[Share]:
         with ThreadPoolExecutor(cores) as pool:
             yield partial(_parts, pool, cores)
     finally:
-        torch.set_num_threads(cores)  # threads born from now on get what was asked for last
+        torch.set_num_threads(cores)  # threads born from now on get what was set last
 
 
 def _whole(work: Callable[[Tensor], T], images: Tensor) -> list[T]:

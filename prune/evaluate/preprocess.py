@@ -43,7 +43,7 @@ def split_batches(
     batch_size: int,
     workers: int,
 ) -> tuple[Iterable[Batch], int]:
-    """Load a split for a detector; also say how many batches that is.
+    """Load a split for a detector; return the batches and their number.
 
     Raises:
         DataError: no such split, no images, a size below 1; while iterating, an image that
@@ -73,7 +73,7 @@ def fitted(
 ) -> Iterator[Batch]:
     """Load batches of one height and width, which need not be a square; without targets.
 
-    `truth` are the images' label rows, for those who score, as in `Batch`.
+    `truth` holds the label rows of the images, for evaluation, as in `Batch`.
     """
     fullest = max(map(len, truth), default=0)
     for start in range(0, len(paths), batch_size):

@@ -109,7 +109,7 @@ def _machine() -> str:
     return f"{platform.machine()} {platform.system()}, ONNX Runtime {onnxruntime.__version__}"
 
 
-def _accuracy(scores: Mapping[str, float] | None) -> str:
-    if not scores:
-        return "unknown here: the checkpoint holds no scores; `prune val` measures them"
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items()) + " (validation)"
+def _accuracy(metrics: Mapping[str, float] | None) -> str:
+    if not metrics:
+        return "unknown here: the checkpoint has no metrics; `prune val` measures them"
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) + " (validation)"

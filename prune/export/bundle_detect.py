@@ -61,9 +61,9 @@ def shares(old: int, new: int, areas: bool) -> Any:
 def overlap(box: Any, others: Any) -> Any:
     """Intersection over union of a box, [4], with others, [n, 4]."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = (high - low).clip(0).prod(axis=1)
+    overlap = (high - low).clip(0).prod(axis=1)
     area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
-    return shared / (area + areas - shared).clip(1e-9)
+    return overlap / (area + areas - overlap).clip(1e-9)
 
 
 def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, float]]:
@@ -74,13 +74,13 @@ def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, 
     corners = np.hstack(
         (decoded[:, :2] - decoded[:, 2:4] / 2, decoded[:, :2] + decoded[:, 2:4] / 2)
     )
-    left, kept = [i for i in np.argsort(-best, kind="stable") if sound[i]], []
+    left, found = [i for i in np.argsort(-best, kind="stable") if sound[i]], []
     while left:
         first, rest = left[0], np.array(left[1:], dtype=int)
-        kept.append((corners[first], int(labels[first]), float(best[first])))
+        found.append((corners[first], int(labels[first]), float(best[first])))
         clear = overlap(corners[first], corners[rest]) <= iou
         left = list(rest[clear | (labels[rest] != labels[first])])
-    return kept
+    return found
 
 
 def lettering(name: str, label: int) -> tuple[str, Any]:
@@ -98,7 +98,7 @@ def lettering(name: str, label: int) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Detect on one image, print its boxes, draw them if wished."""
+    """Detect on one image, print its boxes, draw them if requested."""
     how = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
     names = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
     parser = argparse.ArgumentParser(description="Detect objects in an image.")

@@ -97,9 +97,10 @@ nms (
 
 
 def output_shapes(batch: int | str, limit: int) -> dict[str, Shape]:
-    """Name the outputs: boxes in pixels (x1, y1, x2, y2), scores, classes, how many are real.
+    """Return the shapes of the outputs: boxes, scores, classes, counts.
 
-    The best come first; behind `counts` boxes and scores are 0, classes -1.
+    Boxes are in pixels (x1, y1, x2, y2), the most confident first; behind `counts` boxes and scores
+    are 0, classes -1.
     """
     return {
         "boxes": (batch, limit, 4),

@@ -1,4 +1,4 @@
-"""A few real images in the shapes that an exported file takes, prepared as for scoring."""
+"""A few real images in the shapes that an exported file takes, prepared as for evaluation."""
 
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -33,7 +33,7 @@ def fixed(paths: Sequence[Path], *, shape: Shape, batch: int) -> list[Tensor]:
 
 
 def least(paths: Sequence[Path], *, room: Shape, stride: int) -> list[Tensor]:
-    """Letterbox each of the first COUNT images into the least rectangle, as scoring does.
+    """Letterbox each of the first COUNT images into the smallest rectangle, as evaluation does.
 
     Args:
         paths: images.

@@ -16,7 +16,7 @@ import onnx
 from prune.errors import InputError
 
 _MISH = ("Sub", "Div", "Softplus", "Tanh")  # the way of export.mish, and that of older files
-# What bends a convolution's output before anybody else reads it.
+# The nonlinear steps on a convolution's output before another layer reads it.
 ACTIVATIONS = frozenset(
     ("Sigmoid", "Mul", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", *_MISH)
 )
@@ -129,7 +129,7 @@ def _with_activation(
     readers: Mapping[str, Sequence[onnx.NodeProto]],
     computed: Collection[str],
 ) -> tuple[str, ...]:
-    """Name a convolution and what bends its output and reads nothing else that is computed."""
+    """Return the names of a convolution and of its activation, which reads nothing else."""
     own = {convolution.output[0]}
     names = dict.fromkeys([convolution.name])
     waiting = list(readers[convolution.output[0]])

@@ -58,9 +58,9 @@ def _layers(text: str, path: Path) -> list[_Layer]:
     magic, counts, *lines = text.splitlines()
     if magic.strip() != MAGIC:
         raise ValueError
-    said, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
-    if len(rows) < said:
-        raise InputError(f"{path} is damaged: it says {said} layers and holds {len(rows)}")
+    count, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
+    if len(rows) < count:
+        raise InputError(f"{path} is damaged: it says {count} layers and holds {len(rows)}")
     return [_layer(words) for words in rows]
 
 

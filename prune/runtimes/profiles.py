@@ -104,7 +104,7 @@ def _opencv(path: Path, setting: Setting) -> Times:
 
 
 def _torch(path: Path, setting: Setting) -> Times:
-    """Time the modules that have no others inside; what stands between them is nobody's."""
+    """Time the modules that have no others inside; what stands between them counts for none."""
     torch, net = library("torch"), load_torch(path)
     times: Times = defaultdict(list)
     started: dict[str, float] = {}
@@ -130,7 +130,7 @@ def _torch(path: Path, setting: Setting) -> Times:
 
 
 Profiler = Callable[[Path, Setting], Times]
-"""Run the file RUNS times and say what each layer took in each."""
+"""Run the file RUNS times; return what each layer took in each."""
 
 PROFILERS: dict[str, Profiler] = {
     "onnxruntime": _onnxruntime,

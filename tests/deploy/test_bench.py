@@ -369,7 +369,7 @@ def test_open_sides_need_a_size_from_somebody(files: dict[str, Path], tmp_path: 
     ("name", "wish", "message"),
     [
         ("fixed", {"imgsz": 96}, "image size is 96, but .* takes images of 64 x 64 only"),
-        ("fixed", {"batch": 1}, "batch is 1, but .* takes 2 a run only"),
+        ("fixed", {"batch": 1}, "batch is 1, but .* takes 2 per run only"),
         ("open", {"imgsz": 100}, "image size is 100; .* takes multiples of 16, e.g. 112"),
         ("pt", {"imgsz": 100}, "image size is 100; .* takes multiples of 16, e.g. 112"),
     ],
