@@ -77,7 +77,7 @@ def _adds_plainly(section: Section) -> bool:
 def _is_closed(
     block: Residual, inputs: Sequence[Sequence[int]], readers: Mapping[int, set[int]]
 ) -> bool:
-    """Say whether nothing but the block's input gets in and nothing but its sum gets out.
+    """Return whether nothing but the block's input gets in and nothing but its sum gets out.
 
     A branch layer that nothing reads is a head, or belongs to nobody: it is no part of a block.
     """

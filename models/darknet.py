@@ -39,7 +39,7 @@ class Darknet(nn.Module):
 
     Attributes:
         module_list: layer i is section i + 1; each module is called with the tensors it reads.
-        stride: what every layer's stride divides; sides of a picture must be multiples of it.
+        stride: what every layer's stride divides; sides of an image must be multiples of it.
         map_layers: the layers whose outputs are the head maps, in cfg order.
     """
 
@@ -72,7 +72,7 @@ class Darknet(nn.Module):
 
     @property
     def small_picture(self) -> tuple[int, int, int, int]:
-        """Shape of a picture just big enough to trace: channels do not depend on its size."""
+        """Shape of an image just big enough to trace: channels do not depend on its size."""
         return (1, 3, 2 * self.stride, 2 * self.stride)
 
     @property
@@ -93,8 +93,8 @@ class Darknet(nn.Module):
             also: layers whose outputs are wanted beside them.
 
         Returns:
-            One map of logits a head, [N, A*(5+classes), ny, nx], in cfg order; then the outputs of
-            `also`, each [N, width, ny, nx].
+            One map of logits per head, [N, A*(5+classes), ny, nx], in cfg order; then the outputs
+            of `also`, each [N, width, ny, nx].
         """
         outputs = {-1: images}
         self.run(outputs, range(len(self.module_list)), keep=also)
@@ -106,7 +106,7 @@ class Darknet(nn.Module):
         """Compute some layers: all of them, what is left after a stop, or what a change reaches.
 
         Args:
-            outputs: by layer what is computed already, -1 the pictures; all that `layers` read must
+            outputs: by layer what is computed already, -1 the images; all that `layers` read must
                 be there or be among them. Theirs are added, and what nothing reads after the layer
                 at hand is dropped, but for head maps.
             layers: indices, ascending.
@@ -164,7 +164,7 @@ def _last_uses(
 
 @torch.no_grad()
 def _expect_few_objects(convolution: nn.Module, head: Yolo) -> None:
-    """Start a head with few objects in mind: 8 a picture of 640 pixels, all classes alike.
+    """Start a head with few objects in mind: 8 an image of 640 pixels, all classes alike.
 
     Such a prior keeps early training stable (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """

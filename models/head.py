@@ -14,7 +14,7 @@ class Yolo(nn.Module):
     Attributes:
         anchors: widths and heights in pixels, [A, 2]; moves with the module, stays out of its
             state dict.
-        stride: pixels a cell.
+        stride: pixels per cell.
         classes: number of classes.
         scale_x_y: how far a centre may leave its cell; 1.0 not at all, 2.0 by half a cell.
         new_coords: True for wh = (2p)^2 anchor (the PyTorch decoding), False for

@@ -274,7 +274,7 @@ class DarknetReorg(nn.Module):
 
 
 class Implicit(nn.Module):
-    """A learned value a channel that depends on no picture (YOLOR, arXiv:2105.04206).
+    """A learned value per channel that depends on no image (YOLOR, arXiv:2105.04206).
 
     Attributes:
         implicit: [1, C, 1, 1]; begins as N(mean, 0.02).
@@ -291,7 +291,7 @@ class Implicit(nn.Module):
 
 
 class ShiftChannels(nn.Module):
-    """Add one value a channel."""
+    """Add one value per channel."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ class ShiftChannels(nn.Module):
 
 
 class ControlChannels(nn.Module):
-    """Multiply by one value a channel."""
+    """Multiply by one value per channel."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

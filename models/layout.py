@@ -24,7 +24,7 @@ from .keys import (
 from .sections import Section, anchor_mask, fault, heads, option, references
 from .windows import Strides, check_extent, check_grid, step, window
 
-EVERYWHERE: Strides = (0, 0)  # one cell for the whole picture: implicit layers, global average
+EVERYWHERE: Strides = (0, 0)  # one cell for the whole image: implicit layers, global average
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class LayerInfo:
     Attributes:
         index: its position in module_list.
         kind: its section's name.
-        inputs: the layers it reads, in the order its module takes them; -1 is the picture.
+        inputs: the layers it reads, in the order its module takes them; -1 is the image.
         in_channels: width of what it reads: of a route all inputs, of a sum or product one.
         out_channels: width of what it gives.
-        strides: picture pixels a cell, down and across; 0 where one cell stands for the picture.
+        strides: image pixels per cell, down and across; 0 where one cell stands for the image.
     """
 
     index: int
@@ -49,7 +49,7 @@ class LayerInfo:
 
     @property
     def stride(self) -> int:
-        """Picture pixels a cell, down."""
+        """Image pixels per cell, down."""
         return self.strides[0]
 
 
@@ -168,7 +168,7 @@ def _upsample(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Stri
 def _cells(section: Section, source: LayerInfo) -> Strides:
     """Take the strides of a map that is more than one cell."""
     if source.strides == EVERYWHERE:
-        came = f"layer {source.index}, whose one cell stands for the whole picture"
+        came = f"layer {source.index}, whose one cell stands for the whole image"
         raise fault(section, "", f"reads {came}; leave it out, or read a map")
     return source.strides
 
@@ -218,7 +218,7 @@ def _product(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strid
 
 
 def _broadcast(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]:
-    """Let one value a channel (the second input) meet a map (the first)."""
+    """Let one value per channel (the second input) meet a map (the first)."""
     if len(sources) != 2:
         raise fault(section, "from", f"names {len(sources) - 1} layers; it must name one")
     first, second = sources
@@ -275,7 +275,7 @@ def _yolo(section: Section, sources: Sequence[LayerInfo]) -> tuple[int, Strides]
 
 
 def _check_anchors(section: Section) -> int:
-    """Count the anchors a head uses."""
+    """Count the anchors per head uses."""
     values = len(option(section, "anchors", numbers))
     pairs, mask = values // 2, anchor_mask(section)
     wanted = option(section, "num", positive, pairs)

@@ -270,7 +270,7 @@ def with_activation(sections: Sequence[Section], name: str) -> tuple[Section, ..
 
 
 def references(sections: Sequence[Section], index: int) -> tuple[int, ...]:
-    """Name the layers that layer `index` reads, as its module takes them; -1 is the picture.
+    """Name the layers that layer `index` reads, as its module takes them; -1 is the image.
 
     Raises:
         CfgError: a reference to a layer that is not before this one.
@@ -331,14 +331,14 @@ _PASSING = (*HEADS, "route", "shift_channels", "control_channels", "dropout")
 
 
 def expect_rgb(sections: Sequence[Section]) -> None:
-    """Check that a network takes pictures as every command reads them.
+    """Check that a network takes images as every command reads them.
 
     Raises:
         CfgError: [net] asks for another number of channels than 3.
     """
     channels = option(sections[0], "channels", positive, 3)
     if channels != 3:
-        raise fault(sections[0], "channels", f"is {channels}; pictures are RGB, so it must be 3")
+        raise fault(sections[0], "channels", f"is {channels}; images are RGB, so it must be 3")
 
 
 def heads(sections: Sequence[Section]) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def check_extent(section: Section) -> None:
 
 
 def check_grid(section: Section, *, one_cell: bool) -> None:
-    """Check that a window keeps the grid, or the one cell that stands for the whole picture.
+    """Check that a window keeps the grid, or the one cell that stands for the whole image.
 
     Raises:
         CfgError: it does not; the message says what to write.
@@ -72,7 +72,7 @@ def check_grid(section: Section, *, one_cell: bool) -> None:
 
 
 def _better(section: Section, size: int, stride: int) -> str:
-    """Say which keys would keep the grid."""
+    """Return which keys would keep the grid."""
     if section.kind == "maxpool":
         return f"padding={size - 1}, or leave padding= out"
     if size % 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,38 +16,89 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from prune.api import Graph as Graph
-    from prune.api import Plan as Plan
-    from prune.api import PruneError as PruneError
+    from prune.api import count as count
     from prune.api import cut as cut
     from prune.api import from_json as from_json
     from prune.api import prove as prove
+    from prune.api import recover as recover
     from prune.api import select as select
     from prune.api import to_json as to_json
     from prune.api import trace as trace
     from prune.api import verify as verify
+    from prune.core.cost.macs import Cost as Cost
+    from prune.core.importance.criteria import Criterion as Criterion
+    from prune.core.plan import Cut as Cut
+    from prune.core.plan import Plan as Plan
+    from prune.core.trace.groups import Group as Group
+    from prune.errors import CfgError as CfgError
+    from prune.errors import CheckpointError as CheckpointError
+    from prune.errors import DataError as DataError
+    from prune.errors import DeviceError as DeviceError
+    from prune.errors import ExportError as ExportError
+    from prune.errors import ForeignError as ForeignError
+    from prune.errors import InputError as InputError
+    from prune.errors import LoaderError as LoaderError
+    from prune.errors import OffTargetError as OffTargetError
+    from prune.errors import OutOfReachError as OutOfReachError
+    from prune.errors import PlanError as PlanError
+    from prune.errors import PruneError as PruneError
+    from prune.errors import RunError as RunError
+    from prune.errors import StageError as StageError
+    from prune.errors import TrainError as TrainError
+    from prune.errors import VerificationError as VerificationError
+    from prune.errors import WithinBudgetError as WithinBudgetError
+    from prune.errors import WriteError as WriteError
 
-_PUBLIC = (
-    "Graph",
-    "Plan",
-    "PruneError",
-    "cut",
-    "from_json",
-    "prove",
-    "select",
-    "to_json",
-    "trace",
-    "verify",
-)
+_NAMES: dict[str, tuple[str, ...]] = {
+    "prune.api": (
+        "Graph",
+        "count",
+        "cut",
+        "from_json",
+        "prove",
+        "recover",
+        "select",
+        "to_json",
+        "trace",
+        "verify",
+    ),
+    "prune.core.cost.macs": ("Cost",),
+    "prune.core.importance.criteria": ("Criterion",),
+    "prune.core.plan": (
+        "Cut",
+        "Plan",
+    ),
+    "prune.core.trace.groups": ("Group",),
+    "prune.errors": (
+        "CfgError",
+        "CheckpointError",
+        "DataError",
+        "DeviceError",
+        "ExportError",
+        "ForeignError",
+        "InputError",
+        "LoaderError",
+        "OffTargetError",
+        "OutOfReachError",
+        "PlanError",
+        "PruneError",
+        "RunError",
+        "StageError",
+        "TrainError",
+        "VerificationError",
+        "WithinBudgetError",
+        "WriteError",
+    ),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only once one of the public names is used."""
-    if name not in _PUBLIC:
+    if name not in _HOMES:
         raise AttributeError(f"module 'prune' has no attribute {name!r}")
-    import prune.api
-
-    return getattr(prune.api, name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*globals(), *_HOMES])

@@ -4,8 +4,10 @@
     plan = select(graph, amount=0.25)         # what to remove: frozen data, saved as JSON
     smaller = cut(model, plan)                # a new module
     verify(model, smaller, plan, (x,))        # raises where the two disagree
+    recover(model, smaller, plan, images)     # fits the weights behind the cut, without training
 
-These functions and `to_json`, `from_json`, `Plan`, `Graph`, `PruneError` are names of `prune` too.
+These functions, `count`, `to_json`, `from_json` and what they take, return and raise are names of
+`prune`, too.
 """
 
 from __future__ import annotations
@@ -21,12 +23,19 @@ from torch import Tensor, nn
 from prune.common.eval_mode import evaluating
 from prune.core import dry_run
 from prune.core.cost.cost_model import cost_model
+from prune.core.cost.macs import Cost
+from prune.core.cost.macs import count as count_costs
 from prune.core.cut import apply_in_place, apply_plan
 from prune.core.importance import statistics
-from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.criteria import Criterion
 from prune.core.importance.group_importance import channel_importance
+from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.importance.statistics import Loss, Statistics
 from prune.core.plan import Plan, from_json, to_json
+from prune.core.recover.compensate import compensate, means_from_pictures
+from prune.core.recover.recalibrate import recalibrate
+from prune.core.recover.reconstruct import Settings, reconstruct
+from prune.core.recover.restate import restate
 from prune.core.select.allocation import Budget, Evaluation
 from prune.core.select.constraints import Constraints, limits
 from prune.core.select.selection import by_amount, by_budget
@@ -34,15 +43,17 @@ from prune.core.trace.coupling import Traced, record_coupling
 from prune.core.trace.groups import Group, groups_of, structures
 from prune.core.trace.meta import Shape, Spec, spec
 from prune.core.verify import verify_on
-from prune.errors import PlanError, PruneError
+from prune.errors import InputError, PlanError, PruneError
 
 __all__ = [
     "Graph",
     "Plan",
     "PruneError",
+    "count",
     "cut",
     "from_json",
     "prove",
+    "recover",
     "select",
     "to_json",
     "trace",
@@ -121,7 +132,7 @@ def select(  # noqa: PLR0913  the options are the interface
     amount: float | None = None,
     macs: float | None = None,
     params: float | None = None,
-    criterion: str = "l1",
+    criterion: CriterionLike = "l1",
     scope: str = "root",
     normalize: str = "none",
     allocation: str = "uniform",
@@ -150,7 +161,9 @@ def select(  # noqa: PLR0913  the options are the interface
         amount: fraction of every group's channels to prune, in [0, 1).
         macs: MACs that may be left: a fraction of the original's in (0, 1), or a number.
         params: parameters that may be left, likewise.
-        criterion: a key of `criteria.CRITERIA`: "l1", "l2", "bn", ...
+        criterion: "l1", "l2", "bn", ..., see `criteria.CRITERIA`; or a function of your own,
+            (rows, generator) -> importance per row, where the rows are the weights of each channel;
+            or a `Criterion`, which says what the rows are.
         scope: "root", importance by the first layer of a group, or "group", by all its layers.
         normalize: "none", "mean", "max" or "sum": what the importance is divided by per group.
         allocation: for `macs` and `params`: "uniform", "global", "per-cost" or "isomorphic".
@@ -176,6 +189,7 @@ def select(  # noqa: PLR0913  the options are the interface
     everywhere = Constraints(max_ratio, min_channels, round_to)
     excluded = {pattern: {"exclude": True} for pattern in _patterns(graph, exclude)}
     allowed = limits(graph.groups, everywhere, {**(layers or {}), **excluded})
+    name, known = find(criterion)
     importance = channel_importance(
         graph.model,
         graph.groups,
@@ -183,12 +197,10 @@ def select(  # noqa: PLR0913  the options are the interface
         scope=scope,
         normalize=normalize,
         seed=seed,
-        statistics=_statistics(graph.model, criterion, data, loss),
+        statistics=_statistics(graph.model, (name, known), data, loss),
     )
     if amount is not None:
-        plan = by_amount(
-            graph.groups, importance, amount=amount, criterion=criterion, allowed=allowed
-        )
+        plan = by_amount(graph.groups, importance, amount=amount, criterion=name, allowed=allowed)
     else:
         ((metric, target),) = given.items()
         costs = cost_model(graph.model, graph.groups, graph.inputs)
@@ -198,7 +210,7 @@ def select(  # noqa: PLR0913  the options are the interface
             allowed,
             budget=_budget(metric, target, total=costs.total(metric)),
             allocation=allocation,
-            criterion=criterion,
+            criterion=name,
         ).plan
     return replace(plan, inputs=graph.inputs, keep=graph.keep, shapes=graph.shapes)
 
@@ -278,6 +290,79 @@ def verify(
         return verify_on(model, smaller, groups, plan, inputs=inputs, tolerance=tolerance)
 
 
+def recover(
+    model: nn.Module,
+    smaller: nn.Module,
+    plan: Plan,
+    images: Sequence[Tensor],
+    *,
+    steps: Collection[str] = ("compensate", "reconstruct"),
+    memory: float = 4.0,
+    seed: int = 0,
+) -> None:
+    """Recover what a pruned module lost, without training: its weights change, its shapes do not.
+
+    Example:
+        >>> import torch, prune
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1)).eval()
+        >>> plan = prune.select(prune.trace(model, (torch.rand(1, 3, 16, 16),)), amount=0.25)
+        >>> smaller = prune.cut(model, plan)
+        >>> prune.recover(model, smaller, plan, [torch.rand(8, 3, 16, 16)])
+
+    Args:
+        model: unpruned, with the weights the plan was carried out on; it does not change.
+        smaller: what `cut` made of it; changed in place.
+        plan: the cut.
+        images: batches of inputs as in training, each [N, C, H, W], all of one height and width.
+        steps: in this order: "compensate" adds the mean output of pruned channels to the next
+            layer; "reconstruct" fits all weights behind the cut to the outputs of `model` by least
+            squares; "recalibrate" computes BatchNorm statistics anew.
+        memory: GiB that "reconstruct" may take.
+        seed: of the outputs that it is fitted on.
+
+    Raises:
+        PlanError: an unknown step, or the plan was made for another module.
+        InputError: no images.
+    """
+    if unknown := sorted(set(steps) - set(_RECOVERY)):
+        raise PlanError(f"step is {unknown[0]!r}; it must be one of {', '.join(_RECOVERY)}")
+    if not images:
+        raise InputError("there are no images to recover with; give batches, e.g. [images]")
+    groups = _groups(model, plan)
+    with evaluating(model), evaluating(smaller):
+        if "compensate" in steps:
+            means = means_from_pictures(model, images)
+            compensate(model, smaller, groups, plan, means=means, picture=images[0][:1])
+        if "reconstruct" in steps:
+            settings = Settings(memory=int(memory * 2**30), seed=seed)
+            reconstruct(model, smaller, groups, plan, images, settings=settings)
+            restate(smaller, images)
+        if "recalibrate" in steps:
+            recalibrate(smaller, images)
+
+
+_RECOVERY = ("compensate", "reconstruct", "recalibrate")
+
+
+def count(model: nn.Module, inputs: Sequence[Tensor]) -> Cost:
+    """Count the parameters and MACs of a module, on shapes alone.
+
+    Example:
+        >>> import torch, prune
+        >>> cost = prune.count(torch.nn.Conv2d(3, 8, 1), (torch.rand(1, 3, 16, 16),))
+        >>> (cost.params, cost.macs)
+        (32, 6144)
+
+    Args:
+        model: any module, see `trace`.
+        inputs: example tensors; MACs are counted for their shapes.
+
+    Raises:
+        PlanError: the module cannot be run on shapes.
+    """
+    return count_costs(model, tuple(spec(tensor) for tensor in inputs))
+
+
 def prove(
     model: nn.Module,
     smaller: nn.Module,
@@ -319,17 +404,17 @@ def _expect_shapes(model: nn.Module, shapes: Sequence[tuple[str, Shape]], proble
 
 def _statistics(
     model: nn.Module,
-    criterion: str,
+    named: tuple[str, Criterion],
     data: Iterable[tuple[Tensor, object]] | None,
     loss: Loss | None,
 ) -> Statistics | None:
     """Gather the statistics that a criterion needs; None where it needs none or has no data."""
-    known = CRITERIA.get(criterion)
-    if known is None or not known.needs_images or data is None:
+    name, criterion = named
+    if not criterion.needs_images or data is None:
         return None
-    if loss is None and known.reads != "activity":
-        raise PlanError(f"criterion {criterion} needs a loss beside data: loss(outputs, targets)")
-    return statistics.gather(model, data, loss or _no_loss, what=known.reads)
+    if loss is None and criterion.reads != "activity":
+        raise PlanError(f"criterion {name} needs a loss beside data: loss(outputs, targets)")
+    return statistics.gather(model, data, loss or _no_loss, what=criterion.reads)
 
 
 def _no_loss(_: object, __: object) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bars with their spread, one row a name."""
+"""Bars with their spread, one row per name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def bars(
     title: str,
     label: str,
 ) -> None:
-    """Draw a bar a row, the first on top.
+    """Draw a bar per row, the first on top.
 
     Args:
         rows: names.
         spreads: low, middle and high of each; the bar ends in the middle.
         target: the PNG to write.
-        title: of the picture.
+        title: of the image.
         label: what the values are.
     """
     from matplotlib.figure import Figure

@@ -16,10 +16,10 @@ _RUNS = 3
 def peak_bytes(runtime: str, path: Path, setting: Setting) -> int | None:
     """Measure what opening a file and running it adds to a process that has numpy and nothing else.
 
-    The runtime's own code is part of it: whoever deploys the file has to hold it, too.
+    The runtime's own code is part of it: a machine that runs the file needs memory for it, too.
 
     Returns:
-        Bytes at the peak; None where the system does not tell, or the process was killed.
+        Bytes at the peak; None where the system does not report it, or the process was killed.
     """
     words = [runtime, str(path), json.dumps(asdict(setting))]
     done = child_processes.run("prune.bench.memory:main", words, quiet=True)

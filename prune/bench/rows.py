@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def exported(self) -> bool:
-        """Tell whether the runtime reads an ONNX file that was written of a checkpoint."""
+        """Return whether the runtime reads an ONNX file that was written of a checkpoint."""
         return self.source.suffix != self.file.suffix and self.source.suffix == ".onnx"
 
 
@@ -100,7 +100,7 @@ def measure(
         watch: passes the numbers of the rounds on; a progress bar.
 
     Raises:
-        InputError: no pair runs; says why the first does not.
+        InputError: no pair runs; the message says why the first does not.
     """
     ready, refused = _open_all(pairs)
     if not ready:
@@ -130,7 +130,7 @@ class _Ready:
 
 
 def _open_all(pairs: Sequence[Pair]) -> tuple[list[_Ready], list[str]]:
-    """Open what can be opened; say why the rest cannot."""
+    """Open what can be opened; return also why the rest cannot."""
     ready, refused = [], []
     for pair in pairs:
         library(pair.runtime)  # its import is no part of loading a file
@@ -165,7 +165,7 @@ def advise(measured: Measured) -> Advice:
 
 
 def name_of(file: Path, runtime: str, *, exported: bool) -> str:
-    """Say which file in which runtime."""
+    """Return which file in which runtime."""
     return f"{file}{' exported to ONNX' if exported else ''} in {runtime}"
 
 

@@ -296,5 +296,5 @@ def _map(config: BenchConfig, path: Path, data: DataSpec, runner: Runner) -> flo
 
 
 def name(row: BenchRow | Recommendation) -> str:
-    """Say which file in which runtime."""
+    """Return which file in which runtime."""
     return name_of(row.file, row.runtime, exported=row.exported)

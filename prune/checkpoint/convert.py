@@ -103,7 +103,7 @@ def import_foreign(
     Raises:
         CheckpointError: the file cannot be read, or does not fit the cfg or the names.
         CfgError: the cfg cannot be read.
-        InputError: a picture size that the network cannot take.
+        InputError: an image size that the network cannot take.
     """
     wanted = None if imgsz is None else Size.of(imgsz)
     document = read_pickle(path) if is_torch_file(path) else None

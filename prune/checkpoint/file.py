@@ -64,10 +64,10 @@ class Checkpoint:
     """One network with its weights, and where it comes from.
 
     `cfg` is Darknet text with the present widths, `model` the state dict in float32 on the CPU,
-    `imgsz` is the size it is made for, `history` one plain dict a command that made or changed the
-    network, `training` the TRAINING_KEYS that have a value. `foreign`, `remarks` and `source` are
-    not saved: whether the file is of another project, how it was read, and its name for messages,
-    "" for what was never a file.
+    `imgsz` is the size it is made for, `history` holds one plain dict per command that made or
+    changed the network, `training` the TRAINING_KEYS that have a value. `foreign`, `remarks` and
+    `source` are not saved: whether the file is of another project, how it was read, and its name
+    for messages, "" for what was never a file.
     """
 
     cfg: str
@@ -87,7 +87,7 @@ class Checkpoint:
 
     @property
     def pruned(self) -> bool:
-        """Say whether a plan was ever carried out on this network."""
+        """Return whether a plan was ever carried out on this network."""
         return any(entry.get("plan") for entry in self.history)
 
 
@@ -210,7 +210,7 @@ def network(checkpoint: Checkpoint) -> Darknet:
     (never the file).
 
     Raises:
-        CfgError: the cfg text describes no network, or one that takes no RGB pictures.
+        CfgError: the cfg text describes no network, or one that takes no RGB images.
         CheckpointError: weights that do not fit the cfg (names the layer and both shapes), that are
             not finite, or another number of names than of classes.
     """
@@ -237,7 +237,7 @@ def assemble(sections: Sequence[Section], weights: Mapping[str, Tensor]) -> Dark
     A missing BatchNorm counter (`num_batches_tracked`) is no fault: Darknet files have none.
 
     Raises:
-        CfgError: the sections describe no network, or one that takes no RGB pictures.
+        CfgError: the sections describe no network, or one that takes no RGB images.
         CheckpointError: weights that do not fit (layer and both shapes named) or are not finite.
     """
     expect_rgb(sections)

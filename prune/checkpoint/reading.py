@@ -55,7 +55,7 @@ def note_reading(path: Path, found: Checkpoint, reading: Reading) -> None:
 
 
 def is_ours_as_read(found: Checkpoint, reading: Reading) -> bool:
-    """Tell whether a file is a checkpoint of ours that says by itself how it is read."""
+    """Return whether a file is a checkpoint of ours that says by itself how it is read."""
     return not found.foreign and reading.names is None and reading.decoding is None
 
 

@@ -115,7 +115,7 @@ def _add_marked(parser: argparse.ArgumentParser, what: str, *, keep: bool) -> No
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, default=Path("data/shapes.yaml"))
     parser.add_argument(
-        "--images", type=options.up_to(MOST_SHAPES), default=160, metavar="N", help="pictures (160)"
+        "--images", type=options.up_to(MOST_SHAPES), default=160, metavar="N", help="images (160)"
     )
     parser.add_argument(
         "--size", type=options.up_to(SIDE), default=160, metavar="PX", help="width (160)"
@@ -141,7 +141,7 @@ def _add_out(parser: argparse.ArgumentParser, *, default: Path | None = None) ->
         default=default,
         required=default is None,
         metavar="YAML",
-        help="file to write; pictures and labels go into the folder of that name beside it",
+        help="file to write; images and labels go into the folder of that name beside it",
     )
 
 

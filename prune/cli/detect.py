@@ -95,7 +95,7 @@ def _print_one(found: Found) -> None:
 
 
 def _total(config: DetectConfig, result: DetectResult) -> str:
-    """Say how many boxes there are; where there are none, how confident the best one was."""
+    """Return how many boxes there are; where there are none, how confident the best one was."""
     looked = [
         counted(number, noun)
         for number, noun in ((result.images, "image"), (result.frames, "frame"))

@@ -142,7 +142,7 @@ def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:
         type=int,
         default=default,
         metavar="N",
-        help=f"pictures a batch (default {default})",
+        help=f"images per batch (default {default})",
     )
 
 

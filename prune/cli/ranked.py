@@ -6,8 +6,28 @@ import argparse
 
 from prune.cli import options
 
-# Of prune.core.importance, which --help must not import.
-CRITERIA = ("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random")
+
+class Criteria(tuple[str, ...]):
+    """Names of criteria; as choices of an option they also accept a function in a file or package.
+
+    What is meant is found by prune.core.importance.own_criteria, which --help must not import.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        if tuple.__contains__(self, name):
+            return True
+        if not isinstance(name, str):
+            return False
+        if ".py:" in name:
+            return True
+        from importlib.metadata import entry_points
+
+        return bool(entry_points(group="prune.criteria", name=name))
+
+
+CRITERIA = Criteria(("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random"))
+
+# Of prune.core.importance.group_importance, which --help must not import.
 SCOPES = ("root", "group")
 NORMALIZERS = ("none", "mean", "max", "sum")
 
@@ -17,13 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
 
     Without a default criterion it is fisher where there is data, else l1.
     """
-    parser.add_argument(
-        "--criterion",
-        choices=CRITERIA,
-        default=criterion,
-        help="importance of channels; the lowest are pruned first (default "
-        f"{criterion or 'fisher with --data, else l1'})",
-    )
+    add_criterion(parser, default=criterion, usual=criterion or "fisher with --data, else l1")
     add_scope(parser, default=scope)
     parser.add_argument(
         "--normalize",
@@ -40,6 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
         help="images that taylor, fisher and activation look at (default 64)",
     )
     options.seed(parser)
+
+
+def add_criterion(parser: argparse.ArgumentParser, *, default: str | None, usual: str) -> None:
+    """Add --criterion; `usual` describes the default."""
+    parser.add_argument(
+        "--criterion",
+        choices=CRITERIA,
+        default=default,
+        help="importance of channels, the lowest are pruned first: a name, or a function of your "
+        f"own, file.py:name (default {usual})",
+    )
 
 
 def add_scope(parser: argparse.ArgumentParser, *, default: str) -> None:

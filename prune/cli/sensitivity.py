@@ -36,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTIONS",
         help="fractions of a group's channels to cut (default 0.25,0.5,0.75)",
     )
-    parser.add_argument(
-        "--criterion",
-        choices=ranked.CRITERIA,
-        default="l1",
-        help="importance of channels; the lowest are cut (default l1)",
-    )
+    ranked.add_criterion(parser, default="l1", usual="l1")
     ranked.add_scope(parser, default="group")
     options.seed(parser)
     parser.add_argument(

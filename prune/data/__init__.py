@@ -1,1 +1,1 @@
-"""Pictures and boxes: data sets read, checked, augmented and batched."""
+"""Images and boxes: data sets read, checked, augmented and batched."""

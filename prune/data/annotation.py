@@ -160,7 +160,7 @@ def _habit(annotations: Sequence[Annotation], looks: Sequence[_Look | Problem]) 
 
 
 def _fit(boxes: Sequence[Box], size: Size) -> bool:
-    """Tell whether all boxes lie in an image of that size."""
+    """Return whether all boxes lie in an image of that size."""
     width, height = size
     rights, bottoms = ([box.corners[i] for box in boxes] for i in (2, 3))
     return max(rights, default=0) <= width + BORDER_PX and (
@@ -227,7 +227,7 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
 
 
 def _same_shape(first: Size, second: Size) -> bool:
-    """Tell whether two sizes differ in scale alone, but for a rounded pixel."""
+    """Return whether two sizes differ in scale alone, but for a rounded pixel."""
     plausible = first[0] <= MOST_SCALE * second[0] and second[0] <= MOST_SCALE * first[0]
     return plausible and abs(first[0] * second[1] - first[1] * second[0]) <= max(second)
 

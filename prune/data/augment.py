@@ -1,7 +1,7 @@
-"""What training does to a picture and its boxes; everything random is drawn by the caller.
+"""What training does to an image and its boxes; everything random is drawn by the caller.
 
 An image is uint8 [height, width, 3] BGR. Boxes are float32 [n, 5]: class, left, top, right, bottom,
-in pixels measured from the picture's outer edge, so that pixel i covers [i, i + 1].
+in pixels measured from the image's outer edge, so that pixel i covers [i, i + 1].
 """
 
 import math
@@ -20,12 +20,12 @@ Flip = Callable[[Image, Boxes], tuple[Image, Boxes]]
 Matrix = NDArray[np.float64]  # [3, 3], maps (x, y, 1) of the source to the target
 
 MIN_SIDE = 2.0  # pixels; thinner boxes teach noise
-MIN_LEFT = 0.1  # share of a box's area that must stay in the picture
+MIN_LEFT = 0.1  # share of a box's area that must stay in the image
 MAX_ASPECT = 100.0  # longer side over shorter
 
 
 def letterbox(image: Image, boxes: Boxes, shape: Shape) -> tuple[Image, Boxes]:
-    """Centre a picture on grey of size (height, width), which must hold it."""
+    """Centre an image on grey of size (height, width), which must hold it."""
     offset = ((shape[1] - image.shape[1]) // 2, (shape[0] - image.shape[0]) // 2)
     return pad(image, shape), shift(boxes, offset)
 
@@ -64,7 +64,7 @@ def random_matrix(
     shear: float,
     perspective: float,
 ) -> Matrix:
-    """Draw a map from a picture of size `source` to one of size `target`, centre to centre.
+    """Draw a map from an image of size `source` to one of size `target`, centre to centre.
 
     Args:
         rng: where the numbers come from; always the same count is drawn.
@@ -93,10 +93,10 @@ def random_matrix(
 
 
 def warp(image: Image, boxes: Boxes, matrix: Matrix, *, shape: Shape) -> tuple[Image, Boxes]:
-    """Map a picture and its boxes through a matrix [3, 3] into (height, width); drop lost boxes."""
+    """Map an image and its boxes through a matrix [3, 3] into (height, width); drop lost boxes."""
     if image.shape[:2] == shape and np.allclose(matrix, np.eye(3), rtol=0, atol=1e-9):
         return image, visible(boxes, shape)
-    # OpenCV counts from pixel centres, boxes count from the picture's edge: half a pixel apart.
+    # OpenCV counts from pixel centres, boxes count from the image's edge: half a pixel apart.
     half = np.array(((1, 0, 0.5), (0, 1, 0.5), (0, 0, 1)))
     pixels = np.linalg.inv(half) @ matrix @ half
     size, grey = shape[::-1], (GREY,) * 3
@@ -126,7 +126,7 @@ def warp_boxes(boxes: Boxes, matrix: Matrix) -> Boxes:
 def mixup(
     first: tuple[Image, Boxes], second: tuple[Image, Boxes], ratio: float
 ) -> tuple[Image, Boxes]:
-    """Blend two pictures of one size, `ratio` of the first, and keep both sets of boxes.
+    """Blend two images of one size, `ratio` of the first, and keep both sets of boxes.
 
     Zhang et al. 2018, arXiv:1710.09412, with the boxes unweighted as detectors train.
     """
@@ -137,7 +137,7 @@ def mixup(
 def hsv(image: Image, gains: tuple[float, float, float]) -> Image:
     """Multiply hue, saturation and value by gains; hue goes round, the others stop at 255.
 
-    Lookup tables on uint8: one pass over the picture instead of float arithmetic.
+    Lookup tables on uint8: one pass over the image instead of float arithmetic.
     """
     if gains == (1.0, 1.0, 1.0):
         return image
@@ -149,14 +149,14 @@ def hsv(image: Image, gains: tuple[float, float, float]) -> Image:
 
 
 def flip_left_right(image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
-    """Mirror a picture and its boxes at the vertical axis."""
+    """Mirror an image and its boxes at the vertical axis."""
     mirrored = boxes.copy()
     mirrored[:, (1, 3)] = image.shape[1] - boxes[:, (3, 1)]
     return np.asarray(cv2.flip(image, 1), dtype=np.uint8), mirrored
 
 
 def flip_up_down(image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
-    """Mirror a picture and its boxes at the horizontal axis."""
+    """Mirror an image and its boxes at the horizontal axis."""
     mirrored = boxes.copy()
     mirrored[:, (2, 4)] = image.shape[0] - boxes[:, (4, 2)]
     return np.asarray(cv2.flip(image, 0), dtype=np.uint8), mirrored

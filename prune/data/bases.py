@@ -42,14 +42,14 @@ def choose(bases: Iterable[Base], entries: Sequence[str]) -> Base | None:
 
 
 def exists(path: Path | None) -> bool:
-    """Tell whether there is such a file or folder, or a match of such a glob."""
+    """Return whether there is such a file or folder, or a match of such a glob."""
     if path is None:
         return False
     return inputs.exists(path) or (is_glob(path) and any(glob(path)))
 
 
 def is_glob(path: Path) -> bool:
-    """Tell whether a path has wildcards and is not the name of a file or folder itself."""
+    """Return whether a path has wildcards and is not the name of a file or folder itself."""
     return not WILDCARDS.isdisjoint(str(path)) and not inputs.exists(path)
 
 

@@ -23,10 +23,10 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [N, 3, H, W], RGB, contiguous.
-        targets: float32 [M, 6]: picture's number in the batch, class, cx, cy, w, h as shares of
-            the batch's picture.
-        paths: one a picture; of a mosaic, the first picture's.
-        frames: one a picture when scoring, to map boxes back; empty when training.
+        targets: float32 [M, 6]: image's number in the batch, class, cx, cy, w, h as shares of
+            the batch's image.
+        paths: one per image; of a mosaic, the first image's.
+        frames: one per image when scoring, to map boxes back; empty when training.
         truth: one per image when scoring, its label rows as its file has them, float32 [n, 5]:
             class, cx, cy, w, h as fractions of the image; empty when training.
         fullest: boxes in the fullest image of the split when scoring; NMS must keep as many.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class TrainKey(NamedTuple):
-    """Names one process's share of a training batch: epoch, place of its first sample, pictures.
+    """Names one process's share of a training batch: epoch, place of its first sample, images.
 
     `mosaics` tells whether any may be a mosaic.
     """
@@ -72,7 +72,7 @@ def share(count: int, part: tuple[int, int]) -> range:
 def training_batch(
     key: TrainKey, *, pictures: Pictures, hyp: Mapping[str, float], seed: int
 ) -> Batch:
-    """Augment the pictures of one batch, [N, 3, H, W]; N may be zero."""
+    """Augment the images of one batch, [N, 3, H, W]; N may be zero."""
     if not key.indices:
         nothing = torch.zeros(pictures.imgsz.batch(0), dtype=torch.uint8)
         return Batch(nothing, torch.zeros((0, 6)), [], [])
@@ -87,7 +87,7 @@ def training_batch(
 def scoring_batch(
     indices: tuple[int, ...], *, pictures: Pictures, stride: int, rectangular: bool
 ) -> Batch:
-    """Letterbox pictures into the least shape that holds them, or the least that holds `imgsz`."""
+    """Letterbox images into the least shape that holds them, or the least that holds `imgsz`."""
     loaded = [load(pictures, index) for index in indices]
     sizes = [(image.shape[0], image.shape[1]) for image, _, _ in loaded]
     shape = batch_shape(sizes if rectangular else [pictures.imgsz], stride)

@@ -86,7 +86,7 @@ def plain(name: str) -> str:
 
 
 def _is_foreign(name: str) -> bool:
-    """Tell whether a name can hardly be meant relative to the images' folder."""
+    """Return whether a name can hardly be meant relative to the images' folder."""
     short = plain(name)
     odd = short != name or "%" in name or not name.isascii()
     return odd or short.startswith("/") or ".." in PurePosixPath(short).parts

@@ -1,4 +1,4 @@
-"""Where a picture lies inside the square or rectangle that the network sees."""
+"""Where an image lies inside the square or rectangle that the network sees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 
 from prune.data.images import Image
 
-GREY = 114  # the published padding value, near the mean of natural pictures
+GREY = 114  # the published padding value, near the mean of natural images
 
 Shape = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An original picture's size and its place in the batch: x_original = (x - pad_x) / scale_x.
+    """An original image's size and its place in the batch: x_original = (x - pad_x) / scale_x.
 
     Sizes and pads are pixels. The shorter side is rounded to whole pixels after scaling, so the
     two scales differ a little.
@@ -50,7 +50,7 @@ def resize(image: Image, size: Shape) -> Image:
 
 
 def place(original: Shape, loaded: Shape, shape: Shape) -> Frame:
-    """Centre a picture of size `original`, resized to `loaded`, in a batch of size `shape`."""
+    """Centre an image of size `original`, resized to `loaded`, in a batch of size `shape`."""
     return Frame(
         height=original[0],
         width=original[1],
@@ -62,7 +62,7 @@ def place(original: Shape, loaded: Shape, shape: Shape) -> Frame:
 
 
 def pad(image: Image, shape: Shape) -> Image:
-    """Centre a picture on grey of size (height, width), which must hold it."""
+    """Centre an image on grey of size (height, width), which must hold it."""
     height, width = image.shape[:2]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     if (height, width) == shape:
@@ -73,10 +73,10 @@ def pad(image: Image, shape: Shape) -> Image:
 
 
 def fit(image: Image, shape: Shape) -> tuple[Image, Frame]:
-    """Letterbox any picture into (height, width), as large as it can be.
+    """Letterbox any image into (height, width), as large as it can be.
 
     Returns:
-        The padded picture, [height, width, 3], and the frame that maps boxes back.
+        The padded image, [height, width, 3], and the frame that maps boxes back.
     """
     original = (image.shape[0], image.shape[1])
     loaded = loading_size(original, shape)

@@ -45,12 +45,12 @@ def labels_elsewhere(images: Sequence[Path], near: Path, split: str) -> Path | N
 
 
 def _has_image(files: Sequence[str]) -> bool:
-    """Tell whether there is an image among the names of files."""
+    """Return whether there is an image among the names of files."""
     return any(is_picture(Path(name)) and not is_hidden(name) for name in files)
 
 
 def _is_called(path: Path, split: str) -> bool:
-    """Tell whether a path names a split; "valid" begins with "val"."""
+    """Return whether a path names a split; "valid" begins with "val"."""
     return split in path.as_posix().lower()
 
 

@@ -39,12 +39,12 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def is_picture(path: Path) -> bool:
-    """Tell whether the name ends like an image's."""
+    """Return whether the name ends like an image's."""
     return path.suffix.lower() in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is one that data sets leave out: its name begins with a dot.
+    """Return whether a file or folder is one that data sets leave out: its name begins with a dot.
 
     Jupyter keeps copies in .ipynb_checkpoints, macOS writes ._a.jpg beside a.jpg.
     """

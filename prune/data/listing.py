@@ -145,7 +145,7 @@ def _base(path: Path, roots: Sequence[tuple[str, Path]], lines: Sequence[str]) -
 
 
 def _is_hidden_line(line: str) -> bool:
-    """Tell whether a line names a hidden file, or one in a hidden folder.
+    """Return whether a line names a hidden file, or one in a hidden folder.
 
     The folders of an absolute path were chosen by the user, unless a tool keeps copies in them.
     """

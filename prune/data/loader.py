@@ -1,6 +1,6 @@
-"""Batches of pictures: shuffled and augmented for training, in order and untouched for scoring.
+"""Batches of images: shuffled and augmented for training, in order and untouched for scoring.
 
-What a batch holds depends on the seed, the epoch, the batch's number and, if pictures are drawn by
+What a batch holds depends on the seed, the epoch, the batch's number and, if images are drawn by
 weight, the weights; never on how many worker processes made it: every sample has its own random
 generator, and a worker keeps no state. Where several processes train together, each loads its share
 of every batch; together they have what one would.
@@ -45,7 +45,7 @@ class Loader:
         truth: the labels of the split.
 
     Raises:
-        DataError: while iterating, a picture that cannot be read; it is raised here, not in a
+        DataError: while iterating, an image that cannot be read; it is raised here, not in a
             worker, and names the file.
         LoaderError: while iterating, a worker was killed, or cannot pass on what it has loaded.
     """
@@ -124,15 +124,15 @@ class TrainLoader(Loader):
         Args:
             epoch: counted from 0.
             start: its first batch.
-            weights: draw as many pictures as there are in proportion to these, [pictures], each as
-                often as it comes; without them every picture comes once.
-            mosaics: whether any picture may be one.
+            weights: draw as many images as there are in proportion to these, [images], each as
+                often as it comes; without them every image comes once.
+            mosaics: whether any image may be one.
         """
         self._order.epoch, self._order.start, self._order.weights = epoch, start, weights
         self._order.mosaics = mosaics
 
     def size(self, batch: int) -> int:
-        """Return how many pictures a batch has, all processes' shares together."""
+        """Return how many images per batch has, all processes' shares together."""
         return self._order.size(batch)
 
 
@@ -156,12 +156,12 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         spec: the data set.
         split: which of its splits.
         imgsz: the batch's height and width, pixels; one number for a square.
-        batch_size: pictures a batch.
+        batch_size: images per batch.
         stride: the network's largest stride, which must divide both.
         hyp: the augmentation's chances and ranges (`HYP_KEYS`); other keys are not looked at.
-        workers: processes that load; 0 loads in this one. At most one a processor is started.
+        workers: processes that load; 0 loads in this one. At most one per processor is started.
         seed: fixes order and augmentation, for any number of workers.
-        cache: "ram" keeps the decoded pictures in memory at the loading size.
+        cache: "ram" keeps the decoded images in memory at the loading size.
         part: this process's number and how many share every batch.
         labelled: whether boxes are needed; without, only the images are looked at.
 
@@ -214,23 +214,23 @@ def score_loader(  # noqa: PLR0913  # as above
     cache: str | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Loader:
-    """Load every picture of a split once, letterboxed, nothing else done to it.
+    """Load every image of a split once, letterboxed, nothing else done to it.
 
     Args:
         spec: the data set.
         split: which of its splits.
         imgsz: height and width that images are scaled to fit into, pixels; one number for a
             square.
-        batch_size: pictures a batch.
+        batch_size: images per batch.
         stride: the batch's height and width are multiples of it.
-        workers: processes that load; 0 loads in this one. At most one a processor is started.
-        rectangular: batches of pictures alike in shape, as small as they allow; otherwise all of
+        workers: processes that load; 0 loads in this one. At most one per processor is started.
+        rectangular: batches of images alike in shape, as small as they allow; otherwise all of
             `imgsz`, in the split's order.
-        cache: "ram" keeps the decoded pictures in memory at the loading size.
+        cache: "ram" keeps the decoded images in memory at the loading size.
         part: (r, n) gives every n-th batch from the r-th on.
 
     Raises:
-        DataError: no pictures, a broken label or picture header, no room for the cache.
+        DataError: no images, a broken label or image header, no room for the cache.
     """
     size = check_sizes(imgsz, batch_size, workers)
     images, found = split_truth(spec, split)
@@ -272,7 +272,7 @@ def check_sizes(imgsz: Sides, batch_size: int, workers: int) -> Size:
 
 
 def by_aspect(pictures: Pictures) -> list[int]:
-    """The pictures' numbers from widest to tallest, equal ones in their own order."""
+    """The images' numbers from widest to tallest, equal ones in their own order."""
     sizes = original_sizes(pictures)
     return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
 

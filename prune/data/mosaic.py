@@ -1,4 +1,4 @@
-"""Four pictures on one canvas (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.3)."""
+"""Four images on one canvas (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.3)."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ STEPS_BACK = ((1, 1), (0, 1), (1, 0), (0, 0))
 def mosaic(
     tiles: Sequence[tuple[Image, Boxes]], centre: tuple[int, int], size: Shape
 ) -> tuple[Image, Boxes]:
-    """Put four pictures around one point of a grey canvas, cut where they leave it.
+    """Put four images around one point of a grey canvas, cut where they leave it.
 
     Args:
-        tiles: four pictures with boxes in pixels; none larger than `size`.
+        tiles: four images with boxes in pixels; none larger than `size`.
         centre: x, y in pixels where the four meet, published as uniform in [1/2, 3/2] of the
             width and of the height.
         size: half the canvas's height and width.

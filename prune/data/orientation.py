@@ -53,7 +53,7 @@ def orientation(data: bytes, image: Image) -> int:
 
 
 def swaps(entry: int) -> bool:
-    """Tell whether an orientation exchanges width and height."""
+    """Return whether an orientation exchanges width and height."""
     return _MOVES[entry][0]
 
 

@@ -28,12 +28,12 @@ class Parts:
     folders: frozenset[str]
 
     def holds(self, path: Path) -> bool:
-        """Tell whether a file is one of the data set's, or would be taken for one."""
+        """Return whether a file is one of the data set's, or would be taken for one."""
         real = os.path.realpath(path)
         return real in self.files or (is_picture(path) and str(Path(real).parent) in self.folders)
 
     def is_folder(self, path: Path) -> bool:
-        """Tell whether a folder is one of images."""
+        """Return whether a folder is one of images."""
         return os.path.realpath(path) in self.folders
 
 

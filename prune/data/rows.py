@@ -79,7 +79,7 @@ def around(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, floa
 
 
 def looks_like_pose(numbers: Sequence[float]) -> Keypoints | None:
-    """Tell whether an outline's numbers could be a pose as well; return its keypoints if so.
+    """Return whether an outline's numbers could be a pose as well; return its keypoints if so.
 
     They could if the first four are a box inside the image and all that follow are points inside
     that box, or (0, 0), which stands for a point that nobody saw. A rectangle in any direction is
@@ -145,7 +145,7 @@ def _is_parallelogram(numbers: Sequence[float]) -> bool:
 
 
 def _within(centre: float, size: float) -> bool:
-    """Tell whether a box lies inside the image, looked at along one side."""
+    """Return whether a box lies inside the image, looked at along one side."""
     return size > 0 and abs(centre - 0.5) + size / 2 <= 0.5 + TOLERANCE
 
 

@@ -1,4 +1,4 @@
-"""One training sample: which pictures go in, what happens to them, from one random generator."""
+"""One training sample: which images go in, what happens to them, from one random generator."""
 
 from collections.abc import Mapping
 
@@ -19,16 +19,16 @@ HYP_KEYS = (*WARPS, *GAINS, *CHANCES)  # what augmentation reads of the hyper-pa
 def training_sample(
     pictures: Pictures, index: int, *, hyp: Mapping[str, float], rng: Generator
 ) -> tuple[Image, Boxes]:
-    """Make the sample that starts from picture `index`.
+    """Make the sample that starts from image `index`.
 
     Args:
-        pictures: the split's pictures; a mosaic and mixup draw the others from them.
-        index: the picture that must be in it.
+        pictures: the split's images; a mosaic and mixup draw the others from them.
+        index: the image that must be in it.
         hyp: the augmentation's chances and ranges, `HYP_KEYS`.
         rng: the one source of randomness, so that its seed fixes the sample.
 
     Returns:
-        The picture, uint8 [H, W, 3] BGR, and its boxes, [n, 5] class + xyxy in pixels.
+        The image, uint8 [H, W, 3] BGR, and its boxes, [n, 5] class + xyxy in pixels.
     """
     sample = _composed(pictures, index, hyp=hyp, rng=rng)
     if rng.random() < hyp["mixup"]:
@@ -47,7 +47,7 @@ def training_sample(
 def _composed(
     pictures: Pictures, index: int, *, hyp: Mapping[str, float], rng: Generator
 ) -> tuple[Image, Boxes]:
-    """A mosaic or one letterboxed picture, warped to [H, W, 3]."""
+    """A mosaic or one letterboxed image, warped to [H, W, 3]."""
     size = pictures.imgsz
     if rng.random() < hyp["mosaic"]:
         others = rng.integers(len(pictures.paths), size=3)

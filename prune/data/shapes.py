@@ -1,7 +1,7 @@
-"""Generate a small picture set: circles, squares and triangles to find.
+"""Generate a small image set: circles, squares and triangles to find.
 
 It is made for demonstrations and tests: a small detector learns it within minutes on a CPU, since
-each class leans to a colour of its own; yet sizes differ, shapes overlap, leave the picture and
+each class leans to a colour of its own; yet sizes differ, shapes overlap, leave the image and
 stand among clutter of any colour.
 """
 
@@ -60,22 +60,22 @@ def make_shapes(
 def samples(
     count: int, *, size: int, seed: int, shares: Sequence[float] = SHARES
 ) -> dict[str, Iterator[Sample]]:
-    """Generate the splits; the same numbers give the same pictures.
+    """Generate the splits; the same numbers give the same images.
 
     Args:
-        count: pictures in all splits together.
+        count: images in all splits together.
         size: width and height in pixels.
-        seed: another seed draws other pictures.
+        seed: another seed draws other images.
         shares: parts of train, val and test; they are divided by their sum.
 
     Raises:
-        DataError: the pictures are too small or too few.
+        DataError: the images are too small or too few.
     """
     if size < 32:
-        raise DataError(f"size is {size}; pictures need at least 32 pixels")
+        raise DataError(f"size is {size}; images need at least 32 pixels")
     dealt = ranges(count, shares)
     if not dealt["train"] or not dealt["val"]:
-        raise DataError(f"{count} pictures are too few for train and val; give --images 10 or more")
+        raise DataError(f"{count} images are too few for train and val; give --images 10 or more")
     return {
         split: (_sample(index, size, seed) for index in numbers)
         for split, numbers in dealt.items()
@@ -84,7 +84,7 @@ def samples(
 
 
 def draw(size: int, rng: Generator) -> tuple[Image, npt.NDArray[np.float32]]:
-    """Draw one picture.
+    """Draw one image.
 
     Returns:
         uint8 [size, size, 3] BGR, and the boxes float32 [n, 5]: class, cx, cy, w, h as fractions.
@@ -108,7 +108,7 @@ def draw(size: int, rng: Generator) -> tuple[Image, npt.NDArray[np.float32]]:
 
 
 def _sample(index: int, size: int, seed: int) -> Sample:
-    # One generator a picture: the first hundred of 100 and of 1000 pictures are the same.
+    # One generator per image: the first hundred of 100 and of 1000 images are the same.
     image, boxes = draw(size, np.random.default_rng([seed, index]))
     return Sample(f"{index:05d}.jpg", image, boxes)
 

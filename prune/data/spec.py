@@ -94,7 +94,7 @@ class DataSpec:
 
 
 def reordered(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Tell whether two lists have the same names, numbered otherwise."""
+    """Return whether two lists have the same names, numbered otherwise."""
     return list(first) != list(second) and sorted(first) == sorted(second)
 
 
@@ -204,7 +204,7 @@ def _elsewhere(base: Base, entries: Sequence[str], working: Path) -> Path | None
 
 
 def _nowhere(document: Document, needed: Sequence[str], candidates: Sequence[Base]) -> str:
-    """Say which entry does not exist, where it was looked for, and which line would be right."""
+    """Return which entry does not exist, where it was looked for, and which line would be right."""
     entries = [(name, entry) for name in needed for entry in document.entries[name]]
     missing = [
         (name, entry)

@@ -1,4 +1,4 @@
-"""A split's pictures and labels: read, scaled to the loading size, kept in memory on request."""
+"""A split's images and labels: read, scaled to the loading size, kept in memory on request."""
 
 import warnings
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _TRIES = 10  # images in a row that may be broken
 
 @dataclass(frozen=True)
 class Cache:
-    """Decoded pictures one after another in memory that worker processes share."""
+    """Decoded images one after another in memory that worker processes share."""
 
     pixels: Tensor  # uint8 [bytes], in shared memory
-    starts: tuple[int, ...]  # first byte of each picture
+    starts: tuple[int, ...]  # first byte of each image
     originals: tuple[Shape, ...]  # height, width before scaling
 
 
@@ -85,10 +85,10 @@ def load_next(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
 
 
 def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
-    """One picture, as large as fits into `imgsz`.
+    """One image, as large as fits into `imgsz`.
 
     Returns:
-        The picture, uint8 [h, w, 3] BGR (not to be written to: it may be the cache itself); its
+        The image, uint8 [h, w, 3] BGR (not to be written to: it may be the cache itself); its
         boxes, [n, 5] class + xyxy in pixels; its original height and width.
     """
     if pictures.cache is not None:
@@ -115,10 +115,10 @@ def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
 
 
 def original_sizes(pictures: Pictures) -> tuple[Shape, ...]:
-    """The height and width of each picture before scaling.
+    """The height and width of each image before scaling.
 
     Raises:
-        DataError: a file cannot be read as a picture.
+        DataError: a file cannot be read as an image.
     """
     if pictures.cache is not None:
         return pictures.cache.originals
@@ -126,13 +126,13 @@ def original_sizes(pictures: Pictures) -> tuple[Shape, ...]:
 
 
 def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
-    """Read the height and width of pictures as decoded, from the header where that is enough.
+    """Read the height and width of images as decoded, from the header where that is enough.
 
     Raises:
-        DataError: a file cannot be read as a picture.
+        DataError: a file cannot be read as an image.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
-        # Nothing is decompressed for a header, however large the picture.
+        # Nothing is decompressed for a header, however large the image.
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         return tuple(pool.map(_picture_size, paths))
 
@@ -153,10 +153,10 @@ def _picture_size(path: Path) -> Shape:
 
 
 def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
-    """Decode and scale every picture into shared memory.
+    """Decode and scale every image into shared memory.
 
     Raises:
-        DataError: a broken picture, or not enough shared memory.
+        DataError: a broken image, or not enough shared memory.
     """
     originals = picture_sizes(paths)
     sizes = [loading_size(original, imgsz) for original in originals]
@@ -176,7 +176,7 @@ def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
 
 
 def _cached(cache: Cache, index: int, imgsz: Size) -> tuple[Image, Shape]:
-    """A view of one cached picture, and its original size."""
+    """A view of one cached image, and its original size."""
     original = cache.originals[index]
     height, width = loading_size(original, imgsz)
     start = cache.starts[index]

@@ -15,7 +15,7 @@ _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment behi
 
 
 def is_truncated(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG file lacks its end; other formats are left to their decoders."""
+    """Return whether a JPEG or PNG file lacks its end; other formats are left to their decoders."""
     return any(data.startswith(start) and cut(data) for start, cut in _READERS.items())
 
 

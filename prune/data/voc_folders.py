@@ -147,7 +147,7 @@ def _is_xml(path: Path) -> bool:
 
 
 def _is_annotation(path: Path) -> bool:
-    """Tell whether a file without a suffix is an annotation: Stanford Dogs has such files."""
+    """Return whether a file without a suffix is an annotation: Stanford Dogs has such files."""
     if path.suffix:
         return False
     try:
@@ -158,7 +158,7 @@ def _is_annotation(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Tell whether a file is an image of a scene, readable or not."""
+    """Return whether a file is an image of a scene, readable or not."""
     is_mask = path.parent.name.lower() in _MASKS
     return not is_mask and (is_picture(path) or path.suffix.lower() in UNREAD)
 

@@ -1,6 +1,6 @@
 """Write a data set in YOLO's layout, whole or not at all: NAME.yaml and, beside it, NAME/.
 
-NAME/images/<split> holds the pictures, NAME/labels/<split> a label file for each. NAME/written.json
+NAME/images/<split> holds the images, NAME/labels/<split> a label file for each. NAME/written.json
 records every file, so that a later run replaces exactly what an earlier one wrote and refuses to
 touch anything else.
 """
@@ -38,14 +38,14 @@ _MARK = "# Written by prune data"
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with its boxes, ready to be written.
+    """An image with its boxes, ready to be written.
 
     `picture` is a file to link or copy, or pixels [h, w, 3] BGR to encode as `file`'s suffix says.
     """
 
     file: str
     picture: Path | Image
-    boxes: npt.NDArray[np.float32]  # [n, 5]: class, cx, cy, w, h as fractions of the picture
+    boxes: npt.NDArray[np.float32]  # [n, 5]: class, cx, cy, w, h as fractions of the image
 
 
 def write(
@@ -58,14 +58,14 @@ def write(
 ) -> None:
     """Write `target`, a .yaml, and the folder of the same name beside it.
 
-    Pictures are linked, relative to the link: a project that holds pictures and links can be moved
+    Images are linked, relative to the link: a project that holds images and links can be moved
     or mounted elsewhere as a whole, which absolute links would not survive. With `copy` the folder
     stands alone. The folder and the yaml are replaced together, so that a run which is cut short
     leaves the data set that was there before.
 
     Raises:
         InputError: the target cannot be written, or it holds files that an earlier run did not
-            write or that were changed since; two pictures have the same name.
+            write or that were changed since; two images have the same name.
     """
     if target.suffix not in (".yaml", ".yml"):
         raise InputError(f"cannot write {target}: the name must end in .yaml")
@@ -92,13 +92,13 @@ def _document(folder: str, splits: Sequence[str], names: Sequence[str], made_by:
 
 
 def _fill(stage: Path, split: str, samples: Iterable[Sample], copy: bool) -> int:
-    """Write a split's pictures and labels; return how many there are."""
+    """Write a split's images and labels; return how many there are."""
     count = 0
     for count, sample in enumerate(samples, start=1):  # noqa: B007 - the last one is the answer
         picture = stage / "images" / split / sample.file
         label = label_path(picture)
         if label.exists():
-            raise DataError(f"two pictures of {split} are called {picture.stem}; rename one")
+            raise DataError(f"two images of {split} are called {picture.stem}; rename one")
         for path in (picture, label):
             path.parent.mkdir(parents=True, exist_ok=True)
         _place(sample.picture, picture, copy)

@@ -1,4 +1,4 @@
-"""A detector over a split: forward, NMS, back to the original pictures, metrics."""
+"""A detector over a split: forward, NMS, back to the original images, metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 
 @dataclass
 class Collected:
-    """What a pass over a split gave, one array a picture (see metrics.py), and what it took.
+    """What a pass over a split gave, one array per image (see metrics.py), and what it took.
 
     Where cores share a batch, its seconds are those of the slowest.
     """
@@ -44,8 +44,8 @@ class Collected:
     found: list[Boxes] = field(default_factory=list)
     forward_s: float = 0.0
     nms_s: float = 0.0
-    sizes: list[int] = field(default_factory=list)  # pictures a batch
-    losses: Sequence[Tensor] = ()  # of each batch, summed over its pictures, [k]
+    sizes: list[int] = field(default_factory=list)  # images per batch
+    losses: Sequence[Tensor] = ()  # of each batch, summed over its images, [k]
 
     def add(self, boxes: Iterable[Tensor], batch: Batch) -> None:
         """Note a batch's detections, as NMS gives them, and its truth."""
@@ -100,21 +100,21 @@ def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
     loss: Loss | None = None,
     gather: Gather | None = None,
 ) -> Metrics:
-    """Score a network; it comes back in the mode (training or not) it was in.
+    """Evaluate a network; its mode (training or not) is restored.
 
     Args:
         net: on `device` already.
         loader: batches of the split.
         names: the classes.
-        device: where pictures are put.
-        confidence: lowest confidence kept; low, since a score counts the whole curve.
+        device: where images are put.
+        confidence: lowest confidence that counts; low, since mAP is the area under the whole curve.
         iou: NMS threshold.
         precision: what convolutions compute in; the weights stay as they are.
         loss: also average this loss over the split, into `Metrics.losses`.
-        gather: where several processes score, each its own batches of `loader`.
+        gather: where several processes evaluate, each its own batches of `loader`.
 
     Raises:
-        DataError: a picture or a label of the split cannot be read.
+        DataError: an image or a label of the split cannot be read.
     """
     with evaluating(net), torch.inference_mode():
         see = partial(_maps_and_boxes, fused(net), precision=precision)
@@ -147,7 +147,7 @@ def collect(
 ) -> Collected:
     """Run any detector, a network or an exported file, over a split; arguments as in `score`.
 
-    `shares` tells that the detector may run in several threads at once.
+    `shares` says whether the detector may run in several threads at once.
     """
     look = _Look(lambda images: ((), detector(images)), confidence, iou, device)
     collected = _collect(look, loader, classes, shares=shares)
@@ -155,7 +155,7 @@ def collect(
 
 
 class _Seen(NamedTuple):
-    """What a look at some pictures gave, and the seconds it took."""
+    """What was found on some images, and the seconds it took."""
 
     maps: tuple[Tensor, ...]
     found: list[Tensor]
@@ -165,13 +165,13 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at pictures; safe in several threads if `see` is.
+    """Looks at images; safe in several threads if `see` is.
 
     Attributes:
-        see: images [N, 3, H, W] float 0..1 -> maps, if they are wanted, and decoded boxes
+        see: images [N, 3, H, W] float 0..1 -> maps, if they are needed, and decoded boxes
             [N, boxes, 5 + classes].
         confidence, iou: NMS's thresholds.
-        device: where the pictures are put.
+        device: where the images are put.
     """
 
     see: Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]

@@ -110,7 +110,7 @@ def detect(
         report: receives a line per source that cannot be read.
         each: receives the boxes of each image as soon as they are found, which are not collected
             then: a stream has no end.
-        stopped: is asked after every image and frame whether to end.
+        stopped: is called after every image and frame; says whether to end.
 
     Raises:
         DataError: no source is found.

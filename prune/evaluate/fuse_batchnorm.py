@@ -19,7 +19,7 @@ def fused(net: Darknet) -> Darknet:
 
     Outputs differ by the rounding of kernels in their own precision. Kernels are new, everything
     else is the network's own; layers, sections and keys stay as they are. (`export.fold` gives a
-    network of its own instead, with a cfg, proved in float64.)
+    network of its own instead, with a cfg, verified in float64.)
     """
     plain, plain.module_list = _shallow(net), _shallow(net.module_list)
     for index, layer in enumerate(net.module_list):
@@ -47,7 +47,7 @@ def _fused(layer: Convolution, norm: nn.BatchNorm2d) -> Convolution:
 def _shallow(module: M) -> M:
     """Copy a module that holds the very tensors and modules of the first, for some to be changed.
 
-    A deep copy that shares all tensors takes as long as ten pictures do.
+    A deep copy that shares all tensors takes as long as ten images do.
     """
     other = copy.copy(module)
     other._modules, other._parameters = module._modules.copy(), module._parameters.copy()

@@ -1,4 +1,4 @@
-"""Boxes of a letterboxed picture -> boxes of the original."""
+"""Boxes of a letterboxed image -> boxes of the original."""
 
 from torch import Tensor
 
@@ -6,10 +6,10 @@ from prune.data.frames import Frame
 
 
 def to_original(boxes: Tensor, frame: Frame) -> Tensor:
-    """Undo the letterbox and clip to the picture.
+    """Undo the letterbox and clip to the image.
 
     Args:
-        boxes: [n, 4 or more]: x1, y1, x2, y2 in pixels of the batch's picture; the rest is kept.
+        boxes: [n, 4 or more]: x1, y1, x2, y2 in pixels of the batch's image; the rest is unchanged.
         frame: how the original was scaled and padded.
 
     Returns:

@@ -1,6 +1,6 @@
 """Detections against the truth: COCO's average precision, and P, R, F1 at the best confidence.
 
-Boxes come as one array a picture, in pixels of the original: truth [n, 5] class, x1, y1, x2, y2;
+Boxes come as one array per image, in pixels of the original: truth [n, 5] class, x1, y1, x2, y2;
 found [n, 6] x1, y1, x2, y2, confidence, class.
 """
 
@@ -25,7 +25,7 @@ COCO_LIMIT = 100  # detections per image and class that COCO counts
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class; where it has no instances its scores are None, not zero."""
+    """One class; where it has no instances its metrics are None, not zero."""
 
     name: str
     map50: float | None
@@ -37,7 +37,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """A split's scores, in [0, 1]; means are over the classes that have instances.
+    """Metrics of a split, in [0, 1]; means are over the classes that have instances.
 
     precision, recall and f1 are taken at `confidence`, where the mean F1 at IoU 0.5 is highest.
     `counted` is the number of detections per image and class that mAP counts, see `limit_of`.
@@ -59,7 +59,7 @@ class Metrics:
     @property
     def instances(self) -> int:
         """Count the objects that were to be found."""
-        return sum(score.instances for score in self.per_class)
+        return sum(row.instances for row in self.per_class)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _count_above(confidences: Array) -> NDArray[np.int64]:
 
 
 def matched(truth: Boxes, found: Boxes, *, iou: float = 0.5) -> NDArray[np.bool_]:
-    """Tell which detections of one picture are right, by COCO's rule, [n, 5] x [m, 6] -> bool [m].
+    """Return which detections of one image are right, by COCO's rule, [n, 5] x [m, 6] -> bool [m].
 
     The most confident first, each detection takes the truth of its class that it overlaps most
     among those still free, if that reaches `iou`.

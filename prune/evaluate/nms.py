@@ -11,7 +11,7 @@ from prune.common.boxes import pairwise_iou, xywh_to_xyxy
 from prune.errors import InputError
 
 MAX_CANDIDATES = 30_000  # an untrained network passes tens of thousands; the rest cannot matter
-MAX_DETECTIONS = 300  # boxes per image, unless the caller says otherwise
+MAX_DETECTIONS = 300  # boxes per image, unless the caller chooses another number
 _AT_ONCE = 600  # boxes that join in one call of OpenCV; fewer and more take longer
 _BLOCK = 1024  # rows whose overlaps are held at once: 4 MB a matrix
 
@@ -24,19 +24,19 @@ def detections(
     max_detections: int = MAX_DETECTIONS,
     multi_label: bool = True,
 ) -> list[Tensor]:
-    """Pick the boxes of each picture.
+    """Pick the boxes of each image.
 
     A box's confidence is its objectness times the class's probability.
 
     Args:
         decoded: [N, boxes, 5 + classes]: xywh in pixels, objectness, class probabilities.
-        confidence: lowest objectness and lowest confidence kept, in [0, 1).
+        confidence: lowest objectness and lowest confidence of a box, in [0, 1).
         iou: overlap above which the less confident of two boxes of a class goes, in [0, 1].
         max_detections: maximum number of boxes per image, the most confident ones.
-        multi_label: give a box every class above the threshold (as scoring does), not the best one.
+        multi_label: give a box every class above the threshold (as evaluation does), not the best.
 
     Returns:
-        For each picture float32 [n, 6]: x1, y1, x2, y2 in pixels, confidence, class; the most
+        For each image float32 [n, 6]: x1, y1, x2, y2 in pixels, confidence, class; the most
         confident first.
 
     Raises:
@@ -75,8 +75,8 @@ def suppress_in_opencv(boxes: Tensor, iou: float, limit: int) -> Tensor:
 
     OpenCV keeps classes apart by moving each by more than the largest coordinate, which lets
     classes meet where coordinates are negative; so the smallest is moved to zero first. Its time
-    grows with the square of the boxes, but what is kept of the first k boxes never depends on
-    those after them: so block after block joins what was kept, until that is enough.
+    grows with the square of the boxes, but which of the first k boxes remain never depends on
+    those after them: so block after block joins those that remain, until that is enough.
     """
     if not len(boxes):
         return torch.zeros(0, dtype=torch.long)
@@ -84,10 +84,10 @@ def suppress_in_opencv(boxes: Tensor, iou: float, limit: int) -> Tensor:
     rects = torch.cat((rects[:, :2], rects[:, 2:] - rects[:, :2]), dim=1)
     rects[:, :2] -= rects[:, :2].min()
     corner_size, scores, labels = rects.numpy(), boxes[:, 4].numpy(), boxes[:, 5].int().numpy()
-    kept = np.zeros(0, dtype=np.int64)
+    remaining = np.zeros(0, dtype=np.int64)
     for start in range(0, len(boxes), _AT_ONCE):
         block = np.arange(start, min(start + _AT_ONCE, len(boxes)))
-        rows = np.concatenate((kept, block))
+        rows = np.concatenate((remaining, block))
         left = cv2.dnn.NMSBoxesBatched(
             corner_size[rows],  # type: ignore[arg-type]  # the stub knows sequences only
             scores[rows],  # type: ignore[arg-type]
@@ -95,25 +95,25 @@ def suppress_in_opencv(boxes: Tensor, iou: float, limit: int) -> Tensor:
             0.0,
             iou,
         )
-        kept = rows[np.asarray(left, dtype=np.int64)]
-        if len(kept) >= limit:
+        remaining = rows[np.asarray(left, dtype=np.int64)]
+        if len(remaining) >= limit:
             break
-    return torch.from_numpy(kept[:limit])
+    return torch.from_numpy(remaining[:limit])
 
 
 def suppress_in_torch(boxes: Tensor, iou: float, limit: int) -> Tensor:
     """Greedy suppression, block by block, on the boxes' own device; see `SUPPRESS`."""
-    kept = torch.zeros(0, dtype=torch.long, device=boxes.device)
+    remaining = torch.zeros(0, dtype=torch.long, device=boxes.device)
     for block in torch.split(torch.arange(len(boxes), device=boxes.device), _BLOCK):
-        free = block[~_overlaps(boxes[kept], boxes[block], iou).any(dim=0)]
-        kept = torch.cat((kept, free[_greedy(_overlaps(boxes[free], boxes[free], iou))]))
-        if len(kept) >= limit:
+        free = block[~_overlaps(boxes[remaining], boxes[block], iou).any(dim=0)]
+        remaining = torch.cat((remaining, free[_greedy(_overlaps(boxes[free], boxes[free], iou))]))
+        if len(remaining) >= limit:
             break
-    return kept[:limit]
+    return remaining[:limit]
 
 
 Suppress = Callable[[Tensor, float, int], Tensor]
-"""(boxes [n, 6] the most confident first, IoU threshold, limit) -> positions kept, [<= limit]."""
+"""(boxes [n, 6] the most confident first, IoU threshold, limit) -> positions left, [<= limit]."""
 
 SUPPRESS: dict[str, Suppress] = {"cpu": suppress_in_opencv, "cuda": suppress_in_torch}
 

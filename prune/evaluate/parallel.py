@@ -1,6 +1,6 @@
-"""A batch among a processor's cores: each takes some of the pictures and works on them alone.
+"""A batch among a processor's cores: each takes some of the images and works on them alone.
 
-Detectors' pictures are small: all cores on one convolution share little out, and on NMS nothing.
+Images are small: all cores on one convolution divide little work, and NMS none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Share(Protocol):
     """Has work done on a batch's parts."""
 
     def __call__(self, work: Callable[[Tensor], T], images: Tensor) -> list[T]:
-        """Return what the work gave for each part of the pictures, [N, ...], in their order."""
+        """Return what the work gave for each part of the images, [N, ...], in their order."""
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def sharing(device: torch.device, *, shares: bool = True) -> Iterator[Share]:
     """Yield what gives each core a part of a batch; the whole to a GPU, or to one core alone.
 
     As many threads of torch's own as there were compute: one in each part, or more where the batch
-    has fewer pictures than there are cores. What is called must change nothing that the others
+    has fewer images than there are cores. What is called must change nothing that the others
     read, and enter inference mode itself: a mode is a thread's own.
 
     Args:
-        device: where the pictures are.
+        device: where the images are.
         shares: whether what is called may run in several threads at once.
     """
     cores = torch.get_num_threads()
@@ -44,7 +44,7 @@ def sharing(device: torch.device, *, shares: bool = True) -> Iterator[Share]:
         with ThreadPoolExecutor(cores) as pool:
             yield partial(_parts, pool, cores)
     finally:
-        torch.set_num_threads(cores)  # threads born from now on get what was asked for last
+        torch.set_num_threads(cores)  # threads born from now on get what was set last
 
 
 def _whole(work: Callable[[Tensor], T], images: Tensor) -> list[T]:

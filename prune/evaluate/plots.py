@@ -1,4 +1,4 @@
-"""Images of a score: boxes, precision-recall and F1 curves, the confusion matrix."""
+"""Draw boxes on images, precision-recall and F1 curves, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def colour(label: int) -> Colour:
 
 
 def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
-    """Draw boxes with class and confidence on a copy of a picture.
+    """Draw boxes with class and confidence on a copy of an image.
 
     Args:
         image: uint8 [h, w, 3] BGR.
@@ -80,7 +80,7 @@ def _tag(image: Image, label: Label, corner: tuple[int, int], background: Colour
 def score_pictures(
     truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str], folder: Path
 ) -> None:
-    """Draw into a folder what a score is made of (see metrics.py for the arrays)."""
+    """Draw into a folder what the metrics are made of (see metrics.py for the arrays)."""
     pair, classes = (truth, found), len(names)
     precision_recall(metrics.coco_precision(*pair, classes)[0], names, folder / "pr_curve.png")
     f1_confidence(metrics.confidence_curves(*pair, classes), names, folder / "f1_curve.png")
@@ -121,7 +121,7 @@ def f1_confidence(curves: Curves, names: Sequence[str], target: Path) -> None:
 
 
 def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], target: Path) -> None:
-    """Plot the confusion matrix, each column as shares of its true class.
+    """Plot the confusion matrix, each column as fractions of its true class.
 
     Args:
         counts: [classes + 1, classes + 1], rows predicted, columns true, the last background.
@@ -131,18 +131,20 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], target: Pa
     from matplotlib.figure import Figure
 
     with fonts.plotting(names) as shown:
-        shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+        fractions = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
         side = min(4 + 0.45 * len(counts), 24)
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.add_subplot()
-        figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=axes, fraction=0.046)
+        figure.colorbar(
+            axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1), ax=axes, fraction=0.046
+        )
         labels = [*shown, "background"]
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="true", ylabel="predicted", title="Confusion (shares of the true class)")
+        axes.set(xlabel="true", ylabel="predicted", title="Confusion (fractions of the true class)")
         if len(labels) <= _CELLS:
             for (row, column), count in np.ndenumerate(counts):
-                ink = "white" if shares[row, column] > 0.5 else "black"
+                ink = "white" if fractions[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
         _save(figure, target)
 

@@ -131,7 +131,7 @@ def detect_source(  # what a caller chooses, most by keyword
     """Detect on an image, or on every frame of a video or stream, writing as it goes.
 
     An image is written under `stem` with its own suffix, a video as .mp4; label files lie in
-    labels/, one per frame of a video. `stopped` is asked after every frame.
+    labels/, one per frame of a video. `stopped` is called after every frame.
 
     Raises:
         DataError: the source cannot be read; nothing is written for it.
@@ -183,7 +183,7 @@ def _targets(source: Source, stem: str, output: Output) -> Iterator[Path]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what all names of a file share; None where there is none."""
+    """Return what is the same for all names of a file; None where there is none."""
     try:
         about = path.stat()
     except OSError:
@@ -236,7 +236,7 @@ def _write_text(found: Found, image: Image, *, stem: str, output: Output) -> Non
 def _film(
     reel: Reel, first: Image, *, stem: str, output: Output
 ) -> Iterator[cv2.VideoWriter | None]:
-    """Open the video to write, .mp4 of the first frame's size; None where none is asked for."""
+    """Open the video to write, .mp4 of the first frame's size; None where none is requested."""
     if not output.pictures:
         yield None
         return
@@ -256,7 +256,7 @@ def _film(
 
 
 def _has_index(film: Path) -> bool:
-    """Tell whether an .mp4 ends with its index: OpenCV does not tell of a full disk.
+    """Return whether an .mp4 ends with its index: OpenCV does not report a full disk.
 
     It is a row of boxes, each begun by its length, 4 bytes, and its kind; "moov" is the index.
     """

@@ -1,4 +1,4 @@
-"""Pictures in the shape that a detector takes."""
+"""Images in the shape that a detector takes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ from prune.evaluate.runner import Runner
 
 
 def letterboxed(image: Image, runner: Runner, imgsz: Size) -> tuple[Tensor, Frame]:
-    """Prepare one picture: the least rectangle within `imgsz`, or the fixed shape.
+    """Prepare one image: the least rectangle within `imgsz`, or the fixed shape.
 
     Args:
         image: uint8 [h, w, 3] BGR.
         runner: what will look at it.
-        imgsz: what the picture is scaled to fit into.
+        imgsz: what the image is scaled to fit into.
 
     Returns:
-        The picture, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
+        The image, float [1, 3, H, W] RGB 0..1 on the runner's device, and its place in it.
     """
     height, width = image.shape[:2]
     shape = runner.shape or batch_shape([loading_size((height, width), imgsz)], runner.stride)
@@ -43,10 +43,10 @@ def split_batches(
     batch_size: int,
     workers: int,
 ) -> tuple[Iterable[Batch], int]:
-    """Load a split for a detector; also say how many batches that is.
+    """Load a split for a detector; return the batches and their number.
 
     Raises:
-        DataError: no such split, no pictures, a size below 1; while iterating, a picture that
+        DataError: no such split, no images, a size below 1; while iterating, an image that
             cannot be read.
     """
     check_sizes(imgsz, batch_size, workers)
@@ -73,7 +73,7 @@ def fitted(
 ) -> Iterator[Batch]:
     """Load batches of one height and width, which need not be a square; without targets.
 
-    `truth` are the images' label rows, for those who score, as in `Batch`.
+    `truth` holds the label rows of the images, for evaluation, as in `Batch`.
     """
     fullest = max(map(len, truth), default=0)
     for start in range(0, len(paths), batch_size):

@@ -1,4 +1,4 @@
-"""What can detect, behind one face: our checkpoint run by torch, or an ONNX file."""
+"""One interface to what can detect: a checkpoint of ours run by torch, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Runner:
         detect: images [N, 3, H, W] float 0..1 on `device` -> decoded [N, boxes, 5 + classes].
         names: the classes.
         imgsz: the size it was made for.
-        stride: sides of a picture must be multiples of it.
-        device: where pictures are put.
+        stride: sides of an image must be multiples of it.
+        device: where images are put.
         shape: the one height and width it takes; None: any.
-        shares: whether several threads may detect at once; otherwise it brings its own.
+        shares: whether several threads may detect at once; otherwise it has threads of its own.
     """
 
     detect: Detector
@@ -52,14 +52,14 @@ class Runner:
     shape: Shape | None = None
     shares: bool = False
 
-    def image_size(self, wanted: Size | None) -> Size:
-        """Settle the size that images are scaled to fit into: what is wanted, or else its own.
+    def image_size(self, requested: Size | None) -> Size:
+        """Return the size that images are scaled to fit into: the requested one, or its own.
 
         Raises:
             InputError: another size than the one it takes, or one that is no multiple of `stride`.
         """
         own = Size(*self.shape) if self.shape else self.imgsz
-        size = own if wanted is None else wanted
+        size = own if requested is None else requested
         if self.shape and size != self.shape:
             height, width = self.shape
             raise InputError(
@@ -90,7 +90,7 @@ def open_runner(path: Path, reading: Reading = AS_IT_IS, *, device_name: str = "
     """Open weights to detect with, as the user says that they are read; a note says how.
 
     Raises:
-        InputError: `reading` says something of an ONNX file, which says it itself.
+        InputError: `reading` sets something that an ONNX file says itself.
         CheckpointError: the file cannot be used.
         DeviceError: the device is not there.
     """
@@ -127,7 +127,7 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
             _ = entry.name, entry.shape, entry.type  # decoded here: what is not UTF-8 raises
     if facts.get("nms") == "True":
         raise CheckpointError(
-            f"{path} suppresses its boxes itself, and scoring and detecting need all of them; "
+            f"{path} suppresses its boxes itself, and evaluation and detection need all of them; "
             "export it without --nms"
         )
     names = _names(facts, path)
@@ -137,18 +137,18 @@ def _open_onnx(path: Path, device_name: str) -> Runner:
         names,
         imgsz=_fixed_size(shape, facts, path) if shape else _size(facts, path),
         stride=_stride(_fact(facts, "stride", path), path),
-        device=torch.device("cpu"),  # pictures and boxes; ONNX Runtime moves them itself
+        device=torch.device("cpu"),  # images and boxes; ONNX Runtime moves them itself
         shape=shape,
     )
 
 
-# Files whose boxes can be scored.
+# Files whose boxes can be evaluated.
 READ = (".pt", ".pth", ".weights", ".onnx")
 
 
 @dataclass(frozen=True)
 class _OnnxDetector:
-    """Runs a session; a batch that the file fixes is filled up with blank pictures."""
+    """Runs a session; a batch that the file fixes is filled up with blank images."""
 
     session: InferenceSession
     path: Path
@@ -174,7 +174,7 @@ class _OnnxDetector:
             raise RunError(f"{self.path} failed in ONNX Runtime: {error}") from error
         if decoded.shape[-1] != 5 + self.classes:
             raise CheckpointError(
-                f"{self.path} gives {decoded.shape[-1]} numbers a box; with {self.classes} names "
+                f"{self.path} gives {decoded.shape[-1]} numbers per box; with {self.classes} names "
                 f"it must be {5 + self.classes}: x, y, w, h, objectness and the classes"
             )
         return torch.from_numpy(decoded[: len(images)])
@@ -198,10 +198,10 @@ def _session(path: Path, device_name: str) -> InferenceSession:
 
 
 def _providers(device_name: str) -> list[str]:
-    """Choose ONNX Runtime's providers: the GPU's where it is asked for, or there and not refused.
+    """Choose the providers of ONNX Runtime: the GPU's where there is one, unless cpu is requested.
 
     Raises:
-        DeviceError: a GPU is asked for, and this ONNX Runtime has no provider for it.
+        DeviceError: a GPU is requested, and this ONNX Runtime has no provider for it.
     """
     import onnxruntime
 
@@ -282,7 +282,7 @@ def _size(facts: Mapping[str, str], path: Path) -> Size:
 
 
 def _fixed_size(shape: Shape, facts: Mapping[str, str], path: Path) -> Size:
-    """Return the only size that a file takes; a note says so where its metadata has another."""
+    """Return the only size that a file takes; note where its metadata has another."""
     size = Size(*shape)
     if "imgsz" in facts and Size.read(_literal(facts["imgsz"])) != size:
         its = shown(facts["imgsz"])
@@ -293,8 +293,8 @@ def _fixed_size(shape: Shape, facts: Mapping[str, str], path: Path) -> Size:
 def _stride(fact: str, path: Path) -> int:
     value = _literal(fact)
     if not isinstance(value, int | float) or not 1 <= value <= STRIDE:  # JSON knows NaN, Infinity
-        told = f"'stride' in its metadata is {shown(fact)}"
-        raise CheckpointError(f"{path}: {told}; it must be a whole number from 1 to {STRIDE}")
+        what = f"'stride' in its metadata is {shown(fact)}"
+        raise CheckpointError(f"{path}: {what}; it must be a whole number from 1 to {STRIDE}")
     return int(value)
 
 

@@ -34,7 +34,7 @@ from prune.data.images import (
 )
 from prune.errors import DataError
 
-# FFmpeg prints its own lines on stderr unless told not to before a process opens its first video
+# FFmpeg prints its own lines on stderr unless this is set before a process opens its first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 VIDEO_SUFFIXES = frozenset(
@@ -128,7 +128,7 @@ def find(source: str) -> list[Source]:
 
 
 def _is_camera(path: Path) -> bool:
-    """Tell whether a path is one of Linux's cameras; /dev/zero is a device, too, and has no end."""
+    """Return whether a path is a camera of Linux; /dev/zero is a device, too, and has no end."""
     return path.is_char_device() and os.major(path.stat().st_rdev) == _VIDEO4LINUX
 
 
@@ -203,12 +203,12 @@ def _known(paths: Iterable[Path]) -> list[Source]:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether the name ends like a video's."""
+    """Return whether the name ends like a video's."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def stems(paths: Sequence[Path]) -> list[str]:
-    """Name what is written for each path: its stem, made unique where several files share it.
+    """Return a name for what is written for each path: its stem, unique among all of them.
 
     Two images a.jpg and a.png, or x/1.jpg and y/1.jpg, would else overwrite each other.
     """
@@ -216,8 +216,8 @@ def stems(paths: Sequence[Path]) -> list[str]:
     names: dict[str, None] = {}  # in order
     for path in paths:
         name = path.stem if count[path.stem] == 1 else f"{path.stem}_{path.suffix[1:]}"
-        wished = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
-        names[next(free for free in wished if free not in names)] = None
+        candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+        names[next(free for free in candidates if free not in names)] = None
     return list(names)
 
 
@@ -247,7 +247,7 @@ def _video(source: Source) -> Reel:
 
 
 def _counted(images: Iterator[Image], promised: float, path: Path) -> Iterator[Image]:
-    """Pass a video's frames on; a note says so where they end long before the header does."""
+    """Yield the frames of a video; note where they end long before the header says."""
     found = 0
     for image in images:
         yield image
@@ -291,11 +291,11 @@ def _web(source: Source) -> Reel:
 def _request(where: str) -> urllib.request.Request:
     """Ask for a URL; user and password in it, as cameras have them, go into the header."""
     url: SplitResult = urlsplit(where)
-    asked = urllib.request.Request(without_password(where), headers={"User-Agent": "prune"})
+    request = urllib.request.Request(without_password(where), headers={"User-Agent": "prune"})
     if url.username is not None:
         pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
-        asked.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
-    return asked
+        request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    return request
 
 
 def _image_in(reply: HTTPResponse, source: Source) -> bytes | None:

@@ -25,7 +25,7 @@ def complete(folder: Path, *, rounds: int = ROUNDS) -> None:
     """Write what belongs beside the model in `folder`, from the model's own metadata.
 
     Args:
-        folder: holds MODEL, exported for one picture a run, with decoded boxes.
+        folder: holds MODEL, exported for one image a run, with decoded boxes.
         rounds: timed runs.
 
     Raises:
@@ -64,21 +64,21 @@ _README = """\
     pip install onnxruntime numpy pillow
     python detect.py photo.jpg --out boxed.jpg
 
-prints one JSON line a box: corners in pixels, class, name, confidence. `--conf` and `--iou` set the
-thresholds.
+prints one JSON line per box: corners in pixels, class, name, confidence. `--conf` and `--iou` set
+the thresholds.
 
 | | |
 |---|---|
 | file | {size:,} bytes{half} |
 | parameters | {params:,} |
 | MACs | {macs:,} at {height} x {width} |
-| latency | {milliseconds:.1f} ms a picture, median of {rounds} runs |
+| latency | {milliseconds:.1f} ms per image, median of {rounds} runs |
 | measured on | {machine} |
 | accuracy | {accuracy} |
 
-`model.onnx` takes `images`, {shape}, RGB in 0..1, and gives `output`, one row a box:
-centre x, centre y, width, height in pixels of the padded picture, objectness, class probabilities.
-`preprocess.json` says how a picture becomes `images`; `labels.txt` names the classes by line.
+`model.onnx` takes `images`, {shape}, RGB in 0..1, and gives `output`, one row per box:
+centre x, centre y, width, height in pixels of the padded image, objectness, class probabilities.
+`preprocess.json` says how an image becomes `images`; `labels.txt` names the classes by line.
 Made by detector-prune {version}{date}.
 """
 
@@ -109,7 +109,7 @@ def _machine() -> str:
     return f"{platform.machine()} {platform.system()}, ONNX Runtime {onnxruntime.__version__}"
 
 
-def _accuracy(scores: Mapping[str, float] | None) -> str:
-    if not scores:
-        return "unknown here: the checkpoint holds no scores; `prune val` measures them"
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items()) + " (validation)"
+def _accuracy(metrics: Mapping[str, float] | None) -> str:
+    if not metrics:
+        return "unknown here: the checkpoint has no metrics; `prune val` measures them"
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) + " (validation)"

@@ -1,6 +1,6 @@
-"""Detect objects in a picture: python detect.py photo.jpg [--out boxed.jpg].
+"""Detect objects in an image: python detect.py photo.jpg [--out boxed.jpg].
 
-Needs onnxruntime, numpy and Pillow. Prints one JSON line a box, the surest first.
+Needs onnxruntime, numpy and Pillow. Prints one JSON line per box, the surest first.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FONTS = (
 
 
 def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Scale and pad a picture; also give the scale and the padding, across and down."""
+    """Scale and pad an image; also give the scale and the padding, across and down."""
     height, width = how["size"]
     fits = min(width / picture.width, height / picture.height)
     scaled = [max(1, round(side * fits)) for side in picture.size]
@@ -61,9 +61,9 @@ def shares(old: int, new: int, areas: bool) -> Any:
 def overlap(box: Any, others: Any) -> Any:
     """Intersection over union of a box, [4], with others, [n, 4]."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = (high - low).clip(0).prod(axis=1)
+    overlap = (high - low).clip(0).prod(axis=1)
     area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
-    return shared / (area + areas - shared).clip(1e-9)
+    return overlap / (area + areas - overlap).clip(1e-9)
 
 
 def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, float]]:
@@ -74,13 +74,13 @@ def picked(decoded: Any, confidence: float, iou: float) -> list[tuple[Any, int, 
     corners = np.hstack(
         (decoded[:, :2] - decoded[:, 2:4] / 2, decoded[:, :2] + decoded[:, 2:4] / 2)
     )
-    left, kept = [i for i in np.argsort(-best, kind="stable") if sound[i]], []
+    left, found = [i for i in np.argsort(-best, kind="stable") if sound[i]], []
     while left:
         first, rest = left[0], np.array(left[1:], dtype=int)
-        kept.append((corners[first], int(labels[first]), float(best[first])))
+        found.append((corners[first], int(labels[first]), float(best[first])))
         clear = overlap(corners[first], corners[rest]) <= iou
         left = list(rest[clear | (labels[rest] != labels[first])])
-    return kept
+    return found
 
 
 def lettering(name: str, label: int) -> tuple[str, Any]:
@@ -98,19 +98,19 @@ def lettering(name: str, label: int) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Detect on one picture, print its boxes, draw them if wished."""
+    """Detect on one image, print its boxes, draw them if requested."""
     how = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
     names = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
-    parser = argparse.ArgumentParser(description="Detect objects in a picture.")
-    parser.add_argument("picture", help="a picture file")
-    parser.add_argument("--out", help="write the picture with its boxes to this file")
+    parser = argparse.ArgumentParser(description="Detect objects in an image.")
+    parser.add_argument("picture", help="an image file")
+    parser.add_argument("--out", help="write the image with its boxes to this file")
     parser.add_argument("--conf", type=float, default=how["confidence"], help="lowest confidence")
     parser.add_argument("--iou", type=float, default=how["iou"], help="most overlap in a class")
     args = parser.parse_args()
     try:
         picture = ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB")
     except (OSError, SyntaxError) as error:
-        why = getattr(error, "strerror", None) or "it is no picture, or a broken one"
+        why = getattr(error, "strerror", None) or "it is no image, or a broken one"
         sys.stderr.write(f"detect.py: cannot read {args.picture}: {why}\n")
         sys.exit(2)
     images, scale, corner = letterbox(picture, how)

@@ -14,7 +14,7 @@ from prune.errors import ExportError, first_line
 from prune.evaluate.nms import detections
 
 TOLERANCE = 1e-4  # relative; float32 through a hundred layers differs by 1e-6 to 1e-5
-FAINT = 1e-2  # a probability that nobody takes for an object
+FAINT = 1e-2  # a probability far too small for an object
 STRAYS = 0.01  # of the boxes; overlaps that equal the threshold but for rounding
 
 Array = NDArray[np.float32]
@@ -39,7 +39,7 @@ def random_pictures(shapes: Iterable[Sequence[int]], *, seed: int = 0) -> list[T
 
 
 def compare(path: Path, module: nn.Module, batches: Iterable[Tensor]) -> Difference:
-    """Run the file and the module on the same pictures; return the worst difference.
+    """Run the file and the module on the same images; return the worst difference.
 
     Args:
         path: ONNX file that takes "images".
@@ -74,9 +74,9 @@ def outputs(path: Path, batches: Iterable[Tensor], **numbers: float) -> list[lis
 
 
 def telling_score(decoded: Iterable[Array]) -> float:
-    """Find a threshold of confidence that half of the scores that occur lie above.
+    """Find a confidence threshold that half of the confidences that occur exceed.
 
-    Above the threshold of detection a random picture holds nothing, so that nothing would be
+    Above the threshold of detection a random image holds nothing, so that nothing would be
     compared.
 
     Args:
@@ -95,8 +95,8 @@ def compare_picked(
         found: boxes [N, limit, 4], scores [N, limit], classes [N, limit], counts [N].
         decoded: [N, boxes, 5 + classes].
         iou: overlap above which the lesser of two boxes goes.
-        confidence: lowest one kept.
-        limit: most boxes a picture.
+        confidence: lowest one of a box.
+        limit: most boxes per image.
 
     Returns:
         How many boxes were compared.

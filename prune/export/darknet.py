@@ -41,7 +41,7 @@ _YOLOR_KEYS = frozenset(
 )
 _YOLOR_KINDS = frozenset(KEYS) - {"avgpool", "dropout", "region", "reorg3d", "sam"}
 _YOLOR_ACTIVATIONS = frozenset({"linear", "leaky", "mish", "silu", "swish", "logistic"})
-# Keys that say nothing there, for what they say here is the rule there; `_check_yolor` has looked.
+# Keys without meaning there: what they set here is the rule there, which `_check_yolor` checks.
 _YOLOR_IMPLIED = frozenset({"new_coords", "weights_normalization", "atoms", "order", "scale_wh"})
 # What that code computes otherwise without a word: a kind, which of its sections, what it does.
 _YOLOR_OTHERWISE: tuple[tuple[str, Callable[[Section], bool], str], ...] = (
@@ -221,7 +221,7 @@ def _foreign_to_yolor(section: Section, *, decoded: bool) -> str:
 
 
 def _is_even(pool: Section) -> bool:
-    """Tell whether a [maxpool] has no middle and so pads more behind than before."""
+    """Return whether a [maxpool] has no middle and so pads more behind than before."""
     return window(pool)[0] % 2 == 0 and 1 in step(pool)
 
 

@@ -57,7 +57,7 @@ def _expect_expressible(sections: Sequence[Section]) -> None:
     """Refuse a network with layers that Darknet cannot express.
 
     Raises:
-        InputError: there are some; the message says which and why.
+        InputError: there are some; the message names them and the reason.
     """
     reasons: dict[str, list[int]] = {}
     for layer, section in enumerate(sections[1:]):

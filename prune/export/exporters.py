@@ -17,7 +17,7 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """What an exporter is told.
+    """What an exporter writes.
 
     `module` takes one tensor of `shape`, [N, 3, H, W], on the CPU. `open_shapes` gives input and
     the outputs a shape with open sides, and is empty for a file of fixed shapes; `stride` is what
@@ -80,7 +80,7 @@ Exporter = Callable[[Job, Path], None]
 # has it: torch calls it deprecated, and adds new operators to the other one only.
 EXPORTERS: dict[str, Exporter] = {"torchscript": _torchscript, "dynamo": _dynamo}
 
-# The opsets each of them can be asked for. Below 11 pictures are enlarged in another way.
+# The opsets that each of them writes. Below 11 images are enlarged in another way.
 OPSETS = {"torchscript": range(11, 21), "dynamo": range(17, 24)}
 
 

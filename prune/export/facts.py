@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the metadata that YOLO tools look for, and our own."""
+"""The metadata of an exported file: what YOLO tools look for, and our own."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from prune.export.exporters import Job
 from prune.models.darknet import Darknet
 
 FORMAT = "prune-onnx/1"
-TOLD = (
+RECORDED = (
     "command",
     "criterion",
     "activation",
@@ -31,15 +31,15 @@ PREPROCESSING: dict[str, object] = {
 
 
 def provenance(source: Checkpoint) -> dict[str, object]:
-    """Say where a network comes from: what was done to it, in short, and its scores, if known.
+    """Return where a network comes from: what was done to it, in short, and its metrics, if known.
 
     Returns:
-        `history`, a list, and `map`: the scores by name that training gave these weights on its
+        `history`, a list, and `map`: the metrics by name that training gave these weights on its
         validation split; None where something was done to them since.
     """
-    history = [{key: entry[key] for key in TOLD if entry.get(key)} for entry in source.history]
-    scores = source.history[-1].get("scores") if source.history else None
-    return {"history": history, "map": scores or None}
+    history = [{key: entry[key] for key in RECORDED if entry.get(key)} for entry in source.history]
+    metrics = source.history[-1].get("scores") if source.history else None
+    return {"history": history, "map": metrics or None}
 
 
 def facts(
@@ -47,7 +47,7 @@ def facts(
 ) -> dict[str, str]:
     """Describe a file, under the keys and in the spelling that YOLO tools look for.
 
-    There is no license among them: that of the weights is their owner's to say.
+    There is no license among them: the owner of the weights decides it.
 
     Args:
         net: what is exported, with nothing folded.

@@ -1,7 +1,7 @@
 """A network with less in it that computes the same: what can be folded into convolutions is.
 
 Batch normalisation scales and shifts what a convolution gives, YOLOR's implicit layers add to what
-one reads and multiply what one gives. Without pictures to depend on, all of it goes into kernels
+one reads and multiply what one gives. Without images to depend on, all of it goes into kernels
 and biases: the cfg of the result has no such sections, so nothing of them is left to trace.
 """
 
@@ -30,13 +30,13 @@ def folded(net: Darknet) -> Darknet:
     """Copy a network, float32 on the CPU and in eval mode, with all folded that can be.
 
     An implicit layer is folded where a shift by it is read by a 1x1 convolution without padding
-    alone, or where it controls a linear convolution that nobody else reads; others stay.
+    alone, or where it controls a linear convolution that nothing else reads; others stay.
 
     Args:
         net: the network, on any device; it is not changed.
 
     Raises:
-        ExportError: the copy computes something else on a random picture, in float64.
+        ExportError: the copy computes something else on a random image, in float64.
     """
     original = in_float64(net)
     return assembled(reduced(_without_normalization(original), FOLDS), original)
@@ -112,12 +112,12 @@ class Plain:
     def without(self, layer: int, *, instead: int | None) -> Plain:
         """Take a layer out; who reads it reads `instead`."""
         moved = renumbered(len(self.sections) - 1, {layer})
-        kept = {}
+        remaining = {}
         for name, value in self.weights.items():
             prefix, index, rest = name.split(".", 2)
             if int(index) in moved:
-                kept[f"{prefix}.{moved[int(index)]}.{rest}"] = value
-        return Plain(spliced(self.sections, {layer: instead}), kept)
+                remaining[f"{prefix}.{moved[int(index)]}.{rest}"] = value
+        return Plain(spliced(self.sections, {layer: instead}), remaining)
 
 
 def _without_normalization(net: Darknet) -> Plain:
@@ -148,7 +148,7 @@ def _normalized(
 
 
 def _once(plain: Plain, folds: Mapping[str, Fold]) -> Plain | None:
-    """Fold the first layer that can be, or drop an implicit one that nobody reads any more."""
+    """Fold the first layer that can be, or drop an implicit one that nothing reads any more."""
     for layer, section in enumerate(plain.sections[1:]):
         if section.kind in folds and (fewer := folds[section.kind](plain, layer)):
             return fewer
@@ -156,12 +156,12 @@ def _once(plain: Plain, folds: Mapping[str, Fold]) -> Plain | None:
 
 
 def unread(plain: Plain, layer: int) -> Plain | None:
-    """Drop a layer that nobody reads."""
+    """Drop a layer that nothing reads."""
     return None if plain.readers(layer) else plain.without(layer, instead=None)
 
 
 def _shift(plain: Plain, layer: int) -> Plain | None:
-    """Give W (x + shift) + b as W x + (W shift + b): one value a channel, wherever W looks.
+    """Give W (x + shift) + b as W x + (W shift + b): one value per channel, wherever W looks.
 
     Before a normalisation, W x + W shift is what it takes a lower mean from.
     """
@@ -220,7 +220,7 @@ _AFFINE = ("Conv2d.weight", "Conv2d.bias")
 _IMPLICIT = ("implicit_add", "implicit_mul")
 
 Fold = Callable[[Plain, int], "Plain | None"]
-"""Take a layer out, or say that it has to stay; batch normalisation is folded by then."""
+"""Remove a layer, or return false if it has to stay; batch normalisation is folded by then."""
 
 FOLDS: dict[str, Fold] = {
     "shift_channels": _shift,

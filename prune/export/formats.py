@@ -275,8 +275,7 @@ Format = Callable[[ExportConfig, Checkpoint], ExportResult]
 
 FORMATS: dict[str, Format] = {"onnx": _onnx, "ncnn": _ncnn, "darknet": _darknet, "yolor": _yolor}
 
-# What says something of ONNX files alone (raw maps also of ncnn's), with the value that says
-# nothing.
+# Options with a meaning for ONNX files alone (raw maps for ncnn, too), with their defaults.
 ONLY_FOR_ONNX: dict[str, object] = {
     **dict.fromkeys(("nms", "half", "dynamic", "legacy"), False),
     **dict.fromkeys(("opset", "data"), None),

@@ -43,7 +43,7 @@ def export(net: Darknet, target: Path, *, names: Sequence[str], imgsz: tuple[int
     """Write `net` as .param, .bin and .json; nothing is left unless ncnn computes what torch does.
 
     The input is "images", RGB in 0..1, the outputs "head0", "head1", ...: maps of logits, whose
-    decoding the .json tells. ncnn takes pictures of any size that the network takes.
+    decoding the .json describes. ncnn takes images of any size that the network takes.
 
     Args:
         net: the network, on any device; it is not changed.
@@ -64,7 +64,7 @@ def export(net: Darknet, target: Path, *, names: Sequence[str], imgsz: tuple[int
         param.write_text(_listed(ops), encoding="utf-8")
         weights.write_bytes(b"".join(array.tobytes() for op in ops for array in op.weights))
         described.write_text(_description(plain, names, imgsz), encoding="utf-8")
-        found = _proved(net, param, weights)
+        found = _verify(net, param, weights)
     return Written(
         out=files,
         max_abs_diff=found.absolute,
@@ -100,8 +100,8 @@ def _description(net: Darknet, names: Sequence[str], imgsz: tuple[int, int]) -> 
         }
         for index, head in enumerate(net.heads)
     ]
-    said = {"names": list(names), "imgsz": list(imgsz), "stride": net.stride, "heads": heads}
-    return json.dumps({**said, "preprocessing": PREPROCESSING}, indent=2)
+    document = {"names": list(names), "imgsz": list(imgsz), "stride": net.stride, "heads": heads}
+    return json.dumps({**document, "preprocessing": PREPROCESSING}, indent=2)
 
 
 def _listed(ops: Sequence[Op]) -> str:
@@ -128,8 +128,8 @@ def _with_splits(ops: Sequence[Op]) -> list[Op]:
 
 
 @torch.no_grad()
-def _proved(net: Darknet, param: Path, weights: Path) -> Difference:
-    """Compare ncnn's head maps with those of the network, unfolded, on two random pictures."""
+def _verify(net: Darknet, param: Path, weights: Path) -> Difference:
+    """Compare ncnn's head maps with those of the network, unfolded, on two random images."""
     reference = copy.deepcopy(net).cpu().float().eval()
     rows, columns = net.small_picture[2:]
     found = Difference(0.0, 0.0)
@@ -148,7 +148,7 @@ def _proved(net: Darknet, param: Path, weights: Path) -> Difference:
 
 
 def run(param: Path, weights: Path, picture: Tensor, *, heads: int) -> list[Array]:
-    """Compute the head maps of one picture in ncnn, in float32.
+    """Compute the head maps of one image in ncnn, in float32.
 
     Args:
         param: the layers.

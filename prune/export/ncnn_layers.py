@@ -236,7 +236,7 @@ def _weighted(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
 
 
 def _times(writer: Writer, source: str, values: Tensor) -> str:
-    """Multiply a map by one value, or by one a channel."""
+    """Multiply a map by one value, or by one per channel."""
     if len(values) == 1:
         return writer.add("BinaryOp", source, options={0: MULTIPLY, 1: 1, 2: float(values)})
     return writer.add("Scale", source, options={0: len(values)}, weights=[_numbers(values)])
@@ -276,7 +276,7 @@ def _implicit(writer: Writer, module: nn.Module, _: Sequence[str]) -> str:
 
 
 def _broadcast(operation: int) -> Layer:
-    """Combine a map with one value a channel, or with another map."""
+    """Combine a map with one value per channel, or with another map."""
 
     def add(writer: Writer, module: nn.Module, sources: Sequence[str]) -> str:
         assert isinstance(module.activation, nn.Module)

@@ -13,7 +13,7 @@ from prune.export.exporters import Shape
 THRESHOLDS = {"iou_threshold": 0.45, "score_threshold": 0.25}
 """The optional inputs and their defaults, those of `prune detect`."""
 
-# numbers is 5 + classes, K the most boxes a picture, B the boxes before, M the picked ones.
+# numbers is 5 + classes, K the most boxes per image, B the boxes before, M the picked ones.
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 nms (
@@ -97,9 +97,10 @@ nms (
 
 
 def output_shapes(batch: int | str, limit: int) -> dict[str, Shape]:
-    """Name the outputs: boxes in pixels (x1, y1, x2, y2), scores, classes, how many are real.
+    """Return the shapes of the outputs: boxes, scores, classes, counts.
 
-    The best come first; behind `counts` boxes and scores are 0, classes -1.
+    Boxes are in pixels (x1, y1, x2, y2), the most confident first; behind `counts` boxes and scores
+    are 0, classes -1.
     """
     return {
         "boxes": (batch, limit, 4),
@@ -116,8 +117,8 @@ def append(model: onnx.ModelProto, *, batch: int | str, limit: int) -> None:
 
     Args:
         model: gives decoded boxes, [N, boxes, 5 + classes].
-        batch: pictures a run, or what an open number of them is called.
-        limit: most boxes a picture.
+        batch: images per run, or what an open number of them is called.
+        limit: most boxes per image.
     """
     numbers = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     versions = {one.domain: one.version for one in model.opset_import}

@@ -1,4 +1,4 @@
-"""Write a network as one ONNX file that says what it is and computes what the network computes."""
+"""Write a network as one ONNX file that describes itself and computes what the network computes."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class Exported:
 
 
 class Decoded(nn.Module):
-    """A network that ends in boxes: what a file holds unless raw maps are wanted."""
+    """A network that ends in boxes: what a file contains unless raw maps are requested."""
 
     def __init__(self, net: Darknet) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         target: the file.
         names: the classes.
         imgsz: height and width, pixels; with `dynamic` the size that the metadata recommends.
-        batch: pictures a run; without meaning with `dynamic`.
+        batch: images per run; without meaning with `dynamic`.
         dynamic: leave batch, height and width open.
         raw: give head maps, not boxes.
         half: store weights in half precision (see `half`).
-        max_detections: have the file suppress its boxes and give at most so many a picture.
+        max_detections: have the file suppress its boxes and give at most so many an image.
         opset: version of the ONNX operators, None for OPSET.
         exporter: a key of EXPORTERS.
         source: SHA-256 of the checkpoint, for the metadata.
@@ -125,18 +125,18 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         stride=own.stride,
     )
     batches = [*random_pictures(_compared_shapes(job)), *pictures]
-    said = facts(own, job, names=names, source=source, about=about or {})
-    said |= {"half": str(half), "nms": "False"}
+    metadata = facts(own, job, names=names, source=source, about=about or {})
+    metadata |= {"half": str(half), "nms": "False"}
     with replacing(target) as part:
         model = _written(job, part, exporter=exporter)
         check_widths(model, own)
         reference = _wrapped(own, raw=raw)
-        _save(model, part, said)
-        difference = _proved(part, reference, batches, tolerance=TOLERANCE)
+        _save(model, part, metadata)
+        difference = _verify(part, reference, batches, tolerance=TOLERANCE)
         if half:
             halve_weights(model)
-            _save(model, part, said)
-            difference = _proved(part, reference, batches, tolerance=HALF_TOLERANCE)
+            _save(model, part, metadata)
+            difference = _verify(part, reference, batches, tolerance=HALF_TOLERANCE)
         if max_detections is not None:
             _suppress(model, part, batches, limit=max_detections)
         size = part.stat().st_size
@@ -153,7 +153,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
 
 
 def draft(net: Darknet, target: Path, *, imgsz: tuple[int, int]) -> Path:
-    """Write a network, folded as it is to be, for the clock alone: nothing is proved; return it."""
+    """Write a network, folded as it is to be, only to be timed: nothing is verified; return it."""
     job = Job(
         module=expanded(_wrapped(net, raw=False)).requires_grad_(False),
         shape=(1, 3, *imgsz),
@@ -232,7 +232,7 @@ def _written(job: Job, part: Path, *, exporter: str) -> onnx.ModelProto:
         with quiet():
             EXPORTERS[exporter](job, part)
             model: onnx.ModelProto = onnxslim.slim(onnx.load(part))
-    except OSError:  # a full disk, which whoever replaces the target tells with its name
+    except OSError:  # a full disk, which the caller reports with the name of the target
         raise
     except Exception as error:  # torch raises what its parts raise, without a common class
         others = " or ".join(name for name in EXPORTERS if name != exporter)
@@ -241,14 +241,14 @@ def _written(job: Job, part: Path, *, exporter: str) -> onnx.ModelProto:
             f"({type(error).__name__}: {first_line(error)}); try {others}, or opset {OPSET}"
         ) from error
     if opset(model) != job.opset:
-        raise ExportError(f"torch wrote opset {opset(model)} where {job.opset} was asked for")
+        raise ExportError(f"torch wrote opset {opset(model)} where {job.opset} was requested")
     name_sides(model.graph, job.open_shapes)
     return model
 
 
-def _save(model: onnx.ModelProto, part: Path, said: Mapping[str, str]) -> None:
+def _save(model: onnx.ModelProto, part: Path, metadata: Mapping[str, str]) -> None:
     """Write a file and check it by ONNX's rules."""
-    onnx.helper.set_model_props(model, dict(said))
+    onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, part)
     try:
         onnx.checker.check_model(str(part), full_check=True)
@@ -256,7 +256,7 @@ def _save(model: onnx.ModelProto, part: Path, said: Mapping[str, str]) -> None:
         raise ExportError(f"the file is no valid ONNX: {first_line(error)}") from error
 
 
-def _proved(
+def _verify(
     part: Path, module: nn.Module, batches: Sequence[Tensor], *, tolerance: float
 ) -> Difference:
     difference = compare(part, module, batches)
@@ -270,12 +270,12 @@ def _proved(
 
 
 def _suppress(model: onnx.ModelProto, part: Path, batches: Sequence[Tensor], *, limit: int) -> None:
-    """Put suppression behind the boxes of a file that is proved, and prove it on the same boxes."""
+    """Add suppression to the boxes of a verified file, and verify it on the same boxes."""
     decoded = [found for (found,) in outputs(part, batches)]
     batch = shapes(model.graph.input)["images"][0]
     nms.append(model, batch=batch, limit=limit)
-    said = {entry.key: entry.value for entry in model.metadata_props}
-    _save(model, part, said | {"nms": "True", "max_det": str(limit)})
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    _save(model, part, metadata | {"nms": "True", "max_det": str(limit)})
     iou, confidence = COMPARED_IOU, telling_score(decoded)
     picked = outputs(part, batches, iou_threshold=iou, score_threshold=confidence)
     compared = sum(
@@ -284,6 +284,6 @@ def _suppress(model: onnx.ModelProto, part: Path, batches: Sequence[Tensor], *, 
     )
     if not compared:
         raise ExportError(
-            "the file's suppression cannot be compared: all boxes score the same, so that none "
-            "is picked; train the network first, or export without --nms"
+            "the file's suppression cannot be compared: all boxes have the same confidence, so "
+            "that none is picked; train the network first, or export without --nms"
         )

@@ -1,4 +1,4 @@
-"""A few real pictures in the shapes that an exported file takes, prepared as for scoring."""
+"""A few real images in the shapes that an exported file takes, prepared as for evaluation."""
 
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -14,18 +14,18 @@ COUNT = 4
 
 
 def fixed(paths: Sequence[Path], *, shape: Shape, batch: int) -> list[Tensor]:
-    """Letterbox the first COUNT pictures into one height and width.
+    """Letterbox the first COUNT images into one height and width.
 
     Args:
-        paths: pictures, at least one.
+        paths: images, at least one.
         shape: height and width, pixels, multiples of the stride.
-        batch: pictures a run; the last batch is filled up with the first pictures.
+        batch: images per run; the last batch is filled up with the first images.
 
     Returns:
         Batches [batch, 3, height, width], RGB in 0..1.
 
     Raises:
-        DataError: a picture that cannot be read.
+        DataError: an image that cannot be read.
     """
     first = paths[:COUNT]
     filled = list(islice(cycle(first), -(-len(first) // batch) * batch))
@@ -33,18 +33,18 @@ def fixed(paths: Sequence[Path], *, shape: Shape, batch: int) -> list[Tensor]:
 
 
 def least(paths: Sequence[Path], *, room: Shape, stride: int) -> list[Tensor]:
-    """Letterbox each of the first COUNT pictures into the least rectangle, as scoring does.
+    """Letterbox each of the first COUNT images into the smallest rectangle, as evaluation does.
 
     Args:
-        paths: pictures.
+        paths: images.
         room: height and width that they are scaled to fit into, pixels.
         stride: of the network.
 
     Returns:
-        Pictures [1, 3, H, W] of their own sizes, RGB in 0..1.
+        Images [1, 3, H, W] of their own sizes, RGB in 0..1.
 
     Raises:
-        DataError: a picture that cannot be read.
+        DataError: an image that cannot be read.
     """
     found = []
     for path in paths[:COUNT]:

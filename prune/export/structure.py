@@ -1,4 +1,4 @@
-"""What an ONNX graph says of itself: its opset, its sides, the sizes of its convolutions."""
+"""What an ONNX graph contains: its opset, its sides, the sizes of its convolutions."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -52,11 +52,11 @@ def check_widths(model: onnx.ModelProto, net: Darknet) -> None:
     Raises:
         ExportError: the file has other ones.
     """
-    wanted, found = Counter(_by_cfg(net)), Counter(_by_file(model.graph))
-    if wanted != found:
+    expected, found = Counter(_by_cfg(net)), Counter(_by_file(model.graph))
+    if expected != found:
         raise ExportError(
             "the file's convolutions are not those of the cfg: it lacks "
-            f"{_listed(wanted - found)} and has {_listed(found - wanted)} (kernel, bias)"
+            f"{_listed(expected - found)} and has {_listed(found - expected)} (kernel, bias)"
         )
 
 

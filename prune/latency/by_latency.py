@@ -8,6 +8,7 @@ from functools import partial
 
 from prune.common.amounts import read_latency
 from prune.common.notes import Report
+from prune.core.importance.own_criteria import find
 from prune.core.select.constraints import Constraints
 from prune.core.select.selection import Selected
 from prune.errors import OutOfReachError
@@ -73,7 +74,7 @@ class LatencyConfig(BudgetConfig):
                 partial(measure, self, criterion=criterion),
                 clock,
                 limit_ms=limit_ms,
-                criterion=criterion,
+                criterion=find(criterion)[0],
                 layers=layers,
             )
             for cap in caps[:-1]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from prune.common.size import Sides, Size
 from prune.core.cost.cost_model import cost_model
 from prune.core.cut import apply_plan
-from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.criteria import Criterion
 from prune.core.plan import joined
 from prune.core.select.allocation import Budget, Evaluation
 from prune.core.select.constraints import Constraints, Limit, limits
@@ -45,13 +45,13 @@ class BudgetOptions:
     baseline: float = 0.0
 
 
-def allocation_for(criterion: str) -> str:
+def allocation_for(criterion: Criterion) -> str:
     """Choose an allocation where none is requested.
 
     Importance that is measured by the loss has one unit in all groups and adds up, so that it can
     be compared with what a channel saves; with others every group loses the same fraction.
     """
-    return "per-cost" if CRITERIA[criterion].reads in ("change", "gate") else "uniform"
+    return "per-cost" if criterion.reads in ("change", "gate") else "uniform"
 
 
 def to_budget(

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from prune.common.layer_ranges import as_ranges, read_range
 from prune.common.notes import Report
+from prune.core.importance.own_criteria import find
 from prune.core.plan import Plan
 from prune.core.select import selection
 from prune.core.select.constraints import Constraints, limits
@@ -37,7 +38,7 @@ class AmountConfig(ImportanceConfig):
         named = convolutions(session.net)
         names = [named[index] for index in layers]
         assert self.amount is not None, "a subclass requires it"
-        assert self.criterion is not None, "it has a default"
+        criterion = self.criterion or "l1"
         constraints = Constraints(round_to=self.round_to)
         if self.sequential:
             plan, repeated = selection.one_after_another(
@@ -46,7 +47,7 @@ class AmountConfig(ImportanceConfig):
                 names,
                 seed=self.seed,
                 amount=self.amount,
-                criterion=self.criterion,
+                criterion=criterion,
                 round_to=self.round_to,
             )
             for each in repeated:
@@ -57,11 +58,11 @@ class AmountConfig(ImportanceConfig):
         else:
             plan = selection.by_amount(
                 session.groups,
-                measure(self, session),
+                measure(self, session, criterion=criterion),
                 names,
                 amount=self.amount,
                 allowed=limits(session.groups, constraints),
-                criterion=self.criterion,
+                criterion=find(criterion)[0],
             )
         for group in selection.touching(session.groups, names):
             if group.kept:

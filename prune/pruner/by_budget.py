@@ -13,7 +13,7 @@ from prune.common.layer_ranges import members, short_name
 from prune.common.notes import Report
 from prune.common.size import Size
 from prune.core.cost.macs import count
-from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.select.allocation import Budget
 from prune.core.select.constraints import Constraints, constraints_of, limits
 from prune.core.select.selection import Selected
@@ -50,7 +50,7 @@ class BudgetConfig(ImportanceConfig):
     command: ClassVar[str] = "global"
 
     out: Path = Path("model_data/global_pruning.pt")
-    criterion: str | None = None
+    criterion: CriterionLike | None = None
     scope: str = "group"
     depth: int | str = 0
     max_ratio: float | None = None
@@ -168,26 +168,27 @@ class GlobalConfig(BudgetConfig):
     def choose(self, session: Session, report: Report) -> Choice:
         """See `PruneConfig`."""
         imgsz = self.size_for(session)
-        kind, requested = ("macs", self.macs) if self.macs is not None else ("params", self.params)
+        kind, value = ("macs", self.macs) if self.macs is not None else ("params", self.params)
         total = count(session.net, imgsz.batch()).total(kind)
-        amount = read_amount(requested or 0, option=f"--{kind}")
+        amount = read_amount(value or 0, option=f"--{kind}")
         limit = Budget(kind, int(amount if amount > 1 else amount * total))
         # What the budget takes, and a tenth.
         max_ratio = min(max(1.1 - limit.limit / total, 0.0), 1.0)
         everywhere, layers = self.constraints(session, max_ratio=max_ratio)
         known = curves.known(self.sensitivity, session) if self.sensitivity else None
-        criterion = self._criterion(known, report)
+        requested = self._criterion(known, report)
+        name, criterion = find(requested)
         usual = "sensitivity" if known else budget.allocation_for(criterion)
         options = BudgetOptions(
             allocation=self.allocation or usual,
-            criterion=criterion,
+            criterion=name,
             everywhere=everywhere,
             layers=layers,
             steps=self.steps,
             curves=known.curves if known else (),
             baseline=known.baseline if known else 0.0,
         )
-        importance = partial(measure, self, criterion=criterion)
+        importance = partial(measure, self, criterion=requested)
 
         def narrow(now: Session) -> Selected:
             return budget.to_budget(now, importance, limit, options, imgsz=imgsz)
@@ -196,7 +197,7 @@ class GlobalConfig(BudgetConfig):
         report_protected(chosen, session.net.head_convolutions(), report)
         return Choice(chosen.plan)
 
-    def _criterion(self, known: Known | None, report: Report) -> str:
+    def _criterion(self, known: Known | None, report: Report) -> CriterionLike:
         """Return the criterion: the requested one, else that of the drops, else what data allows.
 
         Raises:
@@ -205,15 +206,16 @@ class GlobalConfig(BudgetConfig):
         criterion = self.criterion or (known.criterion if known else usual_criterion(self))
         if known is None:
             return criterion
-        if self.criterion is None and self.data is None and CRITERIA[criterion].needs_images:
+        name, found = find(criterion)
+        if self.criterion is None and self.data is None and found.needs_images:
             raise PlanError(
-                f"{self.sensitivity} was measured with {criterion}, which needs images; "
+                f"{self.sensitivity} was measured with {name}, which needs images; "
                 "give --data, or another --criterion"
             )
-        if (known.criterion, known.scope) != (criterion, self.scope):
+        if (known.criterion, known.scope) != (name, self.scope):
             report(
                 f"note: drops were measured with {known.criterion} and scope {known.scope}, but "
-                f"channels are chosen by {criterion} and scope {self.scope}"
+                f"channels are chosen by {name} and scope {self.scope}"
             )
         return criterion
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from prune.checkpoint.reading import Names
 from prune.common.notes import Report
+from prune.core.importance.own_criteria import CriterionLike
 from prune.pruner.session import Choice, Session
 
 
@@ -76,13 +77,14 @@ class ImportanceConfig(PruneConfig):
     """What the commands are told that prune channels by their importance.
 
     Attributes:
-        criterion: name of a criterion; None takes fisher with `data`, else l1.
+        criterion: name of a criterion, "file.py:name", or a function, see `own_criteria.find`; None
+            takes fisher with `data`, else l1.
         scope: "root" or "group": importance by the first layer of a group or by all its layers.
         normalize: "none", "mean", "max" or "sum": what the importance is divided by per group.
         images: number of training images of `data` that a criterion looks at, at least 1.
     """
 
-    criterion: str | None = "l1"
+    criterion: CriterionLike | None = "l1"
     scope: str = "root"
     normalize: str = "none"
     images: int = 64

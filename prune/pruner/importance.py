@@ -24,6 +24,7 @@ from prune.common.progress import tracked
 from prune.common.size import Size
 from prune.core.importance import group_importance
 from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.importance.statistics import Statistics, gather
 from prune.errors import InputError, PlanError, PruneError
 from prune.pruner.session import Session
@@ -54,7 +55,7 @@ class TrainImages:
 
 
 def measure(
-    config: ImportanceConfig, session: Session, *, criterion: str | None = None
+    config: ImportanceConfig, session: Session, *, criterion: CriterionLike | None = None
 ) -> Importance:
     """Compute the importance of a session's channels as a config says, or by another criterion.
 
@@ -84,7 +85,7 @@ def measure(
 def importance_of(
     session: Session,
     *,
-    criterion: str = "l1",
+    criterion: CriterionLike = "l1",
     scope: str = "root",
     normalize: str = "none",
     seed: int = 0,
@@ -96,7 +97,7 @@ def importance_of(
 
     Args:
         session: the checkpoint.
-        criterion: a key of CRITERIA.
+        criterion: see `own_criteria.find`.
         scope: see `group_importance.channel_importance`.
         normalize: likewise.
         seed: of the criterion, and of the choice of images.
@@ -118,21 +119,26 @@ def importance_of(
         normalize=normalize,
         seed=seed,
     )
-    known = CRITERIA.get(criterion)
-    if known is None or not known.needs_images:
+    name, chosen = find(criterion)
+    if not chosen.needs_images:
         return compute(statistics=None)
     if images is None:
-        raise PlanError(f"criterion {criterion} needs images; give --data")
+        raise PlanError(f"criterion {name} needs images; give --data")
     images.spec.expect_classes(session.checkpoint.names, of=session.path)
-    saved = _file(session, images, f"{criterion}-{scope}-{normalize}", seed)
-    if saved.is_file():
+    # The code of another criterion may change, so that its importance is not saved.
+    saved = (
+        _file(session, images, f"{name}-{scope}-{normalize}", seed) if name in CRITERIA else None
+    )
+    if saved is not None and saved.is_file():
         found = _read(saved)
         report(f"importance of channels read from {saved}")
         return found
     own = next(session.net.parameters()).device
     # A copy on its own device would cost memory for nothing.
     net = session.net if where in (None, own) else copy.deepcopy(session.net).to(where)
-    found = compute(statistics=gather_statistics(net, images, known.reads, seed=seed))
+    found = compute(statistics=gather_statistics(net, images, chosen.reads, seed=seed))
+    if saved is None:
+        return found
     try:
         checkpoint.write_archive(list(found), saved)
     except PruneError as error:

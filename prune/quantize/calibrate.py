@@ -1,4 +1,4 @@
-"""The range that each tensor of a model takes on pictures, by ONNX Runtime's calibrators."""
+"""The range that each tensor of a model takes on images, by ONNX Runtime's calibrators."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ METHODS: dict[str, tuple[CalibrationMethod, dict[str, object]]] = {
 def ranges(
     model: onnx.ModelProto, batches: Iterable[Array], *, operators: Sequence[str], method: str
 ) -> TensorsData:
-    """Run pictures through a model and note what every tensor took on.
+    """Run images through a model and note what every tensor took on.
 
     Args:
         model: with one input.
-        batches: pictures [N, 3, H, W] in 0..1, at least one batch.
+        batches: images [N, 3, H, W] in 0..1, at least one batch.
         operators: kinds of nodes whose tensors are watched.
         method: a key of METHODS.
     """

@@ -1,7 +1,7 @@
 """What of a detector's ONNX graph may be computed in INT8: layers, and what joins them.
 
 Heads stay in float: in 8 bits a box 300 pixels wide has an edge of more than a pixel, and small
-confidences are gone. So does a convolution that reads the picture: three channels leave most lanes
+confidences are gone. So does a convolution that reads the image: three channels leave most lanes
 of the INT8 instructions empty, which makes it slower than in float (yolor_csp_n: 8 % of the file).
 """
 
@@ -16,7 +16,7 @@ import onnx
 from prune.errors import InputError
 
 _MISH = ("Sub", "Div", "Softplus", "Tanh")  # the way of export.mish, and that of older files
-# What bends a convolution's output before anybody else reads it.
+# The nonlinear steps on a convolution's output before another layer reads it.
 ACTIVATIONS = frozenset(
     ("Sigmoid", "Mul", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", *_MISH)
 )
@@ -129,7 +129,7 @@ def _with_activation(
     readers: Mapping[str, Sequence[onnx.NodeProto]],
     computed: Collection[str],
 ) -> tuple[str, ...]:
-    """Name a convolution and what bends its output and reads nothing else that is computed."""
+    """Return the names of a convolution and of its activation, which reads nothing else."""
     own = {convolution.output[0]}
     names = dict.fromkeys([convolution.name])
     waiting = list(readers[convolution.output[0]])

@@ -1,4 +1,4 @@
-"""Which layers go back to float: the most sensitive, as few as a drop of the score allows."""
+"""Which layers go back to float: the most sensitive, as few as the allowed drop of mAP permits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Search:
     """All trials of a search, in the order they were made, and the one that was chosen.
 
     Attributes:
-        chosen: the fewest layers given back that hold the drop; the highest score if none does.
+        chosen: the fewest layers given back that hold the drop; the highest mAP if none does.
         held: whether it does.
         trials: each number once.
     """
@@ -38,50 +38,50 @@ class Search:
     trials: tuple[SearchStep, ...]
 
 
-def change(found: Array, wanted: Array) -> float:
-    """Say how far decoded outputs [N, boxes, 5 + classes] moved, relative to what they were.
+def change(found: Array, expected: Array) -> float:
+    """Return how far decoded outputs [N, boxes, 5 + classes] moved, relative to what they were.
 
     Probabilities count as they are, boxes by their objectness: where nothing is, they mean nothing.
     """
-    weight = wanted[..., 4:5]
-    moved = [found[..., 4:] - wanted[..., 4:], weight * (found[..., :4] - wanted[..., :4])]
-    whole = [wanted[..., 4:], weight * wanted[..., :4]]
-    shares = [_norm(a) / max(_norm(b), _LEAST) for a, b in zip(moved, whole, strict=True)]
-    return sum(shares)
+    weight = expected[..., 4:5]
+    moved = [found[..., 4:] - expected[..., 4:], weight * (found[..., :4] - expected[..., :4])]
+    whole = [expected[..., 4:], weight * expected[..., :4]]
+    changes = [_norm(a) / max(_norm(b), _LEAST) for a, b in zip(moved, whole, strict=True)]
+    return sum(changes)
 
 
 def by_sensitivity(
-    layers: Sequence[Layer], alone: Callable[[Layer], Iterable[Array]], wanted: Sequence[Array]
+    layers: Sequence[Layer], alone: Callable[[Layer], Iterable[Array]], expected: Sequence[Array]
 ) -> tuple[Layer, ...]:
     """Sort layers by how far the outputs move when one alone is in INT8, the worst first.
 
     Args:
         layers: of a model.
-        alone: runs pictures through the model with this layer in INT8 and all else in float.
-        wanted: what the float model gives, one array a batch.
+        alone: runs images through the model with this layer in INT8 and all else in float.
+        expected: what the float model gives, one array per batch.
     """
     moved = {
-        layer: sum(change(found, own) for found, own in zip(alone(layer), wanted, strict=True))
+        layer: sum(change(found, own) for found, own in zip(alone(layer), expected, strict=True))
         for layer in tracked(layers, "ranking layers", len(layers))
     }
     return tuple(sorted(layers, key=lambda layer: -moved[layer]))
 
 
-def fewest(layers: int, score: Callable[[int], float], *, least: float) -> Search:
-    """Find the fewest layers to give back so that the score is at least `least`.
+def fewest(layers: int, map_with: Callable[[int], float], *, least: float) -> Search:
+    """Find the fewest layers to give back so that mAP is at least `least`.
 
-    The score is taken to rise with every layer given back, as it does but for noise, so that it
-    takes about log2(layers) scores. At least one layer stays in INT8.
+    mAP is assumed to rise with every layer given back, as it does except for noise, so that
+    about log2(layers) evaluations are enough. At least one layer stays in INT8.
 
     Args:
         layers: how many there are, sorted, the most sensitive first.
-        score: returns the mAP with the first so many given back.
+        map_with: returns the mAP with the first so many given back.
         least: the mAP to hold.
     """
     trials: dict[int, float] = {}
 
     def holds(given_back: int) -> bool:
-        trials[given_back] = score(given_back)
+        trials[given_back] = map_with(given_back)
         return trials[given_back] >= least
 
     low, high = 0, layers - 1  # `low` misses, `high` holds

@@ -113,5 +113,5 @@ def opened(model: onnx.ModelProto) -> Runner:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        with notes.without_notes():  # what there is to say was said of the user's own file
+        with notes.without_notes():  # what there is to note was noted of the user's own file
             return open_weights(path, device_name="cpu")

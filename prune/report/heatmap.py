@@ -1,4 +1,4 @@
-"""A heat map with its numbers in it, one row a name."""
+"""A heat map with its numbers in it, one row per name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from prune.common.files import replacing
 
-_WRITTEN = 100  # rows whose numbers can still be read in a picture
-_TALL = 400  # rows that fit a picture
+_WRITTEN = 100  # rows whose numbers can still be read in an image
+_TALL = 400  # rows that fit an image
 
 
 def heatmap(
@@ -29,7 +29,7 @@ def heatmap(
         target: the PNG to write.
         rows: names, from the top.
         columns: names.
-        title: of the picture.
+        title: of the image.
         label: what the values are.
     """
     from matplotlib.figure import Figure

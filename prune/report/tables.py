@@ -9,7 +9,7 @@ class Stage:
     """One row: a network at some point of the road.
 
     `map50` and `map` lie in 0..1, `bytes` is the length of its file, `latency_ms` that of one
-    picture; None where it was not measured.
+    image; None where it was not measured.
     """
 
     name: str

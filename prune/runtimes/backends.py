@@ -1,4 +1,4 @@
-"""Runtimes behind one face: each opens a file as something that runs one batch on the CPU."""
+"""One interface to the runtimes: each opens a file as something that runs one batch on the CPU."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Setting:
 
     Attributes:
         threads: of one run, all of them for each operator in turn.
-        imgsz: height and width of a picture, pixels.
-        batch: pictures a run.
-        channels: of a picture.
+        imgsz: height and width of an image, pixels.
+        batch: images per run.
+        channels: of an image.
     """
 
     threads: int
@@ -52,8 +52,8 @@ class Opened:
     Attributes:
         run: computes one batch of noise and returns what the runtime returns.
         shape: of that batch, N, C, H, W.
-        precision: says at what precision the convolutions are really computed; may take as long as
-            opening the file once more.
+        precision: returns at what precision the convolutions are really computed; may take as long
+            as opening the file once more.
     """
 
     run: Callable[[], object]
@@ -92,13 +92,15 @@ def library(runtime: str) -> ModuleType:
     """Import a runtime.
 
     Raises:
-        InputError: it is not installed; says what brings it.
+        InputError: it is not installed; the message says what installs it.
     """
     try:
         return importlib.import_module(MODULES[runtime])
     except ImportError as error:
-        wanted = f"detector-prune[{runtime}]" if runtime in EXTRAS else "detector-prune"
-        raise InputError(f"{runtime} is not installed; pip install '{wanted}' brings it") from error
+        package = f"detector-prune[{runtime}]" if runtime in EXTRAS else "detector-prune"
+        raise InputError(
+            f"{runtime} is not installed; pip install '{package}' brings it"
+        ) from error
 
 
 def onnxruntime_options(threads: int) -> Any:  # no stubs
@@ -106,10 +108,10 @@ def onnxruntime_options(threads: int) -> Any:  # no stubs
 
     ONNX Runtime's threads spin by default while they wait for the next operator, and so they do
     here: it is what a deployed file does, and of a small network waking them is a third
-    (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms a run, 6.7 with sleeping threads).
-    But they stop with the run; by default they spin on while another file is timed. Where other
-    processes want the cores, spinning measures the scheduler: 43 ms a run at a load of 9. There
-    `bench.latency` takes one thread.
+    (yolor_csp_n at 320 pixels, 2 threads on 2 idle cores: 4.6 ms per run, 6.7 with sleeping
+    threads). But they stop with the run; by default they spin on while another file is timed.
+    Where other processes use the cores, spinning measures the scheduler: 43 ms per run at a load of
+    9. There `runtimes.compare` takes one thread.
     """
     options = library("onnxruntime").SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
@@ -119,7 +121,7 @@ def onnxruntime_options(threads: int) -> Any:  # no stubs
 
 
 def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Make pictures, float 0..1; the same for every runtime."""
+    """Make images, float 0..1; the same for every runtime."""
     return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
@@ -162,8 +164,12 @@ def compile_openvino(path: Path, setting: Setting, **options: object) -> Any:  #
     runtime = library("openvino")
     model = runtime.Core().read_model(path)
     model.reshape({model.inputs[0].any_name: list(setting.shape)})
-    wish = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": setting.threads, **options}
-    return runtime.Core().compile_model(model, "CPU", wish)
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": setting.threads,
+        **options,
+    }
+    return runtime.Core().compile_model(model, "CPU", properties)
 
 
 def _opencv(path: Path, setting: Setting) -> Opened:
@@ -178,7 +184,7 @@ def read_opencv(path: Path, setting: Setting) -> Any:  # its stubs differ by ver
     runtime = library("opencv")
     runtime.setNumThreads(setting.threads)
     log = runtime.utils.logging
-    before = log.setLogLevel(log.LOG_LEVEL_SILENT)  # what it says to stderr it raises as well
+    before = log.setLogLevel(log.LOG_LEVEL_SILENT)  # what it prints on stderr it raises as well
     try:
         return runtime.dnn.readNetFromONNX(str(path))
     finally:
@@ -207,7 +213,7 @@ def load_torch(path: Path) -> Any:  # a Darknet; named, it would import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Have torch compute with so many threads, a number that the whole process shares."""
+    """Have torch compute with so many threads, a number of the whole process."""
     torch = library("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -219,13 +225,13 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _ncnn(path: Path, setting: Setting) -> Opened:
     if setting.batch != 1:
-        raise InputError(f"ncnn takes one picture a run; batch is {setting.batch}")
+        raise InputError(f"ncnn takes one image per run; batch is {setting.batch}")
     graph = ncnn_param.read(path)
     images = noise(setting.shape)[0]  # [C, H, W]
     run = _ncnn_run(path, images, graph, setting, exact=False)
 
     def precision() -> str:
-        """Compare with a run in which all that is shorter is forbidden: ncnn cannot be asked."""
+        """Compare with a run that allows no shorter types: ncnn does not report its precision."""
         exact = _ncnn_run(path, images, graph, setting, exact=True)
         same = all(map(np.array_equal, run(), exact()))
         return shares({"int8": graph.int8, "float32" if same else "16 bits": graph.floats})
@@ -261,7 +267,7 @@ def _extracted(extractor: Any, name: str, path: Path) -> Any:  # no stubs
 
 
 def _knob(sides: int, kind: type) -> Array:
-    """Fill what a file takes beside pictures: one number, NMS's threshold or the most boxes."""
+    """Fill what a file takes beside images: one number, NMS's threshold or the most boxes."""
     return np.full((1,) * sides, 100 if np.issubdtype(kind, np.integer) else 0.5, dtype=kind)
 
 

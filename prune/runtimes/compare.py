@@ -1,6 +1,6 @@
-"""Files timed in turn, by the clock that a busy machine leaves right, and compared by ratio.
+"""Time files in turn, in a way that is right on a busy machine, too, and compare them by ratio.
 
-On an idle machine that is the wall's clock. Where other processes want the cores, a run waits for
+On an idle machine that is wall time. Where other processes use the cores, a run waits for
 them, and its threads for each other: on two cores with four busy processes, a network with 0.47 of
 the time of another took 0.53 by the wall. There a run has one thread, and the time that it had on a
 processor is compared: 0.45 whatever the others do.
@@ -35,9 +35,9 @@ class TimedFiles:
     """Milliseconds of files that were timed in turn.
 
     Attributes:
-        times: by the wall's clock or, on a busy machine, what one thread had on a processor,
+        times: wall time or, on a busy machine, what one thread had on a processor,
             divided by the threads that a run is to have, [rounds, files].
-        busy: whether other processes wanted the cores.
+        busy: whether other processes used the cores.
     """
 
     times: Times
@@ -48,7 +48,7 @@ class TimedFiles:
         return ratio(self.times[:, which], self.times[:, to])
 
     def ms(self, which: int = 0) -> float:
-        """Say how long a file takes; on a busy machine that is a rough estimate."""
+        """Return how long a file takes; on a busy machine that is a rough estimate."""
         return spread(self.times[:, 0]).median * self.ratio(which).middle
 
 
@@ -111,7 +111,7 @@ def latencies_ms(
     threads: int = 0,
     seed: int = 0,
 ) -> dict[Path, float]:
-    """Time each file on random pictures of its own size, in turn.
+    """Time each file on random images of its own size, in turn.
 
     Args:
         files: that the runtime reads, whose first input is [N, C, H, W].
@@ -125,7 +125,7 @@ def latencies_ms(
 
     Raises:
         InputError: a runtime that is not installed, a file that it cannot run or that has no known
-            picture size.
+            image size.
     """
     different = list(dict.fromkeys(files))
     found = timed_files(

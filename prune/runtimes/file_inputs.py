@@ -1,4 +1,4 @@
-"""What pictures a file takes, read from the file; what it is then run on."""
+"""What images a file takes, read from the file; what it is then run on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Side = int | None
 
 @dataclass(frozen=True)
 class Taken:
-    """The pictures a file takes.
+    """The images a file takes.
 
     Attributes:
         shape: N, C, H, W; None where any will do.
@@ -42,17 +42,17 @@ def settle(
     batch: int | None = None,
     held: Path | None = None,
 ) -> Setting:
-    """Decide what a file is run on: what is asked for, where nothing is what the file says.
+    """Decide what a file is run on: what is requested, or else what the file says.
 
     Args:
         path: .onnx, .pt, .pth, .weights or .param.
         threads: of a run.
         imgsz: side of a square image, or height and width, pixels.
-        batch: pictures a run; 1 where nobody says.
-        held: the checkpoint of ours that holds what `path` does, where that is another's.
+        batch: images per run; None: what the file says, or 1.
+        held: a checkpoint of ours with the content of `path`, where that is of another project.
 
     Raises:
-        InputError: the file cannot be read, takes other pictures, or nobody says what size.
+        InputError: the file cannot be read, takes other images, or its size is not known.
     """
     if path.suffix.lower() not in READERS:
         known = ", ".join(READERS)
@@ -63,13 +63,13 @@ def settle(
     number, channels, height, width = taken.shape
     if batch is not None and number not in (None, batch):
         raise InputError(
-            f"batch is {batch}, but {path} takes {number} a run only; leave --batch out, or export "
-            "with --dynamic"
+            f"batch is {batch}, but {path} takes {number} per run only; leave --batch out, or "
+            "export with --dynamic"
         )
     usual = taken.imgsz or (None, None)
     own = (height or usual[0], width or usual[1])  # what the file recommends is for open sides
-    wanted = own if imgsz is None else Size.of(imgsz)
-    sides = _fitting(path, (height, width), wanted, taken.stride)
+    requested = own if imgsz is None else Size.of(imgsz)
+    sides = _fitting(path, (height, width), requested, taken.stride)
     if excess := Size(*sides).excess(batch or number or 1, channels=channels or 3):
         raise InputError(f"{path} cannot be timed on so many values: {excess}")
     return Setting(threads, sides, batch or number or 1, channels or 3)
@@ -82,18 +82,18 @@ def size_of(path: Path) -> int:
 
 
 def _fitting(
-    path: Path, own: tuple[Side, Side], wanted: tuple[Side, Side], stride: int
+    path: Path, own: tuple[Side, Side], requested: tuple[Side, Side], stride: int
 ) -> tuple[int, int]:
     """Return height and width; see `settle`."""
-    if any(mine not in (None, side) for mine, side in zip(own, wanted, strict=True) if side):
+    if any(mine not in (None, side) for mine, side in zip(own, requested, strict=True) if side):
         raise InputError(
-            f"image size is {_by(wanted)}, but {path} takes images of {_by(own)} only; leave "
+            f"image size is {_by(requested)}, but {path} takes images of {_by(own)} only; leave "
             "--img-size out, or export with --dynamic"
         )
-    height, width = (mine or side for mine, side in zip(own, wanted, strict=True))
+    height, width = (mine or side for mine, side in zip(own, requested, strict=True))
     if height is None or width is None:
         raise InputError(
-            f"{path} leaves its picture size open and does not say which is usual; "
+            f"{path} leaves its image size open and does not say which is usual; "
             "give --img-size, e.g. 320"
         )
     size = Size(height, width)
@@ -121,7 +121,7 @@ def _onnx(path: Path) -> Taken:
         raise InputError(f"{path} is no ONNX file with an input")
     dims = inputs[0].type.tensor_type.shape.dim
     if len(dims) != 4:
-        raise InputError(f"{path} takes {len(dims)} sides, not pictures, [N, C, H, W]")
+        raise InputError(f"{path} takes {len(dims)} sides, not images, [N, C, H, W]")
     number, channels, height, width = (dim.dim_value or None for dim in dims)
     if any(dim.dim_value < 0 for dim in dims):
         raise InputError(f"{path} takes images of sides below zero")
@@ -139,7 +139,7 @@ def _size(facts: dict[str, str]) -> tuple[int, int] | None:
 
 
 def _numbers(text: str, *, most: int) -> list[int]:
-    """Find whole numbers from 1 to `most`; what is larger is a mistake of whoever wrote it."""
+    """Find whole numbers from 1 to `most`; what is larger is a mistake in the file."""
     found = (int(word) for word in re.findall(r"\b\d{1,9}\b", text))
     return [number for number in found if 1 <= number <= most]
 
@@ -159,16 +159,20 @@ def _ncnn(path: Path) -> Taken:
         pass  # as above
     shape = (1, channels or None, height or None, width or None)
     try:
-        said = read_json(read_bytes(path.with_suffix(".json"), "json"))
-        facts = {key: str(value) for key, value in said.items()} if isinstance(said, dict) else {}
-    except (InputError, BrokenTextError):  # of somebody else
+        document = read_json(read_bytes(path.with_suffix(".json"), "json"))
+        facts = (
+            {key: str(value) for key, value in document.items()}
+            if isinstance(document, dict)
+            else {}
+        )
+    except (InputError, BrokenTextError):  # of another program
         facts = {}
     stride = _numbers(facts.get("stride", ""), most=STRIDE)
     return Taken(shape, _size(facts), stride[0] if stride else 1)
 
 
 Reader = Callable[[Path], Taken]
-"""Read what pictures the file takes; InputError where it is no such file."""
+"""Read what images the file takes; InputError where it is no such file."""
 
 READERS: dict[str, Reader] = {
     ".onnx": _onnx,

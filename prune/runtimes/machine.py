@@ -20,7 +20,7 @@ class Machine:
         cpu: the processor's own name.
         cores: that this process may use.
         load: processes that wanted to run in the last minute, before the measurement; None where
-            the system does not tell.
+            the system does not report it.
         system: kernel and architecture.
         versions: of Python and the runtimes.
     """
@@ -44,9 +44,9 @@ def machine(runtimes: Sequence[str]) -> Machine:
     )
 
 
-def threads_of(wanted: int) -> int:
-    """Say 0, a thread a core, as a number: the runtimes would each count cores their own way."""
-    return wanted or cores()
+def threads_of(requested: int) -> int:
+    """Turn 0, one thread per core, into a number: runtimes count cores in different ways."""
+    return requested or cores()
 
 
 def _cpu() -> str:

@@ -19,7 +19,7 @@ class Graph:
     """What there is to know before a network runs.
 
     Attributes:
-        input: the blob that pictures go into.
+        input: the blob that images go into.
         outputs: the blobs that no layer reads.
         sides: channels, height, width of the input; 0 where the text leaves them open.
         int8: convolutions in 8-bit arithmetic.
@@ -58,9 +58,9 @@ def _layers(text: str, path: Path) -> list[_Layer]:
     magic, counts, *lines = text.splitlines()
     if magic.strip() != MAGIC:
         raise ValueError
-    said, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
-    if len(rows) < said:
-        raise InputError(f"{path} is damaged: it says {said} layers and holds {len(rows)}")
+    count, rows = int(counts.split()[0]), [line.split() for line in lines if line.strip()]
+    if len(rows) < count:
+        raise InputError(f"{path} is damaged: it says {count} layers and holds {len(rows)}")
     return [_layer(words) for words in rows]
 
 

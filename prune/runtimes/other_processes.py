@@ -1,4 +1,4 @@
-"""What other processes take of this machine now, since a load average tells of a minute ago."""
+"""What other processes use of this machine now; a load average is of the last minute."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Neighbours:
 
     Attributes:
         cores: how many there are.
-        taken: how many of them others took on average; None where the system does not tell.
+        taken: how many of them others took on average; None where the system does not report it.
     """
 
     cores: int
     taken: float | None = None
 
     def busy(self, threads: int) -> bool:
-        """Tell whether others take more than a quarter of what so many threads need."""
+        """Return whether others take more than a quarter of what so many threads need."""
         return self.taken is not None and self.taken > self.cores - (1 - BUSY) * threads
 
 
@@ -48,7 +48,7 @@ def watched() -> Iterator[Neighbours]:
 
 
 def look() -> Neighbours:
-    """Wait a moment and say what others take; where that is not told, the last minute's load."""
+    """Wait a moment; return what others use, or the load of the last minute if that is unknown."""
     with watched() as found:
         time.sleep(_LOOK_S)
     if found.taken is None and hasattr(os, "getloadavg"):

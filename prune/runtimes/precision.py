@@ -26,7 +26,7 @@ _ONNX_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv")
 
 
 def shares(counts: Mapping[str, int]) -> str:
-    """Say which precisions convolutions are computed at: "int8 87 %, float32 13 %"."""
+    """Return which precisions convolutions are computed at: "int8 87 %, float32 13 %"."""
     kinds = sorted(((n, kind) for kind, n in counts.items() if n), reverse=True)
     if len(kinds) < 2:
         return kinds[0][1] if kinds else "float32"

@@ -1,4 +1,4 @@
-"""Where a run's time goes: milliseconds a layer, as each runtime counts them itself."""
+"""Where a run's time goes: milliseconds per layer, as each runtime counts them itself."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _onnxruntime(path: Path, setting: Setting) -> Times:
         for _ in range(_WARM_UP + RUNS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    times: Times = defaultdict(list)  # one a node and run
+    times: Times = defaultdict(list)  # one per node and run
     for event in events:
         layer = event["name"].removesuffix("_kernel_time")
         if event["cat"] == "Node" and layer != event["name"]:
@@ -104,7 +104,7 @@ def _opencv(path: Path, setting: Setting) -> Times:
 
 
 def _torch(path: Path, setting: Setting) -> Times:
-    """Time the modules that have no others inside; what stands between them is nobody's."""
+    """Time the modules that have no others inside; what stands between them counts for none."""
     torch, net = library("torch"), load_torch(path)
     times: Times = defaultdict(list)
     started: dict[str, float] = {}
@@ -130,7 +130,7 @@ def _torch(path: Path, setting: Setting) -> Times:
 
 
 Profiler = Callable[[Path, Setting], Times]
-"""Run the file RUNS times and say what each layer took in each."""
+"""Run the file RUNS times; return what each layer took in each."""
 
 PROFILERS: dict[str, Profiler] = {
     "onnxruntime": _onnxruntime,

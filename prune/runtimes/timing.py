@@ -27,7 +27,7 @@ OWN: Clock = process_time  # what this process had on the processors, all thread
 
 @dataclass(frozen=True)
 class Spread:
-    """Milliseconds of a run: the median, and what a tenth of the runs stayed below or above."""
+    """Milliseconds per run: the median, and what a tenth of the runs stayed below or above."""
 
     median: float
     p10: float
@@ -44,7 +44,7 @@ class Ratio:
 
     @property
     def doubt(self) -> float:
-        """Return how far the interval reaches from the middle, as a share of it."""
+        """Return how far the interval reaches from the middle, as a fraction of it."""
         return max(self.high - self.middle, self.middle - self.low) / self.middle
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Ratio:
 
     @property
     def level(self) -> bool:
-        """Tell whether the two may as well be equal."""
+        """Return whether the two may as well be equal."""
         return self.low <= 1 <= self.high
 
 
@@ -76,7 +76,7 @@ def in_turn(
         rounds: timed runs of each.
         warm_up: rounds before, not counted.
         seed: of the orders.
-        clock: times them.
+        clock: gives seconds.
         watch: passes the numbers of the rounds on; a progress bar.
 
     Returns:

@@ -193,7 +193,7 @@ def _select(
 ) -> Selected | None:
     """Choose what goes; nothing, if an earlier cut went far enough."""
     wishes = budgeted.BudgetOptions(
-        allocation=budgeted.allocation_for(wish.criterion),
+        allocation=budgeted.allocation_for(CRITERIA[wish.criterion]),
         criterion=wish.criterion,
         layers=_exclude_frozen(run.net, subject.groups),
     )

@@ -414,3 +414,39 @@ def test_prove_is_the_old_name_of_verify() -> None:
     plan = prune.select(prune.trace(net, inputs), amount=0.5)
     with pytest.warns(DeprecationWarning, match=r"prune\.verify"):
         assert prune.prove(net, prune.cut(net, plan), plan, inputs) <= 1e-4
+
+
+def test_recovery_brings_the_outputs_nearer_to_the_original() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3)
+    ).eval()
+    images = [torch.rand(8, 3, 12, 12) for _ in range(2)]
+    plan = prune.select(prune.trace(model, (images[0],)), amount=0.5)
+    smaller = prune.cut(model, plan)
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float((model(images[0]) - smaller(images[0])).square().mean())
+
+    before = distance()
+    prune.recover(model, smaller, plan, images)
+    assert distance() < 0.7 * before
+    assert not smaller.training
+    with pytest.raises(prune.PlanError, match="step is 'train'; it must be one of compensate"):
+        prune.recover(model, smaller, plan, images, steps=["train"])
+    with pytest.raises(prune.InputError, match="there are no images to recover with"):
+        prune.recover(model, smaller, plan, [])
+
+
+def test_costs_are_counted_for_example_inputs() -> None:
+    cost = prune.count(nn.Conv2d(3, 8, 3), (torch.rand(2, 3, 10, 10),))
+    assert cost == prune.Cost(params=8 * 28, macs=2 * 8 * 27 * 64)
+
+
+def test_every_error_is_a_public_name() -> None:
+    from prune import errors
+
+    named = [name for name, each in vars(errors).items() if isinstance(each, type)]
+    assert all(getattr(prune, name) is getattr(errors, name) for name in named)
+    assert set(named) <= set(dir(prune))

@@ -90,3 +90,43 @@ def test_the_steep_group_alone_is_named_and_only_at_its_cliff() -> None:
 def test_what_is_small_beside_the_metric_is_no_cliff() -> None:
     shares = np.arange(0.14, 0.97, 0.02)
     assert not any(_found(float(share), steep=0, baseline=100.0) for share in shares)
+
+
+# By channel of six: a step at least doubles the drop, or does not.
+STEPS = (0.0, 0.04, 0.1, 0.17, 0.3, 0.7)
+
+
+def test_a_cliff_at_least_doubles_the_drop() -> None:
+    curve = tuple((count / 6, drop) for count, drop in enumerate(STEPS) if count)
+    found: dict[int, bool] = {}
+    for share in np.arange(0.14, 0.97, 0.01):
+        for cliff in _found(float(share), steep=0, curve=curve):
+            assert cliff.drop >= 2 * cliff.drop_eased
+        gone, before = _removed(float(share), curve)
+        if gone == before + 1 and before:
+            found[gone] = bool(_found(float(share), steep=0, curve=curve))
+    assert found == {2: True, 3: False, 4: False, 5: True}, "2.5, 1.7, 1.8 and 2.3 times"
+
+
+def _removed(share: float, curve: Curve) -> tuple[int, int]:
+    """Return how many of the six channels go, under the budget and under the milder one."""
+    net = nets.net("chain")
+    groups = trace(net, SHAPE)
+    found = Evaluation(
+        importance=[None if g.kept else torch.arange(float(g.channels)) for g in groups],
+        costs=cost_model(net, groups, SHAPE),
+        metric="macs",
+        alike=["x"] * len(groups),
+        curves=[curve] * len(groups),
+    )
+    whole = found.costs.total("macs")
+    prices, allowed = ALLOCATIONS["uniform"](found), limits(groups, Constraints())
+    number = next(place for place, group in enumerate(groups) if not group.kept)
+    budgets = (int(share * whole), int(share * whole) + int(EASED * whole))
+    removed = [
+        int(meet(prices, found.costs, Budget("macs", limit), allowed)[number])
+        if limit < whole
+        else 0
+        for limit in budgets
+    ]
+    return removed[0], removed[1]

@@ -11,7 +11,7 @@ from prune.errors import PlanError
 
 
 @pytest.mark.parametrize("name", nets.CASES)
-def test_multiply_adds_are_half_of_torchs_floating_point_operations(name: str) -> None:
+def test_macs_are_half_of_torchs_floating_point_operations(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.rand(shape).double())
@@ -42,7 +42,23 @@ def test_a_grouped_and_a_transposed_convolution_counted_by_hand() -> None:
     assert count(nn.ConvTranspose2d(6, 4, 2, stride=2), (1, 6, 5, 7)).macs == 6 * 4 * 4 * 35
 
 
-def test_a_layer_that_runs_twice_costs_its_multiply_adds_twice() -> None:
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.ConvTranspose2d(6, 4, (2, 3), groups=2), (1, 6, 5, 7), 6 * 35 * 2 * 6),
+        (nn.ConvTranspose2d(6, 9, 3, stride=2, groups=3), (2, 6, 5, 7), 2 * 6 * 35 * 3 * 9),
+        (nn.ConvTranspose1d(4, 10, 5), (1, 4, 8), 4 * 8 * 10 * 5),
+    ],
+    ids=["overlapping, two groups", "apart, three groups", "one axis"],
+)
+def test_every_input_of_a_transposed_convolution_reaches_the_outputs_of_its_group(
+    layer: nn.Module, shape: tuple[int, ...], macs: int
+) -> None:
+    """Inputs x outputs of a group x cells of the kernel, whatever the size of the output."""
+    assert count(layer, shape).macs == macs
+
+
+def test_a_layer_that_runs_twice_counts_its_macs_twice() -> None:
     costs = per_layer(nets.net("shared"), (1, 3, 8, 8))
     assert costs["tower"] == Cost(6 * 5 * 9 + 6, 2 * 6 * 5 * 9 * 64, (1, 6, 8, 8))
 

@@ -1,4 +1,4 @@
-"""The proof: it passes what is right (see test_cut) and finds what is not."""
+"""Verification: it passes what is right (see test_cut) and finds what is not."""
 
 from dataclasses import replace
 
@@ -132,6 +132,69 @@ def test_rounding_of_large_outputs_is_told_from_a_wrong_cut() -> None:
     with torch.no_grad():
         pruned.get_parameter("2.bias").add_(0.01)
     with pytest.raises(VerificationError):
+        verify(net, pruned, groups, plan, shape=SHAPE)
+
+
+class _TwoBranches(nn.Module):
+    """A branch with large outputs, which float32 rounds by more than the tolerance, and a small one.
+
+    The outputs of the small one do not show what differs inside it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.large = nn.Conv2d(3, 200, 1), nn.Conv2d(200, 4, 1)
+        self.b, self.small = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        with torch.no_grad():
+            self.large.weight.mul_(1e4)
+            self.small.weight.mul_(1e-12)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.large(self.a(x).relu()), self.small(self.b(x).relu())
+
+
+def _pruned_branches(removed: dict[str, range]) -> tuple[nn.Module, nn.Module, Plan]:
+    torch.manual_seed(0)
+    net = _TwoBranches()
+    groups = trace(net, SHAPE)
+    number = {group.root: place for place, group in enumerate(groups)}
+    plan = plan_of(groups, {number[root]: channels for root, channels in removed.items()})
+    return net, apply_plan(net, groups, plan), plan
+
+
+def _scale(net: nn.Module, name: str, by: float) -> None:
+    with torch.no_grad():
+        net.get_parameter(name).mul_(by)
+
+
+@pytest.mark.parametrize(("by", "found"), [(1.0005, False), (1.002, True)])
+def test_a_layer_may_differ_by_what_rounding_can_do_and_no_more(by: float, found: bool) -> None:
+    """Where the outputs show nothing and are small, one pass in float32 decides."""
+    net, pruned, plan = _pruned_branches({"b": range(1)})
+    for each in (net, pruned):
+        _scale(each, "large.weight", 0.0)  # no rounding there
+    _scale(pruned, "b.weight", by)
+    _scale(pruned, "b.bias", by)
+    groups = trace(net, SHAPE)
+    if not found:
+        assert verify(net, pruned, groups, plan, shape=SHAPE) <= 1e-4
+        return
+    with pytest.raises(VerificationError, match="the first layer to differ is b"):
+        verify(net, pruned, groups, plan, shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "add"),
+    [("large.bias", 3e-7), ("b.bias", 1e-4)],
+    ids=["an output, by far less than the tolerance", "a layer, by less than float32 can tell"],
+)
+def test_the_second_pass_allows_a_thousandth(name: str, add: float) -> None:
+    net, pruned, plan = _pruned_branches({"a": range(0, 200, 3)})
+    groups = trace(net, SHAPE)
+    assert verify(net, pruned, groups, plan, shape=SHAPE) > 1e-4, "it takes a second pass"
+    with torch.no_grad():
+        pruned.get_parameter(name).add_(add)
+    with pytest.raises(VerificationError, match="differs from the masked original"):
         verify(net, pruned, groups, plan, shape=SHAPE)
 
 

@@ -73,7 +73,7 @@ def test_box_is_the_tightest_around_what_is_drawn(number: int) -> None:
     ("words", "said"),
     [
         (["--size", "16"], "size is 16"),
-        (["--images", "1"], "1 pictures are too few"),
+        (["--images", "1"], "1 images are too few"),
         (["--split", "1,0,0"], "too few for train and val"),
     ],
 )

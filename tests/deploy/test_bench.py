@@ -267,9 +267,9 @@ def test_ncnn_runs_its_own_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-2)
     np.testing.assert_array_equal(other, images)
     assert opened.precision() in ("float32", "16 bits")
-    with pytest.raises(InputError, match="one picture a run"):
+    with pytest.raises(InputError, match="one image per run"):
         open_model("ncnn", path, Setting(1, (8, 8), batch=2))
-    with pytest.raises(InputError, match="leaves its picture size open"):
+    with pytest.raises(InputError, match="leaves its image size open"):
         settle(path, threads=1)
     path.with_suffix(".json").write_text('{"imgsz": [8, 16], "stride": 8}')
     assert settle(path, threads=1).imgsz == (8, 16)
@@ -369,7 +369,7 @@ def test_open_sides_need_a_size_from_somebody(files: dict[str, Path], tmp_path: 
     ("name", "wish", "message"),
     [
         ("fixed", {"imgsz": 96}, "image size is 96, but .* takes images of 64 x 64 only"),
-        ("fixed", {"batch": 1}, "batch is 1, but .* takes 2 a run only"),
+        ("fixed", {"batch": 1}, "batch is 1, but .* takes 2 per run only"),
         ("open", {"imgsz": 100}, "image size is 100; .* takes multiples of 16, e.g. 112"),
         ("pt", {"imgsz": 100}, "image size is 100; .* takes multiples of 16, e.g. 112"),
     ],

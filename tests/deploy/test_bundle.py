@@ -119,7 +119,7 @@ def test_a_bundle_is_whole(made: Path) -> None:
     assert (how["size"], how["pad"], how["any_size"]) == ([64, 64], 114, False)
     readme = (made / "README.md").read_text()
     size, params = (made / "model.onnx").stat().st_size, 7 * (3 * 8 * 8 + 1)
-    for figure in (f"{size:,} bytes", f"| parameters | {params:,} |", "ms a picture", "unknown"):
+    for figure in (f"{size:,} bytes", f"| parameters | {params:,} |", "ms per image", "unknown"):
         assert figure in readme
 
 

@@ -194,7 +194,7 @@ def test_broken_picture_does_not_stop_the_others(
         (["--classes", ",", " "], "names no class"),
         (["--conf-thres", "2"], "confidence threshold is 2"),
         (["--weights", "net.txt"], "net.txt"),
-        (["--weights", "grey.pt"], "[net] channels: is 1; pictures are RGB"),
+        (["--weights", "grey.pt"], "[net] channels: is 1; images are RGB"),
     ],
     ids=[
         *("path", "glob", "folder", "file", "list", "camera", "stream", "web"),

@@ -227,7 +227,7 @@ def test_raw_maps_are_refused(tmp_path: Path) -> None:
 
 def test_names_that_do_not_fit_the_outputs_are_refused(tmp_path: Path) -> None:
     runner = open_weights(exported(tmp_path, {"names": '["only one"]'}))
-    with pytest.raises(CheckpointError, match="7 numbers a box"):
+    with pytest.raises(CheckpointError, match="7 numbers per box"):
         runner.detect(torch.zeros(1, 3, 64, 64))
 
 

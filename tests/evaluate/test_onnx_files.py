@@ -183,6 +183,7 @@ def test_what_stands_beside_ncnn_text_is_believed_where_it_can_be(
     path.write_text("7767517\n2 2\n" + LAYERS.format(64))
     path.with_suffix(".bin").touch()
     path.with_suffix(".json").write_text(beside)
+    path.with_suffix(".bin").touch()
     assert settle(path, threads=1).shape == (1, 3, 64, 64)
 
 

@@ -78,11 +78,11 @@ REFUSED = {
     ),
     "one cell made larger": (
         f"{CONV}4\n[avgpool]\n[upsample]\n[scale_channels]\nfrom=0\n{HEAD}",
-        ["line 6", "[upsample]", "layer 1", "whole picture"],
+        ["line 6", "[upsample]", "layer 1", "whole image"],
     ),
     "phases of one cell": (
         f"{CONV}4\n[avgpool]\n[reorg]\n[route]\nlayers=0\n{HEAD}",
-        ["line 6", "[reorg]", "layer 1", "whole picture"],
+        ["line 6", "[reorg]", "layer 1", "whole image"],
     ),
 }
 

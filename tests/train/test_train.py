@@ -464,7 +464,7 @@ def test_json_is_all_there_is_on_stdout(
         ((), "nothing to train; give --weights"),
         (("--weights", "none.pt"), "cannot read none.pt"),
         (("--cfg", "none.cfg"), "cannot read none.cfg"),
-        (("--cfg", "grey.cfg"), "grey.cfg, line 1, [net] channels: is 1; pictures are RGB"),
+        (("--cfg", "grey.cfg"), "grey.cfg, line 1, [net] channels: is 1; images are RGB"),
         (("--weights", "dense.pt", "--data", "none.yaml"), "none.yaml"),
         (("--weights", "dense.pt", "--keep-classes", "--data", "three.yaml"), "--keep-classes: "),
         (("--cfg", "grey.cfg", "--keep-classes"), "--keep-classes needs --weights"),

@@ -23,7 +23,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def is_torch_file(path: Path) -> bool:
-    """Say whether a file begins as those of `torch.save` do.
+    """Return whether a file begins as those of `torch.save` do.
 
     Raises:
         CheckpointError: there is no such file, or it is empty.

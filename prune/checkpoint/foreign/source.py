@@ -136,7 +136,7 @@ def expect_darknet(path: Path) -> None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Say whether a file begins as those of safetensors do: the length of JSON, then the JSON."""
+    """Return whether a file begins as safetensors do: with the length of JSON, then the JSON."""
     with open_input(path, "weights", error=CheckpointError) as handle:
         start = handle.read(9)
     return len(start) == 9 and start[8:] == b"{" and start[5:8] == bytes(3)

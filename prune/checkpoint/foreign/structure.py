@@ -48,7 +48,7 @@ def from_definitions(
     """Write the sections that a pickled module keeps of its cfg (all but [net]).
 
     Args:
-        definitions: one dict a section; its kind is under "type".
+        definitions: one dict per section; its kind is under "type".
         imgsz: for [net], which such a module does not keep.
 
     Raises:

@@ -1,6 +1,6 @@
 """Darknet .weights files: a header, then float32 numbers layer after layer.
 
-The header is three int32 (major, minor, revision of the format) and the count of pictures seen in
+The header is three int32 (major, minor, revision of the format) and the count of images seen in
 training, int64 from version 0.2 on and int32 before.
 """
 
@@ -61,7 +61,7 @@ def read_tensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], sections: Sequence[Section]) -> None:
-    """Write the tensors of `state` that a .weights file holds; version 0.2.5, no pictures seen."""
+    """Write the tensors of `state` that a .weights file holds; version 0.2.5, no images seen."""
     with path.open("wb") as handle:
         handle.write(struct.pack("<iiiq", 0, 2, 5, 0))
         for name in tensors(sections):

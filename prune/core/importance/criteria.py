@@ -44,6 +44,21 @@ class Criterion:
         """Tell whether the criterion looks at images, not at weights alone."""
         return self.reads in OF_IMAGES
 
+    def __call__(self, rows: Tensor, generator: Generator) -> Tensor:
+        """Compute the importance of each row.
+
+        Raises:
+            PlanError: a criterion of the user's returns something else than one number per row.
+        """
+        result = self.importance(rows, generator)
+        if not isinstance(result, Tensor) or result.shape != rows.shape[:1]:
+            shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise PlanError(
+                f"the criterion returned {shape} for {list(rows.shape)}; it must return one number "
+                f"per row, a tensor of shape {list(rows.shape[:1])}"
+            )
+        return result.float()
+
 
 def l1_norm(rows: Tensor, _: Generator) -> Tensor:
     """Return the absolute sum (Li et al. 2017, arXiv:1608.08710).

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from prune.core.importance.criteria import CRITERIA, Criterion
+from prune.core.importance.criteria import Criterion
+from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.importance.statistics import Statistics
 from prune.core.trace.groups import Group, Slot
 from prune.errors import PlanError
@@ -27,7 +28,7 @@ def channel_importance(
     net: nn.Module,
     groups: Sequence[Group],
     *,
-    criterion: str = "l1",
+    criterion: CriterionLike = "l1",
     scope: str = "root",
     normalize: str = "none",
     seed: int = 0,
@@ -38,7 +39,7 @@ def channel_importance(
     Args:
         net: has the weights.
         groups: of the same network.
-        criterion: a key of CRITERIA.
+        criterion: see `own_criteria.find`.
         scope: "root", the importance in one layer (for weights the group's first), or "group", the
             mean over all layers that compute or read the channels.
         normalize: a key of NORMALIZERS.
@@ -53,16 +54,16 @@ def channel_importance(
     Raises:
         PlanError: an unknown name, missing statistics, or weights that contain NaN or infinity.
     """
-    for name, value, known in (
-        ("criterion", criterion, CRITERIA),
+    name, chosen = find(criterion)
+    for option, value, known in (
         ("scope", scope, SCOPES),
         ("normalize", normalize, NORMALIZERS),
     ):
         if value not in known:
-            raise PlanError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-    chosen, generator = CRITERIA[criterion], Generator().manual_seed(seed)
+            raise PlanError(f"{option} is {value!r}; it must be one of {', '.join(known)}")
+    generator = Generator().manual_seed(seed)
     if chosen.needs_images and statistics is None:
-        raise PlanError(f"criterion {criterion} needs images; give it data")
+        raise PlanError(f"criterion {name} needs images; give it data")
     found = []
     for group in groups:
         own = None if group.kept else _of(net, group, chosen, scope, generator, statistics)
@@ -91,9 +92,9 @@ def _of(
         return None
     if criterion.adds:
         total = torch.stack([_by_channel(slot, found) for slot, found in read]).sum(dim=0)
-        result = criterion.importance(total, generator)
+        result = criterion(total, generator)
     else:
-        each = [_by_channel(slot, criterion.importance(found, generator)) for slot, found in read]
+        each = [_by_channel(slot, criterion(found, generator)) for slot, found in read]
         result = torch.stack(each).mean(dim=0)
     return finite(result, group.root)
 

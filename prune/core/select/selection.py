@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from prune.core.importance.criteria import CRITERIA
 from prune.core.importance.group_importance import filters, finite
+from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.plan import Cut, Plan, cut_of
 from prune.core.select.allocation import ALLOCATIONS, Budget, Evaluation, meet
 from prune.core.select.cliffs import Cliff
@@ -199,7 +200,7 @@ def one_after_another(
     layers: Sequence[str],
     *,
     amount: float,
-    criterion: str = "l1",
+    criterion: CriterionLike = "l1",
     seed: int = 0,
     round_to: int = 1,
 ) -> tuple[Plan, tuple[Repeated, ...]]:
@@ -215,9 +216,10 @@ def one_after_another(
     """
     _expect_amount(amount)
     constraints = Constraints(round_to=round_to)
-    if criterion not in CRITERIA or CRITERIA[criterion].reads != "weight":
+    name, chosen = find(criterion)
+    if chosen.reads != "weight":
         known = ", ".join(name for name, c in CRITERIA.items() if c.reads == "weight")
-        raise PlanError(f"criterion is {criterion!r}; sequential pruning supports {known}")
+        raise PlanError(f"criterion is {name!r}; sequential pruning supports {known}")
     generator = Generator().manual_seed(seed)
     touched = touching(groups, layers)
     free = [group for group in touched if not group.kept]
@@ -227,7 +229,7 @@ def one_after_another(
     for layer in layers:
         present = _present(free, gone, layer)
         weight = _present_inputs(net.get_submodule(layer), lost[layer])
-        own = finite(CRITERIA[criterion].importance(weight, generator), layer)  # [out]
+        own = finite(chosen(weight, generator), layer)  # [out]
         cut = _least_important(free, layer, present, own, amount=amount, constraints=constraints)
         for number, channel in cut:
             gone[number].add(channel)
@@ -242,7 +244,7 @@ def one_after_another(
         for group, count, cut in zip(free, times, cuts, strict=True)
         if count > 1
     )
-    return _plan(criterion, cuts, touched, f"amount {amount}"), repeated
+    return _plan(name, cuts, touched, f"amount {amount}"), repeated
 
 
 def touching(groups: Sequence[Group], layers: Collection[str]) -> tuple[Group, ...]:

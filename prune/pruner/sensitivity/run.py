@@ -18,7 +18,7 @@ from prune.common.device import cores
 from prune.common.files import write_text
 from prune.common.size import Size
 from prune.core.cost.cost_model import CostModel, cost_model
-from prune.core.importance.criteria import CRITERIA
+from prune.core.importance.own_criteria import find
 from prune.core.select.selection import lowest
 from prune.core.trace.groups import Group
 from prune.data import spec as data
@@ -58,7 +58,8 @@ class SensitivityConfig:
         decoding: how the heads of public weights decode boxes, "exp" or "sigmoid"; None for what
             the cfg and the file say.
         ratios: fractions of each group's channels to cut, each in (0, 1).
-        criterion: a key of `criteria.CRITERIA`; the int(ratio x channels) lowest are cut.
+        criterion: name of a criterion, or "file.py:name", see `own_criteria.find`; the
+            int(ratio x channels) lowest are cut.
         scope: "root" or "group", see `group_importance.channel_importance`.
         seed: of criteria that draw numbers, and of the choice of images.
         metric: "map" or "loss".
@@ -236,8 +237,7 @@ def _jobs(bench: MaskedEvaluation, config: SensitivityConfig) -> list[_Job]:
 
 def _importance(bench: MaskedEvaluation, config: SensitivityConfig) -> importance.Importance:
     images = None
-    known = CRITERIA.get(config.criterion)
-    if known is not None and known.needs_images:
+    if find(config.criterion)[1].needs_images:
         train = data.load(bench.setup.data, splits=["train"])
         images = importance.TrainImages(train, LOOKED_AT, bench.setup.imgsz)
     return importance.importance_of(
