@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from prune import Detector
 from prune.data.shapes import make_shapes
-from prune.detector import Detector
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart")
 data = make_shapes(folder / "shapes.yaml", images=64, size=96)  # or your own data.yaml

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prune.core.plan import Cut as Cut
     from prune.core.plan import Plan as Plan
     from prune.core.trace.groups import Group as Group
+    from prune.detector import Detector as Detector
     from prune.errors import CfgError as CfgError
     from prune.errors import CheckpointError as CheckpointError
     from prune.errors import DataError as DataError
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from prune.errors import PlanError as PlanError
     from prune.errors import PruneError as PruneError
     from prune.errors import RunError as RunError
-    from prune.errors import StageError as StageError
     from prune.errors import TrainError as TrainError
     from prune.errors import VerificationError as VerificationError
     from prune.errors import WithinBudgetError as WithinBudgetError
@@ -69,6 +69,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Plan",
     ),
     "prune.core.trace.groups": ("Group",),
+    "prune.detector": ("Detector",),
     "prune.errors": (
         "CfgError",
         "CheckpointError",
@@ -83,7 +84,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "PlanError",
         "PruneError",
         "RunError",
-        "StageError",
         "TrainError",
         "VerificationError",
         "WithinBudgetError",

@@ -136,7 +136,7 @@ def test_rounding_of_large_outputs_is_told_from_a_wrong_cut() -> None:
 
 
 class _TwoBranches(nn.Module):
-    """A branch with large outputs, which float32 rounds by more than the tolerance, and a small one.
+    """A branch of large outputs, which float32 rounds by more than the tolerance, and a small one.
 
     The outputs of the small one do not show what differs inside it.
     """
