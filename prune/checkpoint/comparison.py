@@ -125,7 +125,7 @@ def _open_both(config: DiffConfig) -> list[Checkpoint]:
     found = [open_weights(path, how) for path, how in zip(paths, readings, strict=True)]
     foreign = any(one.foreign for one in found)
     for path, how, one in zip(paths, readings, found, strict=True):
-        # One cfg beside one public file is meant for that, and nothing needs to be said of ours.
+        # One cfg beside one public file is meant for that, and nothing needs to be noted of ours.
         only = foreign and not one.foreign and len(cfgs) == 1
         note_reading(path, one, Reading() if only else how)
     return found

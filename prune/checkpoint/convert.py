@@ -23,7 +23,7 @@ from prune.models.sections import remarks as cfg_remarks
 
 @dataclass(frozen=True)
 class Reading:
-    """What the user says of a file of weights; None leaves it to the file.
+    """What the user knows of a file of weights; None leaves it to the file.
 
     Attributes:
         cfg: the network's cfg; else the file's own word, one of the same name, or ./cfg. One of
@@ -68,7 +68,7 @@ def open_weights(path: Path, reading: Reading = AS_IT_IS) -> Checkpoint:
 
 
 def _as_said(own: Checkpoint, reading: Reading) -> Checkpoint:
-    """Give one of our checkpoints other names and another decoding, where the user says so."""
+    """Give one of our checkpoints other names and another decoding, where the user chose them."""
     remarks = []
     if reading.decoding is not None:
         sections = with_decoding_of(parse(own.cfg, source=own.cfg_source), reading.decoding)
@@ -89,7 +89,7 @@ def import_foreign(
 ) -> Checkpoint:
     """Make a checkpoint of a public one: a .pt of YOLOR, YOLOv4 or YOLOv3, Darknet .weights.
 
-    Its last history entry tells what was read ("read") and what to know about it ("notes"). One of
+    Its last history entry names what was read ("read") and what to know about it ("notes"). One of
     our own comes back with the new names, size and decoding.
 
     Args:
@@ -105,17 +105,17 @@ def import_foreign(
         CfgError: the cfg cannot be read.
         InputError: an image size that the network cannot take.
     """
-    wanted = None if imgsz is None else Size.of(imgsz)
+    requested = None if imgsz is None else Size.of(imgsz)
     document = read_pickle(path) if is_torch_file(path) else None
     if isinstance(document, dict) and "format" in document:
-        return _renewed(path, names=names, imgsz=wanted, decoding=decoding)
+        return _renewed(path, names=names, imgsz=requested, decoding=decoding)
     with naming(path):
         if document is None:
             source = from_darknet(path, cfg=cfg, decoding=decoding)
         else:
-            source = from_document(document, path=path, cfg=cfg, decoding=decoding, imgsz=wanted)
+            source = from_document(document, path=path, cfg=cfg, decoding=decoding, imgsz=requested)
         net = assemble(source.sections, source.weights)
-    size, notes = _size(net, wanted)
+    size, notes = _size(net, requested)
     return capture(
         net,
         names=_own_names(source, net) if names is None else names,
@@ -183,7 +183,7 @@ def _renewed(
     own = _as_said(load(path), Reading(names=given, decoding=decoding))
     net = network(own)
     size = _checked_size(own.imgsz if imgsz is None else imgsz, net)
-    notes = ["it was a checkpoint of ours already; its own cfg was kept", *own.remarks]
+    notes = ["it was a checkpoint of ours already; its own cfg counts", *own.remarks]
     entry = {**_entry(path, net, size), "read": "checkpoint", "notes": notes}
     return capture(net, names=own.names, imgsz=size, history=[*own.history, entry])
 
@@ -207,9 +207,9 @@ def _entry(path: Path, net: Darknet, imgsz: Size) -> dict[str, object]:
     }
 
 
-def _size(net: Darknet, wanted: Size | None) -> tuple[Size, tuple[str, ...]]:
-    """Return the size that is wanted, else the cfg's, and notes on it."""
-    return image_size(net) if wanted is None else (_checked_size(wanted, net), ())
+def _size(net: Darknet, requested: Size | None) -> tuple[Size, tuple[str, ...]]:
+    """Return the requested size, or the cfg's, and notes on it."""
+    return image_size(net) if requested is None else (_checked_size(requested, net), ())
 
 
 def _checked_size(imgsz: Size, net: Darknet) -> Size:

@@ -1,7 +1,7 @@
 """Our file format: a dict of plain values, and the one place that builds networks from files.
 
 A checkpoint carries the cfg text that describes exactly its network, so nothing pickled is ever
-run and no code has to be kept beside it. `torch.load(path, weights_only=True)` reads it anywhere.
+run and no code has to be stored beside it. `torch.load(path, weights_only=True)` reads it anywhere.
 """
 
 import hashlib
@@ -222,7 +222,7 @@ def network(checkpoint: Checkpoint) -> Darknet:
 
 @contextmanager
 def naming(file: Path | str) -> Iterator[None]:
-    """Put a file's name before what is wrong with its content; an empty name says nothing."""
+    """Put a file's name before what is wrong with its content; an empty name adds nothing."""
     try:
         yield
     except CheckpointError as error:

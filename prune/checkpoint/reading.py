@@ -1,4 +1,4 @@
-"""How a file of weights is read: what the user says of it, and the note on what was read."""
+"""How a file of weights is read: what the user knows of it, and the note on what was read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DESCRIPTIONS = (".yaml", ".yml", ".data")
 
 
 def reading_of(cfg: Path | None, names: Names | None, decoding: str | None) -> Reading:
-    """Turn what the user says of a file of weights into how it is read.
+    """Turn what the user knows of a file of weights into how it is read.
 
     Args:
         cfg: a file, or the name of one in ./cfg.
@@ -46,7 +46,7 @@ def open_with_note(path: Path, reading: Reading = AS_IT_IS) -> Checkpoint:
 
 
 def note_reading(path: Path, found: Checkpoint, reading: Reading) -> None:
-    """Note in one line how a file was read, if there is something to say."""
+    """Note in one line how a file was read, if there is something to note."""
     remarks = list(found.remarks)
     if reading.cfg is not None and not found.foreign:
         remarks.append(f"it is a checkpoint of ours, so that its own cfg counts, not {reading.cfg}")

@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each a file of its own, imported when it is asked for.
+"""The command line: a table of commands, each a file of its own, imported when it is used.
 
 So is what only some of them need: `prune --help` is to be there at once.
 """
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "data": "make or check a data set: voc, coco, shapes, check",
     "train": "train a network, or fine-tune a pruned one (--pt)",
-    "val": "score a checkpoint on a split: P, R, mAP",
+    "val": "evaluate a checkpoint on a split: P, R, mAP",
     "detect": "draw boxes on images, folders, videos, streams",
-    "whole": "turn any public checkpoint into ours",
-    "show": "layers, couplings and costs of a checkpoint",
-    "diff": "two checkpoints, layer by layer",
+    "whole": "turn any public checkpoint into one of ours",
+    "show": "list layers, couplings and costs of a checkpoint",
+    "diff": "compare two checkpoints, layer by layer",
     "conv": "prune single convolutions",
     "layers": "prune a range of layers",
     "global": "prune the whole network to a budget",
     "apply": "carry out a saved plan",
     "depth": "remove whole residual blocks",
     "sensitivity": "what cutting each coupled group alone costs in mAP",
-    "export": "write ONNX (checked) or Darknet files",
+    "export": "write ONNX (checked), ncnn or Darknet files",
     "auto": "prune, fine-tune, quantise and measure down to a latency",
-    "quantize": "an ONNX file in INT8, scored and timed",
-    "bench": "how long files take in the runtimes of this machine",
+    "quantize": "put an ONNX file into INT8, evaluate and time it",
+    "bench": "time files in the runtimes of this machine",
     "doctor": "what this machine and this installation have, and what is missing",
     "completion": "print what a shell needs to complete commands and options",
 }
@@ -177,7 +177,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _overview() -> str:
     rows = "\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items())
     return (
-        f"prune {__version__}: make trained detectors small and fast, every cut proved\n\n"
+        f"prune {__version__}: make trained detectors small and fast; every cut is verified\n\n"
         f"usage: prune COMMAND [options]    prune COMMAND --help\n\n{rows}"
     )
 

@@ -71,7 +71,7 @@ def _add_voc(parser: argparse.ArgumentParser) -> None:
             help=f"folder of the {what}, where they are not found; may be given several times",
         )
     _add_out(parser)
-    _add_conversion(parser, "as ImageSets/Main or the folders say, else 0.8,0.1,0.1")
+    _add_conversion(parser, "as ImageSets/Main or the folders divide them, else 0.8,0.1,0.1")
     _add_marked(parser, "difficult", keep=True)
 
 
@@ -81,7 +81,7 @@ def _add_coco(parser: argparse.ArgumentParser) -> None:
         type=_coco_source,
         nargs="+",
         metavar="[SPLIT=]JSON",
-        help="COCO instances file, e.g. train=a.json val=b.json where the names do not say the "
+        help="COCO instances file, e.g. train=a.json val=b.json where the names do not show the "
         "split; or a folder that holds such files",
     )
     parser.add_argument(
@@ -93,7 +93,7 @@ def _add_coco(parser: argparse.ArgumentParser) -> None:
         help="the images' folder; may be given several times",
     )
     _add_out(parser)
-    _add_conversion(parser, "as the files' names say, else 0.8,0.1,0.1")
+    _add_conversion(parser, "as the names of the files divide them, else 0.8,0.1,0.1")
     _add_marked(parser, "crowds", keep=False)
 
 
@@ -115,12 +115,25 @@ def _add_marked(parser: argparse.ArgumentParser, what: str, *, keep: bool) -> No
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, default=Path("data/shapes.yaml"))
     parser.add_argument(
-        "--images", type=options.up_to(MOST_SHAPES), default=160, metavar="N", help="images (160)"
+        "--images",
+        type=options.up_to(MOST_SHAPES),
+        default=160,
+        metavar="N",
+        help="number of images (default 160)",
     )
     parser.add_argument(
-        "--size", type=options.up_to(SIDE), default=160, metavar="PX", help="width (160)"
+        "--size",
+        type=options.up_to(SIDE),
+        default=160,
+        metavar="PX",
+        help="width and height in pixels (default 160)",
     )
-    parser.add_argument("--split", type=_shares, metavar="A,B,C", help="shares (0.7,0.2,0.1)")
+    parser.add_argument(
+        "--split",
+        type=_fractions,
+        metavar="A,B,C",
+        help="fractions of train, val, test (default 0.7,0.2,0.1)",
+    )
     options.seed(parser, of="of the drawing")
 
 
@@ -155,7 +168,7 @@ def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
     )
     parser.add_argument(
         "--split",
-        type=_shares,
+        type=_fractions,
         metavar="A,B,C",
         help=f"fractions of train, val, test (default: {split})",
     )
@@ -363,12 +376,15 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _fractions(text: str) -> tuple[float, float, float]:
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError:
         train = val = test = math.nan
-    if not all(math.isfinite(share) and share >= 0 for share in (train, val, test)) or not train:
+    if (
+        not all(math.isfinite(fraction) and fraction >= 0 for fraction in (train, val, test))
+        or not train
+    ):
         raise argparse.ArgumentTypeError(f"{text!r} must be three fractions, e.g. 0.8,0.1,0.1")
     return train, val, test
 

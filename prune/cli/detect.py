@@ -115,7 +115,4 @@ def _notes(config: DetectConfig, result: DetectResult) -> Iterator[str]:
     if result.failed:
         yield f"note: {result.failed} of {result.sources} sources could not be read; see above"
     if result.most_boxes >= config.max_det:
-        yield (
-            f"note: an image has {config.max_det} boxes, the maximum that is kept; --max-det "
-            "keeps more"
-        )
+        yield f"note: an image has {config.max_det} boxes, the maximum; --max-det allows more"

@@ -1,4 +1,4 @@
-"""Options that several commands share, under the names YOLO users' fingers know."""
+"""Options of several commands, under the names that users of YOLO are used to."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def depth(text: str) -> str:
 
 
 def seed(parser: argparse.ArgumentParser, *, of: str = "") -> None:
-    """Add --seed; `of` says what is drawn."""
-    said = f"{of} (default 0)" if of else "default 0"
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help=said)
+    """Add --seed; `of` names what is drawn."""
+    text = f"{of} (default 0)" if of else "default 0"
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help=text)
 
 
 def size(args: argparse.Namespace, own: Size) -> Size:
-    """Return --img-size, or a checkpoint's own size where nobody named one."""
+    """Return --img-size, or a checkpoint's own size where none is given."""
     return own if args.img_size is None else args.img_size
 
 
@@ -142,7 +142,7 @@ def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:
         type=int,
         default=default,
         metavar="N",
-        help=f"images per batch (default {default})",
+        help=f"images per batch, from 1 (default {default})",
     )
 
 
@@ -195,7 +195,7 @@ def thresholds(parser: argparse.ArgumentParser, *, confidence: float, iou: float
         type=float,
         default=confidence,
         metavar="C",
-        help=f"lowest confidence of a box that is kept (default {confidence:g})",
+        help=f"lowest confidence of a box (default {confidence:g})",
     )
     parser.add_argument(
         "--iou-thres",
@@ -222,7 +222,7 @@ def round_to(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="keep a multiple of N channels, the nearest (default 1)",
+        help="round the channels that stay to a multiple of N, the nearest (default 1)",
     )
 
 

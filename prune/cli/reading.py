@@ -1,4 +1,4 @@
-"""The options that say how --weights is read; `prune.checkpoint.reading` reads it."""
+"""The options on how --weights is read; `prune.checkpoint.reading` reads it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, cfg: bool = True, names: b
             "--cfg",
             type=Path,
             metavar="FILE",
-            help="cfg of Darknet weights or of a public .pt (default: what the file says of "
-            "itself, or a cfg of the same name beside it or in ./cfg)",
+            help="cfg of Darknet weights or of a public .pt (default: what the file "
+            "contains, or a cfg of the same name beside it or in ./cfg)",
         )
     if names:
         parser.add_argument("--names", metavar="A,B", help=NAMES)
@@ -47,7 +47,7 @@ def opened(args: argparse.Namespace) -> Checkpoint:
 
 
 def reading(args: argparse.Namespace) -> Reading:
-    """Return what the options say.
+    """Return how --weights is read.
 
     Raises:
         InputError: --names cannot be read.
@@ -55,21 +55,3 @@ def reading(args: argparse.Namespace) -> Reading:
     from prune.checkpoint.reading import reading_of
 
     return reading_of(args.cfg, getattr(args, "names", None), args.decoding)
-
-
-def note(path: Path, found: Checkpoint, reading: Reading) -> None:
-    """Note in one line how a file was read, if there is something to say."""
-    from prune.checkpoint.reading import note_reading
-
-    note_reading(path, found, reading)
-
-
-def class_names(text: str | None) -> tuple[str, ...] | None:
-    """Read --names: names between commas, a file of names, or a data set's description.
-
-    Raises:
-        InputError: it names no class, or the file cannot be read.
-    """
-    from prune.checkpoint.reading import class_names as read
-
-    return read(text)

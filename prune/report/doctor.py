@@ -84,9 +84,9 @@ def _software() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for name, (wanted, use) in OPTIONAL.items():
+    for name, (package, use) in OPTIONAL.items():
         version = _version(name)
-        note = "" if version else f"pip install {shlex.quote(wanted)}: {use}"
+        note = "" if version else f"pip install {shlex.quote(package)}: {use}"
         yield Finding("extras", name, version or "missing", note)
 
 
@@ -130,7 +130,7 @@ def _disks(folder: Path) -> Iterator[Finding]:
     shared = Path("/dev/shm")
     places = {"here": folder, "temporary": Path(tempfile.gettempdir())}
     if shared.is_dir():
-        places["shared memory"] = shared  # where loader processes hand images over
+        places["shared memory"] = shared  # through which loader processes pass images
     for name, place in places.items():
         free = shutil.disk_usage(place).free
         help_ = "use --workers 0" if place == shared else "runs and exports are written there"

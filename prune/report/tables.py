@@ -1,4 +1,4 @@
-"""The stages of one network side by side: what it scores, what it costs."""
+"""The stages of one network side by side: its metrics and its costs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """One row: a network at some point of the road.
+    """One row: a network at some stage.
 
     `map50` and `map` lie in 0..1, `bytes` is the length of its file, `latency_ms` that of one
     image; None where it was not measured.
@@ -37,8 +37,8 @@ Cell = Callable[[Stage, Stage], str]
 """(row, first row) -> text."""
 
 COLUMNS: dict[str, Cell] = {
-    "mAP@.5": lambda row, first: _score(row.map50),
-    "mAP@.5:.95": lambda row, first: _score(row.map),
+    "mAP@.5": lambda row, first: _map(row.map50),
+    "mAP@.5:.95": lambda row, first: _map(row.map),
     "parameters": lambda row, first: f"{row.params:,}{_change(row.params, first.params)}",
     "MACs": lambda row, first: f"{row.macs / 1e6:,.0f} M{_change(row.macs, first.macs)}",
     "file": lambda row, first: f"{row.bytes / 1e6:.1f} MB{_change(row.bytes, first.bytes)}",
@@ -46,7 +46,7 @@ COLUMNS: dict[str, Cell] = {
 }
 
 
-def _score(value: float | None) -> str:
+def _map(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 

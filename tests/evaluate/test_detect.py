@@ -288,7 +288,7 @@ def test_fewer_boxes_than_there_are_are_noted(
     assert main([*words, "--max-det", "2", "--nosave"]) == 0
     out, err = capsys.readouterr()
     assert f"5 boxes in {PICTURES} images" in out
-    assert "an image has 2 boxes, the maximum that is kept; --max-det keeps more" in err
+    assert "an image has 2 boxes, the maximum; --max-det allows more" in err
 
 
 def test_ctrl_c_ends_a_stream_and_keeps_its_video(

@@ -55,9 +55,9 @@ def read_pickle(path: Path) -> object:
 
 
 def expect_stored(stream: BinaryIO) -> None:
-    """Check that an archive holds what it says it does, byte for byte, as torch writes it.
+    """Check that an archive has the entries that its list gives, byte for byte, as torch writes it.
 
-    A small file whose entries are compressed, or lie over one another, could say that they are
+    A small file whose entries are compressed, or lie over one another, could claim that they are
     terabytes.
 
     Raises:
@@ -71,8 +71,8 @@ def _entries(archive: zipfile.ZipFile, stream: BinaryIO) -> dict[str, zipfile.Zi
     entries = {info.filename: info for info in archive.infolist()}
     for name, info in entries.items():
         if info.compress_type != zipfile.ZIP_STORED:
-            told = f"its entry {shown(name)} is compressed"
-            raise CheckpointError(f"{told}; torch.save does not do so")
+            what = f"its entry {shown(name)} is compressed"
+            raise CheckpointError(f"{what}; torch.save does not do so")
     if sum(info.file_size for info in entries.values()) > stream.seek(0, 2):
         raise CheckpointError("its entries are larger than the file; it is truncated or damaged")
     return entries
@@ -172,8 +172,8 @@ def _storage_id(identifier: object) -> tuple[torch.dtype, str, int]:
     _, kind, key, _, elements = parts[:5]
     dtype = STORAGES.get(kind.path) if isinstance(kind, Name) else None
     if dtype is None or not isinstance(key, str) or not isinstance(elements, int):
-        told = kind.path if isinstance(kind, Name) else type(kind).__name__
-        raise CheckpointError(f"the pickle holds a tensor of the type {told}, which is not read")
+        what = kind.path if isinstance(kind, Name) else type(kind).__name__
+        raise CheckpointError(f"the pickle holds a tensor of the type {what}, which is not read")
     return dtype, key, elements
 
 

@@ -1,4 +1,4 @@
-"""What a public checkpoint holds for us: weights by state-dict name, and what it says of itself."""
+"""What is read of a public checkpoint: weights by state-dict name, and its own description."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from prune.checkpoint.foreign.standins import Instance
 from prune.errors import CheckpointError
 from prune.models.weights import expect_values, plain_weights
 
-# Where trainers put the weights, best first: the average of training is what they score and ship.
+# Where trainers put the weights, best first: they evaluate and publish the average of training.
 _PLACES = (*("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net", "weights"),)
 _LARGEST_NETWORK = 10_000  # modules; a pickle may describe a module that contains itself
 
@@ -82,8 +82,8 @@ def _contents(
     }
     notes = []
     if other := sorted(set(theirs.values()) - {EPS}):
-        said = ", ".join(f"{value:g}" for value in other)
-        notes.append(f"BatchNorm's epsilon of {said} went into the variances; ours is {EPS:g}")
+        epsilons = ", ".join(f"{value:g}" for value in other)
+        notes.append(f"BatchNorm's epsilon of {epsilons} went into the variances; ours is {EPS:g}")
     if named.dropped:
         count = len(named.dropped)
         notes.append(f"{count} tensors of heads left out (e.g. {named.dropped[0]}): the cfg counts")

@@ -3,7 +3,7 @@
 Two families of PyTorch code share the tensor names `module_list.N.Conv2d` and read one cfg in two
 ways. YOLOR and PyTorch_YOLOv4 from 2020-11 on take xy = 2p - 0.5 and wh = (2p)^2 anchor, whatever
 the cfg says of scale_x_y. Ultralytics' YOLOv3 up to v9, its pruning forks and PyTorch_YOLOv4's
-branch u3_preview take xy = p and wh = exp(t) anchor. Weights do not tell which it was.
+branch u3_preview take xy = p and wh = exp(t) anchor. Weights do not show which it was.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class Decoded:
 def decode_as_trained(
     sections: Sequence[Section], found: Contents, *, requested: str | None = None
 ) -> Decoded:
-    """Spell out what the code of a PyTorch checkpoint computes beyond what its cfg says.
+    """Write out what the code of a PyTorch checkpoint computes beyond its cfg.
 
-    The heads decode as `requested`, as new_coords says, or as the first of RULES says. Where the
-    cfg has no word of its own, scale_x_y is the code's, which does not heed it. All code of this
+    The heads decode as `requested`, as new_coords requires, or by the first of RULES that applies.
+    Where the cfg sets no scale_x_y, it is the code's, which ignores it. All code of this
     kind weighs a shortcut by 2 sigmoid(w) / n, and has [reorg] in YOLOR's order.
 
     Args:
         sections: its cfg.
         found: its contents.
-        requested: one of DECODINGS, where the user said so.
+        requested: one of DECODINGS, if the user chose one.
 
     Raises:
         CfgError: a head that is none of [yolo], or that a nonlinear activation feeds.

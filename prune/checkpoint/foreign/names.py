@@ -31,7 +31,7 @@ _STRANGERS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Named:
-    """Our name of each tensor by theirs, and what the names tell.
+    """Our name of each tensor by theirs, and what the names show.
 
     Attributes:
         names: theirs -> ours.
@@ -61,7 +61,7 @@ def by_our_names(stored: Mapping[str, Tensor]) -> Named:
 
 
 def stranger(stored: Mapping[str, Tensor]) -> str:
-    """Say whose network it is, where the tensors' names tell; "" where they do not."""
+    """Return whose network it is, by the names of its tensors; "" where they do not show it."""
     for pattern, whose in _STRANGERS.items():
         if any(re.match(pattern, name) for name in stored):
             return whose

@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 def tensors(sections: Sequence[Section]) -> dict[str, Shape]:
-    """Name every learned tensor of a cfg with its shape, in file order.
+    """Return every parameter of a cfg by name with its shape, in file order.
 
     Raises:
         CfgError: the sections describe no network.

@@ -114,10 +114,10 @@ def _equal_layers(
     shapes: dict[str, Shape], weights: dict[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     for layer in dict.fromkeys(map(_layer, shapes)):
-        asked = {name: shape for name, shape in shapes.items() if _layer(name) == layer}
+        own = {name: shape for name, shape in shapes.items() if _layer(name) == layer}
         held = {n: tuple(t.shape) for n, t in weights.items() if _layer(n) == layer and t.dim()}
-        if asked == held:
-            yield from ((name, weights[name]) for name in asked)
+        if own == held:
+            yield from ((name, weights[name]) for name in own)
 
 
 def _layer(name: str) -> int:

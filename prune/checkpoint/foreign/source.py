@@ -90,7 +90,7 @@ def _doubt_of_epsilon(found: Contents, decoded: Decoded) -> list[str]:
     ]
 
 
-_NOTICEABLE = 0.01  # a channel's change that is worth a word
+_NOTICEABLE = 0.01  # relative change of a channel that is noted
 
 
 def from_darknet(path: Path, *, cfg: Path | None = None, decoding: str | None = None) -> Source:

@@ -30,7 +30,7 @@ class Name:
 class Instance:
     """An object of a class that is not run: the class's name, and the state the pickle gave it.
 
-    Not frozen: a pickle makes an object first and tells its state later, perhaps after having
+    Not frozen: a pickle makes an object first and gives its state later, perhaps after having
     referred to it.
     """
 
@@ -99,9 +99,9 @@ def resolve(module: object, name: object) -> Name:
     known = path in CALLS or path in DATA or path in STORAGES or path in DTYPES
     if known or _INERT.fullmatch(path):
         return Name(path)
-    asked = printable(f"{module}.{name}", 80)  # a hostile name may hold terminal codes
+    what = printable(f"{module}.{name}", 80)  # a hostile name may hold terminal codes
     raise CheckpointError(
-        f"the pickle asks for {asked}; only tensors, plain containers and the classes of networks "
+        f"the pickle asks for {what}; only tensors, plain containers and the classes of networks "
         "are read, and nothing was run"
     )
 
@@ -141,8 +141,8 @@ def instance(kind: object, *_: object) -> Instance:
     """
     if isinstance(kind, Name) and _INERT.fullmatch(kind.path):
         return Instance(kind.path)
-    asked = kind.path if isinstance(kind, Name) else type(kind).__name__
-    raise CheckpointError(f"the pickle calls {asked}, which is no class of a network")
+    what = kind.path if isinstance(kind, Name) else type(kind).__name__
+    raise CheckpointError(f"the pickle calls {what}, which is no class of a network")
 
 
 def array(stored: Instance) -> NDArray[np.generic]:

@@ -1,7 +1,7 @@
 """The cfg of weights: from a file, from the pickled module itself, or matched; widths as they are.
 
-A pruned network's tensors tell its widths, so any cfg of the same layers will do: what it says of
-filters and classes is replaced by what the tensors show.
+The tensors of a pruned network show its widths, so any cfg of the same layers will do: its filters
+and classes are replaced by what the tensors show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,8 +77,8 @@ def _value(value: object) -> str:
 def _word(value: object) -> str:
     short = len(value) < 10_000 if isinstance(value, str) else _is_number(value)
     if not short:
-        told = f"the pickle's module_defs hold {shown(value)}"
-        raise CheckpointError(f"{told}; a cfg has words and numbers")
+        what = f"the pickle's module_defs hold {shown(value)}"
+        raise CheckpointError(f"{what}; a cfg has words and numbers")
     return str(value)
 
 
@@ -97,24 +97,26 @@ def match(weights: Weights, named: Sequence[Path], folder: Path) -> Path:
     Raises:
         CheckpointError: none matches, or several in the folder that would give different networks.
     """
-    wanted = _signature({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    if first := next((path for path in named if _matching(path, wanted)), None):
+    expected = _signature({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    if first := next((path for path in named if _matching(path, expected)), None):
         return first
-    found = {path: _matching(path, wanted) for path in sorted(folder.glob("*.cfg"))}
+    found = {path: _matching(path, expected) for path in sorted(folder.glob("*.cfg"))}
     matching = {path: with_widths(cfg, weights) for path, cfg in found.items() if cfg}
     # Equal but for the widths, which come from the tensors anyway, is as good as one.
     if len({write(sections[1:]) for sections in matching.values()}) == 1:
         return next(iter(matching))
-    told = ", ".join(path.name for path in matching)
-    reason = f"{told} all have these layers" if told else f"no cfg in ./{folder} has these layers"
-    raise CheckpointError(f"the file says nothing of its network and {reason}; name one with --cfg")
+    what = ", ".join(path.name for path in matching)
+    reason = f"{what} all have these layers" if what else f"no cfg in ./{folder} has these layers"
+    raise CheckpointError(
+        f"the file does not describe its network, and {reason}; name one with --cfg"
+    )
 
 
-def _matching(path: Path, wanted: Mapping[str, object]) -> tuple[Section, ...]:
-    """Read a cfg if it has the layers that are wanted; else there are no sections."""
+def _matching(path: Path, expected: Mapping[str, object]) -> tuple[Section, ...]:
+    """Read a cfg if it has the expected layers; else return no sections."""
     try:
         sections = read_cfg(path)
-        return sections if _signature(tensors(sections)) == wanted else ()
+        return sections if _signature(tensors(sections)) == expected else ()
     except CfgError:
         return ()  # a broken file among others; whoever wants it names it
 
@@ -166,8 +168,8 @@ def classes_of(sections: Sequence[Section], weights: Weights) -> int | None:
         if name in weights and weights[name].dim() == 4:
             counts[name] = _head_classes(name, weights[name], sections[head + 1])
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise CheckpointError(f"the heads have different numbers of classes: {told}")
+        what = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise CheckpointError(f"the heads have different numbers of classes: {what}")
     return next(iter(counts.values()), None)
 
 

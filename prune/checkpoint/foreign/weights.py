@@ -24,7 +24,7 @@ from prune.models.weights import expect_values
 def read_weights(path: Path, sections: Sequence[Section]) -> dict[str, Tensor]:
     """Read a .weights file as the state dict of the network that `sections` describe.
 
-    What is wrong is told without the file's name, for the caller to put before it.
+    Errors lack the name of the file, which the caller puts before them.
 
     Raises:
         CheckpointError: the file cannot be read, or holds more or fewer numbers than the cfg's.
