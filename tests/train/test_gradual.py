@@ -195,7 +195,7 @@ def _step(run: Run) -> None:
     images = torch.randint(0, 255, (2, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
     targets = torch.tensor([[0, 0, 0.5, 0.5, 0.3, 0.3], [1, 1, 0.4, 0.6, 0.2, 0.2]])
     loop.descend(run, Batch(images, targets, paths=[], frames=[]), position=1, adapt=True)
-    loop.update(run, run.schedule.at(1), share=0.5)
+    loop.update(run, run.schedule.at(1), done=0.5)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_run_that_gets_no_better_stops(
     monkeypatch.setattr(stopping, "fitness", lambda row: fitness.get(row["epoch"], 0.3))
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 9, "--patience", 2)
     broken_and_resumed(train, tmp_path, monkeypatch, *words, after=after)
-    said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 scores (patience 2)"
+    said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 evaluations (patience 2)"
     assert capsys.readouterr().err.count(said) == 2
     assert len(rows(tmp_path / "runs" / "whole")) == 4
     last = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt")
