@@ -26,7 +26,7 @@ from prune.common.boxes import ciou
 from prune.errors import InputError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
-from prune.models.loss import gained, gains, level_balance
+from prune.models.loss import apply_gains, gains, level_balance
 
 SURE = 0.05  # least objectness of a teacher whose box and classes are distilled
 
@@ -55,7 +55,7 @@ def output_loss(
         maps, teacher_maps, heads, level_balance(heads), strict=True
     ):
         box, objectness, label = _level(head.split(raw.float()), head.split(target.float()), head)
-        total = total + sum(gained((box, weight * objectness, label), scales))
+        total = total + sum(apply_gains((box, weight * objectness, label), scales))
     return hyp["distill"] * total * len(maps[0])
 
 

@@ -170,7 +170,7 @@ def test_a_run_ends_as_the_network_will_be_used(
         (("--lr-factor", "0-9:0"), "factor is '0-9:0'; write layers and a number"),
         (("--lr-factor", "0-99:0.1"), "layers 0-99: there are layers 0 to 10; ranges go up"),
         (("--lr-factor", "0-4:0.1,4:0.5"), "layer 4 has two factors, 0.1 and 0.5"),
-        (("--patience", "2", "--noval"), "patience goes by scores; it needs epochs that are"),
+        (("--patience", "2", "--noval"), "patience needs epochs that are evaluated"),
         (("--partial",), "--partial takes --weights into another network; give that as --cfg"),
         (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
     ],

@@ -144,9 +144,9 @@ def test_plateau_is_five_scores_or_a_tenth_of_all(epochs: int, every: int, patie
 
 
 def test_plateau_and_patience_need_scores() -> None:
-    with pytest.raises(InputError, match="plateau goes by scores; it needs epochs that are scored"):
+    with pytest.raises(InputError, match="plateau needs epochs that are evaluated"):
         Settings(epochs=5, imgsz=Size.of(64), val_every=0, schedule="plateau")
-    with pytest.raises(InputError, match="patience goes by scores"):
+    with pytest.raises(InputError, match="patience needs epochs that are evaluated"):
         Settings(epochs=5, imgsz=Size.of(64), val_every=0, patience=3)
 
 
