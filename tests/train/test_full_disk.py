@@ -186,7 +186,7 @@ def test_a_run_killed_before_its_last_row_was_written_gets_it(
     assert main(["train", "--resume", str(last)]) == 2  # now it is finished
 
 
-def test_a_loss_that_is_looked_at_late_is_looked_at_before_anything_is_saved(
+def test_a_loss_that_is_read_late_is_read_before_anything_is_saved(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Log.step
@@ -201,7 +201,7 @@ def test_a_loss_that_is_looked_at_late_is_looked_at_before_anything_is_saved(
         seen.append(args)
         os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(loop, "_LOOK_EVERY", {"cpu": 20})  # as on a GPU
+    monkeypatch.setattr(loop, "_READ_EVERY", {"cpu": 20})  # as on a GPU
     monkeypatch.setattr(loop, "detection_loss", bad)
     monkeypatch.setattr(Log, "step", ask)
     assert train() == 1
