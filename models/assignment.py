@@ -1,4 +1,4 @@
-"""Which cells of a head answer for which boxes: fitting anchors, the centre's cell, the nearest."""
+"""Which cells of a head predict which boxes: fitting anchors, the centre's cell, its neighbours."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STEPS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
 
 
 class Positives(NamedTuple):
-    """The anchor cells of one level that answer for a box; one row each, P rows.
+    """The anchor cells of one level that predict a box; one row each, P rows.
 
     Attributes:
-        picture: its position in the batch, [P].
+        image: its position in the batch, [P].
         anchor: the anchor's position in the head, [P].
         row: the cell's row, [P].
         column: the cell's column, [P].
@@ -26,7 +26,7 @@ class Positives(NamedTuple):
         label: the box's class, [P].
     """
 
-    picture: Tensor
+    image: Tensor
     anchor: Tensor
     row: Tensor
     column: Tensor
@@ -37,17 +37,17 @@ class Positives(NamedTuple):
 def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: float) -> Positives:
     """Match boxes with the anchors and cells of one head.
 
-    An anchor fits a box when neither side is `anchor_t` times the other's or more. The cell of the
-    box's centre answers for it, and so do the nearest cell beside and the nearest cell above or
-    below, where they exist and where the head's decoding reaches half a cell beyond its own.
+    An anchor fits a box when the ratio of neither pair of sides reaches `anchor_t`. The cell of the
+    box's centre predicts it, and so do the nearest cell beside and the nearest cell above or below,
+    where they exist and where the head's decoding reaches half a cell beyond its own.
 
     Args:
         head: the level's anchors, stride and decoding.
-        targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6]; on
-            any device, on the CPU by preference: how many match decides the shapes of all that
-            follows, and a GPU would be waited for.
+        targets: rows (image, class, cx, cy, w, h), the box relative to the image, [M, 6]; on any
+            device, on the CPU by preference: the number of matches decides the shapes of all that
+            follows, for which the host would wait for a GPU.
         grid: rows and columns of the level's map.
-        anchor_t: the ratio of sides from which an anchor fits no more.
+        anchor_t: the ratio of sides from which an anchor does not fit.
 
     Returns:
         The positives in the order step, anchor, box.
@@ -60,7 +60,7 @@ def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: floa
     step, anchor, box = (reach[:, None] & fits).nonzero(as_tuple=True)  # [P] each
     owner = cell[box] + targets.new_tensor(_STEPS)[step]  # [P, 2]
     return Positives(
-        picture=targets[box, 0].long(),
+        image=targets[box, 0].long(),
         anchor=anchor,
         row=owner[:, 1].long(),
         column=owner[:, 0].long(),
@@ -70,16 +70,16 @@ def assign(head: Yolo, targets: Tensor, *, grid: tuple[int, int], anchor_t: floa
 
 
 def last_claims(cells: Tensor, count: int) -> Tensor:
-    """Tell which claims stand where several rows name one cell: the last one of each.
+    """Tell which claims are valid where several rows claim one cell: the last of each.
 
-    A plain indexed write leaves the order to the device; a maximum of positions does not.
+    With an indexed write the order would depend on the device; with a maximum it does not.
 
     Args:
         cells: flat index of the cell that each row claims, [P].
-        count: how many cells there are.
+        count: number of cells.
 
     Returns:
-        True for the rows that stand, [P].
+        True for the valid rows, [P].
     """
     position = torch.arange(len(cells), device=cells.device)
     last = position.new_full((count,), -1).scatter_reduce(0, cells, position, "amax")
@@ -87,16 +87,16 @@ def last_claims(cells: Tensor, count: int) -> Tensor:
 
 
 def worst_ratio(anchors: Tensor, wanted: Tensor) -> Tensor:
-    """Compare the sides of anchors [A, 2] and boxes [M, 2]: the larger by the smaller, [A, M].
+    """Return the ratio of sides of anchors [A, 2] and boxes [M, 2], larger by smaller, [A, M].
 
-    Of width and height it is the one that differs more.
+    Of width and height it is the larger ratio.
     """
     ratio = wanted / anchors[:, None]  # [A, M, 2]
     return torch.maximum(ratio, 1 / ratio).amax(dim=-1)
 
 
 def _reachable(offset: Tensor, cell: Tensor, size: Tensor, *, neighbours: bool) -> Tensor:
-    """Tell which steps from its centre's cell a box takes, [S, M]."""
+    """Tell which cells around that of its centre predict a box, [S, M]."""
     low = (offset < 0.5) & (cell > 0)  # [M, 2]: left, above
     high = (offset > 0.5) & (cell < size - 1)  # [M, 2]: right, below
     steps = torch.cat((low, high), dim=1).T & neighbours  # [4, M]

@@ -1,4 +1,4 @@
-"""The detection loss: where boxes are (CIoU), whether there is one (objectness), of what class."""
+"""The detection loss: location of boxes (CIoU), objectness, and class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .assignment import Positives, assign, last_claims
 if TYPE_CHECKING:
     from .head import Yolo
 
-# How much a level's objectness counts, finest level first: it has the most cells, and a small mean.
+# Weight of each level's objectness, finest level first: it has the most cells, and a small mean.
 _BALANCE: dict[int, tuple[float, ...]] = {
     1: (1.0,),
     2: (4.0, 1.0),
@@ -28,7 +28,7 @@ _BALANCE: dict[int, tuple[float, ...]] = {
 }
 
 
-# Counts of a share of a batch -> of the whole batch.
+# Counts of a part of a batch -> of the whole batch.
 Count = Callable[[Sequence[int]], Sequence[int]]
 
 
@@ -40,19 +40,19 @@ def detection_loss(
     hyp: Mapping[str, float],
     whole: Count = tuple,
 ) -> tuple[Tensor, Tensor]:
-    """Compare a batch's raw maps with its boxes.
+    """Compare a batch's maps of logits with its boxes.
 
-    A class loss is counted only where there are several classes, as the published recipe does.
+    The class loss counts only where there are several classes, as in the published recipe.
 
     Args:
-        maps: one map of logits a head, [N, A * (5 + classes), ny, nx].
+        maps: one map of logits per head, [N, A * (5 + classes), ny, nx].
         heads: the heads they come from, in the same order.
-        targets: rows (picture, class, cx, cy, w, h), the box normalised to the picture, [M, 6];
-            no rows are fine. On the CPU by preference, wherever the maps are; see `assign`.
+        targets: rows (image, class, cx, cy, w, h), the box relative to the image, [M, 6]; M may
+            be 0. On the CPU by preference, wherever the maps are; see `assign`.
         hyp: gains `box`, `obj`, `cls`, positive weights `obj_pw`, `cls_pw`, `anchor_t`,
             `label_smoothing`.
-        whole: where `maps` are a share of a batch: sums counts over all shares. Every mean is one
-            over the whole batch, so that the shares' losses and parts sum to the batch's.
+        whole: sums counts over all parts of a batch, where `maps` are one of them. Every mean is
+            one over the whole batch, so that the losses of its parts sum to that of the batch.
 
     Returns:
         The loss to descend, a scalar that grows with the batch (items' sum x N), and its parts
@@ -66,18 +66,18 @@ def detection_loss(
         assign(head, targets, grid=(raw.shape[2], raw.shape[3]), anchor_t=hyp["anchor_t"])
         for raw, head in zip(maps, heads, strict=True)
     ]
-    pictures, *positives = whole([len(maps[0]), *(len(found.label) for found in levels)])
+    images, *positives = whole([len(maps[0]), *(len(found.label) for found in levels)])
     scales = gains(len(heads), hyp)
     total = maps[0].new_zeros(3, dtype=torch.float32)  # box, obj, cls
     for raw, head, found, weight, count in zip(
         maps, heads, levels, balance, positives, strict=True
     ):
         box, objectness, label = _level_loss(
-            raw.float(), head, found, hyp, pictures=pictures, positives=count
+            raw.float(), head, found, hyp, images=images, positives=count
         )
-        total = total + torch.stack(gained((box, weight * objectness, label), scales))
+        total = total + torch.stack(apply_gains((box, weight * objectness, label), scales))
     items = torch.cat((total, total.sum(dim=0, keepdim=True)))  # [4]
-    return items[3] * pictures, items.detach()
+    return items[3] * images, items.detach()
 
 
 def _level_loss(
@@ -86,19 +86,19 @@ def _level_loss(
     found: Positives,
     hyp: Mapping[str, float],
     *,
-    pictures: int,
+    images: int,
     positives: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return one level's box, objectness and class loss, without gains.
 
-    They are means over so many pictures' cells, and so many positives, which are settled where
-    `found` is.
+    They are means over the cells of so many images, and over so many positives. These are computed
+    on the device of `found`.
     """
     values = head.split(raw)  # [N, A, ny, nx, 5 + classes]
     claims = _claims(found, values.shape[:4])
-    found = Positives(*(_sent(tensor, raw.device) for tensor in found))
-    claims = _Claims(*(_sent(tensor, raw.device) for tensor in claims))
-    chosen = values[found.picture, found.anchor, found.row, found.column]  # [P, 5 + classes]
+    found = Positives(*(_send(tensor, raw.device) for tensor in found))
+    claims = _Claims(*(_send(tensor, raw.device) for tensor in claims))
+    chosen = values[found.image, found.anchor, found.row, found.column]  # [P, 5 + classes]
     overlap = _overlap(chosen, found, head)  # [P]
     objectness = F.binary_cross_entropy_with_logits(
         values[..., 4],
@@ -106,8 +106,8 @@ def _level_loss(
         pos_weight=values.new_full((), hyp["obj_pw"]),
         reduction="none",
     )  # [N, A, ny, nx]
-    cells = pictures * objectness[:1].numel() if len(raw) else 1
-    loss = _one_class_loss if head.softmax else _class_loss
+    cells = images * objectness[:1].numel() if len(raw) else 1
+    loss = _softmax_class_loss if head.softmax else _class_loss
     label = loss(chosen[:, 5:], found.label, hyp)  # [P, classes] or nothing
     return (
         _mean(1 - overlap, positives),
@@ -116,33 +116,33 @@ def _level_loss(
     )
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor to where it is needed; from pinned memory a copy to a GPU keeps nobody."""
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; from pinned memory without waiting for a GPU."""
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def _overlap(chosen: Tensor, found: Positives, head: Yolo) -> Tensor:
-    """Return the CIoU of each positive's decoded box with the box it answers for, [P]."""
+    """Return the CIoU of each positive's decoded box with its target box, [P]."""
     offset, size = head.box(chosen[:, :4], head.anchors[found.anchor])  # cells, px
     wanted = torch.cat((found.box[:, :2] * head.stride, found.box[:, 2:]), dim=1)
     return ciou(torch.cat((offset * head.stride, size), dim=1), wanted)
 
 
 class _Claims(NamedTuple):
-    """Which positives an anchor cell's objectness goes by: one each, [K]; and the cell, [K]."""
+    """The positives that decide the objectness of an anchor cell, [K], and these cells, [K]."""
 
     positive: Tensor
     cell: Tensor
 
 
 def _claims(found: Positives, shape: Sequence[int]) -> _Claims:
-    """Settle which positive each claimed cell of a [N, A, ny, nx] map answers for."""
+    """Decide which positive each claimed cell of a [N, A, ny, nx] map belongs to."""
     _, anchors, rows, columns = shape
-    cell = ((found.picture * anchors + found.anchor) * rows + found.row) * columns + found.column
-    (stands,) = last_claims(cell, prod(shape)).nonzero(as_tuple=True)
-    return _Claims(stands, cell[stands])
+    cell = ((found.image * anchors + found.anchor) * rows + found.row) * columns + found.column
+    (valid,) = last_claims(cell, prod(shape)).nonzero(as_tuple=True)
+    return _Claims(valid, cell[valid])
 
 
 def _objectness_target(logits: Tensor, claims: _Claims, overlap: Tensor) -> Tensor:
@@ -153,9 +153,9 @@ def _objectness_target(logits: Tensor, claims: _Claims, overlap: Tensor) -> Tens
 
 
 def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
-    """Return the binary cross entropy of the positives' classes; all [P, classes].
+    """Return the binary cross entropy of the positives' classes, [P, classes].
 
-    Nothing, [P, 0], where there is one class.
+    It is empty, [P, 0], where there is one class.
     """
     if logits.shape[1] == 1:
         return logits[:, 1:]
@@ -166,12 +166,11 @@ def _class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tens
     )
 
 
-def _one_class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
-    """Return the cross entropy of the positives' classes where they exclude one another.
+def _softmax_class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> Tensor:
+    """Return the softmax cross entropy of the positives' classes.
 
-    Its terms lie at the classes, [P, classes], and sum to it: the mean over them is as large as
-    that of `_class_loss`, and so is the gain that suits it. Nothing, [P, 0], where there is one
-    class.
+    It is the sum of its terms, [P, classes], whose mean is as large as that of `_class_loss`, so
+    that the same gain suits it. It is empty, [P, 0], where there is one class.
     """
     classes = logits.shape[1]
     if classes == 1:
@@ -184,7 +183,7 @@ def _one_class_loss(logits: Tensor, label: Tensor, hyp: Mapping[str, float]) -> 
 
 
 def _mean(values: Tensor, count: int) -> Tensor:
-    """Return the sum's share of a mean over so many; a zero with a gradient where none are."""
+    """Divide the sum by a count, of the whole batch; zero with a gradient where that is zero."""
     return values.sum() / max(count, 1)
 
 
@@ -197,16 +196,16 @@ def level_balance(heads: Sequence[Yolo]) -> list[float]:
     return [table[finest_first.index(i)] for i in range(len(heads))]
 
 
-def gained(parts: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, ...]:
-    """Weigh box, objectness and class by plain numbers.
+def apply_gains(parts: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, ...]:
+    """Multiply box, objectness and class losses by plain numbers.
 
-    A tensor of them would be copied to a GPU, and the host would wait for all that is queued there.
+    A tensor of these would be copied to a GPU, and the host would wait for all that is queued.
     """
     return tuple(scale * part for scale, part in zip(scales, parts, strict=True))
 
 
 def gains(levels: int, hyp: Mapping[str, float]) -> tuple[float, float, float]:
     """Scale the gains, which were tuned on three levels, to the number of levels."""
-    share = 3 / levels
-    objectness = hyp["obj"] * share * (1.4 if levels >= 4 else 1.0)
-    return hyp["box"] * share, objectness, hyp["cls"] * share
+    factor = 3 / levels
+    objectness = hyp["obj"] * factor * (1.4 if levels >= 4 else 1.0)
+    return hyp["box"] * factor, objectness, hyp["cls"] * factor

@@ -32,7 +32,7 @@ from prune.core.importance.group_importance import channel_importance
 from prune.core.importance.own_criteria import CriterionLike, find
 from prune.core.importance.statistics import Loss, Statistics
 from prune.core.plan import Plan, from_json, to_json
-from prune.core.recover.compensate import compensate, means_from_pictures
+from prune.core.recover.compensate import compensate, means_from_images
 from prune.core.recover.recalibrate import recalibrate
 from prune.core.recover.reconstruct import Settings, reconstruct
 from prune.core.recover.restate import restate
@@ -120,7 +120,7 @@ def trace(
     given = tuple(spec(tensor) for tensor in inputs)
     run = record_coupling(model, given, keep=names)
     _check_reached(run, _names(model, unused))
-    groups = dry_run.tried(model, groups_of(run), given)
+    groups = dry_run.protect_failing(model, groups_of(run), given)
     if all(group.kept for group in groups):
         raise PlanError(f"nothing in the network can be cut: {_reasons(groups, run)}")
     return Graph(model, given, names, groups, _shapes(model))
@@ -331,8 +331,8 @@ def recover(
     groups = _groups(model, plan)
     with evaluating(model), evaluating(smaller):
         if "compensate" in steps:
-            means = means_from_pictures(model, images)
-            compensate(model, smaller, groups, plan, means=means, picture=images[0][:1])
+            means = means_from_images(model, images)
+            compensate(model, smaller, groups, plan, means=means, image=images[0][:1])
         if "reconstruct" in steps:
             settings = Settings(memory=int(memory * 2**30), seed=seed)
             reconstruct(model, smaller, groups, plan, images, settings=settings)

@@ -174,7 +174,7 @@ def work(args: argparse.Namespace) -> None:
         found["alone_ms"] = meeting_alone(run, args.steps)
         found["gradient_bytes"] = [sum(p.nbytes for p in run.net.parameters())]
         found["loaded_s"] = [loading(batches)]
-        if team.leads:
+        if team.is_main:
             print(json.dumps(found))
 
 
@@ -224,11 +224,11 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     for index in range(WARM_UP + count):
         began = time.perf_counter()
         pictures = len(batch.images) * run.team.size
-        items = descend(run, batch, position=index, pictures=pictures)
+        items = descend(run, batch, position=index, whole=pictures)
         between = time.perf_counter()
-        all_reduce(run, share=1 / run.team.size)
+        all_reduce(run, fraction=1 / run.team.size)
         meeting.append(1000 * (time.perf_counter() - between))
-        update(run, run.schedule.at(index), share=0.5)
+        update(run, run.schedule.at(index), done=0.5)
         any_requested(run.team, never)
         sum_losses([(items, batch.paths)], run.team)
         whole.append(1000 * (time.perf_counter() - began))
@@ -243,7 +243,7 @@ def meeting_alone(run: Run, count: int) -> list[float]:
     for _ in range(WARM_UP + count):
         run.team.wait()
         before = time.perf_counter()
-        all_reduce(run, share=1 / run.team.size)
+        all_reduce(run, fraction=1 / run.team.size)
         took.append(1000 * (time.perf_counter() - before))
     return took[WARM_UP:]
 

@@ -338,7 +338,7 @@ def ours(run: Run, batches: Any, first: Any) -> Trial:
 
     def step(batch: Any) -> Tensor:
         items = descend(run, batch, position=position[0])
-        update(run, run.schedule.at(position[0]), share=0.5)
+        update(run, run.schedule.at(position[0]), done=0.5)
         position[0] += 1
         return items[3]
 

@@ -14,8 +14,8 @@ from prune.cli.console import logger, print_json, print_table, print_text
 from prune.common.dimensions import SIDE
 
 if TYPE_CHECKING:
+    from prune.data import DataResult
     from prune.data.check import Count
-    from prune.data.convert import Converted, Options
     from prune.data.problem import Problem
 
 EXAMPLES = {
@@ -186,95 +186,48 @@ def _add_conversion(parser: argparse.ArgumentParser, split: str) -> None:
 
 
 def _voc(args: argparse.Namespace) -> None:
-    from prune.data import voc
-    from prune.errors import InputError
+    from prune.data import VocConfig, convert_voc
 
-    given = [*args.folders, *args.annotations, *args.images]
-    if not given:
-        raise InputError(
-            "prune data voc needs a folder, e.g. prune data voc mine --out data/mine.yaml, or "
-            "--annotations DIR --images DIR"
-        )
-    for folder in given:
-        if folder.resolve() in args.out.resolve().parents:
-            raise InputError(
-                f"--out {args.out} lies in {folder}, and nothing is written there; choose another "
-                f"place, e.g. --out {folder.resolve().parent / args.out.name}"
-            )
-    converted = voc.read(
-        args.folders, _chosen(args), annotations=args.annotations, images=args.images
-    )
-    _write(args, converted)
+    config = options.config_of(VocConfig, args)
+    _print_written(convert_voc(config, report=logger().info), as_json=args.json)
 
 
 def _coco(args: argparse.Namespace) -> None:
-    from prune.data import coco
+    from prune.data import CocoConfig, convert_coco
 
-    sources = [coco.Source(path, split) for split, path in args.files]
-    _write(args, coco.read(sources, _chosen(args), images=args.images))
-
-
-def _chosen(args: argparse.Namespace) -> Options:
-    from prune.data.convert import Options
-
-    return Options(args.names, args.split, args.seed, args.keep_marked, args.strict)
-
-
-def _write(args: argparse.Namespace, converted: Converted) -> None:
-    from prune.data import yolo
-    from prune.data.notes import notes
-
-    yolo.write(
-        args.out,
-        names=converted.names,
-        splits=converted.splits,
-        made_by=f"prune data {args.kind}",
-        copy=args.copy,
-    )
-    log = logger()
-    for note in notes(converted.problems):
-        log.info(note)
-    if "val" not in converted.splits and not args.split:
-        log.info(
-            "note: there is no val split, which prune train needs; "
-            "--split 0.8,0.1,0.1 divides all images"
-        )
-    _print_written(args, converted.problems)
+    config = options.config_of(CocoConfig, args)
+    _print_written(convert_coco(config, report=logger().info), as_json=args.json)
 
 
 def _shapes(args: argparse.Namespace) -> None:
-    from prune.data.shapes import SHARES, make_shapes
+    from prune.data import ShapesConfig, draw_shapes
 
-    shares = args.split or SHARES
-    make_shapes(args.out, images=args.images, size=args.size, seed=args.seed, shares=shares)
-    _print_written(args, ())
+    _print_written(draw_shapes(options.config_of(ShapesConfig, args)), as_json=args.json)
 
 
 def _check(args: argparse.Namespace) -> None:
-    from prune.data.check import check
+    from prune.data import check_data
     from prune.errors import DataError
 
-    report = check(args.data, strict=args.strict)
-    _print(args.data, report.counts, report.problems, as_json=args.json)
-    fatal = [problem for problem in report.problems if problem.fatal]
-    if fatal:
+    result = check_data(args.data, strict=args.strict)
+    if args.json:
+        print_json(result.document())
+    else:
+        _print(result)
+    if fatal := result.fatal:
         raise DataError(f"{args.data}: training would refuse {len(fatal)} things; {fatal[0]}")
 
 
-def _print_written(args: argparse.Namespace, problems: Sequence[Problem]) -> None:
-    """Print what was written by reading it back, which shows that it can be read."""
-    from prune.data.check import count
-
-    counts = count(args.out)
-    if args.json:
-        print_json(_document(args.out, counts, problems))
+def _print_written(result: DataResult, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result.document())
         return
-    print_table(["", *counts], _rows(counts))
-    if problems:
+    print_table(["", *result.splits], _rows(result.splits))
+    if result.problems:
         print()
-        for line in _first_of_each(problems):
+        for line in _first_of_each(result.problems):
             print_text(line)
-    print_text(f"wrote {args.out}")
+    print_text(f"wrote {result.data}")
 
 
 def _first_of_each(problems: Sequence[Problem]) -> list[str]:
@@ -289,20 +242,15 @@ def _first_of_each(problems: Sequence[Problem]) -> list[str]:
     return lines
 
 
-def _print(
-    path: Path, counts: Mapping[str, Count], problems: Sequence[Problem], *, as_json: bool
-) -> None:
-    if as_json:
-        print_json(_document(path, counts, problems))
-        return
-    print_table(["", *counts], _rows(counts))
-    if problems:
+def _print(result: DataResult) -> None:
+    print_table(["", *result.splits], _rows(result.splits))
+    if result.problems:
         print()
-        kinds = Counter((problem.kind, problem.fatal) for problem in problems)
+        kinds = Counter((problem.kind, problem.fatal) for problem in result.problems)
         rows = [(kind, number, fatal) for (kind, fatal), number in sorted(kinds.items())]
         print_table(("problem", "count", "stops training"), rows)
         print()
-        for problem in problems:
+        for problem in result.problems:
             print_text(str(problem))
 
 
@@ -322,37 +270,6 @@ def _rows(counts: Mapping[str, Count]) -> list[list[object]]:
     for name in columns[0].sizes:
         rows.append([f"{name} boxes", *(column.sizes[name] for column in columns)])
     return rows
-
-
-def _document(
-    path: Path, counts: Mapping[str, Count], problems: Sequence[Problem]
-) -> dict[str, object]:
-    return {
-        "data": str(path),
-        "names": list(next(iter(counts.values())).boxes),
-        "splits": {
-            name: {
-                "pictures": count.pictures,
-                "without_boxes": count.without_boxes,
-                "without_label_file": count.without_label_file,
-                "empty_label_file": count.empty_label_file,
-                "broken": count.broken,
-                "boxes": dict(count.boxes),
-                "sizes": dict(count.sizes),
-            }
-            for name, count in counts.items()
-        },
-        "problems": [
-            {
-                "kind": problem.kind,
-                "file": str(problem.path),
-                "line": problem.line,
-                "detail": problem.detail,
-                "fatal": problem.fatal,
-            }
-            for problem in problems
-        ],
-    }
 
 
 def _coco_source(text: str) -> tuple[str | None, Path]:

@@ -59,8 +59,8 @@ def run(args: Options) -> int:
     from prune.train.fit import fit
 
     with distributed.join() as team:
-        report = console.logger(quiet=not team.leads).info
-        chosen, config, resumed = team.all_make(partial(read_run, args, report))
+        report = console.logger(quiet=not team.is_main).info
+        chosen, config, resumed = team.make_on_all(partial(read_run, args, report))
         result = fit(
             config,
             resume=resumed,
@@ -69,7 +69,7 @@ def run(args: Options) -> int:
             progress=console.progress,
             record=vars(chosen),
         )
-        if team.leads:
+        if team.is_main:
             _print(result, as_json=chosen.json)
             for note in result.notes:
                 report(note)

@@ -10,7 +10,7 @@ from prune.common.plain_yaml import read_yaml_file
 from prune.common.schema import Field, expect, mapping, number, text
 from prune.errors import InputError
 
-# Hyper-parameters that are names. Files hold the name, a run its place in this table.
+# Hyper-parameters that are names. Files contain the name, a run its position in this table.
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw")}
 # The published values for training from nothing; cfg/hyp/scratch.yaml says what each is.
 SCRATCH: Mapping[str, float] = {
@@ -48,10 +48,10 @@ SCRATCH: Mapping[str, float] = {
     "close_mosaic": 0.0,
     "close_norms": 0.0,
 }
-# For weights that know their task already, pruned ones first of all: a short warm-up that does not
-# jolt the biases, and a finer finish. The step is that of scratch: a cut is far to come back from.
-# What a cut leaves narrow can be thrown far by one batch: the norm of gradients is limited. And its
-# running statistics can be a few pictures' alone: the end of the run learns to do with them.
+# For trained weights, above all pruned ones: a short warm-up with a low learning rate of biases, a
+# lower final rate. The first rate is that of scratch, as recovery from a cut is a long way. One
+# batch can change a narrow network much: the norm of gradients is limited. Its running statistics
+# can be those of a few images: at the end of the run the weights are trained with them.
 FINETUNE: Mapping[str, float] = {
     **SCRATCH,
     "lrf": 0.05,
@@ -62,16 +62,16 @@ FINETUNE: Mapping[str, float] = {
     "close_norms": 0.3,
 }
 # AdamW's steps do not shrink with the gradients, and its weight decay is not a part of them
-# (Loshchilov and Hutter 2019, arXiv:1711.05101): a file that asks for it and leaves these out gets
-# them instead of SGD's.
+# (Loshchilov and Hutter 2019, arXiv:1711.05101): a file with this optimizer that leaves these out
+# gets these values instead of SGD's.
 ADAMW: Mapping[str, float] = {
     "lr0": 0.001,
     "momentum": 0.9,
     "weight_decay": 0.01,
     "warmup_bias_lr": 0.0,
 }
-# What each may be. The bounds lie far beyond what trains anything: they keep out slips, and
-# numbers that a sum or a product of them would turn into infinity.
+# The range of each. The bounds lie far beyond useful values: they exclude typing errors, and
+# numbers whose sum or product would be infinite.
 _FRACTION, _GAIN, _MOMENTUM = number(0, 1), number(0, 1e4), number(0, 0.9999)
 FIELDS: Mapping[str, Field] = {
     **{key: text(choices=names) for key, names in CHOICES.items()},
@@ -110,10 +110,10 @@ def load(path: Path, *, base: Mapping[str, float] = SCRATCH) -> dict[str, float]
     path = shipped.find(path, folder=shipped.FOLDER / "hyp", suffix=".yaml")
     found = read_yaml_file(path)
     if not isinstance(found, dict):
-        raise InputError(f"{path} must hold lines such as 'lr0: 0.01'")
-    said = {key: _as_meant(key, value) for key, value in found.items()}
-    expect(said, _FILE, where=str(path))
-    own = {key: _number(key, value) for key, value in said.items()}
+        raise InputError(f"{path} must contain lines such as 'lr0: 0.01'")
+    values = {key: _normalize(key, value) for key, value in found.items()}
+    expect(values, _FILE, where=str(path))
+    own = {key: _number(key, value) for key, value in values.items()}
     return {**base, **(ADAMW if choice_name("optimizer", own) == "adamw" else {}), **own}
 
 
@@ -130,8 +130,8 @@ def save(hyp: Mapping[str, float], path: Path) -> None:
     write_text(path, yaml.safe_dump(own, sort_keys=False))
 
 
-def _as_meant(key: object, value: object) -> object:
-    """Read 1e-4, which is text in YAML, as the number that is meant, and AdamW as adamw."""
+def _normalize(key: object, value: object) -> object:
+    """Read 1e-4, which is text in YAML, as a number, and AdamW as adamw."""
     if not isinstance(value, str):
         return value
     if key in CHOICES:
@@ -143,7 +143,7 @@ def _as_meant(key: object, value: object) -> object:
 
 
 def _number(key: str, value: object) -> float:
-    """Return a value that was checked; that of a name is its place in CHOICES."""
+    """Return a checked value as a number; that of a name is its position in CHOICES."""
     if isinstance(value, str):
         return CHOICES[key].index(value)
     assert isinstance(value, (int, float))

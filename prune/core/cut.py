@@ -16,7 +16,7 @@ from prune.core.trace.meta import copied
 Module = TypeVar("Module", bound=nn.Module)
 
 # A cutter takes a layer and the positions that leave one of its sides. torch-pruning's for the
-# inputs of a grouped convolution is right where every share loses the same places: groups are so.
+# inputs of a grouped convolution is right where every group of it loses the same places, as here.
 Cutter = Callable[[nn.Module, list[int]], object]
 
 CUTTERS: dict[tuple[str, str], Cutter] = {
@@ -36,9 +36,9 @@ def apply_plan(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool 
     Args:
         net: the network the groups were found in.
         groups: see `graph.trace`.
-        plan: what goes.
-        share: leave layers that lose nothing with the very tensors of `net`, which saves time and
-            memory; not for two networks that are trained on.
+        plan: what to remove.
+        share: let layers that lose nothing share the tensors of `net`, which saves time and memory;
+            not for two networks that are both trained.
 
     Raises:
         PlanError: the plan does not fit the groups.
@@ -55,7 +55,7 @@ def apply_plan(net: Module, groups: Sequence[Group], plan: Plan, *, share: bool 
 
 
 def apply_in_place(net: nn.Module, groups: Sequence[Group], plan: Plan) -> None:
-    """Take what a plan removes off `net` itself; arguments and errors are those of `apply_plan`.
+    """Remove the channels of a plan from `net` itself; see `apply_plan` for arguments and errors.
 
     The plan is checked first. Parameters that lose channels become others: an optimiser that holds
     the old ones has to be made anew.
@@ -87,7 +87,7 @@ def _shrink(net: nn.Module, slot: Slot, positions: list[int]) -> None:
 def _own(pruned: nn.Module, net: nn.Module) -> None:
     """Give a copy its own weights where it still shares the original's."""
     shared = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
-    mine: dict[int, Tensor] = {}  # weights that two layers share stay one
+    mine: dict[int, Tensor] = {}  # weights that two layers share are still one
     for module in pruned.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in shared:

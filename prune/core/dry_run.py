@@ -1,6 +1,6 @@
-"""Try cuts on shapes: what follows channels is right, and yet the network's own code may object.
+"""Try cuts on shapes: the groups may be right, and yet the network's own code may fail.
 
-A width that is written into forward(), such as x.view(-1, 400), shows only when a channel leaves.
+A width that is written into forward(), such as x.view(-1, 400), shows only without a channel.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from prune.core.trace.meta import Inputs, on_meta, run, specs, tensors_in
 from prune.errors import PlanError
 
 
-def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:
-    """Keep groups of a single channel, and those that the network needs whole to run as before.
+def protect_failing(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:
+    """Protect groups of a single channel, and those that the network cannot run without.
 
-    One run where all is well; else one for each group.
+    It takes one run if no group fails, else one per group.
 
     Args:
-        net: where the groups were found; it is not touched.
+        net: the network of the groups; it does not change.
         groups: all of them.
         inputs: what the network takes.
     """
@@ -35,7 +35,7 @@ def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Grou
         return tuple(groups)
     passed: list[Group] = []
     reasons: dict[Group, str] = {}
-    for group in free:  # together with those that passed: two cuts may be right alone only
+    for group in free:  # with those that passed: two cuts may be right only alone
         if reason := _objection(shadow, groups, [*passed, group], inputs, expected):
             reasons[group] = f"without one of its channels {reason}"
         else:
@@ -48,7 +48,7 @@ def tried(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> tuple[Grou
 def _with_reason(group: Group) -> Group:
     if group.kept or group.channels > 1:
         return group
-    many = f"its {group.width} outputs can only leave together"
+    many = f"its {group.width} outputs can only be removed together"
     return replace(group, kept=many if group.width > 1 else "it has a single channel")
 
 
@@ -69,7 +69,7 @@ def _objection(
     inputs: Inputs,
     expected: list[tuple[int, ...]],
 ) -> str:
-    """Say what goes wrong when some groups lose a channel each; "" for nothing."""
+    """Return what fails when some groups lose a channel each; "" for nothing."""
     plan = Plan("", "given", tuple(cut_of(group, [0]) for group in cut))
     try:
         found = shapes_of(apply_plan(net, groups, plan, share=True), inputs)

@@ -1,7 +1,7 @@
 """Hooks that mask removed channels or skip removed layers, inside a `with` block.
 
-Zeros are put where a channel is read, in front of each consumer: so they mean the same for every
-activation and normalisation, also those that make something else of zero.
+Zeros are put where a channel is read, in front of each consumer: so the mask is
+exact for every activation and normalisation, also for those that do not map zero to zero.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from prune.core.plan import Removed
 
 @dataclass(frozen=True)
 class Skip:
-    """Layers that left a network whole.
+    """Layers that were removed from a network.
 
     Attributes:
-        passes: module of the original -> which of its inputs it hands on in place of its output.
-        names: name in the original -> name in the pruned network, of every module that stays.
+        passes: module of the original -> which of its inputs it returns instead of its output.
+        names: name in the original -> name in the pruned network, of every remaining module.
     """
 
     passes: Mapping[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def masked(net: nn.Module, gone: Removed) -> Iterator[None]:
 
 @contextmanager
 def skipped(net: nn.Module, passes: Mapping[str, int]) -> Iterator[None]:
-    """Let modules hand on one of their inputs as their output, inside the `with` block."""
+    """Let modules return one of their inputs as their output, inside the `with` block."""
     hooks = [
         net.get_submodule(name).register_forward_hook(_passing(number))
         for name, number in passes.items()

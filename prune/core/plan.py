@@ -1,4 +1,4 @@
-"""What is to be cut, as frozen data that can be printed, saved, edited and replayed."""
+"""What to remove, as frozen data that can be printed, saved, edited and replayed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ OF_MODULES = ("inputs", "keep", "shapes")  # plans for checkpoints have none of 
 
 @dataclass(frozen=True)
 class Cut:
-    """Channels to take off one coupled group, counted as outputs of its first layer.
+    """Channels to remove from one coupled group, counted as outputs of its first layer.
 
     Attributes:
         layer: the group's first layer.
-        channels: how many outputs of that layer the group holds.
-        remove: which of the layer's outputs go; sorted and unique.
-        members: all layers that lose outputs with it, itself included.
+        channels: how many outputs of that layer the group has.
+        remove: the outputs of the layer to remove; sorted and unique.
+        members: all layers that lose outputs with it, the first one included.
     """
 
     layer: str
@@ -65,12 +65,12 @@ class Plan:
 
     Attributes:
         network: SHA-256 of the cfg text it was made for; "" for a network that has none.
-        criterion: how channels were ranked; "given" where somebody named them.
-        cuts: one entry a coupled group.
-        blocks: layers to remove whole.
-        made_by: the command line behind it.
-        inputs: what the network takes, where no cfg text says it.
-        keep: names of modules whose outputs must stay.
+        criterion: name of the criterion of importance; "given" where the user named the channels.
+        cuts: one entry per coupled group.
+        blocks: indices of layers to remove.
+        made_by: the command that made it.
+        inputs: the inputs of the network, where it has no cfg text.
+        keep: names of modules whose outputs are protected.
         shapes: of every weight of the network it was made for, by name.
     """
 
@@ -88,14 +88,14 @@ Removed = dict[tuple[str, str], tuple[int, ...]]
 
 
 def to_dict(plan: Plan) -> dict[str, object]:
-    """Return a plan as plain values, the form it has in files."""
+    """Return a plan as plain values, as in files."""
     document = {"format": FORMAT, **json.loads(json.dumps(asdict(plan)))}
     document["shapes"] = dict(document["shapes"])
     return {key: value for key, value in document.items() if value or key not in OF_MODULES}
 
 
 def to_json(plan: Plan) -> str:
-    """Write a plan as JSON, one line a cut."""
+    """Write a plan as JSON, one line per cut."""
     document = to_dict(plan)
     cuts = ",\n  ".join(json.dumps(cut) for cut in cast("list[object]", document.pop("cuts")))
     rest = json.dumps(document)
@@ -141,19 +141,19 @@ def _cut(entry: Mapping[str, Any]) -> Cut:
 
 
 def cut_of(group: Group, channels: Iterable[int]) -> Cut:
-    """Make the cut that takes some of a group's channels."""
+    """Return the cut that removes some of a group's channels."""
     index = group.slot(group.root).index
     remove = sorted(position for channel in channels for position in index[channel])
     return Cut(group.root, group.width, tuple(remove), group.producers)
 
 
 def removed(groups: Iterable[Group], plan: Plan) -> Removed:
-    """Spell a plan out: the positions that leave each side of each module or parameter.
+    """Return the positions that a plan removes from each side of each module or parameter.
 
-    A channel takes everything coupled to it along, whatever part of it the plan names.
+    Everything that is coupled to a channel is removed with it, whatever part the plan names.
 
     Raises:
-        PlanError: a cut that fits no group, touches a kept one, or would empty a layer.
+        PlanError: a cut fits no group, touches a protected one, or would empty a layer.
     """
     groups = tuple(groups)
     gone: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -171,8 +171,8 @@ def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
 
     Args:
         groups: of the network `first` was made for.
-        first: the plan carried out before.
-        second: the plan carried out then; its positions are counted in what was left.
+        first: the plan that is carried out first.
+        second: the plan that is carried out then; its positions refer to the remaining channels.
 
     Raises:
         PlanError: `first` does not fit the groups, or `second` not what `first` leaves.
@@ -187,8 +187,8 @@ def joined(groups: Sequence[Group], first: Plan, second: Plan) -> Plan:
         left = [p for p in range(_outputs(groups, cut.layer)) if p not in lost]
         if cut.remove and cut.remove[-1] >= len(left):
             raise PlanError(
-                f"the second plan takes output {cut.remove[-1]} off {cut.layer}, "
-                f"which the first leaves {len(left)}"
+                f"the second plan removes output {cut.remove[-1]} of {cut.layer}, "
+                f"but the first leaves {len(left)} outputs"
             )
         for group, position in _homes(groups, cut.layer, [left[i] for i in cut.remove]):
             leaving[group].add(position)
@@ -222,7 +222,7 @@ def _homes(
 
 
 def _claimed(groups: Sequence[Group], cut: Cut) -> list[tuple[Group, set[int]]]:
-    """Find the channels of each group that a cut takes."""
+    """Find the channels of each group that a cut removes."""
     homes = [group for group in groups if group.root == cut.layer]
     place = {
         position: (number, channel)
@@ -243,10 +243,10 @@ def _claimed(groups: Sequence[Group], cut: Cut) -> list[tuple[Group, set[int]]]:
         claimed[number].add(channel)
     for group in (homes[number] for number in claimed):
         if group.kept:
-            raise PlanError(f"{cut.layer} must keep its channels: {group.kept}")
+            raise PlanError(f"the channels of {cut.layer} are protected: {group.kept}")
         if group.width != cut.channels:
             raise PlanError(
-                f"{cut.layer} has {group.width} channels here, the plan says {cut.channels}"
+                f"{cut.layer} has {group.width} channels here, but {cut.channels} in the plan"
             )
     return [(homes[number], channels) for number, channels in claimed.items()]
 
@@ -261,5 +261,5 @@ def _check_not_emptied(groups: Iterable[Group], gone: dict[tuple[str, str], set[
         if positions <= gone[place]:
             raise PlanError(
                 f"{place[0]} would be left without channels: {len(positions)} of {len(positions)} "
-                "are to go; leave at least one"
+                "would be removed; leave at least one"
             )

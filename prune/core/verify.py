@@ -6,7 +6,7 @@ activation and normalisation, also those that make something else of zero. A cha
 any other way, or a coupling that is off by one, makes the two networks differ. Every layer is
 compared, not the outputs alone: where the weights let signals die away, nothing shows there.
 
-Layers that left whole are skipped in the original: there a sum passes on one of its terms alone.
+Layers that were removed are skipped in the original: there a sum passes on only one of its terms.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def verify(
         groups: of the original.
         plan: the cut.
         shape: of the input, e.g. (1, 3, 64, 64); values are uniform in [0, 1).
-        skip: the layers that left whole; None for none.
+        skip: the layers that were removed; None for none.
         tolerance: largest absolute difference that passes. Outputs far from 1 can differ by more
             through the rounding of float32 alone: then both networks run again in float64, where
             the difference has to be a thousand times smaller.
@@ -61,8 +61,8 @@ def verify(
             network does not run.
     """
     weight = next(original.parameters())
-    picture = torch.rand(shape, generator=Generator().manual_seed(seed))
-    given = [picture.to(weight)]  # its device and precision
+    image = torch.rand(shape, generator=Generator().manual_seed(seed))
+    given = [image.to(weight)]  # its device and precision
     return verify_on(original, pruned, groups, plan, inputs=given, skip=skip, tolerance=tolerance)
 
 
@@ -95,7 +95,7 @@ def verify_on(
 
 @dataclass(frozen=True)
 class _Change:
-    """What became of the original: channels that left, and layers."""
+    """What was removed from the original: channels, and layers."""
 
     gone: Removed
     skip: Skip | None
@@ -107,7 +107,7 @@ class _Comparison:
 
     Attributes:
         outputs: largest absolute difference.
-        layers: largest difference as a share of the layer's largest value.
+        layers: largest difference as a fraction of the layer's largest value.
         parting: the first layer that differs, "" for none.
     """
 
@@ -137,22 +137,22 @@ def _compare(
     for name, outputs in (("masked original", expected), ("pruned network", found)):
         if not all(tensor.isfinite().all() for tensor in outputs):
             raise VerificationError(
-                f"the {name} gives values that are NaN or infinite; check the weights"
+                f"the {name} returns values that are NaN or infinite; check the weights"
             )
     names = _partners(layers, pruned_layers, skip)
-    shares = {name: _share(layers[name], pruned_layers[new]) for name, new in names.items()}
-    largest = max(shares.values(), default=0.0)
+    relative = {name: _relative(layers[name], pruned_layers[new]) for name, new in names.items()}
+    largest = max(relative.values(), default=0.0)
     return _Comparison(
         outputs=max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0),
         layers=largest,
-        parting=next((name for name, share in shares.items() if share > largest / 100), ""),
+        parting=next((name for name, own in relative.items() if own > largest / 100), ""),
     )
 
 
 def _partners(
     layers: Mapping[str, Tensor], pruned_layers: Mapping[str, Tensor], skip: Skip | None
 ) -> dict[str, str]:
-    """Find for each layer of the original that stays its name in the pruned network."""
+    """Return the name in the pruned network of each layer of the original that is still there."""
     stay = skip.names if skip else dict(zip(layers, layers, strict=True))
     names = {name: stay[name] for name in layers if name in stay}
     if strays := set(names.values()).symmetric_difference(pruned_layers):
@@ -168,8 +168,8 @@ def _check_shapes(expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
         raise VerificationError(f"the outputs had shapes {before}, after the cut {after}")
 
 
-def _share(expected: Tensor, found: Tensor) -> float:
-    """Return the largest difference as a share of the largest value; 1 where shapes differ."""
+def _relative(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference as a fraction of the largest value; 1 where shapes differ."""
     if expected.shape != found.shape:
         return 1.0
     scale = expected.abs().max().item() if expected.numel() else 0.0

@@ -1,1 +1,1 @@
-"""Pruning to milliseconds: layers measured on this machine, a model of the network, a knapsack."""
+"""Prune to a latency: layers are timed on this machine, a model predicts, a knapsack chooses."""

@@ -1,4 +1,4 @@
-"""A network in the form that it will be deployed in, since that is what a clock has to see."""
+"""The form in which a network will be deployed, which is the one to time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from prune.quantize.run import for_the_clock
 
 @dataclass(frozen=True)
 class Form:
-    """What will have been done to a network by the time that it runs.
+    """What will be done to a network before it is deployed.
 
     Attributes:
-        runtime: what runs it, one of `plan.RUNTIMES`.
-        activation: what convolutions will have learned instead of their own; "" for their own.
+        runtime: the runtime, one of `plan.RUNTIMES`.
+        activation: the activation that replaces every nonlinear one; "" for none.
         int8: whether it will be quantised.
     """
 
@@ -29,16 +29,16 @@ class Form:
 
     @property
     def called(self) -> str:
-        """Name the runtime, and what the network has become."""
+        """Name the runtime, and the changes of the network."""
         words = [self.runtime, *["in INT8"] * self.int8]
         return " ".join([*words, *[f"with {self.activation}"] * bool(self.activation)])
 
     def network(self, net: Darknet) -> Darknet:
-        """Copy a network with its activations exchanged and all folded that can be."""
+        """Copy a network with its activations exchanged and its BatchNorms folded."""
         return folded(reactivated(net, self.activation) if self.activation else net)
 
     def write(self, net: Darknet, target: Path, *, imgsz: tuple[int, int]) -> Path:
-        """Write what `network` gave as the file that is timed; return its path."""
+        """Write what `network` returned as the file that is timed; return its path."""
         draft(net, target, imgsz=imgsz)
         if self.int8:
             onnx.save(for_the_clock(onnx.load(target), self.runtime), target)

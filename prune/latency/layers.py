@@ -1,4 +1,4 @@
-"""A network as a list of layers that take time, each of a kind, with widths that groups decide."""
+"""A network as a list of timed layers, each of a kind, with widths as functions of the groups."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prune.models.sections import Section
 
 Numbers = NDArray[np.float64]
 
-NOBODY = -1  # stands for the layer of what belongs to none: decoding, reordering, the call itself
+NOBODY = -1  # index of what belongs to no layer: decoding, reordering, the call itself
 
-# What says how long a layer of given widths takes on given maps.
+# The options that decide how long a layer of given widths takes on given maps.
 _SHAPING = ("size", "stride", "stride_x", "stride_y", "groups", "activation", "weights_type")
 
 
@@ -28,10 +28,10 @@ class Timed:
 
     Attributes:
         index: its position in the deployed network's module_list, or NOBODY.
-        kind: what it does on which maps, e.g. "convolutional size=3 stride=1 activation=silu
-            40x40".
-        channels_in: width of what it reads; of a depthwise convolution 1, what an output reads.
-        channels_out: width of what it gives.
+        kind: its operation and the size of its maps, e.g. "convolutional size=3 stride=1
+            activation=silu 40x40".
+        channels_in: width of its input; 1 for a depthwise convolution, which reads one per output.
+        channels_out: width of its output.
     """
 
     index: int
@@ -43,16 +43,16 @@ class Timed:
 def timed(
     net: Darknet, imgsz: tuple[int, int], *, known: Collection[str] | None = None
 ) -> tuple[Timed, ...]:
-    """List the layers of a network as it is deployed, for pictures of `imgsz` pixels, H and W.
+    """List the layers of a network as it is deployed, for images of `imgsz` pixels, H and W.
 
-    A layer that reads nothing is a constant and takes no time. What belongs to no layer comes last,
-    as one that reads as much as all of them.
+    A layer without inputs is a constant and takes no time. What belongs to no layer comes last, as
+    one layer with the inputs of all.
 
     Args:
         net: the network.
-        imgsz: of its pictures.
-        known: of a cut network the kinds there were before. A grouped convolution that has one
-            channel a share left looks depthwise; it keeps its kind where the other is not known.
+        imgsz: of its images.
+        known: for a pruned network the kinds of the original. A grouped convolution with one
+            channel per group left looks depthwise; it keeps its kind if that one is not known.
     """
     each = zip(net.sections[1:], net.layers, net.module_list, strict=True)
     layers = [_layer(*one, imgsz=imgsz, known=known) for one in each if one[1].inputs]
@@ -73,7 +73,7 @@ def _layer(
     plain = Timed(info.index, _kind(section, said, sides), info.in_channels, info.out_channels)
     if not is_depthwise(getattr(module, "Conv2d", module)):
         return plain
-    kind = _kind(section, {**said, "groups": "each"}, sides)  # their number goes with the width
+    kind = _kind(section, {**said, "groups": "each"}, sides)  # their number follows the width
     return replace(plain, kind=kind, channels_in=1) if known is None or kind in known else plain
 
 
@@ -99,15 +99,15 @@ class Widths:
     by_out: Numbers
 
     def of(self, kept: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
-        """Say how wide layers are in and out when groups keep so much, [..., G] -> [..., L]."""
+        """Return the widths of inputs and outputs for kept channels, [..., G] -> [..., L] each."""
         return self.fixed_in + kept @ self.by_in.T, self.fixed_out + kept @ self.by_out.T
 
 
 def widths(deployed: Darknet, costs: CostModel) -> Widths:
-    """Follow the widths of a network through all its layers, those that `timed` lists.
+    """Follow the widths of a network through all layers that `timed` lists.
 
     Args:
-        deployed: the network with all folded that can be: its convolutions are those of the
+        deployed: the network with its BatchNorms folded: its convolutions are those of the
             network that `costs` was read from, in the same order.
         costs: widths of the convolutions as functions of the groups.
     """
@@ -119,16 +119,16 @@ def widths(deployed: Darknet, costs: CostModel) -> Widths:
         read = [outs[index] for index in info.inputs]
         if info.kind == "convolutional":
             row = next(convolutions)
-            came = np.append(costs.by_in[row], costs.fixed_in[row])
+            inflow = np.append(costs.by_in[row], costs.fixed_in[row])
             outs[info.index] = np.append(costs.by_out[row], costs.fixed_out[row])
         elif read:
-            came = np.sum(read if info.kind == "route" else read[:1], axis=0)
-            outs[info.index] = came * (info.out_channels / info.in_channels)
+            inflow = np.sum(read if info.kind == "route" else read[:1], axis=0)
+            outs[info.index] = inflow * (info.out_channels / info.in_channels)
         else:
             outs[info.index] = _constant(info.out_channels, groups)
             continue
-        rows.append((came, outs[info.index]))
-    rows.append((np.sum([came for came, _ in rows], axis=0), np.zeros(groups + 1)))
+        rows.append((inflow, outs[info.index]))
+    rows.append((np.sum([inflow for inflow, _ in rows], axis=0), np.zeros(groups + 1)))
     wide_in, wide_out = np.swapaxes(np.array(rows), 0, 1)  # each [L, G + 1]
     return Widths(wide_in[:, -1], wide_in[:, :-1], wide_out[:, -1], wide_out[:, :-1])
 

@@ -1,8 +1,8 @@
-"""Fill the table: networks of random widths, each layer's time read off the runtime's profile.
+"""Fill the table: networks of random widths, the time of each layer from the runtime's profile.
 
-A profile says what share of a run each layer takes; a network's run is timed in turn with the whole
-network's. So the table holds ratios, whatever the machine does meanwhile, in one unit: the
-milliseconds that the whole network took.
+A profile gives the fraction of a run that each layer takes; the run of a network is timed in turn
+with that of the original. So the table contains ratios, whatever the machine does meanwhile, in one
+unit: the milliseconds of the original.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from prune.runtimes.profiles import calm
 
 Counts = NDArray[np.int64]
 
-NETWORKS = 10  # of random widths, where the table does not know all of a network's layers
-NUMBERS = 4  # that are fitted to the samples of a kind; as many widths tell them apart
-LEAST = 8  # samples of a kind that are enough for them
-NARROWEST = 0.15  # share of its channels that a group keeps at least
-BEYOND = 1.25  # times the widest sample that a model is trusted to
-ROUNDS = 12  # of each network beside the whole one
+NETWORKS = 10  # of random widths, where the table lacks a layer of the network
+NUMBERS = 4  # coefficients that are fitted per kind; as many widths are needed
+LEAST = 8  # samples of a kind that are enough for a fit
+NARROWEST = 0.15  # minimum fraction of its channels that a group keeps
+BEYOND = 1.25  # factor beyond the widest sample that a model is used for
+ROUNDS = 12  # of each network in turn with the original
 _STEP_ROUNDS = 40
-_CHAIN = 8  # convolutions; in INT8 the first and the last stay in float
+_CHAIN = 8  # convolutions; in INT8 the first and the last remain in float
 
 
 def measured(
@@ -59,11 +59,11 @@ def measured(
     Args:
         table: of this machine.
         net: the network.
-        groups: all that are coupled in it.
-        form: what is timed of them; its runtime is a key of PROFILERS.
+        groups: all coupled groups of it.
+        form: the form in which they are timed; its runtime is a key of PROFILERS.
         setting: threads, size and batch.
         seed: of the random widths.
-        whole_ms: what the network takes in its form, nothing cut; None to measure it.
+        whole_ms: time of the network in its form, with nothing cut; None to measure it.
     """
     deployed = form.network(net)
     known = {layer.kind for layer in timed(deployed, setting.imgsz)}
@@ -80,12 +80,12 @@ def measured(
 
 
 def knows(table: Table, layers: Sequence[Timed], drawn: Sequence[int]) -> bool:
-    """Tell whether a table has enough samples of every layer, about as wide.
+    """Return whether a table has enough samples of every layer, of about its width.
 
     Args:
         table: of this machine.
         layers: of a network.
-        drawn: the widths that each of them would be measured in, see `variety`.
+        drawn: in how many widths each is measured, see `variety`.
     """
     for layer, some in zip(layers, drawn, strict=True):
         own = table.samples.get(layer.kind, ())
@@ -109,9 +109,9 @@ def variety(groups: Sequence[Group], of: Widths, step: int, *, seed: int) -> lis
 def random_widths(
     groups: Sequence[Group], step: int, *, networks: int, seed: int
 ) -> Iterator[Counts]:
-    """Draw what each group keeps, [G]: all of it first, then whole steps, at random.
+    """Draw the channels that each group keeps, [G]: first all, then random multiples of the step.
 
-    A step is of outputs; a channel of a grouped convolution is several of them.
+    A step counts outputs; a channel of a grouped convolution is several of them.
     """
     random = np.random.default_rng(seed)
     steps = np.array([multiple_of(group, step) for group in groups], dtype=np.int64)
@@ -119,10 +119,10 @@ def random_widths(
     free = np.array([not group.kept for group in groups])
     yield full
     for _ in range(networks - 1):
-        # A share for the network, and one for each group: narrow and wide ones of either kind.
-        share = random.uniform(NARROWEST, 1) * random.uniform(0.5, 1.5, len(full))
-        wanted = np.ceil(full * np.clip(share, NARROWEST, 1) / steps) * steps
-        yield np.where(free, np.minimum(wanted.astype(np.int64), full), full)
+        # A fraction for the network, and one per group: narrow and wide ones of either kind.
+        fraction = random.uniform(NARROWEST, 1) * random.uniform(0.5, 1.5, len(full))
+        target = np.ceil(full * np.clip(fraction, NARROWEST, 1) / steps) * steps
+        yield np.where(free, np.minimum(target.astype(np.int64), full), full)
 
 
 def sampled(
@@ -133,14 +133,14 @@ def sampled(
     beside_ms: float,
     known: Collection[str] | None = None,
 ) -> list[Sample]:
-    """Time every layer of a network, and what belongs to none of them.
+    """Time every layer of a network, and what belongs to no layer.
 
     Args:
         net: the network.
-        form: what is timed of it.
+        form: the form in which it is timed.
         beside: a file that it is timed in turn with, in the same setting.
-        beside_ms: what that is said to take, milliseconds.
-        known: as of `layers.timed`.
+        beside_ms: the time of that file in milliseconds.
+        known: see `layers.timed`.
     """
     deployed, setting = form.network(net), beside.setting
     with TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def sampled(
         own = File(form.runtime, path, setting)
         both = timed_files([beside, own], rounds=ROUNDS)
         profile = calm(form.runtime, path, setting)
-    # Counting slows a run down; what each node takes of it stays the same.
+    # Profiling slows a run down, but not the fractions of its nodes.
     scale = both.ratio(1).middle * beside_ms / sum(profile.values())
     taken: dict[int, float] = defaultdict(float)
     for name, ms in profile.items():
@@ -161,10 +161,10 @@ def sampled(
 
 
 def step_of(form: Form, setting: Setting) -> int:
-    """Find out in what blocks a runtime computes channels here: 16, 8 or 4.
+    """Measure in what blocks a runtime computes channels on this machine: 16, 8 or 4.
 
-    Where the last block is not full, 64 channels take no longer than a few less: 52 fill the last
-    of four blocks of 16 by a quarter, 60 the last of eight blocks of 8 by half.
+    A block takes as long as a full one: 64 channels take no longer than 52, which fill the last of
+    four blocks of 16 by a quarter, or than 60, which fill the last of eight blocks of 8 by half.
     """
     with TemporaryDirectory() as folder:
         files = []
@@ -181,7 +181,7 @@ def step_of(form: Form, setting: Setting) -> int:
 
 
 def _chain(channels: int) -> onnx.ModelProto:
-    """Build convolutions of so many channels, one after another, on maps of 40 x 40."""
+    """Build a chain of convolutions of so many channels on maps of 40 x 40."""
     random = np.random.default_rng(0)
     nodes, weights, read, wide = [], [], "images", 3
     for number in range(_CHAIN):
@@ -197,7 +197,7 @@ def _chain(channels: int) -> onnx.ModelProto:
 
 
 def _plan(groups: Sequence[Group], kept: Counts) -> Plan:
-    """Plan to keep the first so many channels of each group."""
+    """Return the plan that keeps the first so many channels of each group."""
     cuts = tuple(
         cut_of(group, range(int(number), group.channels))
         for group, number in zip(groups, kept, strict=True)

@@ -1,4 +1,4 @@
-"""How long a network takes as a function of the channels that its groups keep."""
+"""Predict the time of a network from the channels that its groups keep."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from prune.latency.table import Sample, Table
 
 Numbers = NDArray[np.float64]
 
-_SHORT = 0.02  # of the longest sample: below it, an error counts as if the layer took so long
-_EQUAL = 1e-9  # relative; fits that differ by less are as good
+_SHORT = 0.02  # of the longest sample: errors of shorter ones are relative to this time
+_EQUAL = 1e-9  # relative; fits that differ by less count as equal
 
 
 @dataclass(frozen=True)
 class Model:
-    """Milliseconds of a network, from what its layers took one by one.
+    """Milliseconds of a network, from the times of its layers.
 
-    A layer takes a + b in + c out + d in out, with in and out rounded up to the step: filters that
-    are loaded, maps that are read and written, products that are summed.
+    A layer takes a + b in + c out + d in out, with in and out rounded up to the step: a call, maps
+    that are read, maps that are written, products that are summed.
 
     Attributes:
         coefficients: a, b, c, d of each layer, [L, 4], none below 0.
         widths: of the layers.
-        step: channels are computed in blocks of so many.
+        step: channels are computed in blocks of this size.
         full: channels of each group, [G].
-        scale: what the sum is multiplied by, so that the whole network takes what was measured.
+        scale: factor of the sum, so that the original takes what was measured.
     """
 
     coefficients: Numbers
@@ -54,7 +54,7 @@ def coefficients(table: Table, layers: Sequence[Timed]) -> Numbers:
 
 
 def total_ms(table: Table, layers: Sequence[Timed]) -> float:
-    """Predict milliseconds of a network as it is, from the layers alone."""
+    """Predict the milliseconds of a network as it is, from its layers."""
     wide_in, wide_out = _widths(layers)
     features = _features(wide_in, wide_out, table.step)  # [L, 4]
     return float((features * coefficients(table, layers)).sum())
@@ -64,7 +64,7 @@ def _fitted(samples: Sequence[Sample], step: int) -> Numbers:
     """Fit a, b, c, d to samples, in relative terms, so that short layers count like long ones."""
     wide_in, wide_out = _widths(samples)
     ms = np.array([sample.ms for sample in samples])
-    if not ms.any():  # a layer that the runtime has folded into others
+    if not ms.any():  # the runtime has folded the layer into others
         return np.zeros(4)
     weight = 1 / np.maximum(ms, _SHORT * ms.max())
     features = _features(wide_in, wide_out, step)  # [n, 4]
@@ -77,30 +77,30 @@ def _widths(layers: Sequence[Timed] | Sequence[Sample]) -> tuple[Numbers, Number
 
 
 def _features(wide_in: Numbers, wide_out: Numbers, step: int) -> Numbers:
-    """Return 1, in, out and in x out, rounded up to whole steps, [..., 4]."""
-    i, o = np.ceil(wide_in / step) * step, np.ceil(wide_out / step) * step
-    return np.stack((np.ones_like(i), i, o, i * o), axis=-1)
+    """Return 1, in, out and in x out, with widths rounded up to the step, [..., 4]."""
+    read, written = np.ceil(wide_in / step) * step, np.ceil(wide_out / step) * step
+    return np.stack((np.ones_like(read), read, written, read * written), axis=-1)
 
 
-def _nonnegative(features: Numbers, wanted: Numbers) -> Numbers:
-    """Solve least squares with no coefficient below 0; the fewest of those that fit as well.
+def _nonnegative(features: Numbers, target: Numbers) -> Numbers:
+    """Solve least squares without negative coefficients; of equal fits the one with the fewest.
 
-    The solution is the plain one of some of the columns; there are so few that all are tried.
+    The solution is the unconstrained one of some columns; there are so few that all are tried.
 
     Args:
         features: [n, F].
-        wanted: [n].
+        target: [n].
 
     Returns:
         [F].
     """
     size = np.maximum(np.abs(features).max(axis=0), 1e-12)
-    best, least = np.zeros(features.shape[1]), float(np.linalg.norm(wanted))
+    best, least = np.zeros(features.shape[1]), float(np.linalg.norm(target))
     margin = _EQUAL * least
     for chosen in _choices(features.shape[1]):
         columns = features[:, chosen] / size[chosen]
-        solution = np.linalg.lstsq(columns, wanted, rcond=None)[0]
-        error = float(np.linalg.norm(columns @ solution - wanted))
+        solution = np.linalg.lstsq(columns, target, rcond=None)[0]
+        error = float(np.linalg.norm(columns @ solution - target))
         if (solution >= 0).all() and error < least - margin:
             best = np.zeros(features.shape[1])
             best[chosen], least = solution / size[chosen], error

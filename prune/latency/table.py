@@ -1,4 +1,4 @@
-"""What layers took on this machine, by their shape; kept in a file, so that it is measured once."""
+"""Times of layers on this machine by their shape, saved in a file to be measured only once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMAT = "prune-latency/1"
 
 @dataclass(frozen=True)
 class Sample:
-    """A layer of some kind that took `ms` milliseconds, with so many channels in and out."""
+    """The time of a layer of some kind, in milliseconds, with so many channels in and out."""
 
     kind: str
     channels_in: int
@@ -34,10 +34,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Table:
-    """Samples by kind, and the step in which channels matter.
+    """Samples by kind, and the block size of the runtime.
 
     Attributes:
-        step: a runtime computes channels in blocks of so many; the last block costs as if full.
+        step: the runtime computes channels in blocks of this size; the last one counts as full.
         samples: by the kind of the layer.
     """
 
@@ -45,7 +45,7 @@ class Table:
     samples: Mapping[str, tuple[Sample, ...]]
 
     def with_samples(self, more: Iterable[Sample]) -> Table:
-        """Copy the table with more samples; older ones of the same kind and widths go."""
+        """Copy the table with more samples; they replace those of the same kind and widths."""
         fresh = tuple(more)
         again = {(one.kind, one.channels_in, one.channels_out) for one in fresh}
         joined: dict[str, tuple[Sample, ...]] = defaultdict(tuple)
@@ -71,7 +71,7 @@ def place(form: Form, *, threads: int) -> Path:
 
 
 def load(path: Path) -> Table | None:
-    """Read a table; None where there is none yet.
+    """Read a table; return None where there is none yet.
 
     Raises:
         InputError: the file is damaged.

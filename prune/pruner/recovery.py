@@ -25,7 +25,7 @@ from prune.common.hyperparameters import SCRATCH
 from prune.common.notes import Report
 from prune.common.progress import tracked
 from prune.core.plan import Plan
-from prune.core.recover.compensate import compensate, means_from_norms, means_from_pictures
+from prune.core.recover.compensate import compensate, means_from_images, means_from_norms
 from prune.core.recover.recalibrate import recalibrate
 from prune.core.recover.reconstruct import Settings, reconstruct
 from prune.core.recover.restate import restate
@@ -143,14 +143,14 @@ Step = Callable[[_Case, Sequence[Tensor]], int | None]
 
 def _compensate(case: _Case, images: Sequence[Tensor]) -> int:
     original, shape = case.original, case.opened.net.small_picture
-    means = means_from_pictures(original, images) if images else means_from_norms(original, shape)
+    means = means_from_images(original, images) if images else means_from_norms(original, shape)
     done = compensate(
         original,
         case.net,
         case.opened.groups,
         case.pruned.plan,
         means=means,
-        picture=torch.zeros(shape).to(next(original.parameters())),
+        image=torch.zeros(shape).to(next(original.parameters())),
         names=case.names,
     )
     return len(done.layers)

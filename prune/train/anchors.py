@@ -1,9 +1,9 @@
 """How well a network's anchors fit the boxes of the data, and anchors that fit them better.
 
-Training gives a box to the anchors whose sides are within a factor of its own (see assignment.py);
-a box that no anchor fits teaches nothing. Better anchors are the centres of the boxes' sizes by
-k-means, moved about for as long as that helps (k-means of sizes: Redmon and Farhadi 2017,
-arXiv:1612.08242; here of their logarithms, since ratios are what counts).
+Training assigns a box to the anchors with sides within a factor of its own (see assignment.py);
+a box that no anchor fits is not learned. Better anchors are the centres of the boxes' sizes by
+k-means, improved by random moves (k-means of sizes: Redmon and Farhadi 2017, arXiv:1612.08242; here
+of their logarithms, since ratios count).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from prune.models.assignment import worst_ratio
 from prune.models.darknet import Darknet
 from prune.models.sections import with_anchors
 
-ENOUGH = 0.98  # a best possible recall that is left alone
-_SEARCHED = 10_000  # boxes that new anchors are searched on; the verdict is on all of them
+ENOUGH = 0.98  # best possible recall from which anchors stay as they are
+_SEARCHED = 10_000  # boxes that new anchors are searched on; they are then measured on all
 _MOVES = 1000
 _STEP = 0.1  # spread of a move, in natural logarithms of a side
 
@@ -33,9 +33,11 @@ _STEP = 0.1  # spread of a move, in natural logarithms of a side
 class Fit:
     """How anchors fit boxes.
 
-    `recall` is the share of boxes that some anchor fits, the best possible recall; `anchors` how
-    many fit a box, in the mean; `ratio` the mean over boxes of how near the nearest anchor comes, 1
-    for equal sides and 0 where none fits.
+    Attributes:
+        recall: the fraction of boxes that some anchor fits, which is the best possible recall.
+        anchors: mean number of anchors that fit a box.
+        ratio: mean over boxes of the ratio of sides to the nearest anchor: 1 for equal sides, 0
+            where no anchor fits.
     """
 
     recall: float
@@ -43,13 +45,13 @@ class Fit:
     ratio: float
 
     def __str__(self) -> str:
-        return f"best possible recall {self.recall:.4f}, {self.anchors:.2f} anchors a box"
+        return f"best possible recall {self.recall:.4f}, {self.anchors:.2f} anchors per box"
 
 
 def measure(anchors: Tensor, sizes: Tensor, *, anchor_t: float) -> Fit:
-    """Tell how anchors [A, 2] fit boxes [M, 2], widths and heights in pixels.
+    """Measure how anchors [A, 2] fit boxes [M, 2], widths and heights in pixels.
 
-    `anchor_t` is the ratio of sides from which an anchor fits no more.
+    `anchor_t` is the ratio of sides from which an anchor does not fit.
     """
     worst = worst_ratio(anchors, sizes)  # [A, M]
     fits = worst < anchor_t
@@ -82,14 +84,14 @@ def fit_anchors(
     Args:
         net: stays as it is.
         sizes: the boxes' widths and heights in pixels, [M, 2].
-        anchor_t: the ratio of sides from which an anchor fits no more.
+        anchor_t: the ratio of sides from which an anchor does not fit.
         seed: fixes the new anchors.
-        change: new anchors where the best possible recall is below `ENOUGH`.
-        force: look for new ones however good the old ones are.
+        change: whether to search new anchors where the best possible recall is below `ENOUGH`.
+        force: whether to search them however good the old ones are.
 
     Returns:
-        The network itself, or one with its weights and anchors that fit better; and a line that
-        says how the anchors fit and what became of them.
+        The network itself, or one with its weights and anchors that fit better; and a line on how
+        the anchors fit, and whether they were replaced.
     """
     old = torch.cat([head.anchors for head in net.heads])  # [A, 2]
     if not len(sizes):
@@ -98,7 +100,8 @@ def fit_anchors(
     if not force and before.recall >= ENOUGH:
         return net, f"anchors: {before}; they fit"
     if not force and not change:
-        return net, f"anchors: {before}; kept, as the weights know them (or --autoanchor force)"
+        reason = "the weights are trained on them (or --autoanchor force)"
+        return net, f"anchors: {before}; kept, as {reason}"
     if len(sizes) < len(old):
         return net, f"anchors: {before}; kept, {len(sizes)} boxes are too few to find others"
     new = _search(old, sizes, anchor_t=anchor_t, seed=seed)
@@ -112,28 +115,28 @@ def replace_anchors(net: Darknet, anchors: Tensor) -> Darknet:
     """Build a network with the same weights and other anchors, in eval mode.
 
     Args:
-        net: shares its weights with the new one.
+        net: its weights become those of the new one.
         anchors: as many as it has, widths and heights in pixels, [A, 2]; the smallest go to the
             head of the smallest stride.
     """
     ordered = anchors[anchors.prod(dim=1).argsort(stable=True)].tolist()
     heads = net.heads
-    shares: list[list[tuple[float, float]]] = [[] for _ in heads]
+    by_head: list[list[tuple[float, float]]] = [[] for _ in heads]
     for index in sorted(range(len(heads)), key=lambda index: heads[index].stride):
         count, unit = len(heads[index].anchors), heads[index].anchor_unit
-        shares[index] = [(width / unit, height / unit) for width, height in ordered[:count]]
+        by_head[index] = [(width / unit, height / unit) for width, height in ordered[:count]]
         ordered = ordered[count:]
-    return checkpoint.assemble(with_anchors(net.sections, shares), net.state_dict())
+    return checkpoint.assemble(with_anchors(net.sections, by_head), net.state_dict())
 
 
 def _search(old: Tensor, sizes: Tensor, *, anchor_t: float, seed: int) -> Tensor:
-    """Find anchors that fit at least as well as the old ones where it looks, [A, 2]."""
+    """Search anchors that fit at least as well as the old ones, on some of the boxes, [A, 2]."""
     random = torch.Generator().manual_seed(seed)
     some = sizes[torch.randperm(len(sizes), generator=random)[: max(_SEARCHED, len(old))]]
     starts = (old, _centres(some, len(old), seed=seed))
     best = max(starts, key=lambda anchors: measure(anchors, some, anchor_t=anchor_t).ratio)
     moved = _search_randomly(best, some, anchor_t=anchor_t, random=random)
-    return (moved * 100).round() / 100  # what cfg text will hold
+    return (moved * 100).round() / 100  # as the text of the cfg contains them
 
 
 def _centres(sizes: Tensor, count: int, *, seed: int) -> Tensor:
@@ -148,18 +151,18 @@ def _centres(sizes: Tensor, count: int, *, seed: int) -> Tensor:
 def _search_randomly(
     anchors: Tensor, sizes: Tensor, *, anchor_t: float, random: torch.Generator
 ) -> Tensor:
-    """Move one anchor at a time by chance, and keep every move that brings the boxes nearer."""
+    """Move one anchor at a time randomly, and keep every move that improves the mean ratio."""
     anchors = anchors.clone()
     near = _nearness(worst_ratio(anchors, sizes), anchor_t)  # [A, M]
-    score = near.amax(dim=0).mean()
+    best = near.amax(dim=0).mean()
     for move in range(_MOVES):
         index = move % len(anchors)
         trial = anchors[index] * (torch.randn(2, generator=random) * _STEP).exp()  # [2]
         row = _nearness(worst_ratio(trial[None], sizes), anchor_t)  # [1, M]
         changed = torch.cat((near[:index], row, near[index + 1 :]))
         reached = changed.amax(dim=0).mean()
-        if reached > score:
-            anchors[index], near, score = trial, changed, reached
+        if reached > best:
+            anchors[index], near, best = trial, changed, reached
     return anchors
 
 

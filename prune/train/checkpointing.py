@@ -19,13 +19,13 @@ from prune.common.files import probe, replacing, sweep
 from prune.common.run_dir import versions
 from prune.errors import DataError, InputError, LoaderError, TrainError, WriteError
 from prune.train.run import Run
-from prune.train.run_log import SCORES
+from prune.train.run_log import METRICS
 
 Row = dict[str, float]
 
 
 def fitness(row: Mapping[str, float]) -> float:
-    """Weigh the two mean average precisions into one number, as YOLO trainers do."""
+    """Weight the two mean average precisions into one number, as YOLO trainers do."""
     return 0.1 * row["map50"] + 0.9 * row["map"]
 
 
@@ -42,9 +42,15 @@ BEST: dict[str, tuple[str, Callable[[Row], float]]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the kept files say of where they come from: names, earlier history, files' digests.
+    """What checkpoints say of where they come from.
 
-    `pictures` is the training pictures' `images_digest`.
+    Attributes:
+        names: the classes.
+        data: path of the data set's description.
+        history: what was done to the network before.
+        parent: digest of the file that the network comes from.
+        teacher: digest of the teacher's file.
+        pictures: `images_digest` of the training images.
     """
 
     names: tuple[str, ...]
@@ -57,16 +63,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Position:
-    """Where in an epoch a run stands: batches done, and the sums of their losses."""
+    """How far a run is in an epoch: batches done, and the sums of their losses."""
 
     batch: int = 0
     losses: tuple[float, ...] = ()
 
 
 def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None:
-    """Write last.pt, and the files of every measure in which the last row beats all before it.
+    """Write last.pt, and the files of all metrics in which the last row is better than all before.
 
-    Where several processes train, the first one writes for all.
+    Of several processes the main one writes.
 
     Raises:
         InputError: the folder cannot be written.
@@ -74,9 +80,9 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
         TrainError: the weights are no longer finite; the files stay as they were.
     """
     epoch = len(rows)
-    finished = _capture(run, origin=origin, epoch=epoch, scores=_scores(rows[-1]))
+    finished = _capture(run, origin=origin, epoch=epoch, metrics=rows[-1])
     _expect_finite(finished, f"after epoch {epoch}")
-    if not run.team.leads:
+    if not run.team.is_main:
         return
     wanted = [folder / f"{name}.pt" for name in improved_measures(rows[run.settings.best_after :])]
     if run.settings.save_period and epoch % run.settings.save_period == 0:
@@ -89,7 +95,7 @@ def save(run: Run, rows: Sequence[Row], *, origin: Origin, folder: Path) -> None
 def save_within(
     run: Run, rows: Sequence[Row], at: Position, *, origin: Origin, folder: Path
 ) -> None:
-    """Write last.pt in the middle of an epoch, just after an update; the first process alone.
+    """Write last.pt within an epoch, just after an update; of several processes the main one.
 
     Raises:
         InputError: the folder cannot be written.
@@ -98,14 +104,14 @@ def save_within(
     """
     finished = _capture(run, origin=origin, epoch=len(rows))
     _expect_finite(finished, f"in epoch {len(rows) + 1}")
-    if not run.team.leads:
+    if not run.team.is_main:
         return
     state = _state(run, rows, at, origin)
     checkpoint.save(replace(finished, training=state), folder / "last.pt")
 
 
 def improved_measures(rows: Sequence[Row]) -> list[str]:
-    """Name the measures in which the last row is better than every row before it."""
+    """Return the keys of BEST in which the last row is better than every row before it."""
     if not rows or "map" not in rows[-1]:
         return []
     *earlier, latest = [row for row in rows if "map" in row]
@@ -116,27 +122,27 @@ def improved_measures(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def images_digest(pictures: Sequence[Path]) -> str:
-    """Return the SHA-256 of pictures' names and sizes in bytes, in their order, in hexadecimal.
+def images_digest(images: Sequence[Path]) -> str:
+    """Return the SHA-256 of images' names and sizes in bytes, in their order, in hexadecimal.
 
-    Names count from the folder that all have in common, so that a data set may move as a whole.
+    Names are relative to the folder that all have in common, so that a data set can be moved.
     """
-    paths = [path.absolute() for path in pictures]
+    paths = [path.absolute() for path in images]
     common = os.path.commonpath({path.parent for path in paths})
     lines = (f"{_bytes(path)} {str(path)[len(common) :].lstrip(os.sep)}" for path in paths)
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _bytes(picture: Path) -> int:
-    """Return a file's size; one that cannot be read is named later, by who reads it."""
+def _bytes(image: Path) -> int:
+    """Return a file's size; one that cannot be read is named later, when it is read."""
     try:
-        return picture.stat().st_size
+        return image.stat().st_size
     except OSError:
         return -1
 
 
 def finish(folder: Path) -> None:
-    """Take the training state out of last.pt: it is a checkpoint like any other now.
+    """Remove the training state from last.pt, which becomes a checkpoint like any other.
 
     Raises:
         WriteError: the disk is full.
@@ -145,15 +151,11 @@ def finish(folder: Path) -> None:
     checkpoint.save(replace(checkpoint.load(last), training={}), last)
 
 
-def _scores(row: Row) -> Row:
-    """Take the scores out of an epoch's row; none where it was not scored."""
-    return {name: row[name] for name in SCORES if name in row}
-
-
 def _capture(
-    run: Run, *, origin: Origin, epoch: int, scores: Mapping[str, float] | None = None
+    run: Run, *, origin: Origin, epoch: int, metrics: Mapping[str, float] | None = None
 ) -> Checkpoint:
-    """Capture the averaged weights; `scores` are theirs, where they were scored."""
+    """Capture the averaged weights, with their metrics where they were evaluated."""
+    scores = {name: metrics[name] for name in METRICS if name in metrics} if metrics else {}
     entry = {
         "command": "train",
         "epochs": run.settings.epochs,
@@ -164,7 +166,7 @@ def _capture(
         "versions": versions(),
         "parent": origin.parent,
         **({"teacher": origin.teacher} if origin.teacher else {}),
-        **({"scores": dict(scores)} if scores else {}),
+        **({"scores": scores} if scores else {}),
     }
     shot = checkpoint.capture(
         run.averaged,
@@ -172,27 +174,27 @@ def _capture(
         imgsz=run.settings.imgsz,
         history=[*origin.history, entry],
     )
-    # Training's order in memory (channels innermost) is no property of the network.
+    # The order in memory while training (channels innermost) is no property of the network.
     return replace(shot, model={name: value.contiguous() for name, value in shot.model.items()})
 
 
 def _expect_finite(finished: Checkpoint, when: str) -> None:
     if not all(value.isfinite().all() for value in finished.model.values()):
         raise TrainError(
-            f"the weights are no longer finite {when}, which is not kept; a lower lr0 may help"
+            f"the weights are no longer finite {when}, which is not saved; try a lower lr0"
         )
 
 
 def _state(run: Run, rows: Sequence[Row], at: Position, origin: Origin) -> dict[str, object]:
     """Return everything beside the averaged weights that the next epoch depends on.
 
-    `optimizer` holds the weights under training too: the checkpoint's `model` is their average.
+    `optimizer` also contains the weights under training: the checkpoint's `model` is their average.
     """
     generators = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
         generators["cuda"] = torch.cuda.get_rng_state(run.device)
-    scored = [row for row in rows[run.settings.best_after :] if "map" in row]
-    best = {key: max(map(value, scored), default=0.0) for key, value in BEST.values()}
+    evaluated = [row for row in rows[run.settings.best_after :] if "map" in row]
+    best = {key: max(map(value, evaluated), default=0.0) for key, value in BEST.values()}
     return {
         "epoch": len(rows) - 1,
         **best,
@@ -219,7 +221,7 @@ def _batches(run: Run) -> int:
 
 
 def _save_under(finished: Checkpoint, targets: Sequence[Path]) -> None:
-    """Write one file, and the others as links to it: early epochs are best in everything."""
+    """Write one file, and the others as links to it: early epochs are best in all metrics."""
     if not targets:
         return
     first, *others = targets
@@ -234,10 +236,10 @@ def _save_under(finished: Checkpoint, targets: Sequence[Path]) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a run's folder of weights, and clear both of what a killed process left half written.
+    """Make a run's folder of weights, and remove partial files of a killed process from both.
 
     Raises:
-        TrainError: that cannot be done, or nothing can be written there.
+        TrainError: the folders cannot be made or written.
     """
     weights = folder / "weights"
     try:
@@ -251,34 +253,34 @@ def prepare_folder(folder: Path) -> None:
 
 @contextmanager
 def explain_save_errors(folder: Path, epoch: int) -> Iterator[None]:
-    """Let a failed write end the run with its cause, and with what there is to go on from.
+    """Add to errors of writing which epoch is lost, and how the run can be resumed.
 
     Args:
-        folder: the run's, as `prepare_folder` left it; if it is gone, nothing makes it anew.
-        epoch: the one at hand, counted from 1.
+        folder: the run's; it is not made again if it is missing.
+        epoch: the one that is saved, counted from 1.
 
     Raises:
         TrainError: the block could not write.
     """
     weights = folder / "weights"
     if not weights.is_dir():
-        raise TrainError(f"cannot save epoch {epoch}: the folder {weights} is gone, with all in it")
+        raise TrainError(f"cannot save epoch {epoch}: the folder {weights} is missing")
     try:
         yield
     except (InputError, WriteError, OSError) as error:
-        left = _how_to_resume(weights / "last.pt")
-        raise TrainError(f"cannot save epoch {epoch}: {error}; {left}") from error
+        how = _how_to_resume(weights / "last.pt")
+        raise TrainError(f"cannot save epoch {epoch}: {error}; {how}") from error
 
 
 @contextmanager
 def explain_load_errors(folder: Path) -> Iterator[None]:
-    """Let images that cannot be loaded end the run with what there is to go on from.
+    """Add to errors of loading images how the run can be resumed.
 
-    The data set was whole when the run began: an image that is lost since is the run's failure.
+    The data set was complete when the run began: an image that is lost since is the run's failure.
 
     Raises:
-        TrainError: the block raised a DataError; with what there is to go on from.
-        LoaderError: the block raised it; with the same.
+        TrainError: the block raised a DataError.
+        LoaderError: the block raised it.
     """
     last = folder / "weights" / "last.pt"
     try:
@@ -290,7 +292,7 @@ def explain_load_errors(folder: Path) -> Iterator[None]:
 
 
 def _how_to_resume(last: Path, *words: str) -> str:
-    """Say from where the run can go on, with some options."""
+    """Return from which epoch the run can be resumed, and the command, with some options."""
     if not last.is_file():
         return "nothing was saved before"
     epoch = checkpoint.load(last).history[-1]["epoch"]

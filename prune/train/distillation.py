@@ -26,23 +26,23 @@ from prune.common.boxes import ciou
 from prune.errors import InputError
 from prune.models.darknet import Darknet
 from prune.models.head import Yolo
-from prune.models.loss import gained, gains, level_balance
+from prune.models.loss import apply_gains, gains, level_balance
 
-SURE = 0.05  # a teacher's objectness from which its box and classes are worth imitating
+SURE = 0.05  # least objectness of a teacher whose box and classes are distilled
 
 
 def output_loss(
     maps: Sequence[Tensor],
-    taught: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
     heads: Sequence[Yolo],
     *,
     hyp: Mapping[str, float],
 ) -> Tensor:
-    """Compare raw maps with a teacher's.
+    """Compare maps of logits with a teacher's.
 
     Args:
-        maps: one map of logits a head, [N, A * (5 + classes), ny, nx].
-        taught: the teacher's, of the same shapes, without gradient.
+        maps: one map of logits per head, [N, A * (5 + classes), ny, nx].
+        teacher_maps: the teacher's, of the same shapes, without gradient.
         heads: the heads they come from, in the same order.
         hyp: gains `box`, `obj`, `cls` of the three parts, `distill` of their sum.
 
@@ -51,39 +51,41 @@ def output_loss(
     """
     scales = gains(len(heads), hyp)
     total = maps[0].new_zeros((), dtype=torch.float32)
-    for raw, wish, head, weight in zip(maps, taught, heads, level_balance(heads), strict=True):
-        box, objectness, label = _level(head.split(raw.float()), head.split(wish.float()), head)
-        total = total + sum(gained((box, weight * objectness, label), scales))
+    for raw, target, head, weight in zip(
+        maps, teacher_maps, heads, level_balance(heads), strict=True
+    ):
+        box, objectness, label = _level(head.split(raw.float()), head.split(target.float()), head)
+        total = total + sum(apply_gains((box, weight * objectness, label), scales))
     return hyp["distill"] * total * len(maps[0])
 
 
-def _level(values: Tensor, wishes: Tensor, head: Yolo) -> tuple[Tensor, Tensor, Tensor]:
-    """Return one level's parts without gains; values and wishes are [N, A, ny, nx, 5 + classes]."""
-    objectness = _divergence(values[..., 4], wishes[..., 4]).mean()
+def _level(values: Tensor, targets: Tensor, head: Yolo) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one level's parts without gains; values, targets are [N, A, ny, nx, 5 + classes]."""
+    objectness = _divergence(values[..., 4], targets[..., 4]).mean()
     anchors = head.anchors[:, None, None].expand(*values.shape[:4], 2)
-    pick = _every if values.is_cuda else _sure
-    found, wanted, anchor = pick((values, wishes, anchors), wishes[..., 4])  # [P, ...] each
+    pick = _pick_all if values.is_cuda else _pick_sure
+    found, wanted, anchor = pick((values, targets, anchors), targets[..., 4])  # [P, ...] each
     sure = wanted[:, 4].sigmoid()
     sure = torch.where(sure > SURE, sure, 0)
-    # A weight of 0 is no help against a size without bound, whose gradient is not a number.
+    # A weight of 0 does not help against an unbounded size, whose gradient is not a number.
     found = torch.where(sure[:, None] > 0, found, wanted)
     weights = sure / sure.sum().clamp(min=SURE)  # [P]
     overlap = ciou(_box(found, anchor, head), _box(wanted, anchor, head))
-    apart = _divergence_of_one if head.softmax else _divergence
-    label = apart(found[:, 5:], wanted[:, 5:]).mean(dim=1)
-    if head.classes == 1:  # whose logit the detection loss does not train either
+    divergence = _softmax_divergence if head.softmax else _divergence
+    label = divergence(found[:, 5:], wanted[:, 5:]).mean(dim=1)
+    if head.classes == 1:  # the detection loss does not train its logit either
         label = 0 * label
     return (weights * (1 - overlap)).sum(), objectness, (weights * label).sum()
 
 
-def _sure(maps: Sequence[Tensor], objectness: Tensor) -> list[Tensor]:
-    """Pick the cells that the teacher is sure of: a few, which is all that a CPU computes."""
+def _pick_sure(maps: Sequence[Tensor], objectness: Tensor) -> list[Tensor]:
+    """Pick the few cells that the teacher is sure of: a CPU computes no others."""
     places = objectness.sigmoid() > SURE
     return [values[places] for values in maps]
 
 
-def _every(maps: Sequence[Tensor], _: Tensor) -> list[Tensor]:
-    """Pick all cells: a GPU is done with them before the host knows how many are sure."""
+def _pick_all(maps: Sequence[Tensor], _: Tensor) -> list[Tensor]:
+    """Pick all cells: a GPU computes them before the host knows how many are sure."""
     return [values.flatten(0, 3) for values in maps]
 
 
@@ -93,89 +95,89 @@ def _box(values: Tensor, anchors: Tensor, head: Yolo) -> Tensor:
     return torch.cat((offset * head.stride, size), dim=1)
 
 
-def _divergence(logits: Tensor, wished: Tensor) -> Tensor:
+def _divergence(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Return the Kullback-Leibler divergence of two Bernoulli distributions, in nats."""
-    target = wished.sigmoid()
+    target = target_logits.sigmoid()
     cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    own = F.binary_cross_entropy_with_logits(wished, target, reduction="none")
+    own = F.binary_cross_entropy_with_logits(target_logits, target, reduction="none")
     return cross - own
 
 
-def _divergence_of_one(logits: Tensor, wished: Tensor) -> Tensor:
-    """Return the terms of the Kullback-Leibler divergence of two choices of one class, in nats."""
-    target = wished.log_softmax(dim=-1)
+def _softmax_divergence(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return the terms of the Kullback-Leibler divergence of two softmax distributions, in nats."""
+    target = target_logits.log_softmax(dim=-1)
     return target.exp() * (target - logits.log_softmax(dim=-1))
 
 
 def expect_alike(teacher: Darknet, student: Darknet) -> None:
-    """Check that two networks' maps can be compared.
+    """Check that the maps of two networks can be compared.
 
     Raises:
         InputError: other strides, anchors or classes, or boxes decoded otherwise.
     """
     for name in ("stride", "classes", "anchors", "scale_x_y", "new_coords", "softmax"):
-        theirs, ours = ([_fact(head, name) for head in net.heads] for net in (teacher, student))
+        theirs, ours = ([_property(head, name) for head in net.heads] for net in (teacher, student))
         if theirs != ours:
             raise InputError(f"the teacher's heads have {name} {theirs}, the network's {ours}")
 
 
-def _fact(head: Yolo, name: str) -> object:
+def _property(head: Yolo, name: str) -> object:
     value: object = getattr(head, name)
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-_RIDGE = 1e-3  # of the features' mean square: channels that say the same do not blow up
+_RIDGE = 1e-3  # of the features' mean square: correlated channels do not get huge weights
 
 
 @torch.no_grad()
 def fit_adapter(
-    features: Tensor, taught: Tensor, *, whole: Callable[[Tensor], Tensor] | None = None
+    features: Tensor, targets: Tensor, *, whole: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Fit an adapter by ridge least squares.
 
     Args:
         features: of the network, [N, C, ny, nx].
-        taught: of the teacher, [N, T, ny, nx].
-        whole: where these are a share of a batch: sums tensors over all shares.
+        targets: of the teacher, [N, T, ny, nx].
+        whole: sums tensors over all processes, where these are only a part of a batch.
 
     Returns:
         Weights and, last, the constant, [T, C + 1].
     """
     x = _rows(features)  # [P, C]
     x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)  # [P, C + 1]
-    square, cross = x.T @ x, x.T @ _rows(taught)  # [C + 1, C + 1], [C + 1, T]
+    square, cross = x.T @ x, x.T @ _rows(targets)  # [C + 1, C + 1], [C + 1, T]
     if whole is not None:
         square, cross = whole(square), whole(cross)
     ridge = torch.full_like(square.diagonal(), _RIDGE * float(square.diagonal().mean()))
-    ridge[-1] = 1e-6 * square[-1, -1]  # of the places; the constant is not shrunk, or hardly
+    ridge[-1] = 1e-6 * square[-1, -1]  # the constant is hardly shrunk
     adapter: Tensor = torch.linalg.solve(square + ridge.diag(), cross)
     return adapter.T.contiguous()
 
 
 def feature_loss(
-    features: Sequence[Tensor], taught: Sequence[Tensor], adapters: Sequence[Tensor]
+    features: Sequence[Tensor], targets: Sequence[Tensor], adapters: Sequence[Tensor]
 ) -> Tensor:
-    """Return the mean over levels of the share of the teacher's variance not explained.
+    """Return the mean over levels of the fraction of the teacher's variance not explained.
 
     Args:
-        features: of the network, one a head, [N, C, ny, nx].
-        taught: of the teacher, likewise, [N, T, ny, nx], without gradient.
-        adapters: what `fit_adapter` gave, one a head, [T, C + 1].
+        features: of the network, one per head, [N, C, ny, nx].
+        targets: of the teacher, likewise, [N, T, ny, nx], without gradient.
+        adapters: results of `fit_adapter`, one per head, [T, C + 1].
 
     Returns:
-        A scalar: 0 where all is explained, 1 where no more than the mean is.
+        A scalar: 0 where all is explained, 1 where only the mean is.
     """
-    shares = [_unexplained(*level) for level in zip(features, taught, adapters, strict=True)]
-    return torch.stack(shares).mean()
+    fractions = [_unexplained(*level) for level in zip(features, targets, adapters, strict=True)]
+    return torch.stack(fractions).mean()
 
 
-def _unexplained(features: Tensor, taught: Tensor, adapter: Tensor) -> Tensor:
-    wished = taught.float()
+def _unexplained(features: Tensor, targets: Tensor, adapter: Tensor) -> Tensor:
+    wanted = targets.float()
     found = F.conv2d(features.float(), adapter[:, :-1, None, None], adapter[:, -1])
-    variance = (wished - wished.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
-    return (found - wished).square().mean() / variance.clamp(min=1e-12)
+    variance = (wanted - wanted.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+    return (found - wanted).square().mean() / variance.clamp(min=1e-12)
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Put channels last and everything else into rows, float32 [P, C]."""
+    """Reshape [N, C, ny, nx] to one row per position, float32 [P, C]."""
     return features.float().movedim(1, -1).flatten(0, -2)

@@ -38,30 +38,34 @@ if TYPE_CHECKING:
 
 Thing = TypeVar("Thing")
 
-# Longer than any work that one process does while the others wait. After it torchrun grants 30 s
-# more to a process that hangs, which does not hear that it is to end.
+# Longer than any work that one process does while the others wait. After it torchrun allows 30 s
+# more for a process that hangs, which does not react to the signal to end.
 TIMEOUT_S = 20.0
-_TIMEOUT = "PRUNE_TIMEOUT_S"  # the environment's own, for machines whose disks are slow
+_TIMEOUT = "PRUNE_TIMEOUT_S"  # environment variable, for machines with slow disks
 _BUCKET_BYTES = 25 * 2**20  # large enough for the links' full rate, small enough to overlap copies
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process's number and how many there are; the default is one that works alone.
+    """The processes that train together; the default is one process alone.
 
-    Alone, every method gives its argument back and talks to nobody. Otherwise all processes must
-    call the same methods in the same order.
+    Alone, every method returns its argument and communicates with nobody. Otherwise all processes
+    must call the same methods in the same order.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: how many processes there are.
 
     Raises:
-        TrainError: from every method, where another process is gone or keeps silent.
+        TrainError: from every method, where another process has ended or does not answer.
     """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, which writes files and reports."""
         return self.rank == 0
 
     @property
@@ -70,23 +74,23 @@ class Team:
         return self.rank, self.size
 
     def any(self, flag: bool) -> bool:
-        """Tell whether anybody's flag is up; all get the same answer, when all have asked."""
-        return bool(self._reduced(torch.tensor(int(flag)), dist.ReduceOp.MAX).item())
+        """Tell whether the flag of any process is set; all get the same answer."""
+        return bool(self._reduce(torch.tensor(int(flag)), dist.ReduceOp.MAX).item())
 
     def wait(self) -> None:
-        """Wait until all have come here."""
+        """Wait until all processes have called this."""
         self.any(False)
 
     def counts(self, own: Sequence[int]) -> list[int]:
-        """Sum everybody's counts."""
+        """Sum the counts of all processes."""
         return [int(count) for count in self.sum(torch.tensor(own, dtype=torch.int64))]
 
     def sum(self, own: Tensor) -> Tensor:
-        """Sum everybody's tensors of one shape."""
-        return own if self.size == 1 else self._reduced(own.clone(), dist.ReduceOp.SUM)
+        """Sum the tensors of all processes, which have one shape."""
+        return own if self.size == 1 else self._reduce(own.clone(), dist.ReduceOp.SUM)
 
     def stack(self, own: Tensor) -> Tensor:
-        """Put everybody's tensors [...] of one shape side by side, [size, ...]."""
+        """Stack the tensors [...] of all processes, which have one shape, to [size, ...]."""
         if self.size == 1:
             return own[None]
         found = [torch.empty_like(own) for _ in range(self.size)]
@@ -95,7 +99,7 @@ class Team:
         return torch.stack(found)
 
     def gather(self, own: Thing) -> list[Thing]:
-        """Give everybody's objects to all, in the order of the processes; they are pickled."""
+        """Return the objects of all processes, in their order; they are pickled."""
         if self.size == 1:
             return [own]
         found: list[Thing | None] = [None] * self.size
@@ -103,13 +107,13 @@ class Team:
             dist.all_gather_object(found, own)
         return cast(list[Thing], found)
 
-    def first(self, make: Callable[[], Thing]) -> Thing:
-        """Let the first process make an object, and give it to all; it is pickled.
+    def make_on_main(self, make: Callable[[], Thing]) -> Thing:
+        """Make an object on the main process and return it on all; it is pickled.
 
         Raises:
-            PruneError: what `make` raised, as `all_make` does.
+            PruneError: what `make` raised, as `make_on_all` does.
         """
-        made = self.all_make(make if self.leads else lambda: None)
+        made = self.make_on_all(make if self.is_main else lambda: None)
         if self.size > 1:
             shared = [made]
             with _explain_lost_process():
@@ -117,11 +121,11 @@ class Team:
             (made,) = shared
         return cast(Thing, made)
 
-    def all_make(self, make: Callable[[], Thing]) -> Thing:
-        """Let everybody make an object; where one cannot, nobody goes on.
+    def make_on_all(self, make: Callable[[], Thing]) -> Thing:
+        """Make an object on every process; where one fails, all end.
 
         Raises:
-            PruneError: what `make` raised; from one process alone, so that it is said once.
+            PruneError: what `make` raised; from one process alone, so that it is printed once.
             SystemExit: from the others.
         """
         if self.size == 1:
@@ -138,12 +142,12 @@ class Team:
             raise failure
         if failed:
             with suppress(TrainError):
-                self.wait()  # for the end of the one that speaks: torchrun ends all after the first
+                self.wait()  # until the one that reports ends: torchrun ends all after the first
             raise SystemExit(PruneError.exit_code)
         return made[0]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Give every parameter the sum of its gradients; none counts as zero."""
+        """Sum the gradients of each parameter over all processes; a missing one counts as zero."""
         if self.size == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -152,21 +156,21 @@ class Team:
                 parameter.grad = torch.zeros_like(parameter)
         self._sum_in_place([p.grad for p in trained if p.grad is not None])
 
-    def average(self, tensors: Sequence[Tensor], *, share: float) -> None:
-        """Average tensors in place; everybody's `share` is a weight, and together they are 1."""
+    def average(self, tensors: Sequence[Tensor], *, fraction: float) -> None:
+        """Average tensors in place, weighted by each process's `fraction`; these sum to 1."""
         if self.size == 1 or not tensors:
             return
-        torch._foreach_mul_(list(tensors), share)
+        torch._foreach_mul_(list(tensors), fraction)
         self._sum_in_place(tensors)
 
-    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
             with _explain_lost_process():
                 dist.all_reduce(tensor, operation)
         return tensor
 
     def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors over all processes, a bucket on its way while the next one is packed."""
+        """Sum tensors over all processes; a bucket is sent while the next one is packed."""
         with torch.no_grad(), _explain_lost_process():
             sent = []
             for bucket in buckets(tensors):
@@ -180,17 +184,17 @@ class Team:
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Divide tensors of one type, in their order, into lots of `_BUCKET_BYTES` at most, or one."""
-    lot: list[Tensor] = []
+    """Split tensors of one type, in order, into lists of at most `_BUCKET_BYTES`, or of one."""
+    bucket: list[Tensor] = []
     room = _BUCKET_BYTES
     for tensor in tensors:
-        if lot and tensor.nbytes > room:
-            yield lot
-            lot, room = [], _BUCKET_BYTES
-        lot.append(tensor)
+        if bucket and tensor.nbytes > room:
+            yield bucket
+            bucket, room = [], _BUCKET_BYTES
+        bucket.append(tensor)
         room -= tensor.nbytes
-    if lot:
-        yield lot
+    if bucket:
+        yield bucket
 
 
 def local_rank() -> int | None:
@@ -200,27 +204,27 @@ def local_rank() -> int | None:
 
 @contextmanager
 def join() -> Iterator[Team]:
-    """Meet the other processes that torchrun started; alone, where it started none.
+    """Join the other processes that torchrun started, if it started any.
 
-    Objects, counts and flags go through the CPU's memory even where gradients are on GPUs: nobody
-    has to wait for a GPU to learn what is on the CPU already.
+    Objects, counts and flags are exchanged through the CPU's memory even where gradients are on
+    GPUs: no process has to wait for a GPU to get what is on the CPU already.
 
     Raises:
-        InputError: the environment's PRUNE_TIMEOUT_S is no time.
-        TrainError: the others did not come in time.
+        InputError: the environment variable PRUNE_TIMEOUT_S is no time.
+        TrainError: the others did not join in time.
     """
     if _size() == 1:
         yield Team()
         return
-    # Imported later, as optimisers do, it would keep the group past its end (a default of its
-    # functions); gloo's threads then outlive Python, and now and then abort the process.
+    # Imported later, as optimizers do, it would keep the group past its end (as a default of its
+    # functions); gloo's threads then outlive Python, and sometimes abort the process.
     importlib.import_module("torch.distributed.nn.functional")
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     with _explain_lost_process():
         dist.init_process_group(backend, timeout=timedelta(seconds=_timeout_s()))
     yield Team(dist.get_rank(), dist.get_world_size())
-    # Not after an error: the others are elsewhere, and to take leave of them would be to wait.
+    # Not after an error: the others are elsewhere, and this would wait for them.
     dist.destroy_process_group()
 
 
@@ -230,73 +234,73 @@ def _size() -> int:
 
 def _timeout_s() -> float:
     """Return how long a process waits for the others."""
-    said = os.environ.get(_TIMEOUT, str(TIMEOUT_S))
+    text = os.environ.get(_TIMEOUT, str(TIMEOUT_S))
     try:
-        seconds = float(said)
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise InputError(f"{_TIMEOUT} is {said!r}; it must be a number of seconds, e.g. 60")
+        raise InputError(f"{_TIMEOUT} is {text!r}; it must be a number of seconds, e.g. 60")
     return seconds
 
 
 @contextmanager
 def _explain_lost_process() -> Iterator[None]:
-    """Say in one line what torch says in fifty when a process has gone."""
+    """Raise an error of one line where torch raises fifty because a process has ended."""
     try:
         yield
     except RuntimeError as error:
         if re.search("timed? ?out", str(error), flags=re.IGNORECASE):
             raise TrainError(
-                f"another process of this run has not answered for {_timeout_s():g} s; if it does "
-                f"not hang but is slow, set {_TIMEOUT} to more"
+                f"another process of this run has not answered for {_timeout_s():g} s; if it is "
+                f"slow and does not hang, set {_TIMEOUT} to more"
             ) from error
         reason = re.sub(r"^\[[^]]*\] |\. .*", "", str(error), flags=re.DOTALL)
         raise TrainError(
-            f"another process of this run is gone ({reason}); what it said itself stands beside "
-            "this"
+            f"another process of this run has ended ({reason}); see its own message"
         ) from error
 
 
-def all_reduce(run: Run, *, share: float) -> None:
-    """Bring together what the processes have gathered since the last update.
+def all_reduce(run: Run, *, fraction: float) -> None:
+    """Sum gradients, and average BatchNorm statistics, over all processes before an update.
 
     Args:
         run: the run.
-        share: of those pictures, what this process saw; so much its BatchNorm statistics count.
+        fraction: of the images since the last update, those of this process: the weight of its
+            BatchNorm statistics.
     """
     with run.watch("step"):
         run.team.sum_gradients(run.net.parameters())
         if not run.settings.sync_bn:  # else they are the same everywhere
-            run.team.average(_statistics(run.net), share=share)
+            run.team.average(_statistics(run.net), fraction=fraction)
 
 
 def _statistics(net: nn.Module) -> list[Tensor]:
-    """List what BatchNorms have seen, but for frozen ones: an average would round theirs."""
+    """List the statistics of BatchNorms that train: an average would round those of frozen ones."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    live = [norm for norm in norms if norm.training]
-    found = [buffer for norm in live for buffer in (norm.running_mean, norm.running_var)]
+    training = [norm for norm in norms if norm.training]
+    found = [buffer for norm in training for buffer in (norm.running_mean, norm.running_var)]
     return [buffer for buffer in found if buffer is not None]
 
 
-def any_requested(team: Team, asked: StopRequested) -> bool:
-    """Tell whether anybody was asked to stop; all processes ask this at the same step."""
-    return team.any(asked())
+def any_requested(team: Team, stop_requested: StopRequested) -> bool:
+    """Tell whether any process was asked to stop; all call this at the same step."""
+    return team.any(stop_requested())
 
 
-def sum_losses(unseen: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
-    """Sum everybody's losses on the host, [4] or with a teacher [5].
+def sum_losses(unread: Sequence[tuple[Tensor, Sequence[Path]]], team: Team) -> Tensor:
+    """Sum the losses of all processes on the host, [4] or with a teacher [5].
 
     Raises:
-        TrainError: one is not finite; names the pictures it came from.
+        TrainError: one is not finite; names the images that it is of.
     """
-    losses = team.sum(torch.stack([items for items, _ in unseen]).cpu())  # [K, 4] or [K, 5]
-    for row, (_, paths) in zip(losses, unseen, strict=True):
+    losses = team.sum(torch.stack([items for items, _ in unread]).cpu())  # [K, 4] or [K, 5]
+    for row, (_, paths) in zip(losses, unread, strict=True):
         if not row.isfinite().all():
             names = ", ".join(str(path) for part in team.gather(paths) for path in part)
             raise TrainError(
-                f"the loss is {float(row[3:].sum())} on the batch {names}; nothing of this epoch "
-                "is kept. A lower lr0 may help, or a look at those pictures' labels"
+                f"the loss is {float(row[3:].sum())} on the batch {names}; this epoch is not "
+                "saved. Try a lower lr0, or check the labels of these images"
             )
     return losses.sum(dim=0)
 
@@ -315,7 +319,7 @@ class SharedStatistics(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Call a function of torch, or ours in its place."""
+        """Call a function of torch, or ours instead."""
         if func is F.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))  # type: ignore[arg-type]  # torch's own
         return func(*args, **(kwargs or {}))
@@ -338,35 +342,35 @@ class SharedStatistics(TorchFunctionMode):
             running_mean.lerp_(mean, momentum)
             running_var.lerp_(squares / (count - 1).clamp(min=1), momentum)
         fixed = mean, (squares / count + eps).rsqrt(), count
-        normalise = cast(Callable[..., Tensor], _Normalise.apply)
-        return normalise(input, weight, bias, fixed, self.team)
+        normalize = cast(Callable[..., Tensor], _Normalize.apply)
+        return normalize(input, weight, bias, fixed, self.team)
 
 
 def batch_moments(values: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what all processes' values [N, C, H, W] give; N may be zero here, not everywhere.
+    """Return the moments of the values [N, C, H, W] of all processes; N may be zero on some.
 
-    Joined from each one's own mean and squares (Chan et al. 1979), which loses no digits.
+    The moments of each process are combined (Chan et al. 1979), which loses no digits.
 
     Returns:
-        Mean [C], sum of squared deviations from it [C], values a channel [1]; float32.
+        Mean [C], sum of squared deviations from it [C], values per channel [1]; float32.
     """
     values, channels = values.float(), values.shape[1]
     count = values.numel() // channels
     mean = values.sum(dim=(0, 2, 3)) / max(count, 1)  # [C]
     squares = (values - _along(mean)).square().sum(dim=(0, 2, 3))  # [C]
-    every = team.stack(torch.cat((mean, squares, mean.new_tensor([count]))))  # [R, 2 C + 1]
-    means, squares, counts = torch.split(every, [channels, channels, 1], dim=1)
+    all_moments = team.stack(torch.cat((mean, squares, mean.new_tensor([count]))))  # [R, 2 C + 1]
+    means, squares, counts = torch.split(all_moments, [channels, channels, 1], dim=1)
     total = counts.sum(dim=0)  # [1]
     mean = (counts * means).sum(dim=0) / total
     return mean, (squares + counts * (means - mean).square()).sum(dim=0), total
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """(x - mean) / deviation * weight + bias, where mean and deviation depend on all processes."""
 
     @staticmethod
     def forward(
-        ctx: Any,  # torch's own type has none of what it carries
+        ctx: Any,  # torch's own type lacks the attributes that are set here
         values: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -377,8 +381,8 @@ class _Normalise(torch.autograd.Function):
         ctx.save_for_backward(values, weight, mean, inverse, count)
         ctx.team = team
         scale = weight * inverse
-        normalised = values.float() * _along(scale) + _along(bias - mean * scale)
-        return normalised.to(values.dtype)
+        normalized = values.float() * _along(scale) + _along(bias - mean * scale)
+        return normalized.to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -393,5 +397,5 @@ class _Normalise(torch.autograd.Function):
 
 
 def _along(channels: Tensor) -> Tensor:
-    """Shape values a channel, [C], to go with pictures, [1, C, 1, 1]."""
+    """Reshape values per channel, [C], to [1, C, 1, 1]."""
     return channels[None, :, None, None]

@@ -141,15 +141,15 @@ def fit(
         PruneError: some input cannot be used, or the run failed.
     """
     with join() if team is None else nullcontext(team) as team, ExitStack() as stack:
-        device = team.all_make(partial(_begin, config, resume, team, report, stack))
+        device = team.make_on_all(partial(_begin, config, resume, team, report, stack))
         with devices.repeatable(config.deterministic), devices.vanishing_as_zero():
             prepare = partial(setup.prepare, config, device=device, team=team, report=report)
-            ready = team.all_make(partial(prepare, resume=resume))
+            ready = team.make_on_all(partial(prepare, resume=resume))
             options = _options(config, ready, record if record is not None else vars(config))
             open_folder = partial(_new_folder, config, ready, options, stack)
             if resume is not None:
                 open_folder = partial(_reopen_folder, resume.folder, options)
-            folder = team.first(open_folder)
+            folder = team.make_on_main(open_folder)
             report(f"training on {device}, files in {folder}")
             log = _open_log(folder, team, report, progress, service=config.log, options=options)
             try:
@@ -164,7 +164,7 @@ def _begin(
     config: TrainConfig, resume: Resumed | None, team: Team, report: Report, stack: ExitStack
 ) -> torch.device:
     """Lock the folder of a run that goes on, before any of its state is read; choose the device."""
-    if resume is not None and team.leads:
+    if resume is not None and team.is_main:
         stack.enter_context(lock.held(resume.folder))
     if config.sync_bn and team.size == 1:
         report("note: --sync-bn does nothing in one process; torchrun starts several")
@@ -230,7 +230,7 @@ def _open_log(
     options: Mapping[str, object],
 ) -> Iterator[Log]:
     """Open what figures go to: files, TensorBoard and a service, a progress bar."""
-    if not team.leads:
+    if not team.is_main:
         yield Quiet(folder, report)
         return
     with ExitStack() as stack:
@@ -253,7 +253,7 @@ def _train(
         explain_load_errors(folder),
     ):
         launched = team.size > 1 or child_processes.entered()
-        with catch_signals(log.say, launched=launched) as asked:
+        with catch_signals(log.report, launched=launched) as stop_requested:
             rows = train(
                 _start(ready, watch),  # without a name, which would keep it while cuts replace it
                 ready.batches,
@@ -261,20 +261,20 @@ def _train(
                 origin=_origin(ready),
                 log=log,
                 resume=ready.state,
-                asked=asked,
-                narrow=_narrow(ready, log.say),
+                stop_requested=stop_requested,
+                prune=_prune_hook(ready, log.report),
             )
         # What all do together comes first: nobody has to wait for what one does alone.
         test = None
         if ready.test is not None:
-            log.say("evaluating the best weights on the test split")
+            log.report("evaluating the best weights on the test split")
             net = _best_network(ready, folder)
             test = score(net, ready.test, ready.spec.names, device=ready.device, gather=team.gather)
         if plots:
             draw_results(ready, rows, log)
-        if team.leads and watch is not None:
+        if team.is_main and watch is not None:
             _report_times(ready, watch, log)
-    if team.leads:
+    if team.is_main:
         with explain_save_errors(folder, len(rows)):
             # Last: until then, a killed run can be resumed.
             checkpointing.finish(folder / "weights")
@@ -305,16 +305,16 @@ def _origin(ready: Setup) -> Origin:
     )
 
 
-def _narrow(ready: Setup, report: Report) -> PruneHook | None:
+def _prune_hook(ready: Setup, report: Report) -> PruneHook | None:
     """Return what cuts the network while it trains, if that is requested."""
     if ready.pruning is None:
         return None
-    return partial(gradual.prune_if_due, wish=ready.pruning, data=ready.spec, say=report)
+    return partial(gradual.prune_if_due, pruning=ready.pruning, data=ready.spec, report=report)
 
 
 def _best_network(ready: Setup, folder: Path) -> Darknet:
     """Return the network of the best weights, which the main process has, on the device."""
-    found = ready.team.first(partial(checkpoint.load, folder / "weights" / "best.pt"))
+    found = ready.team.make_on_main(partial(checkpoint.load, folder / "weights" / "best.pt"))
     return checkpoint.network(found).to(ready.device)
 
 
@@ -329,7 +329,7 @@ def draw_results(ready: Setup, rows: Sequence[Row], log: Log) -> None:
         gather=ready.team.gather,
         shares=True,
     )
-    if not ready.team.leads:
+    if not ready.team.is_main:
         return
     images.write_results(rows, log.folder / "results.png")
     paths = next(iter(ready.validation)).paths
@@ -337,7 +337,7 @@ def draw_results(ready: Setup, rows: Sequence[Row], log: Log) -> None:
     drawn = images.draw_detections(paths, found.found[: len(paths)], names, imgsz=imgsz)
     images.write_image(drawn, log.folder / "val_batch0.jpg")
     if log.board is not None:
-        log.board.picture("val_batch0", images.as_rgb(drawn), len(rows))
+        log.board.image("val_batch0", images.as_rgb(drawn), len(rows))
     plots.score_pictures(found.truth, found.found, names, log.folder)
 
 
@@ -349,7 +349,7 @@ def _report_times(ready: Setup, watch: Stopwatch, log: Log) -> None:
     )
     write_text(log.folder / "profile.txt", "\n".join(lines) + "\n")
     for line in lines:
-        log.say(line)
+        log.report(line)
 
 
 def _result(

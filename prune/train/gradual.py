@@ -1,23 +1,23 @@
-"""Prune while training: a little is cut every few epochs, and what is left trains on.
+"""Prune while training: some channels are cut every few epochs, and the rest trains on.
 
-Every cut goes the way of `prune global`: scored on the running average, carried out, proved equal
-to the masked original, told of in the history. Then weights, average and momentum of the run lose
-the same channels, so that it goes on as if it had always been that narrow.
+Every cut is made as `prune global` makes it: importance is measured on the running average, and the
+pruned network is verified against the masked one and recorded in the history. Then weights, average
+and momentum of the run lose the same channels.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from prune import checkpoint
+from prune.common.notes import Report
 from prune.common.size import Size
 from prune.core.cost.cost_model import cost_model
 from prune.core.cost.macs import count
@@ -39,7 +39,7 @@ from prune.train.checkpointing import Origin
 from prune.train.run import Run, rebuild
 
 MADE_BY = "train --prune-to"
-IMAGES = 64  # that a criterion looks at, as many as `prune global` does
+IMAGES = 64  # that importance is measured on, as in `prune global`
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class GradualPruning:
 
     Attributes:
         kind: "macs" or "params".
-        start: what the network costs before the first cut.
-        goal: what it may cost after the last.
+        start: cost of the network before the first cut, in MACs or parameters.
+        goal: cost that it may have after the last cut.
         every: epochs between two cuts.
-        until: epochs after which the last has to be made.
+        until: epochs after which the last cut must be made.
         criterion: a key of CRITERIA.
 
     Raises:
-        InputError: numbers that leave nothing to cut or no epoch for it.
+        InputError: these numbers leave nothing to cut, or no epoch for it.
     """
 
     kind: str
@@ -77,17 +77,20 @@ class GradualPruning:
             )
         if self.every < 1 or self.until < self.every:
             raise InputError(
-                f"prune every {self.every} until {self.until}: no cut comes of it; "
+                f"prune every {self.every} until {self.until} makes no cut; "
                 "both count epochs, e.g. every 2 until 20"
             )
 
     @property
     def done(self) -> int:
-        """Epochs after which the last cut is made."""
+        """Number of epochs after which the last cut is made."""
         return self.until // self.every * self.every
 
     def limit(self, epoch: int) -> int | None:
-        """Return what the network may cost from an epoch on, counted from 0; None for no cut."""
+        """Return the cost that the network may have from an epoch on, counted from 0.
+
+        Before most epochs there is no cut, and no limit.
+        """
         number, rest = divmod(epoch, self.every)
         last = self.until // self.every
         if rest or not 1 <= number <= last:
@@ -98,7 +101,7 @@ class GradualPruning:
 def cost_before_pruning(
     net: Darknet, history: Sequence[Mapping[str, object]], *, kind: str, imgsz: Size
 ) -> int:
-    """Return what a network cost before the first of the cuts that end its history."""
+    """Return the cost that a network had before the first of the cuts that end its history."""
     cost = count(net, imgsz.batch()).total(kind)
     for entry in reversed(history):
         change = entry.get(kind)
@@ -109,35 +112,32 @@ def cost_before_pruning(
     return cost
 
 
-def expect_reachable(net: Darknet, wish: GradualPruning, *, imgsz: Size) -> None:
-    """Check before the first epoch what would come out at the last cut.
-
-    Frozen layers keep their outputs.
+def expect_reachable(net: Darknet, pruning: GradualPruning, *, imgsz: Size) -> None:
+    """Check before the first epoch that the last cut can be made; outputs of frozen layers stay.
 
     Raises:
-        InputError: with one channel left in every group, the network costs more than the goal.
+        InputError: the network costs more than the goal with one channel left in every group.
     """
     groups = detector_groups(net)
     allowed = limits(groups, Constraints(), _exclude_frozen(net, groups))
     costs = cost_model(net, groups, imgsz.batch())
     kept = costs.full - np.array([limit.most for limit in allowed])
-    least = costs.total(wish.kind, kept)
-    if least > wish.goal:
+    least = costs.total(pruning.kind, kept)
+    if least > pruning.goal:
         raise InputError(
-            f"--prune-to cannot be met: {wish.goal:,} {wish.kind} are asked for, "
-            f"and {least:,} are the least that a cut can leave"
+            f"--prune-to cannot be met: the target is {pruning.goal:,} {pruning.kind}, "
+            f"and the smallest network has {least:,}"
         )
 
 
 def _exclude_frozen(net: Darknet, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
-    """Exclude the outputs of layers that do not train: they are to stay as they are."""
-    makers = {name for group in groups if not group.kept for name in group.producers}
-    still = [n for n in sorted(makers) if not any(_trains(net.get_submodule(n)))]
-    return {name: {"exclude": True} for name in still}
-
-
-def _trains(layer: nn.Module) -> list[bool]:
-    return [parameter.requires_grad for parameter in layer.parameters()]
+    """Return limits that exclude the outputs of layers that are not trained."""
+    producers = {name for group in groups if not group.kept for name in group.producers}
+    return {
+        name: {"exclude": True}
+        for name in sorted(producers)
+        if not any(parameter.requires_grad for parameter in net.get_submodule(name).parameters())
+    }
 
 
 def prune_if_due(
@@ -145,32 +145,34 @@ def prune_if_due(
     origin: Origin,
     epoch: int,
     *,
-    wish: GradualPruning,
+    pruning: GradualPruning,
     data: DataSpec,
-    say: Callable[[str], None],
+    report: Report,
 ) -> tuple[Run, Origin]:
-    """Cut a run's network before an epoch if that is due; see `loop.Narrow`.
+    """Prune a run's network before an epoch if that is due; see `loop.PruneHook`.
 
     Raises:
         PlanError: the budget cannot be met.
-        VerificationError: the cut network is not the masked one.
+        VerificationError: the pruned network differs from the masked one.
     """
-    limit = wish.limit(epoch)
+    limit = pruning.limit(epoch)
     if limit is None:
         return run, origin
     subject = _open_average(run, origin)
-    choose = partial(_select, subject, Budget(wish.kind, limit), run=run, wish=wish, data=data)
-    own = run.team.all_make(choose)
-    # All have looked, so that nobody waits long for another; the first one's sums settle it.
-    chosen = run.team.first(lambda: own)
+    choose = partial(
+        _select, subject, Budget(pruning.kind, limit), run=run, pruning=pruning, data=data
+    )
+    own = run.team.make_on_all(choose)
+    # Every process measures, so that none waits long for another; the main process decides.
+    chosen = run.team.make_on_main(lambda: own)
     if chosen is None:
         return run, origin
     seed = run.settings.seed
     pruned = session.cut_session(subject, chosen.plan, made_by=MADE_BY)
     result = session.as_checkpoint(subject, pruned, seed=seed)
     session.verify(subject, pruned, result, seed=seed)
-    before, after = (cost.total(wish.kind) for cost in (pruned.before, pruned.after))
-    say(f"cut before epoch {epoch + 1}: {wish.kind} {before:,} -> {after:,}, proved")
+    before, after = (cost.total(pruning.kind) for cost in (pruned.before, pruned.after))
+    report(f"cut before epoch {epoch + 1}: {pruning.kind} {before:,} -> {after:,}, verified")
 
     def cut(net: Darknet) -> Darknet:
         return apply_plan(net, subject.groups, pruned.plan)
@@ -189,36 +191,36 @@ def _open_average(run: Run, origin: Origin) -> Session:
 
 
 def _select(
-    subject: Session, budget: Budget, *, run: Run, wish: GradualPruning, data: DataSpec
+    subject: Session, budget: Budget, *, run: Run, pruning: GradualPruning, data: DataSpec
 ) -> Selected | None:
-    """Choose what goes; nothing, if an earlier cut went far enough."""
-    wishes = budgeted.BudgetOptions(
-        allocation=budgeted.allocation_for(CRITERIA[wish.criterion]),
-        criterion=wish.criterion,
+    """Select the channels to cut; None if the network is within the budget."""
+    options = budgeted.BudgetOptions(
+        allocation=budgeted.allocation_for(CRITERIA[pruning.criterion]),
+        criterion=pruning.criterion,
         layers=_exclude_frozen(run.net, subject.groups),
     )
-    score = partial(_measure_importance, run=run, wish=wish, data=data)
+    measure = partial(_measure_importance, run=run, pruning=pruning, data=data)
     try:
-        return budgeted.to_budget(subject, score, budget, wishes, imgsz=run.settings.imgsz)
+        return budgeted.to_budget(subject, measure, budget, options, imgsz=run.settings.imgsz)
     except WithinBudgetError:
         return None
 
 
 def _measure_importance(
-    subject: Session, *, run: Run, wish: GradualPruning, data: DataSpec
+    subject: Session, *, run: Run, pruning: GradualPruning, data: DataSpec
 ) -> importance.Importance:
-    """Score channels where the run is, on as many pictures as `prune global` takes."""
-    criterion, evidence = CRITERIA[wish.criterion], None
+    """Measure the importance of channels on the run's device."""
+    criterion, statistics = CRITERIA[pruning.criterion], None
     if criterion.needs_images:
-        pictures = importance.TrainImages(data, IMAGES, run.settings.imgsz)
-        evidence = importance.gather_statistics(
-            run.averaged, pictures, criterion.reads, seed=run.settings.seed
+        images = importance.TrainImages(data, IMAGES, run.settings.imgsz)
+        statistics = importance.gather_statistics(
+            run.averaged, images, criterion.reads, seed=run.settings.seed
         )
     return group_importance.channel_importance(
         subject.net,
         subject.groups,
-        criterion=wish.criterion,
+        criterion=pruning.criterion,
         scope="group",
         seed=run.settings.seed,
-        statistics=evidence,
+        statistics=statistics,
     )

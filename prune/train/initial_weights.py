@@ -309,7 +309,7 @@ def _transfer_note(
     """Return one note on what a transfer took over and what starts fresh."""
     total = len(done.taken) + len(done.fresh)
     parts = [
-        f"{len(done.taken)} of {total} layers with weights, {done.share:.0%} of the parameters, "
+        f"{len(done.taken)} of {total} layers with weights, {done.fraction:.0%} of the parameters, "
         f"are taken over from {weights}"
     ]
     if done.fresh:

@@ -1,4 +1,4 @@
-"""Memory: how large a batch may be, and one clear line where it was too large."""
+"""Memory: how large a batch can be, and one clear line where it was too large."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from prune.train.passes import Forward
     from prune.train.settings import Settings
 
-_SHARE = 0.9  # of the memory that is free; scoring and pictures that come in take the rest
-_GRAPHED_SHARE = 0.45  # a recording keeps its memory; a batch of another size needs its own
-_CPU_MOST = 64  # a larger batch is no faster there
-_KEPT = 4  # copies of the weights: they, gradient, average, and what a save gathers
-_SPARE = 1.5  # what a way back takes beside what was kept for it
-_SAID = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+_FRACTION = 0.9  # of the free memory; evaluation and the next images need the rest
+_GRAPHED_FRACTION = 0.45  # a recording keeps its memory; a batch of another size needs its own
+_CPU_MOST = 64  # a larger batch is no faster on a CPU
+_COPIES = 4  # of the weights: themselves, gradients, average, and those that a save collects
+_BACKWARD = 1.5  # memory of a backward pass, as a multiple of what the forward pass saved for it
+_MESSAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @contextmanager
 def explain_shortage(settings: Settings, device: torch.device) -> Iterator[None]:
-    """Turn a lack of memory within the block into one line.
+    """Raise an error of one line where memory runs out within the block.
 
     Raises:
-        TrainError: there was too little; names what to lower.
+        TrainError: there was too little memory; names the options to lower.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on a GPU, on the CPU or in a library."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _SAID)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES)
 
 
 def largest_batch(
@@ -68,22 +68,22 @@ def largest_batch(
     pictures: int,
     teacher: Darknet | None = None,
 ) -> int:
-    """Find the largest power of two that trains within the memory that is free.
+    """Return the largest power of two that trains within the free memory.
 
-    A GPU is tried, doubling; for a CPU, which would swap before it fails, what a pass keeps is
-    counted. No batch is larger than the nominal one, which is what an update sees, than the
-    pictures there are, or on a CPU than 64.
+    On a GPU batches are tried, doubling; a CPU would swap before it fails, so that the memory of a
+    pass is estimated. No batch is larger than the nominal batch, than the data set, or on a CPU
+    than 64.
 
     Args:
-        net: what is to be trained; it stays as it is.
-        settings: the run's options; their batch size is not looked at.
+        net: the network to train; it stays as it is.
+        settings: the run's options; their batch size is not used.
         hyp: hyper-parameters.
         device: where to train.
-        pictures: how many there are to train on.
-        teacher: a network to imitate.
+        pictures: number of training images.
+        teacher: a network to distill from.
 
     Raises:
-        TrainError: not even one picture fits.
+        TrainError: not even one image fits.
     """
     most = min(settings.nominal_batch, pictures)
     if device.type != "cuda":
@@ -99,16 +99,18 @@ def _estimate_on_cpu(
     teacher: Darknet | None,
     most: int,
 ) -> int:
-    """Reckon from what passes of one and of two pictures keep."""
-    look, own = _copy_for_trial(net, settings, teacher=teacher, device=torch.device("cpu"))
+    """Estimate from the memory that passes of one and of two images save."""
+    forward, own = _copy_for_trial(net, settings, teacher=teacher, device=torch.device("cpu"))
     one, two = (
-        _saved_bytes(look, own, _grey_images(count, settings, own.stride), hyp=hyp)
+        _saved_bytes(forward, own, _grey_images(count, settings, own.stride), hyp=hyp)
         for count in (1, 2)
     )
     weights = sum(value.nbytes for value in net.state_dict().values())
-    kept = (_KEPT + COPIES[choice_name("optimizer", hyp)]) * weights
-    free = _SHARE * available() - kept - (2 * one - two)
-    return _power_of_two(free / (_SPARE * (two - one)), most=most, settings=settings, device="cpu")
+    kept = (_COPIES + COPIES[choice_name("optimizer", hyp)]) * weights
+    free = _FRACTION * available() - kept - (2 * one - two)
+    return _power_of_two(
+        free / (_BACKWARD * (two - one)), most=most, settings=settings, device="cpu"
+    )
 
 
 def _try_on_gpu(
@@ -120,15 +122,15 @@ def _try_on_gpu(
     device: torch.device,
     most: int,
 ) -> int:
-    """Double the batch until a pass there and back does not fit, or takes more than its share."""
-    look, own = _copy_for_trial(net, settings, teacher=teacher, device=device)
-    share = _GRAPHED_SHARE if settings.graphed(device) else _SHARE
+    """Double the batch until the passes do not fit, or need more than their fraction of memory."""
+    forward, own = _copy_for_trial(net, settings, teacher=teacher, device=device)
+    fraction = _GRAPHED_FRACTION if settings.graphed(device) else _FRACTION
     weights = sum(value.nbytes for value in net.state_dict().values())
     averages = (1 + COPIES[choice_name("optimizer", hyp)]) * weights
     size = 1
     fits = 0
-    while size <= most and _reserved_bytes(look, own, size, settings, hyp=hyp) <= (
-        share * _free(device) - averages
+    while size <= most and _reserved_bytes(forward, own, size, settings, hyp=hyp) <= (
+        fraction * _free(device) - averages
     ):
         fits, size = size, 2 * size
     return _power_of_two(fits, most=most, settings=settings, device=str(device))
@@ -137,57 +139,59 @@ def _try_on_gpu(
 def _copy_for_trial(
     net: Darknet, settings: Settings, *, teacher: Darknet | None, device: torch.device
 ) -> tuple[Forward, Darknet]:
-    """Copy a network to the device, to train it without consequence; return its way of looking."""
+    """Copy a network to the device, to train the copy; return its forward pass and the copy."""
     own = copy.deepcopy(net)
     training_mode(own)
     own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this one
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(device)
-    look = build_forward(
+    forward = build_forward(
         own,
         teacher=teacher,
         features=teacher is not None and settings.distills("feature"),
         device=device,
         precision=settings.dtype,
     )
-    return look, own
+    return forward, own
 
 
 def _grey_images(count: int, settings: Settings, stride: int) -> Tensor:
-    """Make grey pictures as large as the run's can be, [count, 3, H, W]."""
-    drawn = sampling.possible_sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
-    largest = max((*drawn, settings.imgsz), key=lambda size: size.height * size.width)
+    """Make grey images as large as those of the run can be, [count, 3, H, W]."""
+    sizes = sampling.possible_sizes(settings.imgsz, stride=stride) if settings.multi_scale else ()
+    largest = max((*sizes, settings.imgsz), key=lambda size: size.height * size.width)
     return torch.full(largest.batch(count), 0.5)
 
 
-def _saved_bytes(look: Forward, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]) -> int:
-    """Count the bytes that a pass forward keeps for the way back, weights left aside."""
-    kept: dict[int, int] = {}
+def _saved_bytes(
+    forward: Forward, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]
+) -> int:
+    """Count the bytes that a forward pass saves for the backward pass, without weights."""
+    saved: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
 
     def note(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value.detach()  # the tensor itself would hold its own history
+            saved[storage.data_ptr()] = storage.nbytes()
+        return value.detach()  # the tensor itself would refer to its own history
 
     with torch.autograd.graph.saved_tensors_hooks(note, Tensor.detach):
-        seen = look(images)
-        _loss = detection_loss(seen.maps, net.heads, _boxes(len(images)), hyp=hyp)[0]
-    return sum(kept.values())
+        views = forward(images)
+        _loss = detection_loss(views.maps, net.heads, _boxes(len(images)), hyp=hyp)[0]
+    return sum(saved.values())
 
 
 def _reserved_bytes(
-    look: Forward, net: Darknet, size: int, settings: Settings, *, hyp: Mapping[str, float]
+    forward: Forward, net: Darknet, size: int, settings: Settings, *, hyp: Mapping[str, float]
 ) -> float:
-    """Return the bytes that a GPU reserves for a batch's way there and back; inf: it has not."""
+    """Return the bytes that a GPU reserves for the passes of a batch; inf if it lacks them."""
     device = next(net.parameters()).device
     _release(net)
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        _forward_and_backward(
-            look, net, _grey_images(size, settings, net.stride).to(device), hyp=hyp
-        )
+        images = _grey_images(size, settings, net.stride).to(device)
+        loss, _ = detection_loss(forward(images).maps, net.heads, _boxes(size).to(device), hyp=hyp)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return float(torch.cuda.max_memory_reserved(device))
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -197,34 +201,26 @@ def _reserved_bytes(
         _release(net)
 
 
-def _forward_and_backward(
-    look: Forward, net: Darknet, images: Tensor, *, hyp: Mapping[str, float]
-) -> None:
-    targets = _boxes(len(images)).to(images.device)
-    loss, _ = detection_loss(look(images).maps, net.heads, targets, hyp=hyp)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-
 def _release(net: Darknet) -> None:
     net.zero_grad()
     gc.collect()
     torch.cuda.empty_cache()
 
 
-def _boxes(pictures: int) -> Tensor:
-    """Put an object of the first class into the middle of each picture, [pictures, 6]."""
-    boxes = torch.tensor((0.0, 0.0, 0.5, 0.5, 0.2, 0.2)).repeat(pictures, 1)
-    boxes[:, 0] = torch.arange(pictures)
+def _boxes(images: int) -> Tensor:
+    """Put an object of the first class into the middle of each image, [images, 6]."""
+    boxes = torch.tensor((0.0, 0.0, 0.5, 0.5, 0.2, 0.2)).repeat(images, 1)
+    boxes[:, 0] = torch.arange(images)
     return boxes
 
 
 def _free(device: torch.device) -> float:
-    """Return the bytes of a GPU that are free or ours."""
+    """Return the bytes of a GPU that are free or reserved by this process."""
     return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
 
 
 def available() -> float:
-    """Return the bytes that this process may still take; inf where nobody says."""
+    """Return the bytes that this process can still allocate; inf where the system does not tell."""
     return min(_system(), _limit())
 
 
@@ -242,7 +238,7 @@ def _system() -> float:
 
 
 def _limit() -> float:
-    """Return what a container's limit leaves; inf where there is none."""
+    """Return the bytes that a container's limit leaves; inf where there is no limit."""
     folder = Path("/sys/fs/cgroup")
     try:
         most = (folder / "memory.max").read_text().strip()

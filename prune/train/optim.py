@@ -27,7 +27,7 @@ def build_optimizer(
     net: nn.Module,
     hyp: Mapping[str, float],
     *,
-    decay_share: float,
+    decay_factor: float,
     factors: Mapping[int, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Make the optimizer; only the kernels of convolutions and linears decay.
@@ -35,15 +35,15 @@ def build_optimizer(
     Args:
         net: the network to train.
         hyp: `optimizer`, `lr0`, `momentum`, `weight_decay`, `l1`.
-        decay_share: the batch an update sees as a share of the nominal batch; weight decay and L1
-            penalty, which are meant for the nominal one, are scaled by it.
-        factors: what the learning rates of some layers are multiplied by, by their indices.
+        decay_factor: images per update, as a fraction of the nominal batch; weight decay and L1
+            penalty, which are meant for the nominal batch, are scaled by it.
+        factors: index of a layer -> factor of its learning rate.
     """
     groups = [
         {
             "params": list(members.values()),
-            "weight_decay": hyp["weight_decay"] * decay_share if kind == "weights" else 0.0,
-            "l1": hyp["l1"] * decay_share if kind == "weights" else 0.0,
+            "weight_decay": hyp["weight_decay"] * decay_factor if kind == "weights" else 0.0,
+            "l1": hyp["l1"] * decay_factor if kind == "weights" else 0.0,
             "kind": kind,
             "factor": factor,
         }
@@ -65,16 +65,16 @@ def _adamw(groups: list[dict[str, Any]], hyp: Mapping[str, float]) -> torch.opti
     )
 
 
-# Each takes the groups of parameters, as `group_parameters` sorts them, and the hyper-parameters.
+# Each takes the groups of `group_parameters` and the hyper-parameters.
 OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
-# Copies of the weights that each keeps from update to update.
+# Copies of the weights that each optimizer keeps between updates.
 COPIES = {"sgd": 1, "adamw": 2}
 
 
 def group_parameters(
     net: nn.Module, factors: Mapping[int, float] | None = None
 ) -> dict[tuple[str, float], dict[str, nn.Parameter]]:
-    """Sort the parameters that train into kernels, biases, and what scales or shifts channels.
+    """Sort the trained parameters into kernels, biases, and scales or shifts of channels.
 
     Each kind is split further by the factors of the layers, where they differ.
     """
@@ -99,7 +99,7 @@ def apply_setting(optimizer: torch.optim.Optimizer, setting: Setting) -> None:
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Return the present learning rate of each group."""
+    """Return the current learning rate of each group."""
     return {_group_name(options): float(options["lr"]) for options in optimizer.param_groups}
 
 
@@ -124,14 +124,17 @@ def _factor(module: str, factors: Mapping[int, float]) -> float:
 
 
 # The published code warms up for at least 1000 batches, which is more than a whole run on a few
-# hundred pictures. Rates and momentum therefore warm up for a tenth of a run at most. How many
-# batches an update gathers grows over the published time: a short run needs updates most of all.
-_WARMUP_SHARE = 0.1
+# hundred images. Rates and momentum therefore warm up for a tenth of a run at most. The number of
+# batches per update grows over the published time: a short run needs updates most of all.
+_WARMUP_FRACTION = 0.1
 _LEAST_RAMP = 1000
 
-_STEPS, _STEP = (0.8, 0.9), 0.1  # where a run's rate drops, to which share of what it was
-_PEAK, _LOWEST = 0.3, 0.1  # one cycle: where it is highest, the share of that it begins at
-_PLATEAU = 0.3  # what a plateau leaves of the rate
+_STEPS, _STEP = (0.8, 0.9), 0.1  # where in a run its rate drops, and the factor
+_PEAK, _LOWEST = (
+    0.3,
+    0.1,
+)  # one cycle: where its rate is highest, and the fraction it starts at
+_PLATEAU = 0.3  # factor of the rate after a plateau
 
 
 def cosine(done: float, lrf: float) -> float:
@@ -140,28 +143,29 @@ def cosine(done: float, lrf: float) -> float:
 
 
 def linear(done: float, lrf: float) -> float:
-    """Fall along a straight line."""
+    """Decrease along a straight line."""
     return _between(1.0, lrf, done)
 
 
 def multistep(done: float, lrf: float) -> float:
-    """Drop to a tenth at 80 % and again at 90 % of the run, as Darknet does; lrf plays no part."""
+    """Drop to a tenth at 80 % and again at 90 % of the run, as Darknet does; lrf is not used."""
     return math.prod(_STEP for step in _STEPS if done >= step)
 
 
 def one_cycle(done: float, lrf: float) -> float:
-    """Climb from a tenth for 30 % of the run (Smith 2018, arXiv:1803.09820), then as the cosine."""
+    """Rise from a tenth for 30 % of the run (Smith 2018, arXiv:1803.09820), then as the cosine."""
     if done < _PEAK:
         return _between(_LOWEST, 1.0, done / _PEAK)
     return cosine((done - _PEAK) / (1 - _PEAK), lrf)
 
 
 def plateau(done: float, lrf: float) -> float:
-    """Stay at lr0, but for what `plateau_factor` makes of the scores; lrf plays no part."""
+    """Stay at lr0, which `plateau_factor` lowers by the metrics; lrf is not used."""
     return 1.0
 
 
-# How the rate goes: the share of the run that is done and lrf -> the share of lr0, warm-up aside.
+# Name -> function of the fraction of the run that is done and of lrf, which returns the learning
+# rate as a fraction of lr0, without warm-up.
 SHAPES: dict[str, Callable[[float, float], float]] = {
     "cosine": cosine,
     "linear": linear,
@@ -172,11 +176,11 @@ SHAPES: dict[str, Callable[[float, float], float]] = {
 
 
 def plateau_factor(fitnesses: Sequence[float], patience: int) -> float:
-    """Return what is left of the rate: 0.3 for each `patience` scores on end without a better one.
+    """Return the factor of the rate: 0.3 for each `patience` evaluations without a better one.
 
     Args:
-        fitnesses: of all scored epochs so far.
-        patience: a number of scores, from 1 on.
+        fitnesses: of all evaluated epochs so far.
+        patience: number of evaluations, from 1.
     """
     best, waited, factor = -math.inf, 0, 1.0
     for fitness in fitnesses:
@@ -188,7 +192,7 @@ def plateau_factor(fitnesses: Sequence[float], patience: int) -> float:
 
 
 class Setting(NamedTuple):
-    """The optimiser's settings at one batch."""
+    """Learning rates and momentum at one batch; biases have a rate of their own."""
 
     rate: float
     bias_rate: float
@@ -197,11 +201,17 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A whole run's settings.
+    """The settings of a whole run.
 
-    `total`, `batches` (an epoch's), `warmup` and `ramp` are numbers of batches, `accumulate` is
-    how many make an update after the ramp; `shape` is a key of SHAPES, `lowered` what a plateau has
-    left of the rate; the rest are hyper-parameters.
+    Attributes:
+        total: batches of the run.
+        batches: batches per epoch.
+        warmup: batches over which rates and momentum warm up.
+        ramp: batches over which the number of batches per update grows.
+        accumulate: batches per update after the ramp.
+        shape: a key of SHAPES.
+        lr0: hyper-parameter, as are the following.
+        lowered: factor of the rate after plateaus.
     """
 
     total: int
@@ -219,7 +229,7 @@ class Schedule:
 
     def at(self, batch: int) -> Setting:
         """Return the settings for the batch at this position, counted from the run's start."""
-        rate = self.lr0 * self.share(batch)
+        rate = self.lr0 * self.factor(batch)
         warm = min(batch / self.warmup, 1.0) if self.warmup else 1.0
         return Setting(
             rate=warm * rate,
@@ -227,17 +237,21 @@ class Schedule:
             momentum=_between(self.warmup_momentum, self.momentum, warm),
         )
 
-    def gathered(self, batch: int) -> int:
-        """Return how many batches make an update at this position."""
+    def accumulated(self, batch: int) -> int:
+        """Return the number of batches per update at this position."""
         grown = min(batch / self.ramp, 1.0) if self.ramp else 1.0
         return round(_between(1, self.accumulate, grown))
 
-    def due(self, batch: int, *, waiting: int) -> bool:
-        """Tell whether an update follows the batch at this position, the last of so many waiting.
+    def update_due(self, batch: int, *, waiting: int) -> bool:
+        """Tell whether an update follows the batch at this position.
 
-        The last batch of an epoch always brings one.
+        One always follows the last batch of an epoch.
+
+        Args:
+            batch: its position, counted from the run's start.
+            waiting: number of batches since the last update, this one included.
         """
-        return waiting >= self.gathered(batch) or (batch + 1) % self.batches == 0
+        return waiting >= self.accumulated(batch) or (batch + 1) % self.batches == 0
 
     def updates(self) -> int:
         """Count the run's updates."""
@@ -245,28 +259,28 @@ class Schedule:
         count = waiting = 0
         for batch in range(epochs * self.batches):
             waiting += 1
-            if self.due(batch, waiting=waiting):
+            if self.update_due(batch, waiting=waiting):
                 count, waiting = count + 1, 0
         rest = self.total // self.batches - epochs
         return count + rest * math.ceil(self.batches / self.accumulate)
 
-    def share(self, batch: int) -> float:
-        """Return the learning rate as a share of lr0, warm-up left aside."""
+    def factor(self, batch: int) -> float:
+        """Return the learning rate as a fraction of lr0, without warm-up."""
         return self.lowered * SHAPES[self.shape](batch / max(self.total, 1), self.lrf)
 
 
 def plan_schedule(
     hyp: Mapping[str, float], *, epochs: int, batches: int, accumulate: int, shape: str = "cosine"
 ) -> Schedule:
-    """Lay out a run of `epochs` times `batches`; the rate goes by one of SHAPES.
+    """Plan a run of `epochs` times `batches`, with one of SHAPES.
 
-    One cycle begins low on its own: nothing warms up beside it.
+    One cycle begins with a low rate: it has no warm-up of its own.
     """
     total, warmup = epochs * batches, hyp["warmup_epochs"] * batches
     return Schedule(
         total=total,
         batches=batches,
-        warmup=0 if shape == "one-cycle" else round(min(warmup, _WARMUP_SHARE * total)),
+        warmup=0 if shape == "one-cycle" else round(min(warmup, _WARMUP_FRACTION * total)),
         ramp=round(max(warmup, _LEAST_RAMP)) if warmup else 0,
         accumulate=accumulate,
         shape=shape,
@@ -278,13 +292,13 @@ def plan_schedule(
     )
 
 
-def in_last_fraction(epoch: int, *, epochs: int, share: float) -> bool:
-    """Tell whether an epoch, counted from 0, is in the last share of a run's."""
-    return epoch >= epochs - round(share * epochs)
+def in_last_fraction(epoch: int, *, epochs: int, fraction: float) -> bool:
+    """Tell whether an epoch, counted from 0, is in the last fraction of a run."""
+    return epoch >= epochs - round(fraction * epochs)
 
 
-def _between(start: float, end: float, share: float) -> float:
-    return start * (1 - share) + end * share
+def _between(start: float, end: float, fraction: float) -> float:
+    return start * (1 - fraction) + end * fraction
 
 
 def prepare_gradients(
@@ -294,17 +308,18 @@ def prepare_gradients(
     clip: float,
     penalty: Callable[[], None] | None = None,
 ) -> None:
-    """Limit the loss's gradients, then add the penalties of the weights, which no limit touches.
+    """Clip the gradients of the loss, then add those of penalties, which are not clipped.
 
-    A penalty that is added for several updates at once would else use up the limit of one, and come
-    out weaker than one that is added each time.
+    Otherwise a penalty that is added for several updates at once would use up the limit of one
+    update, and be weaker than one that is added each time.
 
     Args:
-        optimizer: its groups say how strong the L1 penalty is (`l1`); its gradient is l1 * sign(w).
+        optimizer: its groups have the strength of the L1 penalty (`l1`), whose gradient is
+            l1 * sign(w).
         scaler: what the loss was scaled by.
         clip: the largest norm of all gradients together (Pascanu et al. 2013, arXiv:1211.5063); 0
-            for any.
-        penalty: adds one more to the gradients; see `sparsity.PENALTIES`.
+            for no limit.
+        penalty: adds the gradients of another penalty; see `sparsity.PENALTIES`.
     """
     shrinking = [group for group in optimizer.param_groups if group["l1"]]
     if not clip and not shrinking and penalty is None:
@@ -323,10 +338,10 @@ def prepare_gradients(
         penalty()
 
 
-# The published decay and ramp suit runs of many thousand updates. A small set gives a few hundred:
-# there the average spans the last tenth of the run, and gets there within a tenth of it.
+# The published decay and ramp suit runs of many thousand updates. A small data set gives a few
+# hundred: there the average spans the last tenth of the run, after a ramp of a tenth.
 _DECAY, _RAMP = 0.9999, 2000.0
-_SPAN_SHARE = 0.1
+_SPAN_FRACTION = 0.1
 
 
 class Average(nn.Module):
@@ -338,11 +353,11 @@ class Average(nn.Module):
 
     Attributes:
         module: the average, in eval mode, without gradients.
-        updates: how many it is of.
+        updates: number of updates that it averages.
     """
 
     def __init__(self, net: nn.Module, *, updates: int) -> None:
-        """Start an average that follows `net` through so many updates."""
+        """Start an average of `net` for a run of so many updates."""
         super().__init__()
         self.module = copy.deepcopy(net).eval().requires_grad_(False)
         self.updates = 0
@@ -351,7 +366,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the network as it is now."""
+        """Add the network as it is now."""
         decay = self._limit * (1 - math.exp(-self.updates / self._ramp)) if self.updates else 0.0
         (averaged, current), (counted, counts) = self._pairs
         torch._foreach_lerp_(averaged, current, 1 - decay)
@@ -360,7 +375,7 @@ class Average(nn.Module):
 
 
 def _pairs(own: nn.Module, net: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """List what is averaged, and what is copied, with where it comes from."""
+    """List the tensors to average, and those to copy, each with its source."""
     both = [list(chain(module.parameters(), module.buffers())) for module in (own, net)]
     found: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], [])]
     for to, source in zip(*both, strict=True):
@@ -371,6 +386,6 @@ def _pairs(own: nn.Module, net: nn.Module) -> list[tuple[list[Tensor], list[Tens
 
 
 def _limits(updates: int) -> tuple[float, float]:
-    """Return the decay in the long run, and how many updates the ramp to it takes."""
-    span = max(_SPAN_SHARE * updates, 1.0)
+    """Return the final decay, and the number of updates of the ramp to it."""
+    span = max(_SPAN_FRACTION * updates, 1.0)
     return min(_DECAY, 1 - 1 / span), min(_RAMP, span)

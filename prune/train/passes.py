@@ -23,54 +23,54 @@ if TYPE_CHECKING:
 
 
 class Views(NamedTuple):
-    """What is seen in a batch, one tensor a head in each.
+    """What the network, and its teacher, compute of a batch: one tensor per head in each field.
 
     Attributes:
         maps: the network's logits, [N, A * (5 + classes), ny, nx].
-        features: what the network's heads read, [N, C, ny, nx]; none where nobody asks for them.
-        taught: the teacher's logits; none where there is no teacher.
-        taught_features: what the teacher's heads read.
+        features: inputs of the network's heads, [N, C, ny, nx]; empty unless they are distilled.
+        teacher_maps: the teacher's logits; empty where there is no teacher.
+        teacher_features: inputs of the teacher's heads.
     """
 
     maps: tuple[Tensor, ...]
     features: tuple[Tensor, ...] = ()
-    taught: tuple[Tensor, ...] = ()
-    taught_features: tuple[Tensor, ...] = ()
+    teacher_maps: tuple[Tensor, ...] = ()
+    teacher_features: tuple[Tensor, ...] = ()
 
 
-# Pictures [N, 3, H, W] -> what is seen in them.
+# Images [N, 3, H, W] -> what the networks compute of them.
 Forward = Callable[[Tensor], Views]
 
 
 class Passes(Protocol):
-    """Goes through a network and back; gradients are added to those that are there."""
+    """Forward and backward passes; gradients are added to those that are present."""
 
     def forward(self, images: Tensor) -> Views:
-        """Look at pictures, [N, 3, H, W]."""
+        """Compute the views of images, [N, 3, H, W]."""
 
     def backward(self, loss: Tensor) -> None:
-        """Descend from a loss of the views that `forward` gave last."""
+        """Add the gradients of a loss of the views that `forward` returned last."""
 
     def clear(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
 
 
 @dataclass(frozen=True)
 class Eager:
-    """Passes as torch runs them, an operation at a time."""
+    """Passes as torch runs them, one operation at a time."""
 
-    look: Forward
+    compute: Forward
 
     def forward(self, images: Tensor) -> Views:
-        """Look at pictures."""
-        return self.look(images)
+        """Compute the views of images."""
+        return self.compute(images)
 
     def backward(self, loss: Tensor) -> None:
-        """Descend from a loss."""
+        """Add the gradients of a loss."""
         loss.backward()  # type: ignore[no-untyped-call]
 
     def clear(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Forget all gradients and their memory."""
+        """Clear all gradients and free their memory."""
         for parameter in parameters:
             parameter.grad = None
 
@@ -85,38 +85,38 @@ def build_forward(
     compiled: bool = False,
     statistics: SharedStatistics | None = None,
 ) -> Forward:
-    """Say how a network, and its teacher, look at pictures.
+    """Build the forward pass of a network and its teacher.
 
     Args:
         net: on the device.
         teacher: likewise, in eval mode, if there is one.
-        features: whether to look at what the heads read, too.
-        device: where they compute.
-        precision: in what their convolutions compute.
-        compiled: let torch.compile make both faster first.
-        statistics: what BatchNorms share with other processes, if anything.
+        features: whether to return the inputs of the heads, too.
+        device: where both networks are.
+        precision: of their convolutions.
+        compiled: whether torch.compile optimizes both first.
+        statistics: shares those of BatchNorms with other processes, if given.
     """
     own = net.feature_layers if features else ()
     theirs = teacher.feature_layers if features and teacher is not None else ()
-    see = torch.compile(net) if compiled else net
-    know = torch.compile(teacher) if compiled and teacher is not None else teacher
+    student = torch.compile(net) if compiled else net
+    guide = torch.compile(teacher) if compiled and teacher is not None else teacher
 
-    def look(images: Tensor) -> Views:
+    def forward(images: Tensor) -> Views:
         mixed = torch.autocast(device.type, precision, enabled=precision != torch.float32)
         with mixed, statistics or nullcontext():
             images = images.contiguous(memory_format=torch.channels_last)
-            seen = see(images, own)
-            known: tuple[Tensor, ...] = ()
-            if know is not None:
+            outputs = student(images, own)
+            targets: tuple[Tensor, ...] = ()
+            if guide is not None:
                 with torch.no_grad():
-                    known = know(images, theirs)
+                    targets = guide(images, theirs)
         heads = len(net.map_layers)
-        return Views(seen[:heads], seen[heads:], known[:heads], known[heads:])
+        return Views(outputs[:heads], outputs[heads:], targets[:heads], targets[heads:])
 
-    return look
+    return forward
 
 
-_WARM_UP = 3  # passes before the recording: cuDNN chooses its algorithms, memory is taken
+_WARM_UP = 3  # passes before the recording: cuDNN chooses its algorithms, memory is allocated
 
 
 @dataclass(frozen=True)
@@ -124,98 +124,100 @@ class _Recording:
     """The graphs of one shape, and the memory they read and write."""
 
     images: Tensor
-    seen: Views
+    views: Views
     trained: tuple[bool, ...]  # which of the network's own outputs have gradients
-    wished: tuple[Tensor, ...]  # those gradients
-    ahead: torch.cuda.CUDAGraph
-    back: torch.cuda.CUDAGraph
+    gradients: tuple[Tensor, ...]  # those gradients
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
 
 
 class Graphed:
-    """Passes that replay a recording where pictures have its shape.
+    """Passes that replay a recording where images have its shape.
 
-    A recording holds which modules were in training mode; where others are, it is made anew.
-
-    Gradients live in memory of their own for as long as this does: the recording adds to them.
+    A recording contains which modules were in training mode; where others are, it is made anew.
+    Gradients have memory of their own, to which the recording adds.
     """
 
-    def __init__(self, net: nn.Module, look: Forward, shape: Sequence[int]) -> None:
-        self.net, self.look, self.shape = net, look, tuple(shape)
+    def __init__(self, net: nn.Module, compute: Forward, shape: Sequence[int]) -> None:
+        self.net, self.compute, self.shape = net, compute, tuple(shape)
         self._recording: _Recording | None = None
         self._modules = tuple(net.modules())
         self._modes: tuple[bool, ...] = ()  # which of them were in training mode in the recording
-        self._leaves: tuple[Tensor, ...] = ()  # of the pass that waits for its way back
+        self._leaves: tuple[Tensor, ...] = ()  # of the pass that waits for its backward pass
 
     def forward(self, images: Tensor) -> Views:
-        """Look at pictures; what is seen is overwritten by the next look."""
+        """Compute the views of images; the next call overwrites them."""
         if tuple(images.shape) != self.shape or not self.net.training:
             self._leaves = ()
-            return self.look(images)
+            return self.compute(images)
         modes = tuple(module.training for module in self._modules)
         if self._recording is None or modes != self._modes:
-            self._recording, self._modes = None, modes  # its memory goes before the next takes some
-            self._recording = _record(self.net, self.look, images)
+            self._recording, self._modes = (
+                None,
+                modes,
+            )  # frees its memory first
+            self._recording = _record(self.net, self.compute, images)
         self._recording.images.copy_(images)
-        self._recording.ahead.replay()
-        seen = self._recording.seen
-        # The loss is computed as it comes, from leaves; its gradients there go into the recording.
+        self._recording.forward.replay()
+        views = self._recording.views
+        # The loss is computed from leaves, outside the recording, which gets their gradients.
         trained = iter(self._recording.trained)
-        outputs = [t.detach().requires_grad_(next(trained)) for t in _own(seen)]
+        outputs = [t.detach().requires_grad_(next(trained)) for t in _outputs(views)]
         self._leaves = tuple(t for t in outputs if t.requires_grad)
-        maps = len(seen.maps)
-        return seen._replace(maps=tuple(outputs[:maps]), features=tuple(outputs[maps:]))
+        maps = len(views.maps)
+        return views._replace(maps=tuple(outputs[:maps]), features=tuple(outputs[maps:]))
 
     def backward(self, loss: Tensor) -> None:
-        """Descend from a loss of what was seen last."""
+        """Add the gradients of a loss of the last views."""
         loss.backward()  # type: ignore[no-untyped-call]
         if not self._leaves:
             return
         assert self._recording is not None, "leaves come from a recording"
-        for wished, leaf in zip(self._recording.wished, self._leaves, strict=True):
-            wished.zero_() if leaf.grad is None else wished.copy_(leaf.grad)
-        self._recording.back.replay()
+        for gradient, leaf in zip(self._recording.gradients, self._leaves, strict=True):
+            gradient.zero_() if leaf.grad is None else gradient.copy_(leaf.grad)
+        self._recording.backward.replay()
         self._leaves = ()
 
     def clear(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Set all gradients to zero where they are."""
+        """Set all gradients to zero in place."""
         found = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_zero_(found)
 
 
-def _record(net: nn.Module, look: Forward, images: Tensor) -> _Recording:
-    """Record both ways for pictures of this shape; weights and buffers stay as they are."""
+def _record(net: nn.Module, compute: Forward, images: Tensor) -> _Recording:
+    """Record both passes for images of this shape; weights and buffers stay as they are."""
     images = images.clone()
     before = [buffer.clone() for buffer in net.buffers()]
-    gradients = [p.grad.clone() if p.grad is not None else None for p in net.parameters()]
+    before_gradients = [p.grad.clone() if p.grad is not None else None for p in net.parameters()]
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):
-            own = _trained(look(images))
+            own = _trained_outputs(compute(images))
             torch.autograd.backward(own, [torch.zeros_like(t) for t in own])
     torch.cuda.current_stream().wait_stream(stream)
     del own
-    ahead, back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-    with torch.cuda.graph(ahead):
-        seen = look(images)
-    wished = tuple(torch.zeros_like(t) for t in _trained(seen))
-    with torch.cuda.graph(back, pool=ahead.pool()):
-        torch.autograd.backward(_trained(seen), wished)
+    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(forward):
+        views = compute(images)
+    gradients = tuple(torch.zeros_like(t) for t in _trained_outputs(views))
+    with torch.cuda.graph(backward, pool=forward.pool()):
+        torch.autograd.backward(_trained_outputs(views), gradients)
     for buffer, value in zip(net.buffers(), before, strict=True):
         buffer.copy_(value)
-    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(net.parameters(), before_gradients, strict=True):
         if parameter.grad is not None:
             parameter.grad.zero_() if gradient is None else parameter.grad.copy_(gradient)
-    detached = Views(*(tuple(t.detach() for t in part) for part in seen))
-    trained = tuple(t.requires_grad for t in _own(seen))
-    return _Recording(images, detached, trained, wished, ahead, back)
+    detached = Views(*(tuple(t.detach() for t in part) for part in views))
+    trained = tuple(t.requires_grad for t in _outputs(views))
+    return _Recording(images, detached, trained, gradients, forward, backward)
 
 
-def _own(seen: Views) -> tuple[Tensor, ...]:
-    """Return what the network itself made."""
-    return tuple(chain(seen.maps, seen.features))
+def _outputs(views: Views) -> tuple[Tensor, ...]:
+    """Return the outputs of the network itself."""
+    return tuple(chain(views.maps, views.features))
 
 
-def _trained(seen: Views) -> tuple[Tensor, ...]:
-    """Return what gradients flow back from: what frozen layers alone make has none."""
-    return tuple(t for t in _own(seen) if t.requires_grad)
+def _trained_outputs(views: Views) -> tuple[Tensor, ...]:
+    """Return the outputs that have gradients; those of frozen layers alone have none."""
+    return tuple(t for t in _outputs(views) if t.requires_grad)

@@ -1,4 +1,4 @@
-"""Pictures of a run: the batches it saw, the curves it drew."""
+"""Images of a run: its first batches, its detections, its curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]  # [height, width, 3], BGR
 
-_MOST = 16  # pictures of a batch that are drawn
+_MOST = 16  # images of a batch that are drawn
 _SURE = 0.25  # the least confidence of a box that is drawn, as in `prune detect`
 _COLOURS = ((60, 76, 231), (113, 204, 46), (219, 152, 52), (15, 196, 241), (182, 89, 155))  # BGR
 # One panel each: its title and the columns of results.csv it shows.
@@ -38,22 +38,22 @@ _PANELS: dict[str, tuple[str, ...]] = {
 
 
 def write_batch(batch: Batch, path: Path) -> None:
-    """Write a batch's pictures with their boxes, side by side."""
+    """Write a batch's images with their boxes, side by side."""
     write_image(draw_batch(batch), path)
 
 
 def draw_batch(batch: Batch) -> Image:
-    """Draw a batch's pictures with their boxes, side by side."""
+    """Draw a batch's images with their boxes, side by side."""
     return _side_by_side([_with_boxes(batch, i) for i in range(min(len(batch.images), _MOST))])
 
 
 def draw_detections(
     paths: Sequence[Path], found: Sequence[Boxes], names: Sequence[str], *, imgsz: Shape
 ) -> Image:
-    """Draw what was found on pictures, side by side.
+    """Draw the detections of images, side by side.
 
     Args:
-        paths: of the pictures.
+        paths: of the images.
         found: of each, [n, 6] x1, y1, x2, y2 in its own pixels, confidence, class.
         names: the classes.
         imgsz: height and width that each is put into, pixels.
@@ -71,8 +71,8 @@ def as_rgb(image: Image) -> Image:
 
 
 def write_image(image: Image, path: Path) -> None:
-    """Write a picture in the format of the path's suffix."""
-    coded = cv2.imencode(path.suffix, image)[1]  # imwrite does not tell of a full disk
+    """Write an image in the format of the path's suffix."""
+    coded = cv2.imencode(path.suffix, image)[1]  # imwrite does not report a full disk
     with replacing(path) as part:
         part.write_bytes(coded.tobytes())
 
@@ -96,7 +96,7 @@ def write_results(rows: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def _side_by_side(drawn: Sequence[Image]) -> Image:
-    """Join pictures of one size in rows, as square as can be."""
+    """Join images of one size in rows, as square as possible."""
     columns = math.ceil(math.sqrt(len(drawn)))
     blank = np.full_like(drawn[0], 255)
     filled = [*drawn, *[blank] * (-len(drawn) % columns)]
@@ -105,7 +105,7 @@ def _side_by_side(drawn: Sequence[Image]) -> Image:
 
 
 def _with_boxes(batch: Batch, index: int) -> Image:
-    """Draw one picture's boxes, [H, W, 3] BGR."""
+    """Draw one image's boxes, [H, W, 3] BGR."""
     image = batch.images[index].permute(1, 2, 0).flip(-1).contiguous().numpy()
     rows = batch.targets[batch.targets[:, 0] == index]  # [n, 6]
     height, width = image.shape[:2]

@@ -23,30 +23,30 @@ _NOTHING = nullcontext()
 
 
 class Watch(Protocol):
-    """Told what a run does, it may note how long that takes."""
+    """Measures, or ignores, how long the phases of a run take."""
 
     def __call__(self, phase: str) -> AbstractContextManager[None]:
         """Count the block as part of a phase."""
 
     def waits(self, batches: Iterable[T]) -> Iterable[T]:
-        """Count the time that batches keep a loop waiting as the phase "data"."""
+        """Count the time that a loop waits for batches as the phase "data"."""
 
 
 class Unwatched:
-    """Notes nothing and costs nothing."""
+    """Measures nothing and costs nothing."""
 
     def __call__(self, phase: str) -> AbstractContextManager[None]:
         """Run the block."""
         return _NOTHING
 
     def waits(self, batches: Iterable[T]) -> Iterable[T]:
-        """Hand the batches on."""
+        """Pass the batches on."""
         return batches
 
 
 @dataclass
 class Stopwatch:
-    """Adds up the seconds of each phase; a GPU is waited for at both ends of one."""
+    """Adds up the seconds of each phase; waits for the GPU at its beginning and end."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Stopwatch:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + _now(self.device) - began
 
     def waits(self, batches: Iterable[T]) -> Iterator[T]:
-        """Count the time that batches keep a loop waiting as the phase "data"."""
+        """Count the time that a loop waits for batches as the phase "data"."""
         coming = iter(batches)
         while True:
             with self("data"):
@@ -72,7 +72,7 @@ class Stopwatch:
 
 
 class LayerTime(NamedTuple):
-    """One layer: its number, its kind, the shape it gives for a batch, milliseconds forward."""
+    """One layer: number, kind, shape of its output for a batch, milliseconds per forward pass."""
 
     number: int
     kind: str
@@ -81,7 +81,7 @@ class LayerTime(NamedTuple):
 
 
 def loading_rate(batches: TrainLoader, epoch: int) -> float:
-    """Return the pictures per second that a loader gives when nothing else is done.
+    """Return the images per second that a loader yields when nothing else is done.
 
     The first batch, for which workers may have to start, does not count where there are others.
 
@@ -91,27 +91,27 @@ def loading_rate(batches: TrainLoader, epoch: int) -> float:
     """
     batches.set_epoch(epoch)
     coming = iter(batches)
-    began, pictures, first = time.perf_counter(), 0, len(next(coming).images)
+    began, images, first = time.perf_counter(), 0, len(next(coming).images)
     alone = time.perf_counter() - began
     began = time.perf_counter()
     for batch in coming:
-        pictures += len(batch.images)
+        images += len(batch.images)
         if time.perf_counter() - began > _SECONDS:
             break
     seconds = time.perf_counter() - began
-    return pictures / seconds if pictures else first / alone
+    return images / seconds if images else first / alone
 
 
 @torch.no_grad()
 def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list[LayerTime]:
-    """Time every layer's way forward in training mode, slowest first.
+    """Time the forward pass of every layer in training mode, slowest first.
 
     BatchNorm's averages move as in training; the weights stay.
 
     Args:
-        net: on the pictures' device.
+        net: on the images' device.
         images: [N, 3, H, W] in 0..1.
-        precision: in what convolutions compute.
+        precision: of its convolutions.
     """
     device = images.device
     taken: dict[int, list[float]] = {index: [] for index in range(len(net.module_list))}
@@ -149,13 +149,13 @@ def layer_times(net: Darknet, images: Tensor, *, precision: torch.dtype) -> list
 def measure_and_report(
     watch: Stopwatch, net: Darknet, batches: TrainLoader, *, precision: torch.dtype
 ) -> list[str]:
-    """Write where a finished run's time went; loads an epoch more, and times the layers.
+    """Return lines on where a finished run's time went; loads another epoch, and times the layers.
 
     Args:
-        watch: what watched it.
+        watch: what measured its phases.
         net: its network as cuts have left it, on the device.
         batches: what it trained on.
-        precision: in what its convolutions computed.
+        precision: of its convolutions.
     """
     seconds = dict(watch.seconds)
     batches.set_epoch(0)
@@ -168,24 +168,24 @@ def measure_and_report(
 def report_lines(
     seconds: dict[str, float], layers: Sequence[LayerTime], *, loading: float, most: int = 15
 ) -> list[str]:
-    """Write the figures as lines: seconds by phase, the loader's rate, the slowest layers.
+    """Return the figures as lines: seconds per phase, the loader's rate, the slowest layers.
 
     Args:
-        seconds: by phase, of the whole run.
+        seconds: per phase, of the whole run.
         layers: as `layer_times` gives them.
-        loading: pictures per second.
+        loading: images per second.
         most: how many layers to name.
     """
     whole = sum(seconds.values()) or 1.0
-    lines = [f"{'phase':10}{'seconds':>10}{'share':>8}"]
-    lines += [f"{name:10}{s:10.2f}{100 * s / whole:7.1f}%" for name, s in seconds.items()]
-    lines += ["", f"loader alone: {loading:.1f} pictures/s", ""]
+    lines = [f"{'phase':10}{'seconds':>10}{'fraction':>10}"]
+    lines += [f"{name:10}{s:10.2f}{100 * s / whole:9.1f}%" for name, s in seconds.items()]
+    lines += ["", f"loader alone: {loading:.1f} images/s", ""]
     total = sum(row.ms for row in layers) or 1.0
-    lines.append(f"{'layer':>5}  {'kind':16}{'gives':20}{'ms forward':>11}{'share':>8}")
+    lines.append(f"{'layer':>5}  {'kind':16}{'output':20}{'ms forward':>11}{'fraction':>10}")
     for row in layers[:most]:
         shape = " x ".join(map(str, row.shape))
-        share = 100 * row.ms / total
-        lines.append(f"{row.number:5}  {row.kind:16}{shape:20}{row.ms:11.3f}{share:7.1f}%")
+        percent = 100 * row.ms / total
+        lines.append(f"{row.number:5}  {row.kind:16}{shape:20}{row.ms:11.3f}{percent:9.1f}%")
     return lines
 
 

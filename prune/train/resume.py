@@ -138,31 +138,34 @@ def _weights_of(folder: Path) -> list[Path]:
     ]
 
 
-def expect_pictures(state: Mapping[str, object], pictures: Sequence[Path]) -> None:
-    """Check that a run goes on with the pictures it was trained on, by their names and sizes.
+def expect_images(state: Mapping[str, object], images: Sequence[Path]) -> None:
+    """Check that a run goes on with the images that it was trained on, by their names and sizes.
 
     Args:
-        state: the checkpoint's training state; those of early versions do not tell.
-        pictures: what it is to go on with, at least one.
+        state: the checkpoint's training state; those of early versions do not contain a digest.
+        images: the training images now, at least one.
 
     Raises:
         InputError: they are others, or in another order.
     """
-    told = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
-    if told is not None and told != images_digest(pictures):
+    digest = cast("dict[str, Any]", state.get("scheduler", {})).get("picture_files")
+    if digest is not None and digest != images_digest(images):
         raise InputError(
-            f"the run was trained on other pictures than the {len(pictures)} that the data has "
-            "now; a run goes on with the data it began with"
+            f"the run was trained on other images than the {len(images)} that the data has now; a "
+            "run goes on with the data it began with"
         )
 
 
 def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[list[Row], Position]:
-    """Put a run back to where `save` left it; return its rows so far, and where it stands.
+    """Restore a run from the state that `checkpointing.save` wrote.
 
     Args:
         run: started on the network of the same checkpoint, so that the average holds its weights.
         state: the checkpoint's training state.
-        batches: batches an epoch, which must be what they were.
+        batches: batches per epoch, which must be as many as before.
+
+    Returns:
+        The rows of the epochs that are done, and the position in the next one.
 
     Raises:
         CheckpointError: the state is incomplete, or belongs to other data or another batch size.
@@ -179,15 +182,15 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
         ) from error
     if position["batches"] != batches:
         raise CheckpointError(
-            f"the run had {position['batches']} batches an epoch and the data now gives {batches}; "
-            "resume needs the same pictures and batch size"
+            f"the run had {position['batches']} batches per epoch and the data now gives "
+            f"{batches}; resume needs the same images and batch size"
         )
     run.adapters[:] = [adapter.to(run.device) for adapter in position["adapters"]]
     with naming_part("optimizer.weights"):
         run.net.load_state_dict(parts["weights"])
-    # Momentum is state; what the groups hold beside it is told anew, by this version's names.
+    # Momentum is state; the options of the groups are set anew, under this version's names.
     groups = run.optimizer.state_dict()["param_groups"]
-    own = parts.get("state") or parts["sgd"]  # as runs before AdamW called it
+    own = parts.get("state") or parts["sgd"]  # its name before AdamW was added
     with naming_part("optimizer.state"):
         run.optimizer.load_state_dict({**own, "param_groups": groups})
     expect_momentum(run.optimizer)
@@ -207,10 +210,10 @@ def restore(run: Run, state: Mapping[str, object], *, batches: int) -> tuple[lis
 _TENSOR = Field((Tensor,), "a tensor")
 _VALUE = Field((Tensor, int, float), "a tensor or a number").or_null()
 _ROW = dict.fromkeys(("epoch", "train_loss", "seconds"), number())
-_SCORES = dict.fromkeys(("precision", "recall", "map50", "map", "f1"), number())
-_MOMENTUM = mapping({"state": mapping({})})  # its keys are numbers, see `_expect_momentum`
+_METRICS = dict.fromkeys(("precision", "recall", "map50", "map", "f1"), number())
+_MOMENTUM = mapping({"state": mapping({})})  # its keys are numbers, see `_with_text_keys`
 
-# What goes on from: the keys of the checkpoint beside its network.
+# The keys of the training state.
 STATE: dict[str, Field] = {
     "training_results": listed(mapping(_ROW)),
     "ema_updates": whole(0),
@@ -219,7 +222,7 @@ STATE: dict[str, Field] = {
             "weights": named(_TENSOR),
             "scaler": mapping({}),
             "state": _MOMENTUM.or_missing(),
-            "sgd": _MOMENTUM.or_missing(),  # as runs before AdamW called it
+            "sgd": _MOMENTUM.or_missing(),  # its name before AdamW was added
         }
     ),
     "scheduler": mapping(
@@ -239,7 +242,7 @@ def expect_state(state: Mapping[str, object], model: Mapping[str, Tensor], *, wh
     """Check a training state: every value's kind and range, and that weights are the network's.
 
     Args:
-        state: what a checkpoint holds beside its network.
+        state: what a checkpoint contains beside its network.
         model: the network's weights, the average of those under training.
         where: the file, for messages.
 
@@ -251,7 +254,7 @@ def expect_state(state: Mapping[str, object], model: Mapping[str, Tensor], *, wh
     for place, row in enumerate(document["training_results"]):
         if "map" in row:
             key = f"training_results[{place}]"
-            expect(row, mapping(_SCORES), where=where, key=key, error=CheckpointError)
+            expect(row, mapping(_METRICS), where=where, key=key, error=CheckpointError)
     _expect_parts(document["optimizer"], where)
     _expect_weights(document["optimizer"]["weights"], model, where)
 
@@ -260,9 +263,9 @@ def _expect_parts(parts: Mapping[str, Any], where: str) -> None:
     if not parts.get("state") and "sgd" not in parts:
         raise CheckpointError(f"{where}: optimizer.state is missing; it must be a mapping")
     for kind in ("state", "sgd"):
-        for index, held in parts.get(kind, {}).get("state", {}).items():
+        for index, value in parts.get(kind, {}).get("state", {}).items():
             key = f"optimizer.{kind}.state.{index}"
-            expect(held, named(_VALUE), where=where, key=key, error=CheckpointError)
+            expect(value, named(_VALUE), where=where, key=key, error=CheckpointError)
 
 
 def _expect_weights(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], where: str) -> None:
@@ -270,9 +273,9 @@ def _expect_weights(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], 
     with checkpoint.naming(where):
         plain_weights({f"{place}.{name}": tensor for name, tensor in weights.items()})
     for name, tensor in model.items():
-        its = weights.get(name)
-        if its is None or its.shape != tensor.shape:
-            found = "missing" if its is None else list(its.shape)
+        weight = weights.get(name)
+        if weight is None or weight.shape != tensor.shape:
+            found = "missing" if weight is None else list(weight.shape)
             raise CheckpointError(
                 f"{where}: {place}.{printable(name)} is {found}; it must be {list(tensor.shape)}, "
                 "as in the network"
@@ -280,26 +283,26 @@ def _expect_weights(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], 
 
 
 def _with_text_keys(state: dict[str, object]) -> dict[str, object]:
-    """Copy a state with text for the numbers by which an optimizer calls its parameters."""
+    """Copy a state with text for the numbers of the optimizer's parameters."""
     parts = state.get("optimizer")
     if not isinstance(parts, dict):
         return state
     changed = dict(parts)
     for kind in ("state", "sgd"):
         own = parts.get(kind)
-        if isinstance(own, dict) and isinstance(held := own.get("state"), dict):
-            changed[kind] = {**own, "state": {str(key): value for key, value in held.items()}}
+        if isinstance(own, dict) and isinstance(values := own.get("state"), dict):
+            changed[kind] = {**own, "state": {str(key): value for key, value in values.items()}}
     return {**state, "optimizer": changed}
 
 
 def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Check that what an optimizer took up has the shapes of the parameters it is of.
+    """Check that the restored state of an optimizer has the shapes of its parameters.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: it has not.
     """
-    for parameter, held in optimizer.state.items():
-        for name, value in held.items():
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
                 raise CheckpointError(
                     f"optimizer.state has {printable(str(name))} of {list(value.shape)} for "
@@ -310,7 +313,7 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def naming_part(key: str) -> Iterator[None]:
-    """Turn whatever torch raises at a part of the state into one line with its key."""
+    """Raise an error of one line with the key of the state where torch raises any."""
     try:
         yield
     except Exception as error:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of a run that change as it goes on, and what they go by.
+    """The parts of a run that change while it trains, and its options.
 
     Attributes:
-        net: what trains; on the device.
-        passes: how batches go through it and back.
+        net: the network under training; on the device.
+        passes: how batches are passed through it, forward and backward.
         optimizer: of its parameters.
         scaler: of its loss, where it computes in float16.
         ema: its running average.
-        schedule: what the optimiser is told when.
+        schedule: learning rates and momentum of every batch.
         settings: the run's options.
         hyp: hyper-parameters.
         device: where all this is.
-        teacher: a network to imitate, if any: on the device, in eval mode, without gradients.
-        adapters: what takes the network's features to the teacher's, worked out every epoch.
+        teacher: a network to distill from, if any: on the device, in eval mode, without gradients.
+        adapters: maps from the network's features to the teacher's, fitted in every epoch.
         penalty: adds a sparse run's penalty to the gradients.
-        watch: notes where the time goes.
+        watch: measures where the time goes.
         team: the processes that train together.
     """
 
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def averaged(self) -> Darknet:
-        """The running average: what is scored and kept."""
+        """The running average, which is evaluated and saved."""
         return cast("Darknet", self.ema.module)
 
     @property
@@ -84,14 +84,14 @@ class Run:
         )
 
     def closes(self, what: str, epoch: int) -> bool:
-        """Tell whether a hyper-parameter, a share of the run's end, covers this epoch, from 0.
+        """Tell whether a hyper-parameter, a last fraction of the run, covers this epoch, from 0.
 
-        What the last cut of a run that prunes left has a whole epoch first: its BatchNorms learn
+        After the last cut of a run that prunes, BatchNorms first have a whole epoch to measure
         their statistics anew.
         """
-        settled = not self.settings.best_after or epoch > self.settings.best_after
-        return settled and in_last_fraction(
-            epoch, epochs=self.settings.epochs, share=self.hyp[what]
+        measured = not self.settings.best_after or epoch > self.settings.best_after
+        return measured and in_last_fraction(
+            epoch, epochs=self.settings.epochs, fraction=self.hyp[what]
         )
 
     def distills(self, what: str) -> bool:
@@ -110,17 +110,17 @@ def start(
     team: Team | None = None,
     watch: Watch | None = None,
 ) -> Run:
-    """Put `net` on the device and set up all that trains it; optimiser and average start fresh.
+    """Put a network on the device and set up its training; optimizer and average start fresh.
 
     Args:
         net: the network; its weights change in place.
-        batches: batches an epoch.
+        batches: batches per epoch.
         settings: the run's options.
         hyp: hyper-parameters.
         device: where to compute.
-        teacher: a network with heads alike, to imitate; its weights stay as they are.
-        team: the processes that train together; none, if this one works alone.
-        watch: notes where the time goes.
+        teacher: a network with the same heads, to distill from; it stays as it is.
+        team: the processes that train together (default: this one alone).
+        watch: measures where the time goes.
 
     Raises:
         DeviceError: float16 on a CPU.
@@ -141,10 +141,20 @@ def start(
         accumulate=settings.accumulate,
         shape=settings.schedule,
     )
+    accumulated = settings.batch_size * settings.accumulate
+    optimizer = build_optimizer(
+        net,
+        hyp,
+        decay_factor=accumulated / settings.nominal_batch,
+        factors=settings.lr_factors,
+    )
+    penalty = None
+    if settings.sparsity is not None:
+        penalty = PENALTIES[settings.sparsity.kind](net, detector_groups(net))
     return Run(
         net=net,
         passes=_passes(net, settings, teacher=teacher, device=device, team=team),
-        optimizer=_optimiser(net, settings, hyp),
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         ema=Average(net, updates=schedule.updates()),
         schedule=schedule,
@@ -152,27 +162,22 @@ def start(
         hyp=hyp,
         device=device,
         teacher=teacher,
-        penalty=_penalty(net, settings),
+        penalty=penalty,
         watch=watch or Unwatched(),
         team=team,
     )
 
 
-def _optimiser(net: Darknet, settings: Settings, hyp: Mapping[str, float]) -> torch.optim.Optimizer:
-    share = settings.batch_size * settings.accumulate / settings.nominal_batch
-    return build_optimizer(net, hyp, decay_share=share, factors=settings.lr_factors)
-
-
 def rebuild(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
-    """Go on with a smaller network: weights, average and momentum lose the same channels.
+    """Set up a run again for a smaller network: weights, average and momentum lose channels.
 
     Args:
-        run: stays as it is; nothing of it is used on.
-        cut: returns a network without some channels; the one it is given stays as it is.
+        run: stays as it is, and must not be used any more.
+        cut: returns a copy of a network without some channels.
     """
     batches = run.schedule.total // run.settings.epochs
     averaged = cut(run.averaged)
-    kept = {key: dict(cut(_as_network(run, key)).named_parameters()) for key in _state_names(run)}
+    states = {key: dict(cut(_as_network(run, key)).named_parameters()) for key in _state_names(run)}
     new = start(
         cut(run.net),
         batches,
@@ -190,14 +195,14 @@ def rebuild(run: Run, cut: Callable[[Darknet], Darknet]) -> Run:
     for name, parameter in new.net.named_parameters():
         if state := run.optimizer.state.get(own[name]):
             new.optimizer.state[parameter] = {
-                key: kept[key][name].detach().clone() if key in kept else copy.deepcopy(value)
+                key: states[key][name].detach().clone() if key in states else copy.deepcopy(value)
                 for key, value in state.items()
             }
     return new
 
 
 def _state_names(run: Run) -> set[str]:
-    """Name what the optimizer keeps per weight: momentum, or AdamW's two averages."""
+    """Return the names of the optimizer's state per weight: momentum, or AdamW's two averages."""
     states = run.optimizer.state.items()
     return {
         key
@@ -208,7 +213,7 @@ def _state_names(run: Run) -> set[str]:
 
 
 def _as_network(run: Run, key: str) -> Darknet:
-    """Return a network whose parameters are what the optimizer of the run keeps as `key`."""
+    """Return a network whose parameters are the state `key` of the run's optimizer."""
     net = copy.deepcopy(run.net)
     for own, parameter in zip(net.parameters(), run.net.parameters(), strict=True):
         value = run.optimizer.state.get(parameter, {}).get(key)
@@ -225,7 +230,7 @@ def _passes(
     team: Team,
 ) -> Passes:
     shared = settings.sync_bn and team.size > 1
-    look = build_forward(
+    forward = build_forward(
         net,
         teacher=teacher,
         features=teacher is not None and settings.distills("feature"),
@@ -234,22 +239,16 @@ def _passes(
         compiled=settings.compiled,
         statistics=SharedStatistics(team) if shared else None,
     )
-    # Processes whose shares differ in shape record at different times, and so could not meet there.
+    # Processes whose parts of a batch differ in shape record at different times, where they could
+    # not exchange statistics.
     if shared or not settings.graphed(device):
-        return Eager(look)
+        return Eager(forward)
     own = len(share(settings.batch_size, team.part))
-    return Graphed(net, look, settings.imgsz.batch(own))
-
-
-def _penalty(net: Darknet, settings: Settings) -> Penalty | None:
-    if settings.sparsity is None:
-        return None
-    groups = detector_groups(net)
-    return PENALTIES[settings.sparsity.kind](net, groups)
+    return Graphed(net, forward, settings.imgsz.batch(own))
 
 
 def freeze(net: Darknet, layers: Sequence[int]) -> int:
-    """Take layers, by their indices, out of training; return how many parameters these are.
+    """Exclude layers, by their indices, from training; return the number of their parameters.
 
     Raises:
         InputError: nothing would be left to train.
@@ -263,12 +262,12 @@ def freeze(net: Darknet, layers: Sequence[int]) -> int:
 
 
 def training_mode(net: nn.Module, *, norms: bool = True) -> None:
-    """Put a network in training mode, but for BatchNorms that do not train.
+    """Put a network in training mode, except for BatchNorms that are not trained.
 
     Args:
         net: the network.
-        norms: whether BatchNorms normalise by the batch, and learn its statistics; otherwise all
-            go by what they have learned, as they will in use.
+        norms: whether BatchNorms normalize by the statistics of the batch, and average them;
+            otherwise all use their running statistics, as the finished network does.
     """
     net.train()
     for module in net.modules():

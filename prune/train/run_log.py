@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prune.common.files import write_text
 from prune.common.inputs import shown
+from prune.common.notes import Report
 from prune.errors import InputError, WriteError
 from prune.train import optim, plots
 from prune.train.sparsity import scales
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
 
 
 _LOSSES = ("box", "obj", "cls", "loss")
-_TAUGHT = "distill"  # the loss of training with a teacher, beside the others
-SCORES = ("precision", "recall", "map50", "map", "f1")
+_DISTILLATION = "distill"  # the loss that a teacher adds
+METRICS = ("precision", "recall", "map50", "map", "f1")
 COLUMNS = (
     "epoch",
-    *(f"train_{name}" for name in (*_LOSSES, _TAUGHT)),
+    *(f"train_{name}" for name in (*_LOSSES, _DISTILLATION)),
     *(f"val_{name}" for name in _LOSSES),
-    *SCORES,
+    *METRICS,
     "lr",
     "seconds",
 )
@@ -55,48 +56,56 @@ _DRAWN_BATCHES = 3
 
 
 def as_row(
-    epoch: int, losses: Sequence[float], scores: Metrics | None, *, rate: float, seconds: float
+    epoch: int, losses: Sequence[float], metrics: Metrics | None, *, rate: float, seconds: float
 ) -> dict[str, float]:
-    """Put an epoch's figures together; an epoch without a score lacks its columns."""
+    """Return an epoch's figures by column; without an evaluation those of metrics are missing."""
     row: dict[str, float] = {"epoch": epoch + 1}
-    named = zip((*_LOSSES, _TAUGHT), losses, strict=False)  # the last with a teacher only
+    named = zip((*_LOSSES, _DISTILLATION), losses, strict=False)  # the last with a teacher only
     row |= {f"train_{name}": value for name, value in named}
-    if scores is not None:
-        row |= {f"val_{name}": value for name, value in zip(_LOSSES, scores.losses, strict=False)}
-        row |= {name: float(getattr(scores, name)) for name in SCORES}
+    if metrics is not None:
+        row |= {f"val_{name}": value for name, value in zip(_LOSSES, metrics.losses, strict=False)}
+        row |= {name: float(getattr(metrics, name)) for name in METRICS}
     return {**row, "lr": rate, "seconds": seconds}
 
 
 @dataclass
 class _Clock:
-    """The bar's present task, when it began, and what is done of the run since when."""
+    """The bar's current task, when it began, and how much of the run is done since it started."""
 
     task: TaskID | None = None
     began: float = 0.0
-    pictures: int = 0
+    images: int = 0
     started: float | None = None
     steps: int = 0
-    ahead: int = 0  # batches of the run, once it started here
+    ahead: int = 0  # batches left when the run was started or resumed
 
 
 @dataclass(frozen=True)
 class Log:
-    """Where a run's figures go: `folder` for files, `say` for lines, `bar` and `board` if any."""
+    """Where a run's figures go.
+
+    Attributes:
+        folder: the run's, for files.
+        report: takes lines.
+        bar: shows the progress, if given.
+        board: shows curves, if given.
+        clock: measures the speed.
+    """
 
     folder: Path
-    say: Callable[[str], None]
+    report: Report
     bar: Progress | None = None
     board: Board | None = None
     clock: _Clock = field(default_factory=_Clock)
 
     @property
     def weights(self) -> Path:
-        """The folder of kept checkpoints."""
+        """The folder of checkpoints."""
         return self.folder / "weights"
 
     def begin(self, epoch: int, epochs: int, batches: int, *, done: int = 0) -> None:
         """Start an epoch's bar, of which some batches may be done; `epoch` counts from 0."""
-        self.clock.began, self.clock.pictures = time.perf_counter(), 0
+        self.clock.began, self.clock.images = time.perf_counter(), 0
         if self.clock.started is None:
             self.clock.started = self.clock.began
             self.clock.ahead = (epochs - epoch) * batches - done
@@ -109,37 +118,37 @@ class Log:
         if position < _DRAWN_BATCHES:
             plots.write_batch(batch, self.folder / f"train_batch{position}.jpg")
         if position == 0 and self.board is not None:
-            self.board.picture("train_batch0", plots.as_rgb(plots.draw_batch(batch)), 1)
+            self.board.image("train_batch0", plots.as_rgb(plots.draw_batch(batch)), 1)
 
-    def step(self, losses: Tensor, pictures: int, rate: float) -> None:
-        """Move the bar by a batch.
+    def step(self, losses: Tensor, images: int, rate: float) -> None:
+        """Move the bar by one batch.
 
         Args:
-            losses: as `as_row` takes them.
-            pictures: how many the batch has.
+            losses: mean losses, as `as_row` takes them.
+            images: number of images in the batch.
             rate: the learning rate.
         """
-        self.clock.pictures += pictures
+        self.clock.images += images
         self.clock.steps += 1
         if self.bar is None or self.clock.task is None:
             return
-        speed = self.clock.pictures / (time.perf_counter() - self.clock.began)
-        named = zip((*_LOSSES, _TAUGHT), losses, strict=False)
+        speed = self.clock.images / (time.perf_counter() - self.clock.began)
+        named = zip((*_LOSSES, _DISTILLATION), losses, strict=False)
         parts = " ".join(f"{name} {value:.3f}" for name, value in named)
-        # What matters most comes first: a narrow terminal shows the beginning.
+        # What matters most stands first: a narrow terminal shows the beginning.
         note = f"run {_time_left(self.clock)} left  {parts}  {speed:.1f} images/s"
         note += f"  lr {rate:.5f}  {memory_gib():.1f} GiB"
         self.bar.update(self.clock.task, advance=1, note=note)
 
     def end(self) -> None:
-        """Take the epoch's bar away; a line will stand in its place."""
+        """Remove the epoch's bar; a line follows instead."""
         if self.bar is not None and self.clock.task is not None:
             self.bar.remove_task(self.clock.task)
             self.clock.task = None
 
     def epoch(self, rows: Sequence[dict[str, float]], epochs: int) -> None:
-        """Tell of the last row, and bring the files up to date."""
-        self.say(_line(rows[-1], epochs))
+        """Report the last row, and write results.csv."""
+        self.report(_line(rows[-1], epochs))
         self.table(rows)
 
     def board_epoch(self, row: Mapping[str, float], run: Run) -> None:
@@ -159,7 +168,7 @@ class Log:
 
 
 class Quiet(Log):
-    """The log of a process that another one speaks for."""
+    """The log of a process that is not the main one."""
 
     def batch(self, position: int, batch: Batch) -> None:
         """Draw nothing."""
@@ -184,7 +193,7 @@ def memory_gib() -> float:
 
 
 def _time_left(clock: _Clock) -> str:
-    """Reckon how long the run will go on, from what is done: "1:02:03"."""
+    """Estimate how long the run will take, e.g. "1:02:03"."""
     assert clock.started is not None, "an epoch has begun"
     passed = time.perf_counter() - clock.started
     return str(timedelta(seconds=round(passed / clock.steps * (clock.ahead - clock.steps))))
@@ -194,11 +203,11 @@ _SHORT = {"precision": "P", "recall": "R", "map50": "mAP@.5", "map": "mAP"}
 
 
 def _line(row: dict[str, float], epochs: int) -> str:
-    """Write an epoch's line, within 80 columns; results.csv has all its figures."""
-    scores = "  ".join(f"{short} {row[name]:.3f}" for name, short in _SHORT.items() if name in row)
+    """Write an epoch's line, within 80 columns; results.csv has all figures."""
+    metrics = "  ".join(f"{short} {row[name]:.3f}" for name, short in _SHORT.items() if name in row)
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}"
-        f"  {scores or 'not scored'}  {_duration(row['seconds'])}"
+        f"  {metrics or 'not evaluated'}  {_duration(row['seconds'])}"
     )
 
 
@@ -219,11 +228,11 @@ def _tag(column: str) -> str:
     group, _, name = column.partition("_")
     if name:
         return f"{group}/{name}"
-    return f"metrics/{column}" if column in SCORES else f"run/{column}"
+    return f"metrics/{column}" if column in METRICS else f"run/{column}"
 
 
 class Board(Protocol):
-    """Shows figures and pictures; `step` is the epoch, counted from 1."""
+    """Shows figures and images; `step` is the epoch, counted from 1."""
 
     def figures(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""
@@ -231,8 +240,8 @@ class Board(Protocol):
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         """Add a histogram of values, [n]."""
 
-    def picture(self, name: str, image: Image, step: int) -> None:
-        """Show a picture, RGB."""
+    def image(self, name: str, image: Image, step: int) -> None:
+        """Show an image, RGB."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +260,10 @@ class Boards:
         for board in self.each:
             board.histogram(name, values, step)
 
-    def picture(self, name: str, image: Image, step: int) -> None:
-        """Show a picture."""
+    def image(self, name: str, image: Image, step: int) -> None:
+        """Show an image."""
         for board in self.each:
-            board.picture(name, image, step)
+            board.image(name, image, step)
 
 
 @dataclass(frozen=True)
@@ -268,13 +277,13 @@ class _TensorBoard:
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         self.writer.add_histogram(name, values, step)
 
-    def picture(self, name: str, image: Image, step: int) -> None:
+    def image(self, name: str, image: Image, step: int) -> None:
         self.writer.add_image(name, image, step, dataformats="HWC")
 
 
 @dataclass(frozen=True)
 class _Wandb:
-    module: Any  # a package that need not be there
+    module: Any  # a package that may be missing
     run: Any
 
     def figures(self, values: Mapping[str, float], step: int) -> None:
@@ -283,21 +292,21 @@ class _Wandb:
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         self.run.log({name: self.module.Histogram(values.tolist())}, step=step)
 
-    def picture(self, name: str, image: Image, step: int) -> None:
+    def image(self, name: str, image: Image, step: int) -> None:
         self.run.log({name: self.module.Image(image)}, step=step)
 
 
 @dataclass(frozen=True)
 class _Mlflow:
-    module: Any  # a package that need not be there
+    module: Any  # a package that may be missing
 
     def figures(self, values: Mapping[str, float], step: int) -> None:
         self.module.log_metrics(dict(values), step=step)
 
     def histogram(self, name: str, values: Tensor, step: int) -> None:
-        """Leave it out: MLflow has none."""
+        """Show nothing: MLflow has no histograms."""
 
-    def picture(self, name: str, image: Image, step: int) -> None:
+    def image(self, name: str, image: Image, step: int) -> None:
         self.module.log_image(image, artifact_file=f"{name}.jpg")
 
 
@@ -309,10 +318,10 @@ def _tensorboard(folder: Path, _: Mapping[str, object]) -> Iterator[Board]:
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
-    """Open a TensorBoard file, and close it whatever comes.
+    """Open a TensorBoard file, and close it after the block however that ends.
 
     Raises:
-        WriteError: the file cannot be written, and nothing worse came before.
+        WriteError: the file cannot be written, and the block did not raise another error.
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -329,7 +338,7 @@ def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
 
 
 def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> None:
-    """Close the file under the board, which itself leaves its thread running when a write fails."""
+    """Close the board's file; the board itself leaves its thread running when a write fails."""
     with _explain_write_errors(folder):
         if board.file_writer is not None:
             board.file_writer.close()
@@ -339,18 +348,18 @@ def _close(board: SummaryWriter, folder: Path, failed: Sequence[OSError]) -> Non
 
 @contextmanager
 def _collect_write_errors() -> Iterator[list[OSError]]:
-    """Gather what TensorBoard's own thread cannot write; it would print a traceback of it."""
+    """Collect the errors of TensorBoard's own thread, which would print their traceback."""
     failed: list[OSError] = []
     before = threading.excepthook
 
-    def hear(args: threading.ExceptHookArgs) -> None:
+    def collect(args: threading.ExceptHookArgs) -> None:
         error = args.exc_value
         if type(args.thread).__module__.startswith("tensorboard.") and isinstance(error, OSError):
             failed.append(error)
         else:
             before(args)
 
-    threading.excepthook = hear
+    threading.excepthook = collect
     try:
         yield failed
     finally:
@@ -384,7 +393,7 @@ def _mlflow(folder: Path, options: Mapping[str, object]) -> Iterator[Board]:
         yield _Mlflow(mlflow)
 
 
-# Opens a board for a run's folder and its options; the name is that of the package, too.
+# Name of a service and its package -> opens a board for a run's folder and its options.
 SERVICES: dict[str, Callable[..., Any]] = {"wandb": _wandb, "mlflow": _mlflow}
 
 
@@ -392,12 +401,12 @@ SERVICES: dict[str, Callable[..., Any]] = {"wandb": _wandb, "mlflow": _mlflow}
 def open_boards(
     folder: Path, service: str | None, options: Mapping[str, object]
 ) -> Iterator[Boards]:
-    """Open TensorBoard and what was asked for, and close them after the block.
+    """Open TensorBoard and the requested service, and close them after the block.
 
     Args:
         folder: the run's.
         service: a key of SERVICES, if any.
-        options: the run's, for the service to show.
+        options: the run's, which the service shows.
     """
     with ExitStack() as stack:
         boards = [stack.enter_context(_tensorboard(folder, options))]
@@ -407,17 +416,17 @@ def open_boards(
 
 
 def expect_service(service: str | None) -> None:
-    """See to it that a service's package is there.
+    """Check that a service's package can be imported.
 
     Raises:
-        InputError: it is not, or cannot be imported; says how to install it.
+        InputError: it cannot; says how to install it.
     """
     if service is not None:
         _service(service)
 
 
 def _service(name: str) -> ModuleType:
-    if name not in SERVICES:  # nothing else is imported, whoever says so
+    if name not in SERVICES:  # nothing else is imported, whatever opt.yaml says
         raise InputError(f"--log is {shown(name)}; it must be {' or '.join(SERVICES)}")
     try:
         return importlib.import_module(name)

@@ -18,8 +18,8 @@ from prune.common.size import Size
 from prune.data.labels import Boxes
 from prune.evaluate.metrics import Metrics
 
-THIRDS = (2, 4)  # of the picture size: the published 0.67 to 1.33
-_OWN = 0x5CA1E  # keeps these numbers apart from those that shuffle and augment
+THIRDS = (2, 4)  # of the image size: the published 0.67 to 1.33
+_OWN = 0x5CA1E  # makes these random numbers differ from those that shuffle and augment
 
 
 def possible_sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
@@ -32,7 +32,7 @@ def possible_sizes(imgsz: Size, *, stride: int) -> tuple[Size, ...]:
         stride: the network's largest, pixels.
     """
     longest = max(imgsz)
-    low, high = (share * longest for share in THIRDS)
+    low, high = (thirds * longest for thirds in THIRDS)
     first = -(-low // (3 * stride)) * stride
     longer = range(first, high // 3 + 1, stride)
     # In whole numbers: side * long / longest, rounded half up to a multiple of the stride.
@@ -57,39 +57,39 @@ def draw_size(imgsz: Size, *, stride: int, seed: int, position: int) -> Size:
 
 
 def resize(images: Tensor, size: Size) -> Tensor:
-    """Resize pictures, [N, 3, H, W] -> [N, 3, *size]; boxes are shares and stay."""
+    """Resize images, [N, 3, H, W] -> [N, 3, *size]; boxes are relative and stay as they are."""
     if tuple(images.shape[2:]) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def weigh_images(labels: Sequence[Boxes], precision: Sequence[float]) -> NDArray[np.float64]:
-    """Weigh every picture by the sum over its boxes of (1 - AP)^2 / boxes of that class.
+def weigh_images(labels: Sequence[Boxes], precisions: Sequence[float]) -> NDArray[np.float64]:
+    """Weight every image by the sum over its boxes of (1 - AP)^2 / boxes of that class.
 
-    A class whose AP is 0, as every one's is before the first score, has weight 1 in all. A picture
-    without boxes is not drawn. Where that leaves nothing to draw, all pictures weigh the same.
+    A class whose AP is 0, as all are before the first evaluation, has a total weight of 1. Images
+    without boxes are not drawn. Where that leaves nothing to draw, all images weigh the same.
 
     Args:
-        labels: boxes of each picture, [n, 5] with the class first.
-        precision: each class's mean average precision, in [0, 1].
+        labels: boxes of each image, [n, 5] with the class first.
+        precisions: mean average precision per class, in [0, 1].
 
     Returns:
-        One weight a picture, [pictures]; not normalised.
+        One weight per image, [images]; not normalized.
     """
     classes = np.concatenate([boxes[:, 0] for boxes in labels]).astype(np.int64)  # [M]
-    pictures = np.repeat(np.arange(len(labels)), [len(boxes) for boxes in labels])  # [M]
-    numbers = np.bincount(classes, minlength=len(precision))  # [classes]
-    each = (1 - np.asarray(precision)) ** 2 / np.maximum(numbers, 1)  # [classes]
-    weights = np.bincount(pictures, each[classes], minlength=len(labels)).astype(np.float64)
+    images = np.repeat(np.arange(len(labels)), [len(boxes) for boxes in labels])  # [M]
+    counts = np.bincount(classes, minlength=len(precisions))  # [classes]
+    per_box = (1 - np.asarray(precisions)) ** 2 / np.maximum(counts, 1)  # [classes]
+    weights = np.bincount(images, per_box[classes], minlength=len(labels)).astype(np.float64)
     return weights if weights.any() else np.ones(len(labels))
 
 
-def class_precisions(scores: Metrics) -> dict[str, float]:
-    """Name each class's mean average precision for an epoch's row; no value for one without."""
-    return {f"map_{i}": row.map for i, row in enumerate(scores.per_class) if row.map is not None}
+def class_precisions(metrics: Metrics) -> dict[str, float]:
+    """Return the mean average precision of each class that has one, for an epoch's row."""
+    return {f"map_{i}": row.map for i, row in enumerate(metrics.per_class) if row.map is not None}
 
 
 def latest_precisions(rows: Sequence[Mapping[str, float]], classes: int) -> list[float]:
-    """Read the last scored row's precision of each class; 0 where there is none."""
-    scored = [row for row in rows if "map" in row] or [{}]
-    return [scored[-1].get(f"map_{i}", 0.0) for i in range(classes)]
+    """Return the precision of each class in the last evaluated row; 0 where there is none."""
+    evaluated = [row for row in rows if "map" in row] or [{}]
+    return [evaluated[-1].get(f"map_{i}", 0.0) for i in range(classes)]

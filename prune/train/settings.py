@@ -115,7 +115,7 @@ class Settings:
             raise InputError(f"schedule is {self.schedule!r}; it can be {', '.join(SHAPES)}")
         for name, used in ("plateau", self.schedule == "plateau"), ("patience", self.patience):
             if used and not self.val_every:
-                raise InputError(f"{name} goes by scores; it needs epochs that are scored")
+                raise InputError(f"{name} needs epochs that are evaluated; leave out --noval")
         if self.compiled and self.sync_bn:
             raise InputError("--sync-bn does not go with --compile; leave one of them out")
 

@@ -24,7 +24,7 @@ from prune.train import anchors, memory, run_log, sampling
 from prune.train.distillation import expect_alike
 from prune.train.gradual import GradualPruning, cost_before_pruning, expect_reachable
 from prune.train.initial_weights import open_interrupted, open_source, open_teacher
-from prune.train.resume import expect_pictures
+from prune.train.resume import expect_images
 from prune.train.run import freeze
 from prune.train.settings import Settings, settings_of
 
@@ -99,7 +99,7 @@ def prepare(
         """Name the opt.yaml of a run that goes on in errors about its options."""
         return nullcontext() if resume is None else resume.naming_options(option)
 
-    if team.leads:
+    if team.is_main:
         with from_options("log"):
             run_log.expect_service(config.log)
     spec = _read_data(config)
@@ -202,7 +202,7 @@ def _open_source(
     if last is None:
         return open_source(config, names=spec.names), None
     source, state = open_interrupted(last, names=spec.names)
-    expect_pictures(state, spec.pictures("train"))
+    expect_images(state, spec.pictures("train"))
     return source, state
 
 

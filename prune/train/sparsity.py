@@ -1,8 +1,9 @@
-"""Sparse training: channels that are little needed fade before they are cut.
+"""Sparse training: channels of low importance fade before they are cut.
 
 A penalty is added to the gradients just before an update, not to the loss: its gradient is known,
-and autograd would keep a copy of every weight for it. It is added lazily: at every 4th update, for
-four (Karras et al. 2020, arXiv:1912.04958, section 4.1, do so), as weights hardly change meanwhile.
+and autograd would store a copy of every weight for it. It is added lazily, at every fourth update
+for all four (as Karras et al. 2020, arXiv:1912.04958, section 4.1), as weights hardly change
+meanwhile.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from torch import Tensor, nn
 from prune.core.trace.groups import Group
 from prune.errors import InputError
 
-RAMP = 0.25  # of a run, over which the penalty grows to its full strength
-EVERY = 4  # updates for which the penalty is added at once; each by itself cost 7 % of a small step
+RAMP = 0.25  # fraction of a run over which the penalty grows to its full strength
+EVERY = 4  # updates for which the penalty is added at once; adding at each cost 7 % of a small step
 
-# Adds a penalty of some strength to the gradients that are there.
+# Adds a penalty of some strength to the gradients that are present.
 Penalty = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Which penalty, a key of PENALTIES, and how strong.
+    """A penalty that makes channels fade.
+
+    Attributes:
+        kind: a key of PENALTIES.
+        strength: above 0; size of the gradient that the penalty adds per weight at the end of RAMP.
 
     Raises:
         InputError: an unknown kind, or a strength that is no positive number.
@@ -44,18 +49,18 @@ class Sparsity:
         if not (math.isfinite(self.strength) and self.strength > 0):
             raise InputError(f"sparsity is {self.strength}; it must be above 0, e.g. 1e-3")
 
-    def at(self, share: float) -> float:
-        """Return the strength when this share of the run is done."""
-        return self.strength * min(share / RAMP, 1.0)
+    def strength_at(self, done: float) -> float:
+        """Return the strength when this fraction of the run is done."""
+        return self.strength * min(done / RAMP, 1.0)
 
-    def owed(self, share: float, *, updates: int) -> float:
-        """Return the strength to add now: for `EVERY` updates at once at the last of them, else 0.
+    def strength_due(self, done: float, *, updates: int) -> float:
+        """Return the strength to add now: that of `EVERY` updates at the last of them, else 0.
 
         Args:
-            share: of the run that is done.
-            updates: made before this one, since the run's start.
+            done: the fraction of the run that is done.
+            updates: number of updates before this one, since the run's start.
         """
-        return 0.0 if (updates + 1) % EVERY else EVERY * self.at(share)
+        return 0.0 if (updates + 1) % EVERY else EVERY * self.strength_at(done)
 
 
 def on_scales(net: nn.Module, groups: Sequence[Group]) -> Penalty:
@@ -63,7 +68,7 @@ def on_scales(net: nn.Module, groups: Sequence[Group]) -> Penalty:
 
     Args:
         net: where the groups were found; its gradients are added to.
-        groups: those that may be cut count.
+        groups: all groups; protected ones are left out.
     """
     names = {slot.name for g in groups if not g.kept for slot in g.slots if slot.kind == "norm"}
     scales = [weight for name in sorted(names) if (weight := _scale(net, name)) is not None]
@@ -84,12 +89,12 @@ def on_groups(net: nn.Module, groups: Sequence[Group]) -> Penalty:
     and as input of every layer, its scales included. Its gradient at a weight w is w / rms, the
     root mean square over the channel, so that the strength means the same for every channel.
 
-    All channels of the network are numbered through, and a weight's squares are summed once for
-    both its axes. Grouped and transposed convolutions are left out.
+    All channels of the network are numbered, and a weight's squares are summed once for both
+    axes. Grouped and transposed convolutions are left out.
 
     Args:
         net: where the groups were found; its gradients are added to.
-        groups: those that may be cut count.
+        groups: all groups; protected ones are left out.
     """
     places, total = _places(net, groups)
     weights = {name: net.get_parameter(name) for name, _ in places}
@@ -106,10 +111,10 @@ def on_groups(net: nn.Module, groups: Sequence[Group]) -> Penalty:
         found = chain(*(_by_axis(weight.square(), axes[name]) for name, weight in weights.items()))
         squares = torch.zeros_like(sizes).index_add(0, ids, torch.cat(list(found)))
         pull = strength * (squares / sizes).clamp(min=1e-16).rsqrt()  # 1 / rms, [channels + 1]
-        pull[total] = 0  # of everything that no group holds
-        shares = iter(torch.split(pull[ids], lengths))
+        pull[total] = 0  # of everything outside the groups
+        pulls = iter(torch.split(pull[ids], lengths))
         for name, weight in weights.items():
-            both = [_along(next(shares), dim, weight.dim()) for dim in axes[name]]
+            both = [_along(next(pulls), dim, weight.dim()) for dim in axes[name]]
             if weight.grad is not None:
                 weight.grad.addcmul_(weight, sum(both[1:], both[0]).to(weight.dtype))
 
@@ -123,14 +128,18 @@ PENALTIES: dict[str, Callable[[nn.Module, Sequence[Group]], Penalty]] = {
 
 
 def scales(net: nn.Module) -> Tensor:
-    """Gather the absolute scales of all BatchNorms, to draw their histogram, [channels]."""
+    """Return the absolute scales of all BatchNorms, [channels]."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     found = [m.weight.detach().abs().flatten() for m in norms if isinstance(m.weight, Tensor)]
     return torch.cat(found).float().cpu() if found else torch.zeros(0)
 
 
 def _places(net: nn.Module, groups: Sequence[Group]) -> tuple[dict[tuple[str, int], Tensor], int]:
-    """Number the channels of all groups; say which number each weight's positions have, by axis."""
+    """Number the channels of all groups.
+
+    Returns:
+        Name of a weight and axis -> number of the channel at each position; and how many numbers.
+    """
     free = [group for group in groups if not group.kept]
     total = sum(group.channels for group in free)
     found: dict[tuple[str, int], Tensor] = {}
@@ -149,7 +158,7 @@ def _places(net: nn.Module, groups: Sequence[Group]) -> tuple[dict[tuple[str, in
 
 
 def _axis(net: nn.Module, name: str, side: str, kind: str) -> tuple[str, int] | None:
-    """Return a place's weight and the axis that holds its channels; None where it is left out."""
+    """Return a slot's weight and the axis of its channels; None where it is left out."""
     if kind == "parameter":
         return None
     module = net.get_submodule(name)
@@ -169,7 +178,7 @@ def _by_axis(values: Tensor, axes: Sequence[int]) -> list[Tensor]:
 
 
 def _along(values: Tensor, axis: int, dims: int) -> Tensor:
-    """Lay one number a channel along an axis of so many."""
+    """Shape one number per channel to broadcast along an axis, of `dims` axes."""
     return values.view([-1 if dim == axis else 1 for dim in range(dims)])
 
 

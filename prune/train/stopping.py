@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a run goes on: the step at hand is finished and saved first."""
+"""What ends a run before its last epoch: a signal, or metrics that do not improve.
+
+On Ctrl-C, SIGTERM and SIGHUP the current step is finished and saved first.
+"""
 
 from __future__ import annotations
 
@@ -10,67 +13,68 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 
+from prune.common.notes import Report
 from prune.common.signals import handled
 from prune.train.checkpointing import Row, fitness
 
-_ECHO_S = 5.0  # a launcher's copy of a signal comes within
+_ECHO_S = 5.0  # seconds within which a launcher repeats a signal
 
-# Tells whether somebody asked the run to stop.
+# Tells whether the run was asked to stop.
 StopRequested = Callable[[], bool]
 
 
 def never() -> bool:
-    """Go on to the end."""
+    """Request no stop."""
     return False
 
 
 @contextmanager
-def catch_signals(say: Callable[[str], None], *, launched: bool = False) -> Iterator[StopRequested]:
-    """Note signals instead of dying of them; a second one ends the process at once.
+def catch_signals(report: Report, *, launched: bool = False) -> Iterator[StopRequested]:
+    """Turn the first signal into a request to stop; a second one ends the process at once.
 
     Args:
-        say: told once, when the first signal comes; from a thread, for the signal may have come
-            amid a line of the same log, whose lock is not to be had twice.
-        launched: torchrun or `prune auto` started the process. On Ctrl-C it sends on the signal
-            that the terminal has sent already, so that one soon after the first is no second one.
+        report: called once, on the first signal; from a thread, as the signal may interrupt a line
+            of the same log, whose lock cannot be taken twice.
+        launched: whether torchrun or `prune auto` started the process. On Ctrl-C these repeat the
+            signal that the terminal has sent, so that one soon after the first does not count.
 
     Raises:
-        KeyboardInterrupt: a second signal came.
+        KeyboardInterrupt: on a second signal.
     """
-    came: list[float] = []  # when, in seconds
+    times: list[float] = []  # of the signals, in seconds
     lines: SimpleQueue[str] = SimpleQueue()  # the one queue that a signal's handler may put into
-    teller = threading.Thread(target=_report_lines, args=(lines, say), daemon=True)
-    teller.start()
+
+    def report_lines() -> None:
+        while line := lines.get():
+            report(line)
+
+    reporter = threading.Thread(target=report_lines, daemon=True)
+    reporter.start()
 
     def note(number: int, _: FrameType | None) -> None:
-        came.append(time.monotonic())
-        if launched and 0 < came[-1] - came[0] < _ECHO_S:
+        times.append(time.monotonic())
+        if launched and 0 < times[-1] - times[0] < _ECHO_S:
             return
-        if len(came) > 1:
+        if len(times) > 1:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         lines.put(f"{name}: finishing the step and saving; again ends at once")
 
     try:
         with handled(note, "SIGINT", "SIGTERM", "SIGHUP"):
-            yield lambda: bool(came)
+            yield lambda: bool(times)
     finally:
         lines.put("")
-        teller.join()
-
-
-def _report_lines(lines: SimpleQueue[str], say: Callable[[str], None]) -> None:
-    while line := lines.get():
-        say(line)
+        reporter.join()
 
 
 def fitnesses(rows: Sequence[Row]) -> list[float]:
-    """Return the fitness of every scored epoch."""
+    """Return the fitness of every evaluated epoch."""
     return [fitness(row) for row in rows if "map" in row]
 
 
 def out_of_patience(rows: Sequence[Row], patience: int) -> str:
-    """Say why a run should stop before its end: so many scores without a better one; or nothing."""
+    """Return why a run should stop before its end, as its fitness does not grow; else ""."""
     found = fitnesses(rows)
     if not patience or not found:
         return ""
@@ -80,5 +84,5 @@ def out_of_patience(rows: Sequence[Row], patience: int) -> str:
     epoch = [row["epoch"] for row in rows if "map" in row][best]
     return (
         f"stopped early: the fitness {found[best]:.4f} of epoch {epoch:.0f} has stood for "
-        f"{len(found) - 1 - best} scores (patience {patience})"
+        f"{len(found) - 1 - best} evaluations (patience {patience})"
     )

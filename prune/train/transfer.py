@@ -1,8 +1,8 @@
 """Transfer: a checkpoint's weights as the start of a network with other classes or layers.
 
-A layer is taken over whole or not at all: BatchNorm statistics beside another kernel would be
-those of nothing. In a head's layers every output row has a meaning of its own, so rows are taken
-over one by one: boxes and objectness always, a class where the checkpoint has a row for it.
+A layer is taken over completely or not at all: BatchNorm statistics are meaningless beside another
+kernel. In a head's layers every output row has a meaning of its own, so rows are taken over one by
+one: boxes and objectness always, a class where the checkpoint has a row for it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _DECODING = {"new_coords": "0", "scale_x_y": "1.0"}  # of a [yolo] section, with
 
 @dataclass(frozen=True)
 class Transferred:
-    """What came of a transfer.
+    """The result of a transfer.
 
     Attributes:
-        net: the network, with the weights that fit in.
-        taken: the layers with parameters that are the checkpoint's, a head's with all box rows.
+        net: the network, with the weights that fit.
+        taken: the layers with parameters of the checkpoint; of a head, with all its box rows.
         fresh: the layers with parameters that start fresh.
-        heads: how many detection heads kept their box and objectness rows.
-        share: the fraction of the parameters that lie in `taken`.
+        heads: number of detection heads that kept their box and objectness rows.
+        fraction: of the parameters, those in `taken`.
     """
 
     net: Darknet
     taken: tuple[int, ...]
     fresh: tuple[int, ...]
     heads: int
-    share: float
+    fraction: float
 
 
 def transfer(
@@ -50,7 +50,7 @@ def transfer(
     seed: int,
     layers: Container[int] | None = None,
 ) -> Transferred:
-    """Build a network and take over what fits of another.
+    """Build a network and take over the weights of another that fit.
 
     Args:
         given: the network to take from.
@@ -58,7 +58,7 @@ def transfer(
         rows: new class -> class of `given` whose row it takes; the others start fresh, predicting
             the class prior everywhere.
         seed: of the weights that start fresh.
-        layers: the layers of `given` that hold weights; None if all do.
+        layers: the layers of `given` that have weights; None if all do.
     """
     torch.manual_seed(seed)
     net = Darknet(with_decoding_like(sections, given.sections))
@@ -82,15 +82,15 @@ def transfer(
         taken=tuple(taken),
         fresh=tuple(fresh),
         heads=len({id(after[layer]) for layer in taken if layer in after}),
-        share=sum(sizes[layer] for layer in taken) / sum(sizes),
+        fraction=sum(sizes[layer] for layer in taken) / sum(sizes),
     )
 
 
 def class_rows(own: Sequence[str], names: Sequence[str], *, keep: bool) -> dict[int, int]:
     """Find for each class of the data the checkpoint's row that it starts from.
 
-    Names are equal whatever their case, and however their words are joined. A checkpoint whose
-    classes are numbers has no names; its classes are taken to be the data's if they are as many.
+    Names are compared without case and without the characters that join their words. A checkpoint
+    whose classes are numbers has no names; its classes count as the data's if they are as many.
 
     Args:
         own: the checkpoint's class names.
@@ -110,9 +110,9 @@ def class_rows(own: Sequence[str], names: Sequence[str], *, keep: bool) -> dict[
 def with_decoding_like(
     sections: Sequence[Section], given: Sequence[Section]
 ) -> tuple[Section, ...]:
-    """Copy a cfg so that its heads decode as another's, whose box rows were learned that way.
+    """Copy a cfg whose heads decode as those of another, as its box rows were learned that way.
 
-    A head takes the anchors too where the other network has one of as many at the same layer.
+    A head also gets the anchors of a head at the same layer that has as many.
     """
     theirs, changed = heads(given), list(sections)
     for head in heads(sections):
@@ -137,14 +137,14 @@ def with_decoding_like(
 
 
 def _plain(name: str) -> str:
-    """Write a class name so that Traffic-Light, traffic_light and "traffic light" are one."""
+    """Normalize a class name: Traffic-Light, traffic_light and "traffic light" are one."""
     return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
 
 
 def _head_layers(net: Darknet) -> dict[int, Yolo]:
-    """Name the layers whose outputs are rows of a head, with that head.
+    """Return the layers whose outputs are rows of a head, with that head.
 
-    They are its convolution and the implicit layers that scale or shift what comes out of it.
+    These are its convolution and the implicit layers that scale or shift its output.
     """
     sections = net.sections
     found = {}
@@ -155,7 +155,7 @@ def _head_layers(net: Darknet) -> dict[int, Yolo]:
 
 
 def _take_all(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    """Copy a layer's tensors if all of them fit by name and shape; say whether they did."""
+    """Copy a layer's tensors if all fit by name and shape; return whether they did."""
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in theirs.items()}:
         return False
     for name, tensor in own.items():
@@ -170,7 +170,7 @@ def _take_rows(
     before: Yolo,
     rows: Mapping[int, int],
 ) -> bool:
-    """Copy the rows of a head's layer that mean the same; say whether the layers fit at all."""
+    """Copy the rows of a head's layer that have the same meaning; return whether the layers fit."""
     mine = {name: _by_anchor(name, tensor, head) for name, tensor in own.items()}
     given = {name: _by_anchor(name, tensor, before) for name, tensor in theirs.items()}
     if {k: _apart_from_rows(v) for k, v in mine.items()} != {
@@ -185,13 +185,13 @@ def _take_rows(
         for new in range(head.classes):
             if new in rows:
                 tensor[:, BOX_ROWS + new] = given[name][:, BOX_ROWS + rows[new]]
-            elif name == "Conv2d.weight":  # random weights would only blur the prior in the bias
+            elif name == "Conv2d.weight":  # random weights would only disturb the prior in the bias
                 tensor[:, BOX_ROWS + new] = 0
     return True
 
 
 def _by_anchor(name: str, tensor: Tensor, head: Yolo) -> Tensor:
-    """View a tensor of a head's layer by anchor and by what is predicted, [A, 5 + classes, ...]."""
+    """View a tensor of a head's layer by anchor and by prediction, [A, 5 + classes, ...]."""
     if not tensor.dim():
         return tensor
     rows = tensor.movedim(1, 0) if name == "implicit" else tensor  # [A * (5 + classes), ...]
@@ -199,5 +199,5 @@ def _by_anchor(name: str, tensor: Tensor, head: Yolo) -> Tensor:
 
 
 def _apart_from_rows(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape [A, 5 + classes, ...] without what the number of classes decides."""
+    """Return the shape [A, 5 + classes, ...] without the axis of classes."""
     return tuple(size for place, size in enumerate(tensor.shape) if place != 1)

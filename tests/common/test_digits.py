@@ -17,7 +17,7 @@ def test_only_plain_digits_are_a_number(text: str) -> None:
     with pytest.raises(ValueError, match="is no number"):
         rows.parse(["0", text, "0.5", "0.1", "0.1"], 1)
     assert coco_json.number(text) is None
-    assert hyperparameters._as_meant("lr0", text) == text  # text, which the schema refuses
+    assert hyperparameters._normalize("lr0", text) == text  # text, which the schema refuses
 
 
 def test_plain_numbers_are_read() -> None:

@@ -100,7 +100,7 @@ def test_saved_file_reads_back_unchanged(tmp_path: Path, optimizer: str) -> None
         ("lr0: " + "1" * 5000, ":1: broken YAML: a value of 5000 letters"),
         ("lr0: [", ":1: broken YAML: expected the node content"),
         ("lr0: 0.1\nlr0: 0.2", ":2: broken YAML: lr0: is given twice; keep one"),
-        ("0.01", "must hold lines"),
+        ("0.01", "must contain lines"),
     ],
     ids=lambda value: value[:14],
 )

@@ -115,8 +115,8 @@ def test_cuts_of_several_groups_in_one_layer_are_united() -> None:
     [
         (Cut("b.1", 8, (1,), ()), "b.1 is the first layer of no coupled group"),
         (Cut("b.0", 8, (8,), ()), "b.0 has outputs 0 to 7, not 8"),
-        (Cut("b.0", 9, (1,), ()), "b.0 has 8 channels here, the plan says 9"),
-        (Cut("c", 4, (1,), ()), "c must keep its channels: it reaches the network's output"),
+        (Cut("b.0", 9, (1,), ()), "b.0 has 8 channels here, but 9 in the plan"),
+        (Cut("c", 4, (1,), ()), "the channels of c are protected: it reaches the network's output"),
         (Cut("b.0", 8, tuple(range(8)), ()), "b.0 would be left without channels"),
     ],
     ids=["no root", "no such output", "other width", "kept", "emptied"],

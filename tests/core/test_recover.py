@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from prune.core.cut import apply_plan
 from prune.core.plan import Plan
-from prune.core.recover.compensate import compensate, means_from_norms, means_from_pictures
+from prune.core.recover.compensate import compensate, means_from_images, means_from_norms
 from prune.core.recover.normal import Sums, error, solve
 from prune.core.recover.patches import draw, made, seen, solve_shape
 from prune.core.recover.readers import readers
@@ -110,7 +110,7 @@ def test_a_constant_channel_is_compensated_exactly(name: str, points: int) -> No
     pictures = _pictures(3)
     assert _distance(net, pruned, pictures) > 1e-3, "the cut alone must be seen"
     means = means_from_norms(net, shape, points=points)
-    done = compensate(net, pruned, groups, plan, means=means, picture=pictures[0])
+    done = compensate(net, pruned, groups, plan, means=means, image=pictures[0])
     assert not done.left
     assert _distance(net, pruned, pictures) < 1e-9
 
@@ -121,7 +121,7 @@ def test_pictures_and_norms_agree_on_constant_channels() -> None:
     for group in groups:
         _make_constant(net, group)
     places = [(s.name, s.index[0]) for g in groups for s in g.slots if s.side == "in"]
-    seen_means, known_means = means_from_pictures(net, _pictures()), means_from_norms(net, shape)
+    seen_means, known_means = means_from_images(net, _pictures()), means_from_norms(net, shape)
     for name, positions in places:
         chosen = list(positions)
         assert torch.allclose(seen_means[name][chosen], known_means[name][chosen])
@@ -177,8 +177,8 @@ def test_constants_added_before_are_not_added_again(name: str) -> None:
     groups, pictures = trace(net, shape), _pictures()
     plan, pruned = _cut(net, groups, _first_free(groups))
     _, compensated = _cut(net, groups, _first_free(groups))
-    means = means_from_pictures(net, pictures)
-    compensate(net, compensated, groups, plan, means=means, picture=pictures[0])
+    means = means_from_images(net, pictures)
+    compensate(net, compensated, groups, plan, means=means, image=pictures[0])
     assert _distance(pruned, compensated, pictures) > 1e-3
     for copy in (pruned, compensated):
         reconstruct(net, copy, groups, plan, pictures)
@@ -237,8 +237,8 @@ def test_a_layer_without_a_place_for_a_constant_is_left_and_said() -> None:
     groups = trace(net.double(), (1, 3, 8, 8))
     plan, pruned = _cut(net, groups, 0)
     picture = _pictures(1)[0]
-    means = means_from_pictures(net, [picture])
-    done = compensate(net, pruned, groups, plan, means=means, picture=picture)
+    means = means_from_images(net, [picture])
+    done = compensate(net, pruned, groups, plan, means=means, image=picture)
     assert done.layers == ()
     assert "neither a bias" in done.left["2"]
 
@@ -304,11 +304,11 @@ def test_no_pictures_are_refused_before_anything_changes(step: str) -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         if step == "recalibrate":
             recalibrate(net, [])
         elif step == "means":
-            means_from_pictures(net, [])
+            means_from_images(net, [])
         else:
             reconstruct(net, net, groups, plan_of(groups, {0: [0]}), [])
     assert all(torch.equal(t, before[key]) for key, t in net.state_dict().items())

@@ -115,7 +115,7 @@ def test_values_that_are_not_finite_prove_nothing(value: float) -> None:
     nn.init.constant_(net.get_submodule("c").get_parameter("bias"), value)
     plan = plan_of(groups, {0: [1]})
     with pytest.raises(
-        VerificationError, match="masked original gives values that are NaN or infinite"
+        VerificationError, match="masked original returns values that are NaN or infinite"
     ):
         verify(net, apply_plan(net, groups, plan), groups, plan, shape=SHAPE)
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import SIZE, coco, picture, snapshot, voc, xml
 
 from prune.cli import main
-from prune.data import labels, spec
+from prune.data import CocoConfig, convert_coco, labels, spec
 
 CATEGORIES = {7: "dog", 3: "cat"}
 
@@ -258,3 +258,16 @@ def test_numbers_written_as_text_are_numbers(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     assert convert(tmp_path, path) == 0
     assert read(tmp_path, "train/a") == [[0, 0.0625, 0.125, 0.125, 0.25]]  # the crowd is left out
+
+
+def test_the_function_returns_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotation = one(tmp_path, box(-5, 0, 20, 9), box(1, 1, 5, 5))
+    assert convert(tmp_path, annotation, "--json") == 0
+    printed, logged = capsys.readouterr()
+    lines: list[str] = []
+    config = CocoConfig(out=tmp_path / "out" / "d.yaml", files=((None, annotation),))
+    result = convert_coco(config, report=lines.append)
+    assert json.loads(json.dumps(result.document())) == json.loads(printed)
+    assert result.problems and lines == logged.splitlines()

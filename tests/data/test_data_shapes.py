@@ -1,5 +1,6 @@
 """prune data shapes: the same pictures for the same seed, boxes that fit the shapes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from datasets import snapshot
 
 from prune.cli import main
-from prune.data import shapes, spec
+from prune.data import ShapesConfig, check_data, draw_shapes, shapes, spec
 from prune.data.check import check
 
 
@@ -91,3 +92,18 @@ def test_unwritable_target_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr()
     assert said.err.startswith("prune: cannot write")
     assert said.err.count("\n") == 1
+
+
+def test_the_function_returns_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shapes.yaml"
+    words = ["--out", str(out), "--images", "12", "--size", "48", "--json"]
+    assert main(["data", "shapes", *words]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = draw_shapes(ShapesConfig(out, images=12, size=48))
+    assert json.loads(json.dumps(result.document())) == printed
+    checked = check_data(out)
+    assert not checked.fatal
+    assert main(["data", "check", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(checked.document()))

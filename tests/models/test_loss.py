@@ -118,7 +118,7 @@ def test_gradient_reaches_every_objectness_and_the_boxes_of_positives_alone() ->
     gradient = heads[0].split(raw.grad)  # [1, A, ny, nx, 8]
     found = assign(heads[0], targets, grid=(8, 8), anchor_t=4.0)
     positive = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
-    positive[found.picture, found.anchor, found.row, found.column] = True
+    positive[found.image, found.anchor, found.row, found.column] = True
     assert (gradient[..., 4] != 0).all()
     assert (gradient[..., :4][positive] != 0).all()
     assert (gradient[..., 5:][positive] != 0).all()

@@ -119,7 +119,7 @@ def test_classes_that_exclude_one_another_are_trained_by_cross_entropy() -> None
     maps = torch.randn(1, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     label = detection_loss([maps], [head], targets, hyp=SCRATCH)[1][2]
     found = assign(head, targets, grid=(8, 8), anchor_t=SCRATCH["anchor_t"])
-    logits = head.split(maps)[found.picture, found.anchor, found.row, found.column, 5:]
+    logits = head.split(maps)[found.image, found.anchor, found.row, found.column, 5:]
     wanted = functional.cross_entropy(logits, found.label) / 3
     assert float(label) == pytest.approx(SCRATCH["cls"] * 3 * float(wanted), rel=1e-5)
 

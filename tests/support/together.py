@@ -61,13 +61,13 @@ def methods(team: Team, folder: Path) -> None:
     assert not team.any(False)
     assert team.counts([1, team.rank]) == [2, 1]
     assert team.gather((team.rank, "x")) == [(0, "x"), (1, "x")]
-    assert team.first(lambda: folder / str(team.rank)) == folder / "0"
-    assert team.all_make(lambda: team.rank) == team.rank
+    assert team.make_on_main(lambda: folder / str(team.rank)) == folder / "0"
+    assert team.make_on_all(lambda: team.rank) == team.rank
     assert refused(team, ours=team.rank == 1) == ("DataError" if team.rank else "SystemExit")
     assert team.stack(torch.tensor([team.rank])).tolist() == [[0], [1]]
     weights = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter()]
     weights[2].requires_grad_(False)
-    if team.leads:
+    if team.is_main:
         weights[0].grad = torch.arange(6.0).view(3, 2).T  # laid out otherwise in memory
     weights[1].grad = torch.full((4,), team.rank + 1.0)
     team.sum_gradients(weights)
@@ -77,7 +77,7 @@ def methods(team: Team, folder: Path) -> None:
         None,
     ]
     mean = torch.tensor([4.0, 8.0]) * (1 - team.rank)
-    team.average([mean], share=(0.75, 0.25)[team.rank])
+    team.average([mean], fraction=(0.75, 0.25)[team.rank])
     assert mean.tolist() == [3, 6]
 
 
@@ -89,7 +89,7 @@ def refused(team: Team, *, ours: bool) -> str:
             raise DataError("no picture")
 
     try:
-        team.all_make(make)
+        team.make_on_all(make)
     except (DataError, SystemExit) as error:
         if ours:
             team.wait()  # instead of an end
@@ -135,9 +135,9 @@ def trains(team: Team, folder: Path) -> None:
     update, runs = loop.update, []
     means: list[tuple[Tensor, Tensor]] = []  # before and after the all-reduce
 
-    def noting_means(run: Run, *, share: float) -> None:
+    def noting_means(run: Run, *, fraction: float) -> None:
         before = run.net.get_buffer(MEAN).clone()
-        all_reduce(run, share=share)
+        all_reduce(run, fraction=fraction)
         means.append((before, run.net.get_buffer(MEAN).clone()))
 
     def noting(run: Run, *args: Any, **more: Any) -> None:

@@ -319,7 +319,7 @@ TRAPS: dict[str, Trap] = {
     ),
     "multiplied": trap(
         lambda s, x: s.end(s.b(s.a(x))),
-        "only leave together",
+        "only be removed together",
         b=lambda: conv(6, 12, groups=6),
         end=lambda: conv(12, 4),
     ),

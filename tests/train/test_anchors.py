@@ -85,7 +85,7 @@ def test_seed_fixes_the_anchors() -> None:
     ("sizes", "change", "line"),
     [
         (torch.full((9, 2), 20.0), True, "they fit"),
-        (odd_sizes(), False, "kept, as the weights know them"),
+        (odd_sizes(), False, "kept, as the weights are trained on them"),
         (odd_sizes(5), True, "5 boxes are too few"),
         (odd_sizes(0), True, "no boxes"),
     ],

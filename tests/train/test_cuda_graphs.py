@@ -46,7 +46,7 @@ def _record(net: nn.Module, look: Forward, images: Tensor) -> recording._Recordi
     held: list[Views] = [look(images)]
     seen = Views(tuple(t.detach().clone() for t in held[0].maps))
     trained = tuple(t.requires_grad for t in held[0].maps)
-    wished = tuple(torch.zeros_like(t) for t in recording._trained(held[0]))
+    wished = tuple(torch.zeros_like(t) for t in recording._trained_outputs(held[0]))
 
     def ahead() -> None:
         held[0] = look(images)
@@ -54,7 +54,7 @@ def _record(net: nn.Module, look: Forward, images: Tensor) -> recording._Recordi
             place.copy_(value.detach())
 
     def back() -> None:
-        torch.autograd.backward(recording._trained(held[0]), wished)
+        torch.autograd.backward(recording._trained_outputs(held[0]), wished)
 
     return recording._Recording(images, seen, trained, wished, Played(ahead), Played(back))  # type: ignore[arg-type]
 

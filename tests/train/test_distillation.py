@@ -89,7 +89,7 @@ def test_all_cells_give_the_loss_of_the_sure_ones(monkeypatch: pytest.MonkeyPatc
         return [loss.detach(), *torch.autograd.grad(loss, maps)]
 
     few = loss_and_gradients()
-    monkeypatch.setattr(distillation, "_sure", distillation._every)  # as on a GPU
+    monkeypatch.setattr(distillation, "_pick_sure", distillation._pick_all)  # as on a GPU
     for one, other in zip(few, loss_and_gradients(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_all_cells_give_the_loss_of_the_sure_ones(monkeypatch: pytest.MonkeyPatc
 def test_a_box_without_bound_that_the_teacher_is_not_sure_of_does_no_harm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(distillation, "_sure", distillation._every)  # as on a GPU
+    monkeypatch.setattr(distillation, "_pick_sure", distillation._pick_all)  # as on a GPU
     head = Yolo(torch.tensor(ANCHORS), stride=8, classes=2, scale_x_y=1, new_coords=False)
     values = _maps(9)[0]
     head.split(values)[0, 0, 0, 0, 2] = 100.0  # a view: exp() of it has no finite square

@@ -97,7 +97,7 @@ def test_two_processes_with_shared_norms_train_and_prune_as_one_does(folder: Pat
     assert left[0] == left[1]
     assert len(list(two.glob("events.out.tfevents.*"))) == 1
     assert done.stdout.count("best weights") == done.stdout.count("test split") == 1
-    assert done.stderr.count("proved") == 1
+    assert done.stderr.count("verified") == 1
     assert done.stderr.count("epoch 3/3") == 1
 
 
@@ -173,7 +173,7 @@ def test_a_process_that_dies_ends_all(folder: Path) -> None:
     done = torchrun(TOGETHER, "dies", folder)
     assert time.monotonic() - began < 60
     assert done.returncode != 0
-    assert "another process of this run is gone" in done.stderr or "SIGTERM" in done.stderr
+    assert "another process of this run has ended" in done.stderr or "SIGTERM" in done.stderr
     assert not (folder / "runs" / "dead" / "weights" / "last.pt").exists()
 
 

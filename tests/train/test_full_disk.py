@@ -155,7 +155,7 @@ def test_a_folder_that_vanishes_is_not_made_anew(
     assert train() == 1
     line = capsys.readouterr().err.splitlines()[-1]
     weights = Path("runs") / "exp" / "weights"
-    assert line == f"prune: cannot save epoch 2: the folder {weights} is gone, with all in it"
+    assert line == f"prune: cannot save epoch 2: the folder {weights} is missing"
     assert not weights.exists()
 
 
@@ -186,7 +186,7 @@ def test_a_run_killed_before_its_last_row_was_written_gets_it(
     assert main(["train", "--resume", str(last)]) == 2  # now it is finished
 
 
-def test_a_loss_that_is_looked_at_late_is_looked_at_before_anything_is_saved(
+def test_a_loss_that_is_read_late_is_read_before_anything_is_saved(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Log.step
@@ -201,7 +201,7 @@ def test_a_loss_that_is_looked_at_late_is_looked_at_before_anything_is_saved(
         seen.append(args)
         os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(loop, "_LOOK_EVERY", {"cpu": 20})  # as on a GPU
+    monkeypatch.setattr(loop, "_READ_EVERY", {"cpu": 20})  # as on a GPU
     monkeypatch.setattr(loop, "detection_loss", bad)
     monkeypatch.setattr(Log, "step", ask)
     assert train() == 1

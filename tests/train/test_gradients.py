@@ -18,7 +18,7 @@ def gradients(*, clip: float = 0.0, l1: float = 0.0, scale: float = 1.0) -> tupl
     layer = nn.Linear(3, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[-2.0, 1.0, 0.0]]))
-    optimizer = build_optimizer(layer, {**SCRATCH, "l1": l1}, decay_share=0.5)
+    optimizer = build_optimizer(layer, {**SCRATCH, "l1": l1}, decay_factor=0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
     output = layer(torch.tensor([3.0, 4.0, 0.0])) + 11 * layer.bias
     scaler.scale(output.sum()).backward()

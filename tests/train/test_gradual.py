@@ -68,7 +68,7 @@ def test_a_run_ends_within_its_budget_and_says_how(
     weights = tiny.weights(tmp_path)
     assert train("--weights", weights, "--epochs", 3, *GOAL, "--prune-criterion", criterion) == 0
     told = capsys.readouterr()
-    assert told.err.count("proved") == 2
+    assert told.err.count("verified") == 2
     assert "prune export" in told.out
     found = checkpoint.load(tmp_path / "runs" / "exp" / "weights" / "last.pt")
     assert 0.55 < _macs(tmp_path / "runs" / "exp" / "weights" / "last.pt") / _macs(weights) <= 0.6
@@ -195,7 +195,7 @@ def _step(run: Run) -> None:
     images = torch.randint(0, 255, (2, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
     targets = torch.tensor([[0, 0, 0.5, 0.5, 0.3, 0.3], [1, 1, 0.4, 0.6, 0.2, 0.2]])
     loop.descend(run, Batch(images, targets, paths=[], frames=[]), position=1, adapt=True)
-    loop.update(run, run.schedule.at(1), share=0.5)
+    loop.update(run, run.schedule.at(1), done=0.5)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def _step(run: Run) -> None:
         (("--prune-to", "macs:half"), "--prune-to"),
         (("--prune-to", "macs:900G", "--prune-until", 2), "nothing to prune"),
         (("--prune-to", "macs:0.5", "--prune-until", 4), "the last cut needs epochs after it"),
-        (("--prune-to", "macs:0.5", "--prune-every", 3, "--prune-until", 2), "no cut comes of it"),
+        (("--prune-to", "macs:0.5", "--prune-every", 3, "--prune-until", 2), "makes no cut"),
         (
             ("--prune-to", "macs:0.5", "--prune-until", 2, "--prune-criterion", "luck"),
             "criterion is 'luck'",
@@ -232,7 +232,7 @@ def test_a_goal_out_of_reach_is_found_before_the_first_epoch(
     wish = ("--prune-to", "macs:0.0001", "--prune-until", 2)
     assert train("--weights", tiny.weights(tmp_path), "--epochs", 4, *wish) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "are the least that a cut can leave" in line
+    assert "and the smallest network has" in line
     assert not (tmp_path / "runs").exists()
 
 

@@ -42,13 +42,13 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_only_kernels_decay_and_by_the_batch_share() -> None:
-    optimizer = build_optimizer(yolor(), SCRATCH, decay_share=0.75)
+    optimizer = build_optimizer(yolor(), SCRATCH, decay_factor=0.75)
     decays = dict(zip(GROUPS, (g["weight_decay"] for g in optimizer.param_groups), strict=True))
     assert decays == {"weights": 0.000375, "scales": 0.0, "biases": 0.0}
 
 
 def test_biases_have_a_rate_of_their_own() -> None:
-    optimizer = build_optimizer(yolor(), SCRATCH, decay_share=1)
+    optimizer = build_optimizer(yolor(), SCRATCH, decay_factor=1)
     apply_setting(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1, 0.2]
     assert {g["momentum"] for g in optimizer.param_groups} == {0.3}
@@ -56,7 +56,7 @@ def test_biases_have_a_rate_of_their_own() -> None:
 
 def test_layers_with_a_factor_go_slower() -> None:
     net, factors = yolor(), {0: 0.5, 1: 0.5, 3: 0.25}
-    optimizer = build_optimizer(net, SCRATCH, decay_share=1, factors=factors)
+    optimizer = build_optimizer(net, SCRATCH, decay_factor=1, factors=factors)
     apply_setting(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in net.named_parameters():
@@ -68,7 +68,7 @@ def test_layers_with_a_factor_go_slower() -> None:
 
 def test_adamw_takes_the_same_groups_rates_and_decay() -> None:
     net, recipe = yolor(), {**SCRATCH, "optimizer": CHOICES["optimizer"].index("adamw")}
-    sgd, adamw = (build_optimizer(net, each, decay_share=0.75) for each in (SCRATCH, recipe))
+    sgd, adamw = (build_optimizer(net, each, decay_factor=0.75) for each in (SCRATCH, recipe))
     for optimizer in (sgd, adamw):
         apply_setting(optimizer, Setting(rate=0.1, bias_rate=0.2, momentum=0.3))
     for key in ("params", "lr", "weight_decay", "kind", "factor", "l1"):
@@ -81,7 +81,7 @@ def test_adamw_steps_as_its_paper_says() -> None:
     layer = nn.Conv2d(1, 1, 1)
     kernel = layer.weight.detach().clone()
     recipe = {**SCRATCH, **ADAMW, "optimizer": CHOICES["optimizer"].index("adamw")}
-    optimizer = build_optimizer(layer, recipe, decay_share=1)
+    optimizer = build_optimizer(layer, recipe, decay_factor=1)
     apply_setting(optimizer, Setting(rate=0.01, bias_rate=0.01, momentum=0.9))
     layer.weight.grad = torch.full_like(layer.weight, 1e3)
     optimizer.step()

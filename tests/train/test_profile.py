@@ -59,5 +59,5 @@ def test_report_names_phases_and_the_slowest_layers() -> None:
     text = "\n".join(lines)
     assert "25.0%" in text
     assert "75.0%" in text
-    assert "123.4 pictures/s" in text
+    assert "123.4 images/s" in text
     assert sum("convolutional" in line for line in lines) == 2

@@ -170,7 +170,7 @@ def test_a_run_ends_as_the_network_will_be_used(
         (("--lr-factor", "0-9:0"), "factor is '0-9:0'; write layers and a number"),
         (("--lr-factor", "0-99:0.1"), "layers 0-99: there are layers 0 to 10; ranges go up"),
         (("--lr-factor", "0-4:0.1,4:0.5"), "layer 4 has two factors, 0.1 and 0.5"),
-        (("--patience", "2", "--noval"), "patience goes by scores; it needs epochs that are"),
+        (("--patience", "2", "--noval"), "patience needs epochs that are evaluated"),
         (("--partial",), "--partial takes --weights into another network; give that as --cfg"),
         (("--freeze", "0-9"), "every layer is frozen; leave at least one to train"),
     ],
@@ -226,7 +226,7 @@ def test_run_that_gets_no_better_stops(
     monkeypatch.setattr(stopping, "fitness", lambda row: fitness.get(row["epoch"], 0.3))
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 9, "--patience", 2)
     broken_and_resumed(train, tmp_path, monkeypatch, *words, after=after)
-    said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 scores (patience 2)"
+    said = "stopped early: the fitness 0.5000 of epoch 2 has stood for 2 evaluations (patience 2)"
     assert capsys.readouterr().err.count(said) == 2
     assert len(rows(tmp_path / "runs" / "whole")) == 4
     last = checkpoint.load(tmp_path / "runs" / "whole" / "weights" / "last.pt")

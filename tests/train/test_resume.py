@@ -301,9 +301,9 @@ def _replaced() -> None:
     [
         (_more_classes, "classes red, blue and the data now has red, blue, green;"),
         (_other_order, "classes red, blue and the data now has blue, red;"),
-        (_one_less, "was trained on other pictures than the 5 that the data has now"),
-        (_renamed, "was trained on other pictures than the 6 that the data has now"),
-        (_replaced, "was trained on other pictures than the 6 that the data has now"),
+        (_one_less, "was trained on other images than the 5 that the data has now"),
+        (_renamed, "was trained on other images than the 6 that the data has now"),
+        (_replaced, "was trained on other images than the 6 that the data has now"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(

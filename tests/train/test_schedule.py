@@ -26,7 +26,14 @@ def test_after_warm_up_all_groups_go_alike() -> None:
 
 
 def test_updates_gather_more_and_more_over_a_thousand_batches() -> None:
-    assert [LONG.gathered(batch) for batch in (0, 200, 400, 600, 900, 5000)] == [1, 2, 2, 3, 4, 4]
+    assert [LONG.accumulated(batch) for batch in (0, 200, 400, 600, 900, 5000)] == [
+        1,
+        2,
+        2,
+        3,
+        4,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("batches", [2, 50, 51])
@@ -38,7 +45,7 @@ def test_updates_are_counted_as_they_come(epochs: int, batches: int) -> None:
         waiting = 0
         for index in range(batches):
             waiting += 1
-            if waiting >= schedule.gathered(epoch * batches + index) or index == batches - 1:
+            if waiting >= schedule.accumulated(epoch * batches + index) or index == batches - 1:
                 waiting, updates = 0, updates + 1
     assert schedule.updates() == updates
 
@@ -47,13 +54,13 @@ def test_updates_are_counted_as_they_come(epochs: int, batches: int) -> None:
     ("share", "closed"), [(0.0, []), (0.3, [7, 8, 9]), (0.04, []), (1.0, list(range(10)))]
 )
 def test_the_last_share_of_epochs_is_counted_from_the_end(share: float, closed: list[int]) -> None:
-    assert [n for n in range(10) if in_last_fraction(n, epochs=10, share=share)] == closed
+    assert [n for n in range(10) if in_last_fraction(n, epochs=10, fraction=share)] == closed
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_rate_falls_steadily_from_all_to_its_last_share(shape: str) -> None:
     schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape=shape)
-    shares = [schedule.share(batch) for batch in range(101)]
+    shares = [schedule.factor(batch) for batch in range(101)]
     assert shares[0] == pytest.approx(1)
     assert shares[50] == pytest.approx(0.6)  # halfway, both are halfway down
     assert shares[100] == pytest.approx(0.2)
@@ -74,7 +81,7 @@ def test_warm_up_is_three_epochs_but_a_tenth_of_the_run_at_most(
 def test_run_without_warm_up_starts_at_full_rate() -> None:
     schedule = plan_schedule({**SCRATCH, "warmup_epochs": 0}, epochs=10, batches=10, accumulate=4)
     assert schedule.at(0).rate == pytest.approx(0.01)
-    assert schedule.gathered(0) == 4
+    assert schedule.accumulated(0) == 4
 
 
 def test_command_offers_every_shape() -> None:
@@ -83,13 +90,13 @@ def test_command_offers_every_shape() -> None:
 
 def test_steps_are_a_tenth_each_at_80_and_90_percent() -> None:
     schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape="multistep")
-    shares = [schedule.share(batch) for batch in (0, 79, 80, 89, 90, 99)]
+    shares = [schedule.factor(batch) for batch in (0, 79, 80, 89, 90, 99)]
     assert shares == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_one_cycle_climbs_to_all_at_30_percent_and_falls_to_its_last_share() -> None:
     schedule = plan_schedule(SCRATCH, epochs=10, batches=10, accumulate=1, shape="one-cycle")
-    shares = [schedule.share(batch) for batch in range(101)]
+    shares = [schedule.factor(batch) for batch in range(101)]
     assert (shares[0], shares[30], shares[100]) == pytest.approx((0.1, 1, 0.2))
     assert shares[:31] == sorted(shares[:31])
     assert shares[30:] == sorted(shares[30:], reverse=True)
@@ -137,9 +144,9 @@ def test_plateau_is_five_scores_or_a_tenth_of_all(epochs: int, every: int, patie
 
 
 def test_plateau_and_patience_need_scores() -> None:
-    with pytest.raises(InputError, match="plateau goes by scores; it needs epochs that are scored"):
+    with pytest.raises(InputError, match="plateau needs epochs that are evaluated"):
         Settings(epochs=5, imgsz=Size.of(64), val_every=0, schedule="plateau")
-    with pytest.raises(InputError, match="patience goes by scores"):
+    with pytest.raises(InputError, match="patience needs epochs that are evaluated"):
         Settings(epochs=5, imgsz=Size.of(64), val_every=0, patience=3)
 
 

@@ -87,8 +87,10 @@ def _norm(net: nn.Module, group: Group, channel: int) -> float:
 
 
 def test_the_strength_grows_to_its_full_value() -> None:
-    wish = Sparsity("bn", 0.4)
-    assert [wish.at(share) for share in (0, 0.125, 0.25, 1)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    penalty = Sparsity("bn", 0.4)
+    assert [penalty.strength_at(share) for share in (0, 0.125, 0.25, 1)] == pytest.approx(
+        [0, 0.2, 0.4, 0.4]
+    )
 
 
 @pytest.mark.parametrize("kind", ["bn", "group"])
@@ -113,7 +115,7 @@ def test_updates_that_clip_add_as_much_as_the_penalty_added_each_time(
     for _ in range(2 * EVERY):
         for weight in weights.values():
             weight.grad = torch.ones_like(weight)
-        update(run, still, share=1.0)
+        update(run, still, done=1.0)
     assert pulls == [False, True, False, False, False, True, False, False]
     for weight in weights.values():
         weight.grad = torch.zeros_like(weight)

@@ -53,7 +53,7 @@ def test_a_service_gets_what_tensorboard_gets(
     with run_log.open_boards(tmp_path, service, {"epochs": 3}) as board:
         board.figures({"train/loss": 1.5}, 1)
         board.histogram("scales", torch.ones(4), 1)
-        board.picture("batch", GREY, 1)
+        board.image("batch", GREY, 1)
     assert list(tmp_path.glob("events.out.tfevents.*"))
     assert any(
         (name, args, kwargs) == (figures, ({"train/loss": 1.5},), {"step": 1})

@@ -23,7 +23,7 @@ from prune.common.size import Size
 from prune.evaluate import metrics
 from prune.train import checkpointing, distillation, fit
 from prune.train.run import Run
-from prune.train.run_log import SCORES, Log
+from prune.train.run_log import METRICS, Log
 from prune.train.settings import Settings
 
 Train = Callable[..., int]
@@ -149,7 +149,7 @@ def test_kept_weights_tell_the_scores_of_their_own_epoch(train: Train, tmp_path:
     for path in (folder / "weights").iterdir():
         entry = cast("dict[str, Any]", checkpoint.load(path).history[-1])
         row = rows[entry["epoch"] - 1]
-        assert set(entry["scores"]) == set(SCORES)
+        assert set(entry["scores"]) == set(METRICS)
         for name, value in entry["scores"].items():
             assert value == pytest.approx(float(row[name]), abs=1e-4)
 

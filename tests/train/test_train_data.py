@@ -63,7 +63,7 @@ def test_a_fresh_network_is_trained_with_anchors_that_fit(
 ) -> None:
     assert train("--cfg", tiny.cfg(tmp_path), "--autoanchor") == 0
     said = capsys.readouterr().err
-    assert "anchors: best possible recall 0.0000, 0.00 anchors a box; replaced by better" in said
+    assert "anchors: best possible recall 0.0000, 0.00 anchors per box; replaced by better" in said
     boxes = torch.tensor([[64 * (0.8 + i / 50), 2.4] for i in range(6)])  # 40 x 30 pictures
     found = anchors.measure(own_anchors(kept(tmp_path)), boxes, anchor_t=SCRATCH["anchor_t"])
     assert found.recall == 1
@@ -75,7 +75,7 @@ def test_trained_weights_keep_their_anchors_unless_forced(
     weights = tiny.weights(tmp_path)
     before = own_anchors(checkpoint.network(checkpoint.load(weights)))
     assert train("--weights", weights, "--autoanchor", "--name", "same") == 0
-    assert "kept, as the weights know them" in capsys.readouterr().err
+    assert "kept, as the weights are trained on them" in capsys.readouterr().err
     assert own_anchors(kept(tmp_path, "same")).equal(before)
     assert train("--weights", weights, "--autoanchor", "force", "--name", "forced") == 0
     assert not own_anchors(kept(tmp_path, "forced")).equal(before)

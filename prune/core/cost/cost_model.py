@@ -140,7 +140,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Tell whether each output of a layer reads a single input, its own."""
+    """Return whether each output of a layer reads a single input, its own."""
     if not isinstance(layer, nn.modules.conv._ConvNd):
         return False
     return layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels

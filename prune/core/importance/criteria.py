@@ -41,7 +41,7 @@ class Criterion:
 
     @property
     def needs_images(self) -> bool:
-        """Tell whether the criterion looks at images, not at weights alone."""
+        """Return whether the criterion looks at images, not at weights alone."""
         return self.reads in OF_IMAGES
 
     def __call__(self, rows: Tensor, generator: Generator) -> Tensor:

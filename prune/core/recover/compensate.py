@@ -1,9 +1,9 @@
-"""The constants that removed channels contributed, added where the next layers can hold them.
+"""Add what removed channels contributed on average to the layers that read them.
 
 A layer that loses input channel j loses W[:, j] * x_j. Where x_j varies little, that is nearly a
-constant: the sum of W[:, j] over the kernel times the mean of x_j. It goes into the layer's bias or
-into the mean of the BatchNorm behind it. For a constant channel this is exact, but for the border
-of a layer that pads with zeros: there fewer cells were summed than the kernel has.
+constant: the sum of W[:, j] over the kernel times the mean of x_j. It is added to the layer's bias
+or to the mean of the BatchNorm behind it. For a constant channel this is exact, except at the
+border of a layer that pads with zeros: there the kernel covers fewer cells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prune.core.recover.readers import Layer, Norm, axis, move_output, paired, w
 from prune.core.trace.groups import Group
 from prune.errors import InputError
 
-# Gauss-Hermite quadrature of a standard normal variable: (point, share).
+# Gauss-Hermite quadrature of a standard normal variable: (point, factor).
 POINTS: dict[int, tuple[tuple[float, float], ...]] = {
     1: ((0.0, 1.0),),
     3: ((-sqrt(3), 1 / 6), (0.0, 2 / 3), (sqrt(3), 1 / 6)),
@@ -32,7 +32,7 @@ POINTS: dict[int, tuple[tuple[float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Compensated:
-    """What was done: layers that got their constants, and why others could not have them."""
+    """The layers that were compensated, and the others, each with the reason."""
 
     layers: tuple[str, ...]
     left: Mapping[str, str]
@@ -45,18 +45,18 @@ def compensate(
     plan: Plan,
     *,
     means: Mapping[str, Tensor],
-    picture: Tensor,
+    image: Tensor,
     names: Mapping[str, str] | None = None,
 ) -> Compensated:
-    """Add what removed channels contributed on average to what reads them.
+    """Add what removed channels contributed on average to the layers that read them.
 
     Args:
         original: the network before the cut.
-        pruned: changed in place; shapes stay.
+        pruned: changed in place, without its shapes.
         groups: of the original.
         plan: the cut.
         means: of every layer's input channels, [in], by the layer's name; see the functions below.
-        picture: any input; it shows which BatchNorm stands behind which layer.
+        image: any input; it shows which BatchNorm stands behind which layer.
         names: of a network that lost whole layers: the original's names -> the pruned one's.
 
     Raises:
@@ -64,7 +64,7 @@ def compensate(
     """
     gone = removed(groups, plan)
     done, left = [], {}
-    for name, reader in paired(pruned, picture, names):
+    for name, reader in paired(pruned, image, names):
         leaving = gone.get((name, "in"))
         if not leaving:
             continue
@@ -78,56 +78,56 @@ def compensate(
     return Compensated(tuple(done), left)
 
 
-def means_from_pictures(net: nn.Module, pictures: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Average the input of every layer over pictures, each batch [N, 3, H, W].
+def means_from_images(net: nn.Module, images: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Average the input of every layer over images, each batch [N, 3, H, W].
 
     Raises:
-        InputError: no pictures.
+        InputError: no images.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    note = _adding(net, sums, counts, share=1.0)
+    note = _adding(net, sums, counts, factor=1.0)
     with evaluating(net), watching(net, Layer, before=note):
-        for batch in pictures:
+        for batch in images:
             net(batch)
     if not sums:
-        raise InputError("there are no pictures to average over")
+        raise InputError("there are no images to average over")
     return {name: total / counts[name] for name, total in sums.items()}
 
 
 def means_from_norms(
     net: nn.Module, shape: tuple[int, ...], *, points: int = 3
 ) -> dict[str, Tensor]:
-    """Estimate the mean input of every layer from the BatchNorms alone, without any picture.
+    """Estimate the mean input of every layer from the BatchNorms alone, without any image.
 
-    Behind training, what a BatchNorm gives is spread around its bias (beta) with the deviation of
-    its weight (gamma). The network runs with every BatchNorm giving beta + t gamma everywhere, for
-    the points t of a quadrature, so that activations, concatenations, pools and sums carry the
-    means on to whatever reads them. One point is the activation at its mean.
+    After training, the output of a BatchNorm has the mean beta, its bias, and the deviation gamma,
+    its weight. The network runs with every BatchNorm returning beta + t gamma everywhere, for the
+    points t of a quadrature, so that the means pass through activations, concatenations, pools
+    and sums to the layers behind. One point is the activation at its mean.
 
     Args:
-        net: stays as it is.
+        net: it does not change.
         shape: of an input, e.g. (1, 3, 64, 64); its values are 0.5.
         points: 1 or 3.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    picture = torch.full(shape, 0.5).to(next(net.parameters()))
-    for point, share in POINTS[points]:
-        note = _adding(net, sums, counts, share=share)
+    image = torch.full(shape, 0.5).to(next(net.parameters()))
+    for point, factor in POINTS[points]:
+        note = _adding(net, sums, counts, factor=factor)
         with evaluating(net), _constant_norms(net, point), watching(net, Layer, before=note):
-            net(picture)
+            net(image)
     return {name: total * points / counts[name] for name, total in sums.items()}
 
 
 def _adding(
-    net: nn.Module, sums: dict[str, Tensor], counts: dict[str, int], *, share: float
+    net: nn.Module, sums: dict[str, Tensor], counts: dict[str, int], *, factor: float
 ) -> Callable[[str, Tensor], None]:
     def add(name: str, value: Tensor) -> None:
         channels = axis(net.get_submodule(name)) % value.dim()
         mean = value.mean([a for a in range(value.dim()) if a != channels]).double()  # [in]
         weight = len(value)
-        sums[name] = sums.get(name, 0) + share * weight * mean
+        sums[name] = sums.get(name, 0) + factor * weight * mean
         counts[name] = counts.get(name, 0) + weight
 
     return add
@@ -158,10 +158,10 @@ def _offset(layer: nn.Module, mean: Tensor, leaving: Collection[int]) -> Tensor:
     if isinstance(layer, nn.Linear):
         return weight @ constant
     assert isinstance(layer, nn.modules.conv._ConvNd)
-    shares = layer.groups
-    table = weight.flatten(2).sum(dim=2)  # [out, in / shares], transposed [in, out / shares]
+    groups = layer.groups
+    table = weight.flatten(2).sum(dim=2)  # [out, in / groups], transposed [in, out / groups]
     if layer.transposed:  # a stride apart, outputs see different cells of the kernel: on average
-        table = table.view(shares, -1, table.shape[1]).transpose(1, 2) / prod(layer.stride)
+        table = table.view(groups, -1, table.shape[1]).transpose(1, 2) / prod(layer.stride)
     else:
-        table = table.view(shares, -1, table.shape[1])  # [shares, out / shares, in / shares]
-    return (table @ constant.view(shares, -1, 1)).flatten()
+        table = table.view(groups, -1, table.shape[1])  # [groups, out / groups, in / groups]
+    return (table @ constant.view(groups, -1, 1)).flatten()

@@ -1,4 +1,4 @@
-"""How much memory a network's activations take while one picture goes through."""
+"""Measure the memory of the activations of a network for one image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prune.core.recover.readers import watching
 
 @dataclass
 class Footprint:
-    """Bytes that outputs of modules hold for one picture; more pictures take as many times more.
+    """Bytes that outputs of modules take per image.
 
     Attributes:
         peak: the most at any time.
@@ -25,8 +25,8 @@ class Footprint:
     waiting: dict[str, int] = field(default_factory=dict)
 
 
-def footprint(net: nn.Module, picture: Tensor, names: Collection[str]) -> Footprint:
-    """Measure a network that stays as it is on one input, [1, ...]; `names` are layers of it."""
+def footprint(net: nn.Module, image: Tensor, names: Collection[str]) -> Footprint:
+    """Measure a network on one input, [1, ...], in front of some layers; it does not change."""
     found = Footprint()
     alive = 0
 
@@ -45,10 +45,10 @@ def footprint(net: nn.Module, picture: Tensor, names: Collection[str]) -> Footpr
     def stops(name: str, _: Tensor) -> None:
         found.waiting[name] = alive + own
 
-    own = picture.numel() * picture.element_size()
+    own = image.numel() * image.element_size()
     leaves = tuple({type(m) for m in net.modules() if not any(m.children())})
     before = watching(net, nn.Module, names=names, before=stops)
     with evaluating(net), before, watching(net, leaves, after=made):
-        net(picture)
+        net(image)
     found.peak += own
     return found

@@ -10,38 +10,38 @@ from torch import Tensor
 
 @dataclass
 class Sums:
-    """Sums over rows x, [F], and what is to be explained there, r, [O]; all in float64.
+    """Sums over rows x, [F], and the residuals there, r, [O]; all in float64.
 
-    Each sum is kept for every share of a grouped layer. `x` is counted from `origin`, which keeps
-    the products of float32 rows exact where their mean is far from zero.
+    There is one sum per group of a grouped convolution. `x` is counted from `origin`, so that the
+    products of float32 rows are exact where their mean is far from zero.
     """
 
-    origin: Tensor  # [shares, F]
+    origin: Tensor  # [groups, F]
     rows: int
-    x: Tensor  # [shares, F]
-    r: Tensor  # [shares, O]
-    xx: Tensor  # [shares, F, F]
-    xr: Tensor  # [shares, F, O]
+    x: Tensor  # [groups, F]
+    r: Tensor  # [groups, O]
+    xx: Tensor  # [groups, F, F]
+    xr: Tensor  # [groups, F, O]
     rr: float
 
     @classmethod
     def empty(cls, origin: Tensor, outputs: int) -> Sums:
-        """Begin with no rows; `outputs` is O, those of one share."""
-        shares, width = origin.shape
+        """Begin with no rows; `outputs` is O, those of one group."""
+        groups, width = origin.shape
         zeros = origin.new_zeros
         return cls(
             origin=origin,
             rows=0,
-            x=zeros((shares, width), dtype=torch.float64),
-            r=zeros((shares, outputs), dtype=torch.float64),
-            xx=zeros((shares, width, width), dtype=torch.float64),
-            xr=zeros((shares, width, outputs), dtype=torch.float64),
+            x=zeros((groups, width), dtype=torch.float64),
+            r=zeros((groups, outputs), dtype=torch.float64),
+            xx=zeros((groups, width, width), dtype=torch.float64),
+            xr=zeros((groups, width, outputs), dtype=torch.float64),
             rr=0.0,
         )
 
     def add(self, x: Tensor, r: Tensor) -> None:
-        """Take rows in: x [rows, shares, F] and r [rows, shares, O]."""
-        x = (x - self.origin).transpose(0, 1)  # [shares, rows, F]
+        """Add rows: x [rows, groups, F] and r [rows, groups, O]."""
+        x = (x - self.origin).transpose(0, 1)  # [groups, rows, F]
         r = r.transpose(0, 1)
         self.rows += x.shape[1]
         self.x += x.sum(dim=1, dtype=torch.float64)
@@ -65,7 +65,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Change:
-    """What to add: to the weights, [shares, F, O], and to the output, [shares, O]."""
+    """What to add to the weights, [groups, F, O], and to the output, [groups, O]."""
 
     weight: Tensor
     level: Tensor  # counted at the origin of the sums
@@ -73,7 +73,7 @@ class Change:
 
 
 def solve(sums: Sums, *, ridge: float, constant: bool) -> Change | None:
-    """Find the change that explains r best; a ridge holds it near zero.
+    """Find the change that explains r best; a ridge penalises its size.
 
     Minimises |r - x W - b|^2 + ridge mean(diag(x'x)) |W|^2, x'x around the mean of x with a
     constant b and around zero without, by Cholesky in float64.
@@ -85,7 +85,7 @@ def solve(sums: Sums, *, ridge: float, constant: bool) -> Change | None:
     if constant:
         xx = xx - sums.x[:, :, None] * sums.x[:, None] / sums.rows
         xr = xr - sums.x[:, :, None] * sums.r[:, None] / sums.rows
-    scale = xx.diagonal(dim1=1, dim2=2).mean(dim=1)  # [shares]
+    scale = xx.diagonal(dim1=1, dim2=2).mean(dim=1)  # [groups]
     eye = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)
     scale = scale.clamp(min=torch.finfo(xx.dtype).tiny)
     factor, failed = torch.linalg.cholesky_ex(xx + ridge * scale[:, None, None] * eye)
@@ -99,7 +99,7 @@ def solve(sums: Sums, *, ridge: float, constant: bool) -> Change | None:
 
 
 def error(sums: Sums, change: Change | None) -> float:
-    """Return the sum of squares that a change leaves; without one, r itself."""
+    """Return the sum of squares that remains after a change; None for no change."""
     if change is None:
         return sums.rr
     w, b = change.weight, change.level

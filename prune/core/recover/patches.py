@@ -1,4 +1,4 @@
-"""What a layer saw and made at a few places of each picture, without unfolding whole maps."""
+"""Inputs and outputs of a layer at a few places of each image, without unfolding whole maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 
 def unsuited(layer: nn.Module) -> str | None:
-    """Say why a layer's output cannot be written as places times weights here; None if it can."""
+    """Return why a layer cannot be fitted as places times weights; None if it can."""
     if isinstance(layer, nn.Linear):
         return None
     if not isinstance(layer, nn.Conv2d):
@@ -18,7 +18,7 @@ def unsuited(layer: nn.Module) -> str | None:
 
 
 def draw(output: Tensor, layer: nn.Module, *, places: int, generator: Generator) -> Tensor:
-    """Choose places of a layer's output for every picture, [N, p] on the CPU.
+    """Choose places of a layer's output for every image, [N, p] on the CPU.
 
     All of them where there are no more than `places`, otherwise that many, drawn with repetition.
     """
@@ -38,7 +38,7 @@ def made(output: Tensor, layer: nn.Module, at: Tensor) -> Tensor:
 
 
 def seen(value: Tensor, layer: nn.Module, at: Tensor) -> Tensor:
-    """Read what a layer multiplies with its weights at places [N, p] of its output.
+    """Read the inputs that a layer multiplies with its weights at places [N, p] of its output.
 
     Args:
         value: the layer's input, [N, in, H, W]; of a linear layer [N, ..., in].
@@ -46,7 +46,7 @@ def seen(value: Tensor, layer: nn.Module, at: Tensor) -> Tensor:
         at: see `draw`.
 
     Returns:
-        [N p, shares, F]: for each share of a grouped convolution its inputs times kernel cells, in
+        [N p, groups, F]: for each group of a grouped convolution its inputs times kernel cells, in
         the order of the weights.
     """
     if isinstance(layer, nn.Linear):
@@ -58,9 +58,9 @@ def seen(value: Tensor, layer: nn.Module, at: Tensor) -> Tensor:
     return patches.reshape(at.numel(), layer.groups, -1)
 
 
-def solve_shape(weight: Tensor, shares: int) -> Tensor:
-    """View a layer's weights as [shares, out / shares, F], to fit what `seen` returns."""
-    return weight.reshape(shares, weight.shape[0] // shares, -1)
+def solve_shape(weight: Tensor, groups: int) -> Tensor:
+    """View a layer's weights as [groups, out / groups, F], to fit what `seen` returns."""
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
 def _offsets(layer: nn.Conv2d) -> list[tuple[int, int]]:

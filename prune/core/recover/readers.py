@@ -37,12 +37,12 @@ class Reader:
     calls: int
 
 
-def readers(net: nn.Module, picture: Tensor) -> tuple[Reader, ...]:
+def readers(net: nn.Module, image: Tensor) -> tuple[Reader, ...]:
     """Run a network once and list the layers that ran, in order.
 
     Args:
-        net: any network; its weights and its mode stay as they are.
-        picture: one input, e.g. [1, 3, H, W].
+        net: any network; its weights and its mode do not change.
+        image: one input, e.g. [1, 3, H, W].
     """
     calls: Counter[str] = Counter()  # keeps the order of first calls
     made: list[tuple[str, weakref.ref[Tensor]]] = []
@@ -58,7 +58,7 @@ def readers(net: nn.Module, picture: Tensor) -> tuple[Reader, ...]:
 
     layers = watching(net, Layer, after=layer_done)
     with evaluating(net), layers, watching(net, Norm, before=norm_begins):
-        net(picture)
+        net(image)
     once = {name for name, count in calls.items() if count == 1}
     return tuple(
         Reader(name, norms.get(name) if {name, norms.get(name)} <= once else None, count)
@@ -68,16 +68,16 @@ def readers(net: nn.Module, picture: Tensor) -> tuple[Reader, ...]:
 
 
 def paired(
-    pruned: nn.Module, picture: Tensor, names: Mapping[str, str] | None
+    pruned: nn.Module, image: Tensor, names: Mapping[str, str] | None
 ) -> tuple[tuple[str, Reader], ...]:
     """List the layers of a pruned network, in order, each with its name in the original.
 
     Args:
-        pruned: stays as it is.
-        picture: one input, e.g. [1, 3, H, W].
+        pruned: it does not change.
+        image: one input, e.g. [1, 3, H, W].
         names: the original's names -> the pruned one's; None where they are the same.
     """
-    found = readers(pruned, picture)
+    found = readers(pruned, image)
     if names is None:
         return tuple((reader.name, reader) for reader in found)
     before = {now: name for name, now in names.items()}
@@ -119,14 +119,14 @@ def _after(name: str, watch: Watch) -> Callable[[nn.Module, object, Tensor], Non
 
 
 def axis(layer: nn.Module) -> int:
-    """Return which axis of a layer's input and output holds channels."""
+    """Return the axis of channels in a layer's input and output."""
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
 def move_output(net: nn.Module, reader: Reader, offset: Tensor) -> bool:
-    """Add a constant a channel, [out], to what comes behind a layer; say whether it has a place.
+    """Add a constant per channel, [out], to the output of a layer; return whether that is possible.
 
-    The place is the layer's bias or, without one, the mean of the normalisation behind it.
+    It is added to the layer's bias or, without one, to the mean of the normalisation behind it.
     """
     layer = cast("nn.Conv2d", net.get_submodule(reader.name))
     with torch.no_grad():

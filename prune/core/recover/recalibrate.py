@@ -1,4 +1,4 @@
-"""BatchNorm statistics from pictures: what the layers behind a cut see now is not what they saw."""
+"""Compute BatchNorm statistics anew: behind a cut the inputs of layers have changed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from prune.core.recover.readers import Norm
 from prune.errors import InputError
 
 
-def recalibrate(net: nn.Module, pictures: Iterable[Tensor]) -> None:
+def recalibrate(net: nn.Module, images: Iterable[Tensor]) -> None:
     """Estimate every BatchNorm's running mean and variance anew, as the average over batches.
 
-    Everything else stays in eval mode, dropout first of all. Give the pictures as training made
-    them, in batches as large: statistics of other pictures are statistics of another task.
+    Everything else is in eval mode, such as dropout. Images should be augmented as in training, in
+    batches of the same size: other images have other statistics.
 
     Args:
-        net: changed in place; a network without running statistics stays as it is.
-        pictures: batches, each [N, 3, H, W]; labels are not needed.
+        net: changed in place, if it has running statistics.
+        images: batches, each [N, 3, H, W]; labels are not needed.
 
     Raises:
-        InputError: no pictures.
+        InputError: no images.
     """
-    batches = iter(pictures)
+    batches = iter(images)
     first = next(batches, None)
     if first is None:
-        raise InputError("there are no pictures to recalibrate with")
+        raise InputError("there are no images to recalibrate with")
     norms = [m for m in net.modules() if isinstance(m, Norm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     with evaluating(net):

@@ -1,9 +1,9 @@
-"""BatchNorms restated for what they see now: the same function, ready to be trained on.
+"""Restate BatchNorms for their present inputs: the same function, ready for training.
 
-Least squares makes outputs smaller than they were, and a BatchNorm's old statistics know nothing of
-it. In eval mode that is right; training normalises by the batch instead, and with it blows up what
-was fitted: a network at 0.46 mAP began its fine-tuning at 0.25. So the statistics become those of
-the present inputs, and scale and shift take up the difference.
+Least squares makes outputs smaller, but the statistics of BatchNorms do not change with them. In
+eval mode that is right; training normalises by the batch instead, which undoes the fit: a network
+at 0.46 mAP began its fine-tuning at 0.25. So the statistics become those of the present inputs, and
+scale and shift compensate for the difference.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class _Moments:
     squares: Tensor | float = 0.0
 
     def add(self, values: Tensor) -> None:
-        """Take in values [N, C, ...]."""
+        """Add values, [N, C, ...]."""
         rows = values.transpose(0, 1).flatten(1).double()  # [C, M]
         self.number += rows.shape[1]
         self.total = self.total + rows.sum(dim=1)
         self.squares = self.squares + rows.square().sum(dim=1)
 
 
-def restate(net: nn.Module, pictures: Iterable[Tensor]) -> None:
-    """Set running statistics to those of the pictures without changing what the network computes.
+def restate(net: nn.Module, images: Iterable[Tensor]) -> None:
+    """Set running statistics to those of the images without changing what the network computes.
 
     With x the input of a BatchNorm, g (x - m) / s + b stays the same number when m and s become the
     mean and deviation of x, g becomes g s_new / s and b becomes b + g (m_new - m) / s.
 
     Args:
         net: changed in place; BatchNorms without scale, shift or statistics stay as they are.
-        pictures: batches, each [N, 3, H, W].
+        images: batches, each [N, 3, H, W].
     """
     norms = [m for m in net.modules() if isinstance(m, Norm) and m.affine and m.track_running_stats]
     moments = {norm: _Moments() for norm in norms}
@@ -53,7 +53,7 @@ def restate(net: nn.Module, pictures: Iterable[Tensor]) -> None:
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     try:
         with evaluating(net):
-            for batch in pictures:
+            for batch in images:
                 net(batch)
     finally:
         for hook in hooks:

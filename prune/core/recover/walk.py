@@ -1,4 +1,4 @@
-"""Passes of a network that wait in front of its layers, so that many can go on side by side."""
+"""Passes through a network that wait in front of its layers, so that many can run side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prune.core.recover.readers import Layer, watching
 
 
 class _Left(BaseException):
-    """Ends a pass that nobody waits for any more."""
+    """Ends a pass that is no longer needed."""
 
 
 class _Pass:
@@ -28,10 +28,10 @@ class _Pass:
         self.thread = threading.Thread(target=self._run, args=(net, batch), daemon=True)
 
     def to(self, name: str) -> Tensor:
-        """Go on to a layer and return what runs into it."""
+        """Continue to a layer and return its input."""
         self._wanted = name
         self._continue()
-        assert self._value is not None, f"the network never came to {name}"
+        assert self._value is not None, f"the network never reached {name}"
         return self._value
 
     def leave(self) -> None:

@@ -183,7 +183,7 @@ class _Reader:
         return ""
 
     def _strange(self, source: Node, edge: Edge) -> str:
-        """Say why what a tensor holds cannot be cut; "" where it can, or is a parameter's."""
+        """Return why what a tensor holds cannot be cut; "" where it can, or is a parameter's."""
         if "layer" in source.origins:
             return self._why(source) if self._at(source, edge) is None else ""
         if source.origins == {"parameter"}:
@@ -357,12 +357,12 @@ class _Reader:
 
 
 def _single(node: Node) -> bool:
-    """Say whether a layer has one number for all channels: a PReLU may, and is no place then."""
+    """Return whether a layer has one number for all channels: a PReLU may, and is no place then."""
     return isinstance(node.module, nn.PReLU) and node.module.num_parameters == 1
 
 
 def _unequal(module: nn.Module | None) -> str:
-    """Say why a layer cannot pass on what it reads one to one; "" where it does."""
+    """Return why a layer cannot pass on what it reads one to one; "" where it does."""
     if not isinstance(module, nn.modules.conv._ConvNd):
         return ""
     same = module.in_channels == module.out_channels and not module.transposed

@@ -1,8 +1,9 @@
-"""Which channels must leave together: the ports of a trace sorted into frozen groups.
+"""Which channels can only be removed together: the ports of a trace, sorted into frozen groups.
 
 Ports joined one to one form an axis. Concatenation, chunking and flattening join positions of two
-axes; a grouped convolution and a chunk tie positions of one axis, so that every share loses equally
-many. Positions joined in any way are one channel; channels that touch the same axes are a group.
+axes; a grouped convolution and a chunk tie positions of one axis, so that every group of the
+convolution loses equally many. Positions joined in any way are one channel; channels that touch the
+same axes are a group.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ Index = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Slot:
-    """One place the channels of a group have in the network.
+    """One place of a group's channels in the network.
 
     Attributes:
         name: path of a module, or of a bare parameter such as "module_list.164.implicit".
-        side: "out" where channels are made or passed on, "in" where a layer reads them.
+        side: "out" where channels are computed or passed on, "in" where a layer reads them.
         index: for each channel of the group its positions here.
         kind: "convolution", "depthwise", "linear", "norm", "prelu" or "parameter".
-        dim: the axis of a bare parameter that holds channels.
+        dim: the channel axis of a bare parameter.
     """
 
     name: str
@@ -45,13 +46,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that can only leave together, in several layers at once.
+    """Channels that can only be removed together, in several layers at once.
 
     Attributes:
-        root: the first layer that makes them.
+        root: the first layer that computes them.
         channels: how many there are to choose from.
-        slots: everywhere they live, in network order.
-        kept: why none of them may go; None where they may.
+        slots: all places of them, in network order.
+        kept: why they are protected; None where they can be pruned.
     """
 
     root: str
@@ -61,12 +62,12 @@ class Group:
 
     @property
     def producers(self) -> tuple[str, ...]:
-        """Name the convolutions and linear layers that make the channels, in network order."""
+        """Name the convolutions and linear layers that compute the channels, in network order."""
         return tuple(s.name for s in self.slots if s.side == "out" and s.kind in MAKERS)
 
     @property
     def width(self) -> int:
-        """Count the channels as outputs of the root: tied channels are several there."""
+        """Count the channels as outputs of the root, where a tied channel is several."""
         return sum(map(len, self.slot(self.root).index))
 
     def slot(self, name: str, side: str = "out") -> Slot:
@@ -78,9 +79,9 @@ def trace(net: nn.Module, inputs: Inputs, *, protected: Collection[str] = ()) ->
     """Find every coupled group of a network once.
 
     Args:
-        net: any module that takes tensors and returns tensors in any nesting; it is not touched.
-        inputs: what it takes, e.g. (1, 3, 64, 64).
-        protected: names of modules whose outputs must stay.
+        net: any module that takes tensors and returns tensors in any nesting; it does not change.
+        inputs: the shapes it takes, e.g. (1, 3, 64, 64).
+        protected: names of modules whose outputs are protected.
 
     Returns:
         The groups in network order of their roots.

@@ -172,7 +172,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has n
 
 
 def _is_plain(args: Sequence[Any]) -> bool:
-    """Say whether the tensors that set the result's precision are float32 on meta."""
+    """Return whether the tensors that set the result's precision are float32 on meta."""
     first = args[0] if isinstance(args[0], (list, tuple)) else args[:2]
     return all(t.is_meta and t.dtype == torch.float32 for t in first if isinstance(t, Tensor))
 

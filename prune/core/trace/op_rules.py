@@ -83,18 +83,18 @@ def after(node: Node, edge: Edge, axis: int, *, even: bool = False) -> Answer:
 
 
 def joins(node: Node, axis: int) -> bool:
-    """Say whether a node concatenates along an axis."""
+    """Return whether a node concatenates along an axis."""
     return not node.kind and node.does == "Cat" and axis in _given(node.source, node.shape)
 
 
 def splits(node: Node, axis: int) -> bool:
-    """Say whether a node splits along an axis."""
+    """Return whether a node splits along an axis."""
     named = not node.kind and node.does in SPLITS
     return named and axis in _given(node.source, node.shape)
 
 
 def slices(node: Node, axis: int) -> bool:
-    """Say whether a node takes some places of an axis that lie side by side."""
+    """Return whether a node takes some places of an axis that lie side by side."""
     named = not node.kind and node.does == "Slice"
     return named and axis in _given(node.source, node.shape)
 

@@ -152,7 +152,7 @@ def leaf_or(function: Function) -> Source:
 
 
 def _oddity(module: nn.Module) -> str:
-    """Say why a layer may do something else than its class does in torch; "" where it does not."""
+    """Return why a layer may do something else than its class in torch; "" where it does not."""
     if not kind(module):
         return ""
     if "weight" not in module._parameters:
