@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ import tiny
 
 from prune import __version__
 from prune.common import child_processes
+from prune.common.notes import Report, silent
+from prune.errors import InputError, RunError
 
 # What our commands, and the processes of multiprocessing, import.
 NAMES = ("torch", "cv2", "yaml", "json", "random", "socket", "multiprocessing", "prune")
@@ -143,3 +148,49 @@ def test_who_is_stopped_again_while_waiting_kills(monkeypatch: pytest.MonkeyPatc
     with process, pytest.raises(KeyboardInterrupt):
         child_processes._stop(process)
     assert process.returncode == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Text:
+    """A config."""
+
+    value: str
+
+
+def shout(config: Text, *, report: Report = silent, mark: str = "!") -> str:
+    """Return a text in capitals, or fail as it says."""
+    report(f"shouting {config.value}")
+    if config.value == "refuse":
+        raise InputError("that is refused")
+    if config.value == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.value == "stop":
+        raise KeyboardInterrupt
+    if config.value == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "disk")
+    return config.value.upper() + mark
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other processes import this file."""
+    here = [str(Path(__file__).parent), *(entry for entry in sys.path if entry)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(here))
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_function_is_called_in_another_process(capfd: pytest.CaptureFixture[str]) -> None:
+    ask = partial(child_processes.call, "prune.cli:answer_call")
+    assert ask(shout, Text("quiet")) == "QUIET!"
+    assert "shouting quiet" in capfd.readouterr().err
+    assert ask(partial(shout, mark="?"), Text("quiet")) == "QUIET?"
+    with pytest.raises(InputError, match=r"^that is refused$"):
+        ask(shout, Text("refuse"))
+    with pytest.raises(KeyboardInterrupt):
+        ask(shout, Text("stop"))
+    with pytest.raises(RunError, match="the process of shout was ended by SIGKILL"):
+        ask(shout, Text("die"))
+    capfd.readouterr()
+    with pytest.raises(RunError, match="the process of shout was ended with status 1"):
+        ask(shout, Text("full"))
+    assert "prune: disk: No space left on device" in capfd.readouterr().err
