@@ -129,11 +129,6 @@ def seed(parser: argparse.ArgumentParser, *, of: str = "") -> None:
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help=text)
 
 
-def size(args: argparse.Namespace, own: Size) -> Size:
-    """Return --img-size, or a checkpoint's own size where none is given."""
-    return own if args.img_size is None else args.img_size
-
-
 def batch_size(parser: argparse.ArgumentParser, *, default: int = 16) -> None:
     """Add --batch-size."""
     parser.add_argument(

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prune.common.choices import DECODINGS
-
-if TYPE_CHECKING:
-    from prune.checkpoint import Checkpoint
-    from prune.checkpoint.convert import Reading
 
 NAMES = "class names, or a file with one per line (default: the file's own, or 0,1,...)"
 
@@ -33,25 +28,3 @@ def add_arguments(parser: argparse.ArgumentParser, *, cfg: bool = True, names: b
         help="how the heads of public weights decode boxes: exp (YOLOv3, Darknet) or sigmoid "
         "(YOLOR, YOLOv4-CSP); default: what the cfg and the file say, with a note",
     )
-
-
-def opened(args: argparse.Namespace) -> Checkpoint:
-    """Open --weights as the options beside it say; a note says how a public file was read.
-
-    Raises:
-        PruneError: the file cannot be used.
-    """
-    from prune.checkpoint.reading import open_with_note
-
-    return open_with_note(args.weights, reading(args))
-
-
-def reading(args: argparse.Namespace) -> Reading:
-    """Return how --weights is read.
-
-    Raises:
-        InputError: --names cannot be read.
-    """
-    from prune.checkpoint.reading import reading_of
-
-    return reading_of(args.cfg, getattr(args, "names", None), args.decoding)

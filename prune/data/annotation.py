@@ -31,7 +31,7 @@ from prune.errors import DataError
 
 BORDER_PX = 1.0  # tools disagree by a pixel on where an image ends; less than that is not reported
 _LONG = 10**15  # numbers from here on are not written out
-MOST_SCALE = 64  # nobody resizes images by more: such a size is a wrong entry
+MOST_SCALE = 64  # images are not resized by more: such a size is a wrong entry
 
 # What may be wrong with an image or with the size that its annotation gives.
 UNREADABLE = "not an image that prune reads"
@@ -53,7 +53,7 @@ class Box:
     corners: Corners
     line: int | None = None
     label: str = ""  # how its file calls it, where there are no lines to point at
-    mark: str = ""  # "difficult" or "crowd" where its file says that it is one
+    mark: str = ""  # "difficult" or "crowd" where its file marks it
 
     def __str__(self) -> str:
         """Write the name and the corners, for messages."""
@@ -197,7 +197,7 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
     the boxes must be turned too, unless boxes show that only the size is the stored one's. Where
     the size cannot show it (half turns, mirrors, squares, no size), the data set's other images
     decide. A swapped size without such an entry means that the image was turned afterwards, and
-    nobody knows which way. Any other claim is a wrong entry.
+    it is not known which way. Any other claim is a wrong entry.
     """
     width, height = look.size
     here = f"{width}x{height}"
@@ -213,8 +213,8 @@ def _frame(claimed: Size | None, look: _Look, habit: _Habit) -> _Frame:
     if claimed is None:
         return _Frame(look.size, 1, NO_SIZE, f"taken as {here}")
     # A made-up number of hundreds of digits is described in words.
-    told = ("x" if max(claimed) < _LONG else " by ").join(map(shown, claimed))
-    detail = f"{told} where the image has {here}"
+    text = ("x" if max(claimed) < _LONG else " by ").join(map(shown, claimed))
+    detail = f"{text} where the image has {here}"
     if _same_shape(claimed, look.size):
         return _Frame(claimed, 1, RESIZED, detail)
     if _same_shape(claimed, look.size[::-1]):

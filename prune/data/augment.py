@@ -20,7 +20,7 @@ Flip = Callable[[Image, Boxes], tuple[Image, Boxes]]
 Matrix = NDArray[np.float64]  # [3, 3], maps (x, y, 1) of the source to the target
 
 MIN_SIDE = 2.0  # pixels; thinner boxes teach noise
-MIN_LEFT = 0.1  # share of a box's area that must stay in the image
+MIN_LEFT = 0.1  # fraction of a box's area that must stay in the image
 MAX_ASPECT = 100.0  # longer side over shorter
 
 

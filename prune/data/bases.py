@@ -86,7 +86,7 @@ def of_list(listing: Path, roots: Sequence[tuple[str, Path]], first: str) -> Ite
     Args:
         listing: the absolute path of the list.
         roots: what else the lines may be relative to, each with its name; the first is the usual.
-        first: a line, whose parts tell how many may be dropped.
+        first: a line, whose parts limit how many may be dropped.
     """
     own = listing.parent
     (_, usual), *others = roots

@@ -19,17 +19,17 @@ from prune.data.store import Pictures, load, to_shares
 
 
 class Batch(NamedTuple):
-    """What one step of training or scoring needs.
+    """What one step of training or evaluation needs.
 
     Attributes:
         images: uint8 [N, 3, H, W], RGB, contiguous.
-        targets: float32 [M, 6]: image's number in the batch, class, cx, cy, w, h as shares of
+        targets: float32 [M, 6]: image's number in the batch, class, cx, cy, w, h as fractions of
             the batch's image.
         paths: one per image; of a mosaic, the first image's.
-        frames: one per image when scoring, to map boxes back; empty when training.
-        truth: one per image when scoring, its label rows as its file has them, float32 [n, 5]:
+        frames: one per image when evaluating, to map boxes back; empty when training.
+        truth: one per image when evaluating, its label rows as its file has them, float32 [n, 5]:
             class, cx, cy, w, h as fractions of the image; empty when training.
-        fullest: boxes in the fullest image of the split when scoring; NMS must keep as many.
+        fullest: boxes in the fullest image of the split when evaluating; NMS must keep as many.
     """
 
     images: Tensor
@@ -41,9 +41,9 @@ class Batch(NamedTuple):
 
 
 class TrainKey(NamedTuple):
-    """Names one process's share of a training batch: epoch, place of its first sample, images.
+    """Names one process's part of a training batch: epoch, place of its first sample, images.
 
-    `mosaics` tells whether any may be a mosaic.
+    `mosaics` says whether any may be a mosaic.
     """
 
     epoch: int
@@ -106,7 +106,7 @@ def scoring_batch(
 def assemble(
     samples: Sequence[tuple[Image, Boxes]], *, paths: list[Path], frames: Sequence[Frame] = ()
 ) -> Batch:
-    """Join samples of one size: BGR [H, W, 3] to RGB [N, 3, H, W], pixels to shares."""
+    """Join samples of one size: BGR [H, W, 3] to RGB [N, 3, H, W], pixels to fractions."""
     height, width = shape = (samples[0][0].shape[0], samples[0][0].shape[1])
     images = np.empty((len(samples), 3, height, width), dtype=np.uint8)
     targets = [np.zeros((0, 6), dtype=np.float32)]

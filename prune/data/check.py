@@ -34,7 +34,7 @@ class Count:
         empty_label_file: those of them whose label file has no row.
         broken: images that cannot be read, which training leaves out.
         boxes: class name -> boxes.
-        sizes: small, medium, large -> boxes; empty where nobody measured.
+        sizes: small, medium, large -> boxes; empty where sizes were not measured.
     """
 
     pictures: int
@@ -170,7 +170,7 @@ def _broken(looks: Mapping[str, Sequence[_Look]], *, fatal: bool) -> list[Proble
 
 
 def _twins(looks: Mapping[str, Sequence[_Look]]) -> list[Problem]:
-    """Find image files with the same content; across splits they make scores too good."""
+    """Find image files with the same content; across splits they make metrics too good."""
     first: dict[str, tuple[str, Path]] = {}
     problems: list[Problem] = []
     for split, found in looks.items():
@@ -214,7 +214,7 @@ def _absences(spec: DataSpec, counts: Mapping[str, Count]) -> list[Problem]:
 
 
 def _nothing(spec: DataSpec, truths: Mapping[str, Truth]) -> Iterator[Problem]:
-    """Yield what training and scoring refuse, and what is odd about a split as a whole."""
+    """Yield what training and evaluation refuse, and what is odd about a split as a whole."""
     for split, found in truths.items():
         images = spec.splits[split]
         needed = split != "test"  # competitions keep the labels of theirs

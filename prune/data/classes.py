@@ -30,10 +30,10 @@ def read_names(given: object, count: object, *, path: Path, working: Path) -> tu
     Raises:
         DataError: there are no names, two are the same, or `count` is another number.
     """
-    wanted = _count(count, path)
-    if given is None and wanted:
-        note(f"{path} names no classes; they are called 0 to {wanted - 1} (nc: {wanted})")
-        return tuple(map(str, range(wanted)))
+    expected = _count(count, path)
+    if given is None and expected:
+        note(f"{path} names no classes; they are called 0 to {expected - 1} (nc: {expected})")
+        return tuple(map(str, range(expected)))
     listed = _listed(given, path, working)
     if not listed:
         raise DataError(f"{path}: names: must list the classes, e.g. names: [cat, dog]")
@@ -43,8 +43,8 @@ def read_names(given: object, count: object, *, path: Path, working: Path) -> tu
             raise DataError(
                 f"{path}: names: has {shown(name)} twice; each class needs a name of its own"
             )
-    if wanted not in (None, len(names)):
-        raise DataError(f"{path}: nc is {wanted}, but names has {len(names)} entries")
+    if expected not in (None, len(names)):
+        raise DataError(f"{path}: nc is {expected}, but names has {len(names)} entries")
     return names
 
 

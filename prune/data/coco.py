@@ -31,7 +31,7 @@ _Categories = dict[_Id, str]
 
 @dataclass(frozen=True)
 class Source:
-    """A COCO file and the split that a person says it is, if any."""
+    """A COCO file and the split that the user gave it, if any."""
 
     path: Path
     split: str | None = None
@@ -40,13 +40,13 @@ class Source:
 def read(sources: Sequence[Source], options: Options, *, images: Sequence[Path] = ()) -> Converted:
     """Read annotation files and every image they name.
 
-    A file becomes the split that a person says, or that its name or its folder's name says; a
-    single file that says nothing is dealt out. Categories become classes 0, 1, ... in the order of
-    their ids.
+    A file becomes the split that the user gave, or that its name or its folder's name contains; a
+    single file without one is divided among the splits. Categories become classes 0, 1, ... in the
+    order of their ids.
 
     Args:
         sources: the JSON files, or folders in which every COCO file counts.
-        options: what a person chose.
+        options: what the user chose.
         images: the images' folders; empty looks in the usual places around each file.
 
     Raises:
@@ -96,21 +96,21 @@ def _splits(sources: Sequence[Source], *, dealt: bool) -> dict[Path, str]:
     """Assign a split to each file; ANY where the images are dealt out.
 
     Raises:
-        DataError: a file is given twice; one of several does not say its split.
+        DataError: a file is given twice; one of several does not name its split.
     """
     twice = [path for path, n in Counter(source.path for source in sources).items() if n > 1]
     if twice:
         raise DataError(f"{twice[0]} is given twice; give each file once, e.g. {_EXAMPLE}")
-    said = {source.path: source.split or _hint(source.path) for source in sources}
-    silent = [path for path, split in said.items() if split is None]
-    if dealt or (silent and len(said) == 1):
-        return dict.fromkeys(said, ANY)
+    splits = {source.path: source.split or _hint(source.path) for source in sources}
+    silent = [path for path, split in splits.items() if split is None]
+    if dealt or (silent and len(splits) == 1):
+        return dict.fromkeys(splits, ANY)
     if silent:
         raise DataError(
-            f"{silent[0]}: the name does not say its split, as instances_train.json does"
+            f"{silent[0]}: the name does not contain its split, as instances_train.json does"
             f"; write it in front, e.g. {_EXAMPLE}"
         )
-    return {path: split for path, split in said.items() if split}
+    return {path: split for path, split in splits.items() if split}
 
 
 def _hint(path: Path) -> str | None:
@@ -156,7 +156,7 @@ def _categories(
 def _classes(
     documents: Mapping[Path, Entry],
     categories: Mapping[Path, _Categories],
-    wanted: Sequence[str],
+    requested: Sequence[str],
     problems: list[Problem],
 ) -> tuple[str, ...]:
     """List the categories' names in the order of the first file's ids, without Roboflow's group.
@@ -177,7 +177,7 @@ def _classes(
         if (key := identity(entry.get("category_id"))) is not None
     }
     group = categories[path].get(0)
-    if group is not None and group in parents and group not in used and group not in wanted:
+    if group is not None and group in parents and group not in used and group not in requested:
         problems.append(Problem(GROUP, path, None, f"{group}, id 0, which no box has"))
         return tuple(name for name in _ordered(categories.values()) if name != group)
     return tuple(_ordered(categories.values()))

@@ -142,7 +142,7 @@ def _searched(
 
 
 class _Index:
-    """The files in some folders by their bare names; read when the first one is asked for."""
+    """The files in some folders by their bare names; read when the first one is requested."""
 
     def __init__(self, deep: Sequence[Path], shallow: Sequence[Path]) -> None:
         self.deep = deep  # with the folders below them
@@ -150,13 +150,13 @@ class _Index:
         self.files: dict[str, list[Path]] | None = None
 
     def like(self, name: str) -> list[Path]:
-        """Return the files of that bare name that share most folders with it, from the end."""
+        """Return the files of that bare name with the most folders in common, from the end."""
         if self.files is None:
             self.files = self._read()
-        wanted = PurePosixPath(name)
-        keys = (as_key(wanted.name), as_key(unquote(wanted.name)))
+        requested = PurePosixPath(name)
+        keys = (as_key(requested.name), as_key(unquote(requested.name)))
         found = next((self.files[key] for key in keys if key in self.files), [])
-        rated = [(_common_end(path.parts[:-1], wanted.parts[:-1]), path) for path in found]
+        rated = [(_common_end(path.parts[:-1], requested.parts[:-1]), path) for path in found]
         best = max((rating for rating, _ in rated), default=0)
         return [path for rating, path in rated if rating == best]
 

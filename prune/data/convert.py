@@ -41,10 +41,10 @@ Groups = Mapping[str, Sequence[Annotation]]  # a split, ANY or TRAINVAL -> its i
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose about a conversion.
+    """What the user may choose about a conversion.
 
     Args:
-        names: the classes in the order wanted; others are left out. Empty: all.
+        names: the requested classes, in order; others are left out. Empty: all.
         shares: fractions of train, val and test; None follows what the files say.
         seed: of the split, where one is drawn.
         keep_marked: keep boxes that are marked as difficult or as a crowd.
@@ -187,7 +187,7 @@ def _kept(
 
 
 def _named(groups: Groups, *, pooled: bool) -> dict[str, list[Annotation]]:
-    """Give images that share a name, suffix apart, names with their folders in front.
+    """Give images of one name, suffix apart, names with their folders in front.
 
     Args:
         groups: the annotations.
@@ -224,22 +224,22 @@ def _are_distinct(names: Sequence[str]) -> bool:
 
 def _classes(
     annotations: Iterable[Annotation],
-    wanted: Sequence[str],
+    requested: Sequence[str],
     usual: Sequence[str],
     path: Path,
 ) -> tuple[tuple[str, ...], list[Problem]]:
-    """Choose the classes: those wanted, in that order, else the usual ones, else by alphabet.
+    """Choose the classes: the requested ones, in that order, else the usual ones, else by alphabet.
 
     The alphabet, because it does not change when images are added or dealt out differently.
 
     Returns:
-        The names; a remark for each class left out and for each one wanted that has no box.
+        The names; a remark for each class left out and for each one requested that has no box.
 
     Raises:
-        DataError: there are boxes, and none of a class that is wanted.
+        DataError: there are boxes, and none of a class that is requested.
     """
     found = Counter(box.name for annotation in annotations for box in annotation.boxes)
-    names = tuple(wanted) or tuple(usual) or tuple(sorted(found))
+    names = tuple(requested) or tuple(usual) or tuple(sorted(found))
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[name.casefold()].append(name)

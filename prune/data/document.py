@@ -1,4 +1,4 @@
-"""What a data set description says, whichever tool wrote it: data.yaml or Darknet's .data."""
+"""What a data set description contains, whichever tool wrote it: data.yaml or Darknet's .data."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def read_document(path: Path, working: Path) -> Document:
 
 
 def _word(key: object) -> str:
-    """Return a key as text, shortened: keys of a file that somebody made up are shown."""
+    """Return a key as text, shortened: keys of a hostile file are shown, too."""
     return printable(key) if isinstance(key, str) else shown(key)
 
 
@@ -124,7 +124,7 @@ def _text(value: object, key: str, path: Path) -> str:
 
 
 def _keypoints(content: Mapping[str, object], path: Path) -> Keypoints | None:
-    """Read kpt_shape; null or [0, 0] says that outlines are outlines."""
+    """Read kpt_shape; null or [0, 0] means that outlines are outlines."""
     if "kpt_shape" not in content:
         return None
     given = content["kpt_shape"] or list(NO_KEYPOINTS)

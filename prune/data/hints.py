@@ -38,8 +38,8 @@ def labels_elsewhere(images: Sequence[Path], near: Path, split: str) -> Path | N
 
     Of two that hold as many, it is the one that is called like the split.
     """
-    wanted = {f"{image.stem}.txt" for image in images}
-    found = Counter({place: len(wanted.intersection(files)) for place, files in _walk(near)})
+    expected = {f"{image.stem}.txt" for image in images}
+    found = Counter({place: len(expected.intersection(files)) for place, files in _walk(near)})
     place, count = max(found.items(), key=lambda item: (item[1], _is_called(item[0], split)))
     return place if count else None
 

@@ -22,7 +22,7 @@ SUFFIXES = frozenset(
     }
 )
 
-# Formats of images that are left out, and said to be: not every OpenCV decodes them.
+# Formats of images that are left out with a note: not every OpenCV decodes them.
 UNREAD = frozenset(
     {
         *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif"),
@@ -112,7 +112,7 @@ def _decoded(data: bytes, path: Path, flags: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-# OpenCV compares the header's size with the limit that `prune` sets, and does not tell the size.
+# OpenCV compares the header's size with the limit that `prune` sets, and does not report the size.
 _TOO_LARGE = (
     f"image has more than {IMAGE:,} pixels, or a side of more than {2**20:,}; cut it into tiles"
 )
@@ -128,7 +128,7 @@ def expect_few_pixels(height: float, width: float, *, of: str) -> None:
         raise DataError(f"{of}: frames have {width:.0f} x {height:.0f} pixels; at most {IMAGE:,}")
 
 
-# How files begin whose names say that they are images, and what they are.
+# How files begin that have the suffix of an image and are something else, and what they are.
 _CONTENTS = {
     b"GIF8": "a GIF file",
     b"<!DOCTYPE": "a web page",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Folder names, in lower case, that tools use for images, and what stands in their place for labels.
-# File systems that tell upper from lower case hold "Labels" beside "Images".
+# On file systems that distinguish upper and lower case, "Labels" may lie beside "Images".
 IMAGE_FOLDERS = frozenset({"images", "image", "jpegimages", "img", "imgs"})
 LABEL_FOLDERS = ("labels", "Labels", "LABELS", "label", "Label")
 

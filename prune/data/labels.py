@@ -34,7 +34,7 @@ class Form:
     Attributes:
         classes: how many classes there are, which the files number from 0.
         merged: how many classes the files number instead, all of which are read as class 0.
-        keypoints: how many keypoints a row has, see `rows.Keypoints`; None where nothing says so.
+        keypoints: how many keypoints a row has, see `rows.Keypoints`; None where it is not known.
     """
 
     classes: int

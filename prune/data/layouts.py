@@ -57,8 +57,8 @@ def read_folder(folder: Path, working: Path) -> Document:
         split: (str(place),) for split, place in found.items() if place is not None
     }
     if entries:
-        told = ", ".join(f"{split} from {place[0]}" for split, place in entries.items())
-        note(f"{folder} holds no data.yaml; the classes are read from {named}, {told}")
+        places = ", ".join(f"{split} from {place[0]}" for split, place in entries.items())
+        note(f"{folder} holds no data.yaml; the classes are read from {named}, {places}")
     else:
         entries = _dealt(here)
         note(

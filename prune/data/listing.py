@@ -19,7 +19,7 @@ from prune.errors import DataError
 class Listing:
     """The images of an entry, absolute and unsorted, and what is left out of them.
 
-    `base` says how a list's lines were found, where that is not the usual way.
+    `base` is how the lines of a list were found, where that is not the usual way.
     """
 
     images: list[Path]

@@ -1,4 +1,4 @@
-"""Batches of images: shuffled and augmented for training, in order and untouched for scoring.
+"""Batches of images: shuffled and augmented for training, in order and untouched for evaluation.
 
 What a batch holds depends on the seed, the epoch, the batch's number and, if images are drawn by
 weight, the weights; never on how many worker processes made it: every sample has its own random
@@ -132,7 +132,7 @@ class TrainLoader(Loader):
         self._order.mosaics = mosaics
 
     def size(self, batch: int) -> int:
-        """Return how many images per batch has, all processes' shares together."""
+        """Return how many images a batch has, those of all processes together."""
         return self._order.size(batch)
 
 
@@ -162,7 +162,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         workers: processes that load; 0 loads in this one. At most one per processor is started.
         seed: fixes order and augmentation, for any number of workers.
         cache: "ram" keeps the decoded images in memory at the loading size.
-        part: this process's number and how many share every batch.
+        part: this process's number, and how many processes divide every batch.
         labelled: whether boxes are needed; without, only the images are looked at.
 
     Raises:
@@ -172,7 +172,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     size = check_sizes(imgsz, batch_size, workers)
     if batch_size < part[1]:
         raise DataError(
-            f"batch size is {batch_size}; {part[1]} processes share a batch, so that it must be "
+            f"batch size is {batch_size}; {part[1]} processes divide a batch, so that it must be "
             f"{part[1]} or more"
         )
     if not size.fits(stride):
@@ -243,7 +243,7 @@ def score_loader(  # noqa: PLR0913  # as above
 
 
 def split_truth(spec: DataSpec, split: str) -> tuple[tuple[Path, ...], Truth]:
-    """Return the sound images of a split and their labels, if there is something to score.
+    """Return the sound images of a split and their labels, if there is something to evaluate.
 
     Raises:
         DataError: there is no such split, nothing in it, or a label file that cannot be used.

@@ -9,7 +9,7 @@ from prune.data.frames import GREY, Shape
 from prune.data.images import Image
 from prune.data.labels import Boxes
 
-# Which of a tile's corners touches the mosaic's centre, as shares of the tile's width and height
+# Which of a tile's corners touches the mosaic's centre, as fractions of the tile's width and height
 # to step back from it: top left tile, top right, bottom left, bottom right.
 STEPS_BACK = ((1, 1), (0, 1), (1, 0), (0, 0))
 

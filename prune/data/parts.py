@@ -48,7 +48,7 @@ def parts_of(description: Path, *, images: bool) -> Parts:
         try:
             named = [] if is_dir(description) else _named(description)
             listed = spec.load(description).splits.values() if images else ()
-        except PruneError:  # the command itself tells
+        except PruneError:  # the command itself reports it
             named, listed = [], ()
     pictures = [path for split in listed for path in split]
     labels = map(label_path, pictures)

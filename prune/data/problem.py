@@ -21,7 +21,7 @@ UNREADABLE = "format not read"
 class Problem:
     """What is wrong, in which file and, where known, in which line.
 
-    `kind` is a few fixed words that can be counted; `detail` says what this one is about.
+    `kind` is a few fixed words that can be counted; `detail` is about this one.
     A fatal problem is one that training refuses; the others are remarks.
     """
 

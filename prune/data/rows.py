@@ -18,7 +18,7 @@ from prune.common.inputs import printable, shown
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
 
 # `kpt_shape` of a data.yaml: how many keypoints an object has, and 2 or 3 numbers for each. None
-# where the yaml says nothing; NO_KEYPOINTS where it says that there are none.
+# where the yaml does not set it; NO_KEYPOINTS where it sets none.
 Keypoints = tuple[int, int]
 NO_KEYPOINTS = (0, 0)
 
@@ -82,7 +82,7 @@ def looks_like_pose(numbers: Sequence[float]) -> Keypoints | None:
     """Return whether an outline's numbers could be a pose as well; return its keypoints if so.
 
     They could if the first four are a box inside the image and all that follow are points inside
-    that box, or (0, 0), which stands for a point that nobody saw. A rectangle in any direction is
+    that box, or (0, 0), which stands for an invisible point. A rectangle in any direction is
     an oriented box, whose opposite corners have the same middle.
     """
     if len(numbers) == 8 and _is_parallelogram(numbers):

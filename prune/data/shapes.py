@@ -66,7 +66,7 @@ def samples(
         count: images in all splits together.
         size: width and height in pixels.
         seed: another seed draws other images.
-        shares: parts of train, val and test; they are divided by their sum.
+        shares: fractions of train, val and test; they are divided by their sum.
 
     Raises:
         DataError: the images are too small or too few.

@@ -117,8 +117,8 @@ def load(
     """Read a data set description as YOLO tools write it.
 
     It is a data.yaml, a .data file of Darknet, or a folder (see layouts.py). A split is a folder
-    with its subfolders, a glob, a .txt list of images, or a list of these; bases.py says what they
-    are relative to. `names` is a list, a mapping with numbers, a text with commas or a file of
+    with its subfolders, a glob, a .txt list of images, or a list of these; bases.py defines what
+    they are relative to. `names` is a list, a mapping with numbers, a text with commas or a file of
     names; `nc` alone numbers the classes. Other keys are ignored with a note; `download:` is never
     run.
 
@@ -126,7 +126,7 @@ def load(
         path: the description.
         splits: the splits that are needed; when empty, all that the file names but the optional.
         optional: splits to read too where the file names them; without images they are left out
-            with a note, since published files name test images that nobody has.
+            with a note, since published files name test images that are not published.
         working: the working folder in which the description was used first; None for the current.
 
     Raises:
@@ -138,7 +138,7 @@ def load(
     document = read_folder(path, working) if is_dir(path) else read_document(path, working)
     needed = list(splits) or [name for name in document.entries if name not in optional]
     if not document.entries:
-        raise DataError(f"{path}: no train:, val: or test: that says where the images are")
+        raise DataError(f"{path}: no train:, val: or test: that names the place of the images")
     for name in needed:
         if name not in document.entries:
             raise DataError(f"{path}: no split {name!r}; {_line_to_write(document, name)}")
@@ -152,7 +152,7 @@ def load(
                 found[name] = _listed(document, name, base, working)
             except DataError as error:
                 note(f"{error}; the split is left out")
-    _tell_bases(document, base, found)
+    _note_bases(document, base, found)
     _tell_left_out(document, found)
     return DataSpec(
         path=path,
@@ -175,7 +175,7 @@ def load_names(path: Path) -> tuple[str, ...]:
 
 
 def _base(document: Document, needed: Sequence[str], working: Path) -> Base:
-    """Choose what a description's paths are relative to; say so where they could mean others.
+    """Choose what a description's paths are relative to; note where they could mean others.
 
     Raises:
         DataError: the images of a split that is needed are nowhere.
@@ -255,16 +255,18 @@ def _start(base: Base, document: Document) -> Path:
     return base.find(".") or document.folder
 
 
-def _tell_bases(document: Document, base: Base, found: Mapping[str, _Split]) -> None:
-    """Say in one note where the paths start, if it is not where they are meant to."""
-    told = [] if base.usual else [f"{_and(found)} taken {base.told}"]
+def _note_bases(document: Document, base: Base, found: Mapping[str, _Split]) -> None:
+    """Note in one line where the paths start, if it is not where they are meant to."""
+    remarks = [] if base.usual else [f"{_and(found)} taken {base.told}"]
     lists: dict[str, list[str]] = {}
     for one in found.values():
         for name, how in one.bases.items():
             lists.setdefault(how, []).append(name)
-    told += [f"the lines of {' and '.join(names)} are taken {how}" for how, names in lists.items()]
-    if told:
-        note(f"{document.path}: {'; '.join(told)}")
+    remarks += [
+        f"the lines of {' and '.join(names)} are taken {how}" for how, names in lists.items()
+    ]
+    if remarks:
+        note(f"{document.path}: {'; '.join(remarks)}")
 
 
 def _and(names: Collection[str]) -> str:

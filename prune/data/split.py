@@ -10,7 +10,7 @@ from prune.errors import DataError
 
 SHARES = (0.8, 0.1, 0.1)
 
-# Words in a file's or folder's name that say which split it is.
+# Words in the name of a file or folder that name its split.
 WORDS = {
     "train": "train",
     "training": "train",
@@ -24,18 +24,18 @@ WORDS = {
 
 
 def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[str, list[str]]:
-    """Deal names out to the splits; a split with a share of 0 gets none.
+    """Deal names out to the splits; a split with a fraction of 0 gets none.
 
     The order is that of a hash of seed and name: it depends neither on the order given nor on a
     library's random numbers, and a few new images leave most of the others where they were.
 
     Args:
         stems: the images' names.
-        shares: parts of train, val and test; they are divided by their sum.
+        shares: fractions of train, val and test; they are divided by their sum.
         seed: another seed deals differently.
 
     Raises:
-        DataError: a split with a share would get nothing.
+        DataError: a split with a fraction above 0 would get nothing.
     """
     order = sorted(stems, key=lambda stem: hashlib.sha256(f"{seed}:{stem}".encode()).digest())
     dealt = {
@@ -54,7 +54,7 @@ def deal(stems: Collection[str], *, shares: Sequence[float], seed: int) -> dict[
 def split_of(folders: Sequence[str]) -> str | None:
     """Read the split from folders, the outermost first: one called so, else one that has the word.
 
-    In test_data/train the inner folder says it.
+    In test_data/train the inner folder decides.
     """
     called = (WORDS[name.lower()] for name in folders if name.lower() in WORDS)
     worded = (split for name in folders if (split := split_in(name)))
@@ -62,13 +62,13 @@ def split_of(folders: Sequence[str]) -> str | None:
 
 
 def split_in(name: str) -> str | None:
-    """Read the split from a name's words; a name that says two says none."""
+    """Read the split from a name's words; a name with two names none."""
     words = {WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in WORDS}
     return words.pop() if len(words) == 1 else None
 
 
 def usual_shares(count: int, *, test: bool = True) -> tuple[float, float, float]:
-    """Return the fractions of train, val and test where nobody gave any.
+    """Return the fractions of train, val and test where none are given.
 
     Of so few images that a split would get none, val gets one, and test if there are five.
     """

@@ -26,7 +26,7 @@ _TRIES = 10  # images in a row that may be broken
 
 @dataclass(frozen=True)
 class Cache:
-    """Decoded images one after another in memory that worker processes share."""
+    """Decoded images one after another in memory of all worker processes."""
 
     pixels: Tensor  # uint8 [bytes], in shared memory
     starts: tuple[int, ...]  # first byte of each image
@@ -101,14 +101,14 @@ def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
 
 
 def to_pixels(boxes: Boxes, shape: Shape) -> Boxes:
-    """Turn shares (class, cx, cy, w, h) into pixels (class, x1, y1, x2, y2), [n, 5]."""
+    """Turn fractions (class, cx, cy, w, h) into pixels (class, x1, y1, x2, y2), [n, 5]."""
     size = np.array(shape[::-1], dtype=np.float32)
     centre, half = boxes[:, 1:3] * size, boxes[:, 3:5] * size / 2
     return np.concatenate((boxes[:, :1], centre - half, centre + half), axis=1)
 
 
 def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
-    """Turn pixels (class, x1, y1, x2, y2) into shares (class, cx, cy, w, h), [n, 5]."""
+    """Turn pixels (class, x1, y1, x2, y2) into fractions (class, cx, cy, w, h), [n, 5]."""
     size = np.array(shape[::-1], dtype=np.float32)
     low, high = boxes[:, 1:3] / size, boxes[:, 3:5] / size
     return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
@@ -144,7 +144,7 @@ def _picture_size(path: Path) -> Shape:
             upright = header.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
     except DataError:
         raise
-    except Exception:  # Pillow raises any kind for a damaged header, and cannot tell then
+    except Exception:  # Pillow raises any kind for a damaged header, and gives no size then
         upright = False
     if upright:
         return height, width
@@ -167,7 +167,7 @@ def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
     def fill(index: int) -> None:
         whole = read_image(paths[index])
         if whole.shape[:2] != originals[index]:
-            raise DataError(f"{paths[index]}: decodes to another size than its header says")
+            raise DataError(f"{paths[index]}: decodes to another size than its header gives")
         _cached(cache, index, imgsz)[0][:] = resize(whole, sizes[index])
 
     with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing let go of the interpreter

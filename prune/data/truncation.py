@@ -1,7 +1,7 @@
 """Whether an image file is cut off before its end; what lies behind its end does not matter.
 
-Older OpenCV fills the missing part with grey and says nothing. Phones put a video behind the end of
-a photograph, and other tools put their own data there.
+Older OpenCV fills the missing part with grey and reports nothing. Phones put a video behind the end
+of a photograph, and other tools put their own data there.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The label rows of a split, and how its images came by them: the one way by which labels come in.
 
-Nothing is learnt, scored or pruned from a split whose label files were not found.
+Nothing is trained, evaluated or pruned on a split whose label files were not found.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def read_truth(images: Sequence[Path], form: Form) -> Truth:
 
 
 def expect_truth(truth: Truth, images: Sequence[Path], *, where: Path, split: str) -> None:
-    """Refuse labels that cannot be used, and tell in one line each what is odd about them.
+    """Refuse labels that cannot be used, and note in one line each what is odd about them.
 
     Args:
         truth: of the images.
@@ -115,7 +115,7 @@ def expect_truth(truth: Truth, images: Sequence[Path], *, where: Path, split: st
 
 
 def nothing(truth: Truth, images: Sequence[Path], *, where: Path, split: str) -> str:
-    """Say why there is nothing to learn or score, or "", arguments as in `expect_truth`."""
+    """Return why there is nothing to train or evaluate on, or ""; see `expect_truth`."""
     if len(truth.without_file) < truth.images:
         return ""
     near = (where if where.is_dir() else where.parent).absolute()

@@ -42,7 +42,7 @@ def read(
 
     Args:
         folders: where the XML files and images lie.
-        options: what a person chose.
+        options: what the user chose.
         annotations: the only folders to look for XML files in, if any.
         images: the only folders to look for images in, if any.
 
@@ -145,7 +145,7 @@ def _by_folders(
 
 
 def _lists(root: Path) -> dict[Path, dict[str, int]]:
-    """Read the lists that say the splits, each as its entries and their lines; none without them.
+    """Read the lists of the splits, each as its entries and their lines; none without them.
 
     VOC's trainval is used when there are no train and val of their own.
     """

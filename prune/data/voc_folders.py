@@ -35,7 +35,7 @@ class File:
 
     @property
     def split(self) -> str | None:
-        """The split that the folders say; None where none does."""
+        """The split by the names of the folders; None where none names one."""
         return split_of(self.folders)
 
 
@@ -126,7 +126,7 @@ def _kit(folder: Path) -> Source | None:
 
 
 def _files(bases: Sequence[Path], wanted: Callable[[Path], bool]) -> list[File]:
-    """List the wanted files below some folders, each once."""
+    """List the files below some folders, each once."""
     top = Path(commonpath([base.absolute() for base in bases])) if len(bases) > 1 else None
     found: dict[tuple[str, str], File] = {}
     for base in bases:
@@ -196,7 +196,7 @@ def image_of(xml: File, named: str, source: Source, *, by_name: bool = False) ->
 
     Args:
         xml: the XML file.
-        named: what its <filename> says.
+        named: its <filename>.
         source: where to look.
         by_name: look for the name that <filename> gives instead of the stem.
 

@@ -27,7 +27,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class Document:
-    """What an XML file says: the image's name, its boxes and its size in pixels, if any."""
+    """The content of an XML file: the image's name, its boxes and its size in pixels, if any."""
 
     named: str
     boxes: tuple[Box, ...]
@@ -56,7 +56,7 @@ class _BrokenError(Exception):
 
 
 class _Builder(ContentHandler):
-    """Build a tree whose elements know their line (ElementTree's own parsers do not tell)."""
+    """Build a tree whose elements know their line (ElementTree's own parsers do not keep it)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _source(content: bytes) -> io.BytesIO | io.StringIO:
     """Decode what declares an encoding of several bytes per letter: expat knows none of them.
 
     Raises:
-        LookupError: nobody knows the encoding that the content declares.
+        LookupError: the encoding that the content declares is unknown.
         ValueError: the content is not in it.
     """
     declared = _DECLARED.match(content)

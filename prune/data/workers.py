@@ -24,7 +24,7 @@ def _known(*names: str) -> list[signal.Signals]:
 # What reaches the whole group of processes: Ctrl-C in a terminal, `timeout`, a batch system, a
 # terminal that closes. What follows from it is for the main process to decide.
 _OF_THE_GROUP = _known("SIGINT", "SIGTERM", "SIGHUP")
-# What torch tells of in a line of its own before it ends a worker; the main process tells of it.
+# What torch reports in a line of its own before it ends a worker; the main process reports it.
 _FAULTS = _known("SIGBUS", "SIGSEGV", "SIGFPE")
 _SETTLING_S = 1.0  # a process's files and pipes close before its exit status can be read
 

@@ -40,7 +40,7 @@ _MARK = "# Written by prune data"
 class Sample:
     """An image with its boxes, ready to be written.
 
-    `picture` is a file to link or copy, or pixels [h, w, 3] BGR to encode as `file`'s suffix says.
+    `picture` is a file to link or copy, or pixels [h, w, 3] BGR to encode by the suffix of `file`.
     """
 
     file: str

@@ -21,7 +21,7 @@ from prune.pruner.session import Choice, Session, convolutions
 
 @dataclass(frozen=True)
 class AmountConfig(ImportanceConfig):
-    """What the commands are told that prune a fraction of the channels of some layers.
+    """The options of commands that prune a fraction of the channels of some layers.
 
     Attributes:
         amount: fraction of the channels to prune, in [0, 1).

@@ -18,7 +18,7 @@ from prune.core.select.allocation import Budget
 from prune.core.select.constraints import Constraints, constraints_of, limits
 from prune.core.select.selection import Selected
 from prune.errors import PlanError
-from prune.pruner import block_importance, budget, depth, recovery, width_and_depth
+from prune.pruner import block_importance, budget, depth, width_and_depth
 from prune.pruner.budget import BudgetOptions
 from prune.pruner.config import ImportanceConfig
 from prune.pruner.depth import Block
@@ -34,7 +34,7 @@ _COMPARED_IMAGES = 16  # that blocks, and numbers of blocks, are compared on
 
 @dataclass(frozen=True)
 class BudgetConfig(ImportanceConfig):
-    """What `prune global` is told for any kind of budget.
+    """The options of `prune global` for any kind of budget.
 
     Attributes:
         depth: number of residual blocks to remove as well; "auto" tries numbers of blocks, with
@@ -128,7 +128,10 @@ class BudgetConfig(ImportanceConfig):
             return width_and_depth.with_blocks(
                 session, found, narrow, comparison=comparison, number=int(self.depth)
             ).chosen
-        comparison = replace(comparison, recovered=recovery.trial(self, session))
+        if self.recovers:
+            from prune.pruner import recovery  # here: it imports all that evaluates images
+
+            comparison = replace(comparison, recovered=recovery.trial(self, session))
         trials = width_and_depth.automatic(session, found, narrow, comparison=comparison)
         if self.data is None:
             report("note: without --data the number of blocks is chosen by noise")

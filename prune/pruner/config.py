@@ -18,7 +18,7 @@ from prune.pruner.session import Choice, Session
 
 @dataclass(frozen=True)
 class PruneConfig(ABC):
-    """What every pruning command is told.
+    """The options of every pruning command.
 
     Attributes:
         weights: the checkpoint to prune, or public weights.
@@ -63,6 +63,12 @@ class PruneConfig(ABC):
     recover_memory: float = 4.0
     score: bool = False
 
+    @property
+    def recovers(self) -> bool:
+        """Whether a recovery, another activation or an evaluation is requested."""
+        steps = (self.compensate, self.reconstruct, self.recalibrate)
+        return self.score or bool(self.activation) or any(step is not False for step in steps)
+
     @abstractmethod
     def choose(self, session: Session, report: Report) -> Choice:
         """Choose what is removed from the network of a session.
@@ -74,7 +80,7 @@ class PruneConfig(ABC):
 
 @dataclass(frozen=True)
 class ImportanceConfig(PruneConfig):
-    """What the commands are told that prune channels by their importance.
+    """The options of commands that prune channels by their importance.
 
     Attributes:
         criterion: name of a criterion, "file.py:name", or a function, see `own_criteria.find`; None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from prune import checkpoint
 from prune.checkpoint.reading import note_reading, reading_of
@@ -12,7 +13,7 @@ from prune.common.inputs import naming
 from prune.common.notes import Report, silent
 from prune.core.plan import to_json
 from prune.errors import PlanError
-from prune.pruner import recovery, session
+from prune.pruner import session
 from prune.pruner.config import PruneConfig
 from prune.pruner.result import (
     Change,
@@ -23,7 +24,10 @@ from prune.pruner.result import (
     RemovedBlock,
     Verification,
 )
-from prune.pruner.session import Choice, Pruned
+from prune.pruner.session import Choice, Pruned, Session
+
+if TYPE_CHECKING:
+    from prune.pruner.recovery import Recovery
 
 Show = Callable[[CutResult], None]
 
@@ -49,7 +53,7 @@ def prune(
     reading = reading_of(config.cfg, config.names, config.decoding)
     opened = session.open_session(config.weights, reading)
     note_reading(config.weights, opened.checkpoint, reading)
-    recover = recovery.prepare(config, opened)
+    recover = _prepare_recovery(config, opened)
     choice = config.choose(opened, report)
     # What a plan says is to blame for a cut that cannot be made: its file is named.
     with naming(choice.source, PlanError) if choice.source else nullcontext():
@@ -74,6 +78,14 @@ def prune(
         recovery=tuple(steps),
         latency=choice.latency,
     )
+
+
+def _prepare_recovery(config: PruneConfig, opened: Session) -> Recovery | None:
+    if not config.recovers:
+        return None
+    from prune.pruner import recovery  # here: it imports all that reads and evaluates images
+
+    return recovery.prepare(config, opened)
 
 
 def _describe(pruned: Pruned, choice: Choice) -> CutResult:

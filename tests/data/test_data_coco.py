@@ -237,7 +237,7 @@ def test_files_that_disagree_are_refused(
         path.rename(folder / path.name)
     picture(folder / "a.png")
     said = refused(tmp_path, capsys, folder / "train.json", folder / "more.json")
-    assert "more.json: the name does not say its split" in said
+    assert "more.json: the name does not contain its split" in said
 
 
 def test_nothing_to_learn_from_is_refused(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -166,3 +168,17 @@ def test_sensitivity_returns_what_the_file_contains(tmp_path: Path, capsys: Capt
     assert result.ratios == [0.5]
     assert config.out.with_suffix(".csv").is_file()
     assert capsys.readouterr().out == ""
+
+
+def test_a_budget_of_macs_imports_nothing_that_reads_images(tmp_path: Path) -> None:
+    """It would take longer than the cut."""
+    code = f"""
+import sys
+from prune.cli import main
+words = ["--weights", {str(tiny.weights(tmp_path))!r}, "--macs", "0.5", "--dry-run"]
+assert main(["global", *words]) == 0
+found = {{"cv2", "prune.data.loader", "prune.evaluate.metrics", "onnx"}} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -221,7 +221,7 @@ def test_all_shares_together_are_the_batches_of_one(folder: Path) -> None:
 
 def test_fewer_pictures_a_batch_than_processes_are_refused(folder: Path) -> None:
     data = spec.load(folder / "data.yaml", splits=("train",))
-    with pytest.raises(DataError, match="2 processes share a batch, so that it must be 2 or more"):
+    with pytest.raises(DataError, match="2 processes divide a batch, so that it must be 2 or more"):
         train_loader(data, imgsz=64, batch_size=1, hyp=SCRATCH, part=(0, 2))
 
 
