@@ -170,8 +170,13 @@ def test_a_worker_ends_with_its_main_process_however_that_ends(
     script = tmp_path / "left.py"
     script.write_text(LEFT)
     script.with_name("left_work.py").write_text(WORK)
+    found = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=found,  # a command that ran before in this process hides folders of scripts
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "started\n"
