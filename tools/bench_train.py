@@ -450,8 +450,8 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     import torch
 
     from prune import checkpoint
-    from prune.data.loader import score_loader
-    from prune.evaluate.collect import score
+    from prune.data.loader import evaluation_loader
+    from prune.evaluate.collect import evaluate_network
     from prune.train import initial_weights
 
     if args.weights:
@@ -459,12 +459,14 @@ def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> An
     else:
         net = initial_weights.build_fresh(args.cfg, names=data.names, seed=0).net.to(where)
     laid = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it misses this overload
-    load = partial(score_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
+    load = partial(evaluation_loader, data, split="val", imgsz=args.img_size, stride=net.stride)
     batches = load(batch_size=args.batch_size, workers=args.workers, cache="ram")
     one = load(batch_size=1, workers=0)
     ways: dict[str, Callable[[], Metrics]] = {
         "one by one": lambda: plainly(net, one, data.names, device=where),
-        "batches": lambda: score(laid, batches, data.names, device=where, precision=torch.bfloat16),
+        "batches": lambda: evaluate_network(
+            laid, batches, data.names, device=where, precision=torch.bfloat16
+        ),
     }
     scores = {name: way() for name, way in ways.items()}  # warms up, too
     first, second = scores.values()

@@ -84,7 +84,7 @@ def training_batch(
     return assemble(samples, paths=[pictures.paths[index] for index in key.indices])
 
 
-def scoring_batch(
+def evaluation_batch(
     indices: tuple[int, ...], *, pictures: Pictures, stride: int, rectangular: bool
 ) -> Batch:
     """Letterbox images into the least shape that holds them, or the least that holds `imgsz`."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from prune.common.device import cores
 from prune.common.size import Sides, Size
-from prune.data.batch import Batch, TrainKey, generator, scoring_batch, share, training_batch
+from prune.data.batch import Batch, TrainKey, evaluation_batch, generator, share, training_batch
 from prune.data.failures import pass_on, watched
 from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
@@ -30,7 +30,15 @@ from prune.data.truth import Truth, expect_truth, read_truth
 from prune.data.workers import Context, start
 from prune.errors import DataError, PruneError
 
-__all__ = ["Batch", "Frame", "Loader", "TrainLoader", "check_sizes", "score_loader", "train_loader"]
+__all__ = [
+    "Batch",
+    "Frame",
+    "Loader",
+    "TrainLoader",
+    "check_sizes",
+    "evaluation_loader",
+    "train_loader",
+]
 
 Key = TypeVar("Key")
 
@@ -202,7 +210,7 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
     )
 
 
-def score_loader(  # noqa: PLR0913  # as above
+def evaluation_loader(  # noqa: PLR0913  # as above
     spec: DataSpec,
     *,
     split: str,
@@ -238,7 +246,7 @@ def score_loader(  # noqa: PLR0913  # as above
     order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     keys = keys[part[0] :: part[1]]
-    make = partial(scoring_batch, pictures=pictures, stride=stride, rectangular=rectangular)
+    make = partial(evaluation_batch, pictures=pictures, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers, truth=found)
 
 

@@ -88,7 +88,7 @@ def together(parts: Sequence[Collected]) -> Collected:
     return replace(whole, losses=losses)
 
 
-def score(  # noqa: PLR0913  # what a caller chooses, all by keyword
+def evaluate_network(  # noqa: PLR0913  # what a caller chooses, all by keyword
     net: Darknet,
     loader: Iterable[Batch],
     names: Sequence[str],
@@ -145,7 +145,7 @@ def collect(
     gather: Gather | None = None,
     shares: bool = False,
 ) -> Collected:
-    """Run any detector, a network or an exported file, over a split; arguments as in `score`.
+    """Run any detector over a split, a network or an exported file; see `evaluate_network`.
 
     `shares` says whether the detector may run in several threads at once.
     """

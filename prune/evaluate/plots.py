@@ -77,7 +77,7 @@ def _tag(image: Image, label: Label, corner: tuple[int, int], background: Colour
     place[:] = tag[: place.shape[0], : place.shape[1]].round().astype(np.uint8)
 
 
-def score_pictures(
+def draw_metrics(
     truth: Sequence[Boxes], found: Sequence[Boxes], names: Sequence[str], folder: Path
 ) -> None:
     """Draw into a folder what the metrics are made of (see metrics.py for the arrays)."""

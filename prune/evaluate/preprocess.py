@@ -11,7 +11,7 @@ from prune.data.batch import Batch, assemble
 from prune.data.frames import Frame, Shape, batch_shape, fit, loading_size
 from prune.data.images import Image, read_image
 from prune.data.labels import Boxes
-from prune.data.loader import check_sizes, score_loader, split_truth
+from prune.data.loader import check_sizes, evaluation_loader, split_truth
 from prune.data.spec import DataSpec
 from prune.evaluate.runner import Runner
 
@@ -54,7 +54,7 @@ def split_batches(
         paths, found = split_truth(spec, split)
         batches = fitted(paths, runner.shape, batch_size, truth=found.boxes)
         return batches, -(-len(paths) // batch_size)
-    loader = score_loader(
+    loader = evaluation_loader(
         spec,
         split=split,
         imgsz=imgsz,

@@ -138,7 +138,7 @@ def evaluate(config: EvaluateConfig, *, report: Report = silent) -> EvaluateResu
         metrics = collected.metrics(data.names)
         if folder:
             run_dir.record(folder, vars(config))
-            plots.score_pictures(collected.truth, collected.found, data.names, folder)
+            plots.draw_metrics(collected.truth, collected.found, data.names, folder)
             report(f"plots in {folder}")
     return EvaluateResult(
         map50=metrics.map50,

@@ -30,10 +30,10 @@ from prune.core.recover.recalibrate import recalibrate
 from prune.core.recover.reconstruct import Settings, reconstruct
 from prune.core.recover.restate import restate
 from prune.data import spec
-from prune.data.loader import Loader, TrainLoader, score_loader, train_loader
+from prune.data.loader import Loader, TrainLoader, evaluation_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
-from prune.evaluate.collect import score
+from prune.evaluate.collect import evaluate_network
 from prune.evaluate.metrics import LEARNED, Metrics
 from prune.models.darknet import Darknet, reactivated
 from prune.pruner import depth, session
@@ -386,7 +386,7 @@ def _train_loader(path: Path, opened: Session, seed: int) -> TrainLoader:
 
 def _evaluator(path: Path, opened: Session) -> Callable[..., Metrics]:
     data = _open_data(path, opened, "val")
-    loader: Loader = score_loader(
+    loader: Loader = evaluation_loader(
         data,
         split="val",
         imgsz=opened.checkpoint.imgsz,
@@ -397,7 +397,7 @@ def _evaluator(path: Path, opened: Session) -> Callable[..., Metrics]:
 
     def evaluate(net: Darknet, *, where: torch.device, name: str) -> Metrics:
         batches = tracked(loader, name, len(loader))
-        return score(net, batches, data.names, device=where)
+        return evaluate_network(net, batches, data.names, device=where)
 
     return evaluate
 

@@ -19,7 +19,7 @@ from prune.common import device as devices
 from prune.common.files import probe, write_text
 from prune.common.notes import Report, silent
 from prune.evaluate import metrics, plots
-from prune.evaluate.collect import collect, score
+from prune.evaluate.collect import collect, evaluate_network
 from prune.evaluate.fuse_batchnorm import fused
 from prune.train import checkpointing, gradual, memory, profile, run_log, setup
 from prune.train import plots as images
@@ -269,7 +269,9 @@ def _train(
         if ready.test is not None:
             log.report("evaluating the best weights on the test split")
             net = _best_network(ready, folder)
-            test = score(net, ready.test, ready.spec.names, device=ready.device, gather=team.gather)
+            test = evaluate_network(
+                net, ready.test, ready.spec.names, device=ready.device, gather=team.gather
+            )
         if plots:
             draw_results(ready, rows, log)
         if team.is_main and watch is not None:
@@ -338,7 +340,7 @@ def draw_results(ready: Setup, rows: Sequence[Row], log: Log) -> None:
     images.write_image(drawn, log.folder / "val_batch0.jpg")
     if log.board is not None:
         log.board.image("val_batch0", images.as_rgb(drawn), len(rows))
-    plots.score_pictures(found.truth, found.found, names, log.folder)
+    plots.draw_metrics(found.truth, found.found, names, log.folder)
 
 
 def _report_times(ready: Setup, watch: Stopwatch, log: Log) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prune.checkpoint import naming
-from prune.evaluate.collect import score
+from prune.evaluate.collect import evaluate_network
 from prune.models.loss import detection_loss
 from prune.train import checkpointing, distillation, optim, sampling, stopping
 from prune.train.checkpointing import Origin, Position, Row, explain_save_errors, prepare_folder
@@ -155,7 +155,7 @@ def _evaluate(run: Run, validation: Iterable[Batch], origin: Origin) -> Metrics:
         return detection_loss(maps, run.averaged.heads, targets, hyp=run.hyp)[1]
 
     with run.watch("score"):
-        return score(
+        return evaluate_network(
             run.averaged,
             validation,
             origin.names,

@@ -138,7 +138,7 @@ def prepare(
     if pruning is not None:
         settings = replace(settings, best_after=pruning.done)
     load = partial(
-        loader.score_loader,
+        loader.evaluation_loader,
         spec,
         imgsz=settings.imgsz,
         batch_size=settings.batch_size,

@@ -117,7 +117,7 @@ def test_plots_take_letters_from_the_font_that_has_them(
     names = (CHINESE, CYRILLIC, "$a_{$", "ไทย")
     truth = [np.array([[float(i), 0, 0, 10, 10] for i in range(len(names))])]
     found = [np.array([[0, 0, 10, 10, 0.9, float(i)] for i in range(len(names))])]
-    plots.score_pictures(truth, found, names, tmp_path)
+    plots.draw_metrics(truth, found, names, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 

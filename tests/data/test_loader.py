@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prune.common.boxes import xywh_to_xyxy
 from prune.data import labels, orientation, samples, store
 from prune.data.batch import Batch, generator
-from prune.data.loader import TrainLoader, score_loader, train_loader
+from prune.data.loader import TrainLoader, evaluation_loader, train_loader
 from prune.data.spec import DataSpec
 from prune.data.truth import read_truth
 from prune.errors import DataError
@@ -119,8 +119,10 @@ def test_any_number_of_workers_gives_the_same_batches(spec: DataSpec, workers: i
 def test_cache_gives_the_same_batches(spec: DataSpec, workers: int) -> None:
     cached = training(spec, workers=workers, cache="ram")
     assert epochs(cached) == epochs(training(spec))
-    scored = score_loader(spec, split="train", imgsz=64, batch_size=2, workers=0)
-    again = score_loader(spec, split="train", imgsz=64, batch_size=2, workers=workers, cache="ram")
+    scored = evaluation_loader(spec, split="train", imgsz=64, batch_size=2, workers=0)
+    again = evaluation_loader(
+        spec, split="train", imgsz=64, batch_size=2, workers=workers, cache="ram"
+    )
     assert digest(scored) == digest(again)
 
 
@@ -210,13 +212,15 @@ def test_pictures_without_boxes_make_an_empty_target(spec: DataSpec) -> None:
     labels.label_path(spec.pictures("train")[0]).write_text("")
     (batch,) = training(bare, labelled=False)
     assert batch.targets.shape == (0, 6)
-    (batch,) = score_loader(bare, split="train", imgsz=64, batch_size=4, workers=0)
+    (batch,) = evaluation_loader(bare, split="train", imgsz=64, batch_size=4, workers=0)
     assert batch.targets.shape == (0, 6)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_rectangles_cover_every_picture_once_and_are_least(spec: DataSpec, workers: int) -> None:
-    loader = score_loader(spec, split="train", imgsz=128, batch_size=3, stride=32, workers=workers)
+    loader = evaluation_loader(
+        spec, split="train", imgsz=128, batch_size=3, stride=32, workers=workers
+    )
     batches = list(loader)
     assert len(batches) == len(loader) == 3
     assert sorted(p for batch in batches for p in batch.paths) == list(spec.pictures("train"))
@@ -231,7 +235,7 @@ def test_rectangles_cover_every_picture_once_and_are_least(spec: DataSpec, worke
 
 
 def test_squares_keep_the_order(spec: DataSpec) -> None:
-    loader = score_loader(
+    loader = evaluation_loader(
         spec, split="train", imgsz=80, batch_size=4, stride=32, workers=0, rectangular=False
     )
     batches = list(loader)
@@ -241,7 +245,7 @@ def test_squares_keep_the_order(spec: DataSpec) -> None:
 
 @pytest.mark.parametrize("rectangular", [True, False])
 def test_frames_map_targets_back_to_the_labels(spec: DataSpec, rectangular: bool) -> None:
-    loader = score_loader(
+    loader = evaluation_loader(
         spec, split="train", imgsz=64, batch_size=3, workers=0, rectangular=rectangular
     )
     for batch in loader:
@@ -265,7 +269,7 @@ def test_turned_photographs_are_upright(tmp_path: Path, cache: str | None) -> No
     path.with_suffix(".txt").touch()
     spec = DataSpec(tmp_path, ("thing",), {"val": (path,)})
     assert store.picture_sizes([path]) == ((40, 20),)
-    (batch,) = score_loader(spec, split="val", imgsz=64, batch_size=1, workers=0, cache=cache)
+    (batch,) = evaluation_loader(spec, split="val", imgsz=64, batch_size=1, workers=0, cache=cache)
     assert batch.images.shape[2:] == (64, 32)
     assert (batch.frames[0].height, batch.frames[0].width) == (40, 20)
 
@@ -304,7 +308,7 @@ def test_when_no_image_can_be_read_any_more_it_is_one_clean_error(spec: DataSpec
 @pytest.mark.parametrize("cache", [None, "ram"])
 def test_scoring_leaves_a_broken_image_out(spec: DataSpec, cache: str | None) -> None:
     spec.pictures("train")[3].write_bytes(b"")
-    loader = score_loader(spec, split="train", imgsz=64, batch_size=2, cache=cache, workers=0)
+    loader = evaluation_loader(spec, split="train", imgsz=64, batch_size=2, cache=cache, workers=0)
     scored = sorted(path.stem for batch in loader for path in batch.paths)
     assert scored == ["0", "1", "2", "4", "5", "6"]
 
@@ -343,7 +347,8 @@ def test_one_class_is_all_that_is_loaded(spec: DataSpec) -> None:
     one = spec.as_one_class()
     assert one.names == ("object",)
     scored, again = (
-        score_loader(data, split="train", imgsz=64, batch_size=2, workers=0) for data in (spec, one)
+        evaluation_loader(data, split="train", imgsz=64, batch_size=2, workers=0)
+        for data in (spec, one)
     )
     for plain, merged in ((training(spec), training(one)), (scored, again)):
         for before, after in zip(plain, merged, strict=True):

@@ -15,10 +15,10 @@ from torch import Tensor
 from prune.common.size import Size
 from prune.data import spec as data
 from prune.data.frames import fit
-from prune.data.loader import Loader, score_loader
+from prune.data.loader import Loader, evaluation_loader
 from prune.errors import CheckpointError, DeviceError, InputError
 from prune.evaluate import metrics, plots
-from prune.evaluate.collect import collect, score
+from prune.evaluate.collect import collect, evaluate_network
 from prune.evaluate.letterbox import to_original
 from prune.evaluate.parallel import sharing
 from prune.evaluate.runner import open_weights
@@ -30,11 +30,13 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def loader(tmp_path: Path) -> Loader:
     spec = data.load(squares.data(tmp_path))
-    return score_loader(spec, split="val", imgsz=squares.SIZE, batch_size=3, stride=8, workers=0)
+    return evaluation_loader(
+        spec, split="val", imgsz=squares.SIZE, batch_size=3, stride=8, workers=0
+    )
 
 
 def test_network_that_finds_everything_scores_one(loader: Loader) -> None:
-    scores = score(squares.network(), loader, squares.NAMES, device=CPU)
+    scores = evaluate_network(squares.network(), loader, squares.NAMES, device=CPU)
     assert (scores.map, scores.map50) == pytest.approx((1, 1), abs=1e-6)
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx((1, 1, 1))
     assert [row.instances for row in scores.per_class] == [3, 3]
@@ -58,7 +60,7 @@ def test_box_taken_away_from_the_network_costs_recall(loader: Loader) -> None:
 def test_network_and_its_parts_come_back_in_their_modes(loader: Loader, training: bool) -> None:
     net = squares.network().train(training)
     frozen = next(net.children()).eval()
-    score(net, loader, squares.NAMES, device=CPU)
+    evaluate_network(net, loader, squares.NAMES, device=CPU)
     assert net.training is training
     assert not frozen.training, "one that training keeps in eval mode"
 
@@ -67,7 +69,9 @@ def test_loss_is_the_mean_over_pictures(loader: Loader) -> None:
     def boxes_and_one(maps: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         return torch.tensor([len(targets) / len(maps[0]), 1.0])
 
-    scores = score(squares.network(), loader, squares.NAMES, device=CPU, loss=boxes_and_one)
+    scores = evaluate_network(
+        squares.network(), loader, squares.NAMES, device=CPU, loss=boxes_and_one
+    )
     boxes = sum(map(len, squares.SPLIT))
     assert scores.losses == pytest.approx((boxes / len(squares.SPLIT), 1))
 
@@ -84,7 +88,7 @@ def test_cores_that_share_a_batch_find_what_one_alone_finds(loader: Loader) -> N
             boxes = collect(
                 lambda images: net.decode(net(images)), loader, 2, device=CPU, shares=True
             )
-            losses = score(net, loader, squares.NAMES, device=CPU, loss=maps_seen).losses
+            losses = evaluate_network(net, loader, squares.NAMES, device=CPU, loss=maps_seen).losses
             assert torch.get_num_threads() == cores
         finally:
             torch.set_num_threads(before)
@@ -123,7 +127,7 @@ def test_no_core_is_idle(pictures: int, parts: list[tuple[int, int]]) -> None:
 
 
 def test_times_are_told(loader: Loader) -> None:
-    scores = score(squares.network(), loader, squares.NAMES, device=CPU)
+    scores = evaluate_network(squares.network(), loader, squares.NAMES, device=CPU)
     assert scores.forward_ms is not None and scores.forward_ms > 0
     assert scores.nms_ms is not None and scores.nms_ms > 0
 

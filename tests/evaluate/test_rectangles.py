@@ -32,7 +32,7 @@ from prune.core.cost.macs import count
 from prune.data import labels
 from prune.data.frames import fit
 from prune.data.images import read_image
-from prune.data.loader import score_loader, train_loader
+from prune.data.loader import evaluation_loader, train_loader
 from prune.data.samples import HYP_KEYS
 from prune.data.spec import DataSpec
 from prune.errors import CheckpointError, DataError, InputError, PlanError
@@ -166,7 +166,7 @@ def images(tmp_path: Path) -> DataSpec:
 def test_scoring_letterboxes_into_height_and_width(images: DataSpec, rectangular: bool) -> None:
     """What the loader gives is what a hand makes: one scale, centred, grey around."""
     options = {"imgsz": WIDE, "batch_size": 1, "stride": 16, "workers": 0}
-    found = score_loader(images, split="train", rectangular=rectangular, **options)  # type: ignore[arg-type]  # a table's values
+    found = evaluation_loader(images, split="train", rectangular=rectangular, **options)  # type: ignore[arg-type]  # a table's values
     for batch in found:
         image = original = read_image(batch.paths[0])
         height, width = image.shape[:2]
@@ -300,7 +300,7 @@ def test_sizes_without_a_pixel_are_refused_below_the_command_line_too(images: Da
     with pytest.raises(InputError, match="--img-size is 0 x 64"):
         Settings(epochs=1, imgsz=nothing)
     with pytest.raises(DataError, match="image size is 0 x 64"):
-        score_loader(images, split="train", imgsz=nothing, batch_size=1)
+        evaluation_loader(images, split="train", imgsz=nothing, batch_size=1)
     with pytest.raises(PlanError, match="cannot be run"):
         depth.blocks(build(stacks.CFG), imgsz=nothing)
 

@@ -24,10 +24,10 @@ from prune.core.cut import apply_plan
 from prune.core.masking import masked
 from prune.core.plan import Plan, cut_of, from_json, removed
 from prune.core.trace.groups import Group
-from prune.data.loader import score_loader
+from prune.data.loader import evaluation_loader
 from prune.data.spec import load
 from prune.errors import InputError, PlanError
-from prune.evaluate.collect import score
+from prune.evaluate.collect import evaluate_network
 from prune.evaluate.nms import detections
 from prune.models.darknet import Darknet, build
 from prune.models.loss import detection_loss
@@ -106,7 +106,7 @@ def plan_of(groups: Sequence[Group], task: Task) -> Plan:
 def score_of(net: Darknet, setup: Setup) -> tuple[float, float]:
     """Return mAP and loss as `prune val` and training compute them."""
     spec = load(setup.data, splits=["val"])
-    loader = score_loader(
+    loader = evaluation_loader(
         spec,
         split="val",
         imgsz=setup.imgsz,
@@ -118,7 +118,7 @@ def score_of(net: Darknet, setup: Setup) -> tuple[float, float]:
     def loss(maps: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         return detection_loss(maps, net.heads, targets, hyp=SCRATCH)[1]
 
-    found = score(
+    found = evaluate_network(
         net, loader, spec.names, device=torch.device("cpu"), confidence=setup.confidence, loss=loss
     )
     return found.map, found.losses[3]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from prune import checkpoint
 from prune.cli import main
 from prune.data import spec
-from prune.data.loader import score_loader
+from prune.data.loader import evaluation_loader
 from prune.errors import DataError
-from prune.evaluate.collect import score
+from prune.evaluate.collect import evaluate_network
 from prune.train import distributed as teams
 from prune.train import loop
 from prune.train.distributed import SharedStatistics, Team, all_reduce
@@ -116,10 +116,10 @@ def score_tiny(folder: Path, batch: int, team: Team) -> tuple[object, ...]:
     kept = checkpoint.load(folder / "dense.pt")
     net = checkpoint.network(kept)
     data = spec.load(folder / "data.yaml", splits=("val",))
-    judge = score_loader(
+    judge = evaluation_loader(
         data, split="val", imgsz=64, batch_size=batch, stride=net.stride, workers=0, part=team.part
     )
-    found = score(
+    found = evaluate_network(
         net,
         judge,
         kept.names,

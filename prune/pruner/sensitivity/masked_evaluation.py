@@ -21,7 +21,7 @@ from prune.common.inputs import read_bytes
 from prune.common.size import Size
 from prune.data import labels
 from prune.data import spec as data
-from prune.data.loader import Loader, score_loader
+from prune.data.loader import Loader, evaluation_loader
 from prune.data.spec import DataSpec
 from prune.errors import InputError
 from prune.pruner.sensitivity import effect
@@ -121,7 +121,7 @@ def open_setup(setup: Setup) -> MaskedEvaluation:
 
 
 def _loader(spec: DataSpec, setup: Setup, stride: int) -> Loader:
-    return score_loader(
+    return evaluation_loader(
         spec,
         split=setup.split,
         imgsz=setup.imgsz,
