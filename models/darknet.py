@@ -71,7 +71,7 @@ class Darknet(nn.Module):
         return layout(self.sections)
 
     @property
-    def small_picture(self) -> tuple[int, int, int, int]:
+    def small_image(self) -> tuple[int, int, int, int]:
         """Shape of an image just big enough to trace: channels do not depend on its size."""
         return (1, 3, 2 * self.stride, 2 * self.stride)
 

@@ -9,4 +9,4 @@ from .darknet import Darknet
 
 def detector_groups(net: Darknet) -> tuple[Group, ...]:
     """Find every coupled group of a network, on any device; the outputs of heads are protected."""
-    return trace(net, net.small_picture, protected=net.head_convolutions())
+    return trace(net, net.small_image, protected=net.head_convolutions())

@@ -98,7 +98,7 @@ def scores(folder: Path, rounds: int) -> None:
 
     works: dict[str, Callable[[], object]] = {
         "trace of yolor_csp": lambda: trace(
-            net, net.small_picture, protected=net.head_convolutions()
+            net, net.small_image, protected=net.head_convolutions()
         ),
         "forward and backward, 64 pictures": plain,
         "change (taylor), 64 pictures": lambda: gather(small, pictures, loss, what="change"),

@@ -182,9 +182,9 @@ class _Look:
     def __call__(self, images: Tensor, *, limit: int = MAX_DETECTIONS) -> _Seen:
         """Detect on images, uint8 [N, 3, H, W], keeping at most `limit` boxes of each."""
         with torch.inference_mode():
-            pictures = images.to(self.device, non_blocking=True).float() / 255
+            scaled = images.to(self.device, non_blocking=True).float() / 255
             started = _now(self.device)
-            maps, decoded = self.see(pictures)
+            maps, decoded = self.see(scaled)
             between = _now(self.device)
             found = detections(
                 decoded, confidence=self.confidence, iou=self.iou, max_detections=limit

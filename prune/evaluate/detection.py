@@ -62,7 +62,7 @@ class DetectConfig:
     def output(self, folder: Path) -> Output:
         """Return what is to be written into a folder."""
         text = self.save_txt or self.save_conf
-        return Output(folder, pictures=not self.nosave, text=text, confidences=self.save_conf)
+        return Output(folder, images=not self.nosave, text=text, confidences=self.save_conf)
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,9 @@ def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int)
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    pictures = [{"id": i + 1} for i in range(len(truth))]
+    images = [{"id": i + 1} for i in range(len(truth))]
     labels = [{"id": i + 1, "name": str(i)} for i in range(classes)]
-    if not pictures or not any(len(boxes) for boxes in truth):
+    if not images or not any(len(boxes) for boxes in truth):
         return np.full((10, 101, classes), -1.0)
     limit = limit_of(truth)
     if limit > COCO_LIMIT:
@@ -139,7 +139,7 @@ def coco_precision(truth: Sequence[Boxes], found: Sequence[Boxes], classes: int)
         )
     annotations = _truth_records(truth)
     real = COCO(
-        {"images": pictures, "categories": labels, "annotations": annotations},
+        {"images": images, "categories": labels, "annotations": annotations},
         print_function=_silent,
     )
     answers = real.loadRes(_found_records(found, limit))
@@ -166,9 +166,9 @@ def _silent(*_: object) -> None:
 
 def _truth_records(truth: Sequence[Boxes]) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
-    for picture, boxes in enumerate(truth, start=1):
+    for image, boxes in enumerate(truth, start=1):
         for label, x1, y1, x2, y2 in np.asarray(boxes, dtype=np.float64).tolist():
-            record = _record(picture, label, (x1, y1, x2, y2))
+            record = _record(image, label, (x1, y1, x2, y2))
             # COCO takes number 0 for "no match", so its numbers start at 1
             records.append({**record, "id": len(records) + 1, "iscrowd": 0})
     return records
@@ -176,8 +176,8 @@ def _truth_records(truth: Sequence[Boxes]) -> list[dict[str, object]]:
 
 def _found_records(found: Sequence[Boxes], limit: int) -> list[dict[str, object]]:
     return [
-        {**_record(picture, label, (x1, y1, x2, y2)), "score": score}
-        for picture, boxes in enumerate(found, start=1)
+        {**_record(image, label, (x1, y1, x2, y2)), "score": score}
+        for image, boxes in enumerate(found, start=1)
         for x1, y1, x2, y2, score, label in _counted(boxes, limit).tolist()
     ]
 
@@ -197,12 +197,10 @@ def _counted(boxes: Boxes, limit: int) -> Array:
     return counted
 
 
-def _record(
-    picture: int, label: float, box: tuple[float, float, float, float]
-) -> dict[str, object]:
+def _record(image: int, label: float, box: tuple[float, float, float, float]) -> dict[str, object]:
     x1, y1, x2, y2 = box
     return {
-        "image_id": picture,
+        "image_id": image,
         "category_id": int(label) + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": (x2 - x1) * (y2 - y1),

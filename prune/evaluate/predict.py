@@ -46,7 +46,7 @@ class Output:
     """What to write into `folder`: drawn images, label files, confidences in these."""
 
     folder: Path
-    pictures: bool = True
+    images: bool = True
     text: bool = False
     confidences: bool = False
 
@@ -175,7 +175,7 @@ def expect_other_files(found: Sequence[Source], stems: Sequence[str], output: Ou
 
 
 def _targets(source: Source, stem: str, output: Output) -> Iterator[Path]:
-    if output.pictures:
+    if output.images:
         yield _target(source, stem, output)
         yield _film_target(stem, output)
     if output.text:
@@ -217,7 +217,7 @@ def label_text(boxes: Boxes, image: Image, *, confidences: bool) -> str:
 
 
 def _write(found: Found, image: Image, *, target: Path, output: Output) -> None:
-    if output.pictures:
+    if output.images:
         coded, data = cv2.imencode(target.suffix, plots.draw(image, found.boxes, found.names))
         if not coded:
             raise InputError(f"cannot write {target}: OpenCV has no encoder for it")
@@ -237,7 +237,7 @@ def _film(
     reel: Reel, first: Image, *, stem: str, output: Output
 ) -> Iterator[cv2.VideoWriter | None]:
     """Open the video to write, .mp4 of the first frame's size; None where none is requested."""
-    if not output.pictures:
+    if not output.images:
         yield None
         return
     target = _film_target(stem, output)

@@ -22,19 +22,19 @@ FONTS = (
 )
 
 
-def letterbox(picture: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]:
+def letterbox(image: Image.Image, how: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Scale and pad an image; also give the scale and the padding, across and down."""
     height, width = how["size"]
-    fits = min(width / picture.width, height / picture.height)
-    scaled = [max(1, round(side * fits)) for side in picture.size]
+    fits = min(width / image.width, height / image.height)
+    scaled = [max(1, round(side * fits)) for side in image.size]
     if how["any_size"]:
         width, height = (-(-side // how["stride"]) * how["stride"] for side in scaled)
     corner = ((width - scaled[0]) // 2, (height - scaled[1]) // 2)
     padded = np.full((height, width, 3), how["pad"], np.float32)
     inside = slice(corner[1], corner[1] + scaled[1]), slice(corner[0], corner[0] + scaled[0])
-    padded[inside] = resized(np.asarray(picture, np.float32), *scaled)
+    padded[inside] = resized(np.asarray(image, np.float32), *scaled)
     pixels = padded.transpose(2, 0, 1)[None] * np.float32(how["scale"])
-    return pixels, np.array(scaled * 2) / (picture.size * 2), np.array(corner * 2)
+    return pixels, np.array(scaled * 2) / (image.size * 2), np.array(corner * 2)
 
 
 def resized(pixels: Any, width: int, height: int) -> Any:
@@ -102,23 +102,23 @@ def main() -> None:
     how = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
     names = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
     parser = argparse.ArgumentParser(description="Detect objects in an image.")
-    parser.add_argument("picture", help="an image file")
+    parser.add_argument("image", help="an image file")
     parser.add_argument("--out", help="write the image with its boxes to this file")
     parser.add_argument("--conf", type=float, default=how["confidence"], help="lowest confidence")
     parser.add_argument("--iou", type=float, default=how["iou"], help="most overlap in a class")
     args = parser.parse_args()
     try:
-        picture = ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
     except (OSError, SyntaxError) as error:
         why = getattr(error, "strerror", None) or "it is no image, or a broken one"
-        sys.stderr.write(f"detect.py: cannot read {args.picture}: {why}\n")
+        sys.stderr.write(f"detect.py: cannot read {args.image}: {why}\n")
         sys.exit(2)
-    images, scale, corner = letterbox(picture, how)
+    images, scale, corner = letterbox(image, how)
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
     (decoded,) = session.run(["output"], {"images": images})
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     for box, label, confidence in picked(decoded[0], args.conf, args.iou)[: how["max_detections"]]:
-        limits = np.array(picture.size * 2)
+        limits = np.array(image.size * 2)
         xyxy = ((box - corner) / scale).clip(0, limits).round(2).tolist()
         found = {"xyxy": xyxy, "class": label, "name": names[label]}
         print(json.dumps({**found, "confidence": round(confidence, 5)}))
@@ -126,7 +126,7 @@ def main() -> None:
         text, font = lettering(names[label], label)
         draw.text((xyxy[0] + 3, xyxy[1] + 2), f"{text} {confidence:.2f}", fill="red", font=font)
     if args.out:
-        picture.save(args.out)
+        image.save(args.out)
 
 
 if __name__ == "__main__":

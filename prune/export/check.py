@@ -32,7 +32,7 @@ class Difference:
     relative: float
 
 
-def random_pictures(shapes: Iterable[Sequence[int]], *, seed: int = 0) -> list[Tensor]:
+def random_images(shapes: Iterable[Sequence[int]], *, seed: int = 0) -> list[Tensor]:
     """Draw one batch a shape, [N, 3, H, W] in 0..1."""
     random = torch.Generator().manual_seed(seed)
     return [torch.rand(*shape, generator=random) for shape in shapes]
@@ -112,13 +112,13 @@ def compare_picked(
         multi_label=False,
     )
     boxes, scores, classes, counts = found
-    for picture, rows in enumerate(wanted):
-        own = np.column_stack((boxes[picture], scores[picture], classes[picture]))
-        shared = _shared(own[: counts[picture]], rows.numpy())
-        strays = max(len(rows), int(counts[picture])) - shared
+    for image, rows in enumerate(wanted):
+        own = np.column_stack((boxes[image], scores[image], classes[image]))
+        shared = _shared(own[: counts[image]], rows.numpy())
+        strays = max(len(rows), int(counts[image])) - shared
         if strays > STRAYS * len(rows):
             raise ExportError(
-                f"the file picks {counts[picture]} boxes, prune's own suppression {len(rows)}, "
+                f"the file picks {counts[image]} boxes, prune's own suppression {len(rows)}, "
                 f"of which {shared} are the same"
             )
     return sum(map(len, wanted))

@@ -46,7 +46,7 @@ def read_back(cfg: Path, weights: Path, net: Darknet) -> ReadBack:
         ExportError: it cannot be read, or computes something else.
     """
     random = torch.Generator().manual_seed(0)
-    _, _, rows, columns = net.small_picture
+    _, _, rows, columns = net.small_image
     images = torch.rand((1, 3, rows, columns + net.stride), generator=random)
     worst = _by_our_reader(cfg, weights, net, images)
     reader, lacking = "our own reader", lacking_in_opencv(net.sections)

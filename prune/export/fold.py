@@ -68,8 +68,8 @@ def assembled(plain: Plain, original: Darknet) -> Darknet:
 @torch.no_grad()
 def _prove(found: Darknet, original: Darknet) -> None:
     random = torch.Generator().manual_seed(0)
-    picture = torch.rand(original.small_picture, generator=random, dtype=torch.float64)
-    for own, wanted in zip(found(picture), original(picture), strict=True):  # [1, A*no, ny, nx]
+    image = torch.rand(original.small_image, generator=random, dtype=torch.float64)
+    for own, wanted in zip(found(image), original(image), strict=True):  # [1, A*no, ny, nx]
         worst = float((own - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
         if not worst <= TOLERANCE:
             raise ExportError(

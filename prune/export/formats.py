@@ -159,7 +159,7 @@ def _onnx_file(config: ExportConfig, source: Checkpoint, target: Path) -> Export
         exporter=config.exporter,
         source=checkpoint.digest(config.weights),
         about=provenance(source),
-        pictures=_images(config, net, imgsz),
+        images=_images(config, net, imgsz),
     )
     return ExportResult(**vars(done))
 

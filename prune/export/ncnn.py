@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prune.common.files import together
 from prune.errors import ExportError, InputError
-from prune.export.check import Difference, difference, random_pictures
+from prune.export.check import Difference, difference, random_images
 from prune.export.facts import PREPROCESSING
 from prune.export.fold import folded
 from prune.export.ncnn_layers import INPUT, Array, Op, translated
@@ -131,11 +131,11 @@ def _with_splits(ops: Sequence[Op]) -> list[Op]:
 def _verify(net: Darknet, param: Path, weights: Path) -> Difference:
     """Compare ncnn's head maps with those of the network, unfolded, on two random images."""
     reference = copy.deepcopy(net).cpu().float().eval()
-    rows, columns = net.small_picture[2:]
+    rows, columns = net.small_image[2:]
     found = Difference(0.0, 0.0)
-    for picture in random_pictures([(1, 3, rows, columns), (1, 3, rows, columns + net.stride)]):
-        own = run(param, weights, picture, heads=len(net.heads))
-        wanted = reference(picture)
+    for image in random_images([(1, 3, rows, columns), (1, 3, rows, columns + net.stride)]):
+        own = run(param, weights, image, heads=len(net.heads))
+        wanted = reference(image)
         for one, other in zip(own, wanted, strict=True):
             here = difference(one[None], other.numpy())
             found = max(found, here, key=lambda either: either.relative)
@@ -147,13 +147,13 @@ def _verify(net: Darknet, param: Path, weights: Path) -> Difference:
     return found
 
 
-def run(param: Path, weights: Path, picture: Tensor, *, heads: int) -> list[Array]:
+def run(param: Path, weights: Path, image: Tensor, *, heads: int) -> list[Array]:
     """Compute the head maps of one image in ncnn, in float32.
 
     Args:
         param: the layers.
         weights: the .bin.
-        picture: [1, 3, H, W] in 0..1.
+        image: [1, 3, H, W] in 0..1.
         heads: how many.
 
     Returns:
@@ -170,7 +170,7 @@ def run(param: Path, weights: Path, picture: Tensor, *, heads: int) -> list[Arra
     if net.load_param(str(param)) or net.load_model(str(weights)):
         raise ExportError("ncnn cannot load the files that were written")
     extractor = net.create_extractor()
-    extractor.input(INPUT, ncnn.Mat(np.ascontiguousarray(picture[0].numpy())))
+    extractor.input(INPUT, ncnn.Mat(np.ascontiguousarray(image[0].numpy())))
     maps = []
     for index in range(heads):
         failed, found = extractor.extract(f"head{index}")

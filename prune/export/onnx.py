@@ -19,7 +19,7 @@ from prune.export.check import (
     compare,
     compare_picked,
     outputs,
-    random_pictures,
+    random_images,
     telling_score,
 )
 from prune.export.exporters import EXPORTERS, OPSETS, Job, Shape, quiet
@@ -80,7 +80,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
     exporter: str = "torchscript",
     source: str = "",
     about: Mapping[str, object] | None = None,
-    pictures: Sequence[Tensor] = (),
+    images: Sequence[Tensor] = (),
 ) -> Exported:
     """Write `net` to `target` as ONNX; nothing is left there unless it agrees with torch.
 
@@ -102,7 +102,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         exporter: a key of EXPORTERS.
         source: SHA-256 of the checkpoint, for the metadata.
         about: what `facts.provenance` gave, for the metadata.
-        pictures: real ones to compare on beside random ones, each [N, 3, H, W] in 0..1 of a shape
+        images: real ones to compare on beside random ones, each [N, 3, H, W] in 0..1 of a shape
             that the file takes.
 
     Raises:
@@ -124,7 +124,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         opset=OPSET if opset is None else opset,
         stride=own.stride,
     )
-    batches = [*random_pictures(_compared_shapes(job)), *pictures]
+    batches = [*random_images(_compared_shapes(job)), *images]
     metadata = facts(own, job, names=names, source=source, about=about or {})
     metadata |= {"half": str(half), "nms": "False"}
     with replacing(target) as part:
@@ -148,7 +148,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         max_abs_diff=difference.absolute,
         max_rel_diff=difference.relative,
         bytes=size,
-        pictures=sum(map(len, pictures)),
+        pictures=sum(map(len, images)),
     )
 
 

@@ -142,7 +142,7 @@ Step = Callable[[_Case, Sequence[Tensor]], int | None]
 
 
 def _compensate(case: _Case, images: Sequence[Tensor]) -> int:
-    original, shape = case.original, case.opened.net.small_picture
+    original, shape = case.original, case.opened.net.small_image
     means = means_from_images(original, images) if images else means_from_norms(original, shape)
     done = compensate(
         original,

@@ -153,7 +153,7 @@ def verify(session: Session, pruned: Pruned, result: Checkpoint, *, seed: int = 
     Raises:
         VerificationError: the network in the checkpoint differs from the masked original.
     """
-    shape = session.net.small_picture
+    shape = session.net.small_image
     places = depth.places_of(session.net, pruned.plan.blocks)
     skip = depth.skip(session.net, places) if places else None
 

@@ -52,16 +52,16 @@ def ranges(
             calibrate_method=kind,
             extra_options=options,
         )
-        for pictures in batches:  # one at a time: it keeps all tensors of what it is given
-            calibrator.collect_data(_Once(name, pictures))
+        for images in batches:  # one at a time: it keeps all tensors of what it is given
+            calibrator.collect_data(_Once(name, images))
         return calibrator.compute_data()
 
 
 class _Once(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """One batch, in the form that a calibrator takes."""
 
-    def __init__(self, name: str, pictures: Array) -> None:
-        self._left = [{name: pictures}]
+    def __init__(self, name: str, images: Array) -> None:
+        self._left = [{name: images}]
 
     def get_next(self) -> dict[str, Array] | None:
         """Give the batch once."""

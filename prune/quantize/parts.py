@@ -84,7 +84,7 @@ def sort(model: onnx.ModelProto) -> Parts:
     readers = _readers(nodes)
     computed = {tensor for node in nodes for tensor in node.output}
     inner = _before_a_convolution(nodes)
-    pictures = {value.name for value in model.graph.input}
+    images = {value.name for value in model.graph.input}
     stem: set[str] = set()
     in_steps: set[str] = set()  # of activations
     layers = []
@@ -94,7 +94,7 @@ def sort(model: onnx.ModelProto) -> Parts:
             layer = Layer(node.name, _with_activation(node, readers, computed))
             if any(kinds[name] == "Div" for name in layer.nodes):
                 in_steps.update(layer.nodes[1:])
-            if node.input[0] in pictures:
+            if node.input[0] in images:
                 stem.update(layer.nodes)
             else:
                 layers.append(layer)

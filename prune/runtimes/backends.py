@@ -135,11 +135,11 @@ def _onnxruntime(path: Path, setting: Setting) -> Opened:
 
 def onnxruntime_feeds(session: Any, setting: Setting) -> dict[str, Array]:  # no stubs
     """Fill a session's inputs, by name."""
-    pictures, *others = session.get_inputs()
+    images, *others = session.get_inputs()
     feeds: dict[str, Array] = {
         entry.name: _knob(len(entry.shape), _ONNX_KINDS[entry.type]) for entry in others
     }
-    return feeds | {pictures.name: noise(setting.shape).astype(_ONNX_KINDS[pictures.type])}
+    return feeds | {images.name: noise(setting.shape).astype(_ONNX_KINDS[images.type])}
 
 
 def _openvino(path: Path, setting: Setting) -> Opened:
@@ -151,8 +151,8 @@ def _openvino(path: Path, setting: Setting) -> Opened:
 def openvino_request(compiled: Any, setting: Setting) -> Any:  # no stubs
     """Make a request whose inputs are filled."""
     request = compiled.create_infer_request()
-    pictures, *others = compiled.inputs
-    feeds: list[Array] = [noise(setting.shape).astype(pictures.element_type.to_dtype())]
+    images, *others = compiled.inputs
+    feeds: list[Array] = [noise(setting.shape).astype(images.element_type.to_dtype())]
     feeds += [_knob(len(x.partial_shape), x.element_type.to_dtype()) for x in others]
     for number, array in enumerate(feeds):
         request.set_input_tensor(number, library("openvino").Tensor(array))  # copied, once

@@ -222,7 +222,7 @@ def test_sensitivity_without_curves_is_an_error() -> None:
 def _yolor() -> tuple[Darknet, tuple[Group, ...], Evaluation, Evaluation]:
     torch.manual_seed(0)
     net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp_n.cfg").read_text())
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = trace(net, net.small_image, protected=net.head_convolutions())
     own = channel_importance(net, groups, scope="group")
     of = cost_model(net, groups, (1, 3, 320, 320))
     alike = structures(net, groups)
@@ -254,7 +254,7 @@ def test_a_detector_comes_down_to_its_budget_and_hardly_below(allocation: str, w
 def _full_size() -> tuple[tuple[Group, ...], CostModel, tuple[str, ...]]:
     with torch.device("meta"):  # its weights are not needed, and large
         net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp.cfg").read_text())
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = trace(net, net.small_image, protected=net.head_convolutions())
     return groups, cost_model(net, groups, (1, 3, 640, 640)), structures(net, groups)
 
 

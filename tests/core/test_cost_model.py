@@ -73,7 +73,7 @@ def _differences(of: CostModel, kept: NDArray[np.int64], kind: str) -> list[int]
 @cache
 def _yolor() -> tuple[Darknet, tuple[Group, ...]]:
     net = build((Path(__file__).parents[2] / "cfg" / "yolor_csp_n.cfg").read_text())
-    return net, trace(net, net.small_picture, protected=net.head_convolutions())
+    return net, trace(net, net.small_image, protected=net.head_convolutions())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
@@ -98,12 +98,12 @@ CFG = Path(__file__).parents[2] / "cfg"
 def test_costs_of_every_cfg_with_half_of_every_group(name: str) -> None:
     with torch.device("meta"):  # costs are of shapes alone
         net = build((CFG / f"{name}.cfg").read_text())
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = trace(net, net.small_image, protected=net.head_convolutions())
     free = {n: group for n, group in enumerate(groups) if not group.kept}
     plan = plans.plan_of(groups, {n: range(g.channels // 2) for n, g in free.items()})
-    of = cost_model(net, groups, net.small_picture)
+    of = cost_model(net, groups, net.small_image)
     cut = apply_plan(net, groups, plan, share=True)
-    assert _same(of.of(_kept(groups, plan)), count(cut, net.small_picture))
+    assert _same(of.of(_kept(groups, plan)), count(cut, net.small_image))
 
 
 def test_savings_on_a_detector_are_differences() -> None:

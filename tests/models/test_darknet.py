@@ -111,7 +111,7 @@ def params(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def small_picture(seed: int = 0) -> Tensor:
+def small_image(seed: int = 0) -> Tensor:
     return torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
 
 
@@ -196,7 +196,7 @@ def test_another_darknet_reader_finds_the_same_heads(name: str) -> None:
 
 def test_maps_are_logits_and_probabilities_come_from_decoding() -> None:
     """The activation=logistic that Darknet wants before a head is not in the network."""
-    net, x = tiny(), small_picture()
+    net, x = tiny(), small_image()
     with torch.no_grad():
         maps = net(x)
         plain = build(net.cfg_text().replace("new_coords=1", "new_coords=0")).eval()
@@ -209,14 +209,14 @@ def test_maps_are_logits_and_probabilities_come_from_decoding() -> None:
 def test_moving_a_network_leaves_no_tensor_behind() -> None:
     net = tiny()
     net.to("meta")
-    decoded = net.decode(net(small_picture().to("meta")))
+    decoded = net.decode(net(small_image().to("meta")))
     assert decoded.device.type == "meta"
     tensors = [v for module in net.modules() for v in vars(module).values()]
     assert not any(isinstance(v, Tensor) for v in tensors), "a tensor that .to() does not see"
 
 
 def test_a_copy_computes_the_same() -> None:
-    net, x = tiny(), small_picture()
+    net, x = tiny(), small_image()
     twin = copy.deepcopy(net)
     with torch.no_grad():
         torch.testing.assert_close(twin.decode(twin(x)), net.decode(net(x)))
@@ -234,12 +234,12 @@ def test_outputs_are_freed_after_their_last_use() -> None:
         lambda *_: alive.extend(i for i, ref in enumerate(given) if ref() is not None)
     )
     with torch.no_grad():
-        net(small_picture())
+        net(small_image())
     assert alive == [3, 4, 9, 10, 14], "implicit parameters, the first map, what the last reads"
 
 
 def test_a_run_stopped_at_any_layer_goes_on_to_the_same_maps() -> None:
-    net, x = tiny(), small_picture()
+    net, x = tiny(), small_image()
     layers = range(len(net.module_list))
     with torch.no_grad():
         whole = net(x)
@@ -277,7 +277,7 @@ def drop_channel(net: Darknet, channel: int) -> None:
 
 
 def test_a_narrowed_network_writes_a_cfg_that_rebuilds_it() -> None:
-    net, x = tiny(), small_picture()
+    net, x = tiny(), small_image()
     before = params(net)
     drop_channel(net, 2)
     rebuilt = build(net.cfg_text()).eval()
@@ -327,7 +327,7 @@ def test_a_network_exports_with_any_size_and_batch() -> None:
     auto = torch.export.Dim.AUTO
     net = Decoded(tiny()).eval()
     sizes = ({0: auto, 2: auto, 3: auto},)
-    program = torch.export.export(net, (small_picture(),), dynamic_shapes=sizes)
+    program = torch.export.export(net, (small_image(),), dynamic_shapes=sizes)
     other = torch.rand(3, 3, 32, 20)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(other), net(other))

@@ -147,7 +147,7 @@ def test_a_cut_network_is_the_masked_one_and_its_cfg_means_the_same(
     groups = detector_groups(net)
     plan = half_of(groups, seed=seed)
     smaller = apply_plan(net, groups, plan)
-    verify(net, smaller, groups, plan, shape=net.small_picture)
+    verify(net, smaller, groups, plan, shape=net.small_image)
     assert agrees(smaller, tmp_path)
     again = Darknet(parse(smaller.cfg_text())).eval()
     again.load_state_dict(smaller.state_dict())

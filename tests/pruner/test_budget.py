@@ -179,7 +179,7 @@ def test_blocks_first_and_widths_then_give_the_same_network() -> None:
     plan = trial.chosen.plan
     once = session.cut_session(subject, plan, made_by="test").net
     shallow = depth.without(subject.net, depth.places_of(subject.net, plan.blocks))
-    groups = trace(shallow, shallow.small_picture, protected=shallow.head_convolutions())
+    groups = trace(shallow, shallow.small_image, protected=shallow.head_convolutions())
     chosen = _narrow(0.5)(replace(subject, net=shallow, groups=groups))
     twice = apply_plan(shallow, groups, chosen.plan).state_dict()
     assert twice.keys() == once.state_dict().keys()

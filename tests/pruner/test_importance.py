@@ -204,7 +204,7 @@ def test_a_network_after_a_cut_is_scored_anew(subject: Session, data: DataSpec) 
     found = importance_of(subject, criterion="taylor", images=pictures)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
     net = apply_plan(subject.net, subject.groups, plan)
-    groups = trace(net, net.small_picture, protected=net.head_convolutions())
+    groups = trace(net, net.small_image, protected=net.head_convolutions())
     after = importance_of(
         replace(subject, net=net, groups=groups), criterion="taylor", images=pictures
     )[0]

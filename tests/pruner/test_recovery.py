@@ -71,7 +71,7 @@ def test_least_squares_make_up_for_another_activation(
     dense: Path, data: Path, capsys: Capture
 ) -> None:
     original = checkpoint.network(checkpoint.load(dense))
-    picture = torch.rand(original.small_picture, generator=torch.Generator().manual_seed(1))
+    picture = torch.rand(original.small_image, generator=torch.Generator().manual_seed(1))
     away = []
     for more, steps in (
         ([], ["activation"]),

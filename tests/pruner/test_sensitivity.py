@@ -140,7 +140,7 @@ def test_a_masked_group_scores_what_the_cut_network_scores(setup: Setup) -> None
 
 def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) -> None:
     subject = session.open_session(setup.weights)
-    net, images = subject.net, torch.rand(subject.net.small_picture)
+    net, images = subject.net, torch.rand(subject.net.small_image)
     for task in halves(subject.groups):
         mask = effect.mask(net, subject.groups[task.group], task.channels)
         with evaluating(net):
@@ -159,7 +159,7 @@ def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None
     assert last in mask.layers
     assert first not in mask.layers
     with evaluating(net):
-        kept = effect.outputs(net, torch.rand(net.small_picture), mask.needs)
+        kept = effect.outputs(net, torch.rand(net.small_image), mask.needs)
         maps = effect.maps(net, kept, mask)
     assert maps[0] is kept[first]
     assert set(kept) == mask.needs

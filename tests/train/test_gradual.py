@@ -166,7 +166,7 @@ def test_weights_average_and_momentum_lose_the_same_channels(
     run = start(net, 3, settings=settings, hyp=recipe, device=torch.device("cpu"))
     _step(run)
     _step(run)
-    groups = trace(run.net, run.net.small_picture, protected=run.net.head_convolutions())
+    groups = trace(run.net, run.net.small_image, protected=run.net.head_convolutions())
     first = groups[0]
     plan = Plan("", "given", (Cut(first.root, first.channels, (1, 4), first.producers),))
 

@@ -29,7 +29,7 @@ def net() -> Darknet:
 
 
 def _groups(net: Darknet) -> tuple[Group, ...]:
-    return trace(net, net.small_picture, protected=net.head_convolutions())
+    return trace(net, net.small_image, protected=net.head_convolutions())
 
 
 def _weights(net: nn.Module, group: Group, channel: int) -> list[Tensor]:
