@@ -4,8 +4,7 @@ python tools/draw_architecture.py           # write the picture
 python tools/draw_architecture.py --check   # exit status 1 where it is not up to date
 
 The floors are those of the import contract in setup.cfg, the lines are imports. A folder imports
-from floors below it alone; the thicker a line, the more modules import. Lines to common and errors
-are left out: every folder has them.
+from floors below it alone. Lines to common and errors are left out: every folder has them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import argparse
 import ast
 import configparser
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,16 +68,17 @@ def imported(path: Path) -> Iterator[str]:
     yield from sorted(found)
 
 
-def lines(rows: list[list[str]]) -> Counter[tuple[str, str]]:
-    """Count the modules of each folder that import from each other folder."""
+def lines(rows: list[list[str]]) -> list[tuple[str, str]]:
+    """List which folder imports from which other one."""
     known = {folder for row in rows for folder in row}
-    return Counter(
+    found = {
         (folder, other)
-        for folder in sorted(known)
+        for folder in known
         for path in modules(folder)
         for other in imported(path)
         if other in known and other not in (folder, *USED_BY_ALL)
-    )
+    }
+    return sorted(found)
 
 
 def draw() -> str:
@@ -98,22 +97,21 @@ def draw() -> str:
         'font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
-    for (folder, other), count in sorted(lines(rows).items()):
+    for folder, other in lines(rows):
         (x0, y0), (x1, y1) = places[folder], places[other]
         start, end = x0 + BOX_W / 2, x1 + BOX_W / 2
         bend = (y1 - y0) / 2
         parts.append(
             f'<path d="M{start:.0f} {y0 + BOX_H} C{start:.0f} {y0 + BOX_H + bend:.0f} '
             f'{end:.0f} {y1 - bend:.0f} {end:.0f} {y1}" fill="none" stroke="#4477aa" '
-            f'stroke-opacity="0.35" stroke-width="{1 + count**0.5 / 2:.1f}"/>'
+            'stroke-opacity="0.4" stroke-width="1.5"/>'
         )
     for folder, (left, top) in places.items():
-        files = len(modules(folder))
         parts += [
             f'<rect x="{left:.0f}" y="{top}" width="{BOX_W}" height="{BOX_H}" rx="6" '
             'fill="#eef3f8" stroke="#4477aa"/>',
             f'<text x="{left + BOX_W / 2:.0f}" y="{top + 19}" text-anchor="middle" '
-            f'font-size="15" font-weight="bold">{folder} ({files})</text>',
+            f'font-size="15" font-weight="bold">{folder}</text>',
             f'<text x="{left + BOX_W / 2:.0f}" y="{top + 36}" text-anchor="middle" '
             f'font-size="11">{WHAT[folder]}</text>',
         ]
