@@ -116,7 +116,7 @@ def random_widths(
     random = np.random.default_rng(seed)
     steps = np.array([multiple_of(group, step) for group in groups], dtype=np.int64)
     full = np.array([group.channels for group in groups], dtype=np.int64)
-    free = np.array([not group.kept for group in groups])
+    free = np.array([not group.protected for group in groups])
     yield full
     for _ in range(networks - 1):
         # A fraction for the network, and one per group: narrow and wide ones of either kind.
