@@ -83,9 +83,14 @@ class Graph:
     shapes: tuple[tuple[str, Shape], ...]
 
     @property
-    def kept(self) -> dict[str, str]:
+    def protected(self) -> dict[str, str]:
         """Return for each group that cannot be cut its first layer -> the reason."""
-        return {group.root: group.kept for group in self.groups if group.kept}
+        return {group.root: group.protected for group in self.groups if group.protected}
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Return `protected`, under its name until 0.2."""
+        return self.protected
 
 
 def trace(
@@ -99,7 +104,7 @@ def trace(
         >>> import torch, prune
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1))
         >>> graph = prune.trace(model, (torch.rand(1, 3, 16, 16),))
-        >>> [(group.root, group.channels, group.kept) for group in graph.groups]
+        >>> [(group.root, group.channels, group.protected) for group in graph.groups]
         [('0', 8, None), ('1', 4, "it reaches the network's output")]
 
     Args:
@@ -121,7 +126,7 @@ def trace(
     run = record_coupling(model, given, keep=names)
     _check_reached(run, _names(model, unused))
     groups = dry_run.protect_failing(model, groups_of(run), given)
-    if all(group.kept for group in groups):
+    if all(group.protected for group in groups):
         raise PlanError(f"nothing in the network can be cut: {_reasons(groups, run)}")
     return Graph(model, given, names, groups, _shapes(model))
 
@@ -467,7 +472,7 @@ def _check_reached(run: Traced, unused: Sequence[str]) -> None:
 
 
 def _reasons(groups: Sequence[Group], run: Traced) -> str:
-    kept = {group.root: group.kept for group in groups} | run.odd
+    kept = {group.root: group.protected for group in groups} | run.odd
     return "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or (
         "no convolution or linear layer ran in it"
     )

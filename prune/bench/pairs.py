@@ -139,5 +139,5 @@ class _Exports:
 
 def _way(path: Path, runtime: str) -> str:
     kind = "ncnn" if READS[runtime] == ".param" else "onnx"
-    wanted = path.suffix.lower() == ".pt" and READS[runtime] != ".pt"
-    return f"; write it by prune export --format {kind}" if wanted else ""
+    exportable = path.suffix.lower() == ".pt" and READS[runtime] != ".pt"
+    return f"; write it by prune export --format {kind}" if exportable else ""

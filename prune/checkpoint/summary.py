@@ -113,7 +113,7 @@ class ShowResult:
                 "root": group.root,
                 "channels": group.channels,
                 "members": list(group.producers),
-                "kept": group.kept,
+                "kept": group.protected,
             }
             for group in self.groups
         ]

@@ -24,8 +24,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--hyp",
         type=options.path_or_none,
         metavar="YAML",
-        help="file of hyper-parameters; those it leaves out are as in cfg/hyp/scratch.yaml, or in "
-        "finetune.yaml with --weights (default: all of them)",
+        help="file of hyper-parameters; missing ones are as in cfg/hyp/scratch.yaml, or as in "
+        "finetune.yaml with --weights",
     )
     parser.add_argument(
         "--epochs",

@@ -52,7 +52,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.groups:
         rows = [
-            (short_name(group.root), group.channels, members(group.producers), group.kept or "")
+            (
+                short_name(group.root),
+                group.channels,
+                members(group.producers),
+                group.protected or "",
+            )
             for group in result.groups
         ]
         console.print_table(("group", "channels", "members", "protected because"), rows)

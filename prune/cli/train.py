@@ -104,6 +104,7 @@ def read_run(
 def _print(result: TrainResult, *, as_json: bool) -> None:
     """Print the metrics of the best epoch, the last and the test split; files; what to run next."""
     from prune.cli import console
+    from prune.train.fit import METRICS
 
     if result.stopped:
         streams.log(f"prune: stopped and saved; to resume: {result.next_command}")
@@ -112,14 +113,13 @@ def _print(result: TrainResult, *, as_json: bool) -> None:
         console.print_json(result.document())
         return
     best, last = result.rows[result.best_epoch - 1], result.rows[-1]
-    names = ("precision", "recall", "f1", "map50", "map")
     lines = [("best", best), ("last", last)]
     if result.test is not None:
-        test = {name: float(getattr(result.test, name)) for name in names}
+        test = {name: float(getattr(result.test, name)) for name in METRICS}
         lines.append(("best, test split", {**best, **test}))
     console.print_table(
         ["", "epoch", "P", "R", "F1", "mAP@.5", "mAP@.5:.95"],
-        [[name, int(row["epoch"]), *(row[metric] for metric in names)] for name, row in lines],
+        [[name, int(row["epoch"]), *(row[metric] for metric in METRICS)] for name, row in lines],
     )
     print()
     console.print_text(f"best weights  {result.best}")

@@ -30,7 +30,7 @@ def protect_failing(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> 
     groups = [_with_reason(group) for group in groups]
     shadow = on_meta(net).eval()
     expected = shapes_of(shadow, inputs)
-    free = [group for group in groups if not group.kept]
+    free = [group for group in groups if not group.protected]
     if not _objection(shadow, groups, free, inputs, expected):
         return tuple(groups)
     passed: list[Group] = []
@@ -41,15 +41,15 @@ def protect_failing(net: nn.Module, groups: Sequence[Group], inputs: Inputs) -> 
         else:
             passed.append(group)
     return tuple(
-        replace(group, kept=reasons[group]) if group in reasons else group for group in groups
+        replace(group, protected=reasons[group]) if group in reasons else group for group in groups
     )
 
 
 def _with_reason(group: Group) -> Group:
-    if group.kept or group.channels > 1:
+    if group.protected or group.channels > 1:
         return group
     many = f"its {group.width} outputs can only be removed together"
-    return replace(group, kept=many if group.width > 1 else "it has a single channel")
+    return replace(group, protected=many if group.width > 1 else "it has a single channel")
 
 
 def shapes_of(net: nn.Module, inputs: Inputs) -> list[tuple[int, ...]]:

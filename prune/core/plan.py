@@ -242,8 +242,8 @@ def _claimed(groups: Sequence[Group], cut: Cut) -> list[tuple[Group, set[int]]]:
         number, channel = place[position]
         claimed[number].add(channel)
     for group in (homes[number] for number in claimed):
-        if group.kept:
-            raise PlanError(f"the channels of {cut.layer} are protected: {group.kept}")
+        if group.protected:
+            raise PlanError(f"the channels of {cut.layer} are protected: {group.protected}")
         if group.width != cut.channels:
             raise PlanError(
                 f"{cut.layer} has {group.width} channels here, but {cut.channels} in the plan"

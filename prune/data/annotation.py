@@ -92,7 +92,7 @@ class _Habit(Enum):
 
 
 class _Frame(NamedTuple):
-    """In which image the boxes were drawn: its size, and the EXIF entry that came after."""
+    """In which image the boxes were drawn: its size, and the EXIF entry that was added after."""
 
     size: Size
     turned: int = 1

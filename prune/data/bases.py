@@ -26,12 +26,12 @@ class Base:
     """A way to find paths.
 
     Attributes:
-        told: where it looks, for messages: "relative to ...".
+        origin: where it looks, for messages: "relative to ...".
         find: turns an entry into the absolute path where it would lie; None where it cannot.
         usual: whether a description that follows the documented rule is found this way.
     """
 
-    told: str
+    origin: str
     find: Callable[[str], Path | None]
     usual: bool = False
 
@@ -68,9 +68,9 @@ def of_description(document: Document, working: Path) -> Iterator[Base]:
         working: the absolute folder that the command was started in.
     """
     folder, root = document.folder, _slashes(document.root)
-    for i, (told, place) in enumerate(_roots(folder, root, working)):
-        yield Base(f"relative to {told}", partial(_join, place), usual=i == 0)
-        yield Base(f"relative to {told}, without the leading ../", partial(_join_inside, place))
+    for i, (origin, place) in enumerate(_roots(folder, root, working)):
+        yield Base(f"relative to {origin}", partial(_join, place), usual=i == 0)
+        yield Base(f"relative to {origin}, without the leading ../", partial(_join_inside, place))
     yield Base(
         f"relative to {folder.parent}, which holds the folder {folder.name}",
         lambda entry: _join(folder.parent, entry) if _first(entry) == folder.name else None,
@@ -96,8 +96,8 @@ def of_list(listing: Path, roots: Sequence[tuple[str, Path]], first: str) -> Ite
         lambda line: _join(own if line.startswith("./") else usual, line),
         usual=True,
     )
-    for told, place in (("the folder of the list", own), *others):
-        yield Base(f"relative to {told}, {place}", partial(_join, place))
+    for origin, place in (("the folder of the list", own), *others):
+        yield Base(f"relative to {origin}, {place}", partial(_join, place))
     for count in range(1, len(_parts(first))):
         yield Base(
             f"relative to {own}, without the leading {'/'.join(_parts(first)[:count])}/",
@@ -125,7 +125,7 @@ def _roots(folder: Path, root: str, working: Path) -> list[tuple[str, Path]]:
         return [here, *others]
     named = [
         (f"path: {root}", _join(folder, root)),
-        *((f"path: {root} in {told}", _join(place, root)) for told, place in others),
+        *((f"path: {root} in {origin}", _join(place, root)) for origin, place in others),
         *(
             (f"path: {root} in the folder {place}", _join(place, root))
             for place in (
@@ -136,7 +136,7 @@ def _roots(folder: Path, root: str, working: Path) -> list[tuple[str, Path]]:
             )
         ),
     ]
-    found = [(told, place) for told, place in named if place is not None]
+    found = [(origin, place) for origin, place in named if place is not None]
     return [*found, ("the file's own folder (path: does not exist)", folder), *others]
 
 

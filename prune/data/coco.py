@@ -238,7 +238,7 @@ def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, E
         if other != name:
             raise DataError(
                 f"{path}: two images have id {shown(key)}: {printable(other)} and "
-                f"{printable(name)}; their boxes cannot be told apart, so the images must be "
+                f"{printable(name)}; their boxes cannot be distinguished, so the images must be "
                 "numbered anew before they are joined in one file"
             )
     return found

@@ -105,7 +105,7 @@ def _of_list(path: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
     if not lines:
         return Listing([], [])
     base = _base(path, roots, [line for _, line in lines])
-    found = Listing([], [], "" if base.usual else base.told)
+    found = Listing([], [], "" if base.usual else base.origin)
     for number, line in lines:
         image = base.find(line)
         if image is None or not is_file(image):

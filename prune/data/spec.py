@@ -257,7 +257,7 @@ def _start(base: Base, document: Document) -> Path:
 
 def _note_bases(document: Document, base: Base, found: Mapping[str, _Split]) -> None:
     """Note in one line where the paths start, if it is not where they are meant to."""
-    remarks = [] if base.usual else [f"{_and(found)} taken {base.told}"]
+    remarks = [] if base.usual else [f"{_and(found)} taken {base.origin}"]
     lists: dict[str, list[str]] = {}
     for one in found.values():
         for name, how in one.bases.items():

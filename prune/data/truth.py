@@ -1,4 +1,4 @@
-"""The label rows of a split, and how its images came by them: the one way by which labels come in.
+"""The label rows of a split, and where they are from: the one way by which labels are read.
 
 Nothing is trained, evaluated or pruned on a split whose label files were not found.
 """

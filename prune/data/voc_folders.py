@@ -125,13 +125,13 @@ def _kit(folder: Path) -> Source | None:
     return None
 
 
-def _files(bases: Sequence[Path], wanted: Callable[[Path], bool]) -> list[File]:
+def _files(bases: Sequence[Path], accept: Callable[[Path], bool]) -> list[File]:
     """List the files below some folders, each once."""
     top = Path(commonpath([base.absolute() for base in bases])) if len(bases) > 1 else None
     found: dict[tuple[str, str], File] = {}
     for base in bases:
         for path in files_below(base):
-            if wanted(path):
+            if accept(path):
                 folders = path.absolute().parent.relative_to(top or base.absolute()).parts
                 found.setdefault(identity(path), File(path, folders))
     return list(found.values())

@@ -144,7 +144,7 @@ def detect(
                     frames += one.frame is not None
                     boxes += len(one.boxes)
                     most_boxes = max(most_boxes, len(one.boxes))
-                    highest = max(highest, one.surest)
+                    highest = max(highest, one.highest_confidence)
                     (each or collected.append)(one)
             except DataError as error:
                 failed += 1

@@ -183,7 +183,7 @@ def _found_records(found: Sequence[Boxes], limit: int) -> list[dict[str, object]
 
 
 def _counted(boxes: Boxes, limit: int) -> Array:
-    """Keep the detections of an image that count: the surest `limit` of each class, [n, 6].
+    """Keep the detections of an image that count: the most confident `limit` of each class, [n, 6].
 
     COCO's tool leaves the others out by itself, but only after a record was built of each.
     """

@@ -43,7 +43,7 @@ def draw(image: Image, boxes: Boxes, names: Sequence[str]) -> Image:
 
     Args:
         image: uint8 [h, w, 3] BGR.
-        boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the surest is drawn last.
+        boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the most confident is drawn last.
         names: the classes.
     """
     drawn = np.ascontiguousarray(image).copy()

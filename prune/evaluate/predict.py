@@ -59,14 +59,14 @@ class Found:
         name: the file, URL or camera.
         frame: its number in the video or stream, from 0; None for an image.
         boxes: [n, 6] x1, y1, x2, y2 in pixels, confidence, class; the most confident first.
-        surest: the highest confidence of any box, those below the threshold included.
+        highest_confidence: the highest confidence of any box, those below the threshold included.
         names: the classes.
     """
 
     name: str
     frame: int | None
     boxes: Boxes
-    surest: float
+    highest_confidence: float
     names: Sequence[str]
 
     def document(self) -> dict[str, object]:
@@ -108,10 +108,10 @@ def predict(runner: Runner, image: Image, search: Search) -> tuple[Boxes, float]
     boxes = to_original(found, frame).cpu().numpy()
     if search.classes is not None:
         boxes = boxes[np.isin(boxes[:, 5], list(search.classes))]
-    return np.asarray(boxes), _surest(decoded[0], search.classes)
+    return np.asarray(boxes), _highest_confidence(decoded[0], search.classes)
 
 
-def _surest(decoded: Tensor, classes: Collection[int] | None) -> float:
+def _highest_confidence(decoded: Tensor, classes: Collection[int] | None) -> float:
     """Return the highest confidence of an image's boxes, [boxes, 5 + classes]; 0 without any."""
     scores, labels = (decoded[:, 5:] * decoded[:, 4:5]).nan_to_num(0).max(dim=1)
     if classes is not None:

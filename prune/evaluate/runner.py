@@ -87,7 +87,7 @@ def open_weights(path: Path, *, device_name: str = "", reading: Reading = AS_IT_
 
 
 def open_runner(path: Path, reading: Reading = AS_IT_IS, *, device_name: str = "") -> Runner:
-    """Open weights to detect with, as the user says that they are read; a note says how.
+    """Open weights to detect with; a note says how public ones were read.
 
     Raises:
         InputError: `reading` sets something that an ONNX file says itself.

@@ -114,7 +114,7 @@ def find(source: str) -> list[Source]:
             return [Source(source, "camera")]
         if path.is_file():
             return _in_list(path) if path.suffix.lower() == ".txt" else [_of_file(path)]
-        if path.exists():  # a pipe, a socket, another device: the door says which
+        if path.exists():  # a pipe, a socket, another device: the error names it
             open_input(path, "image", error=DataError).close()
         found = _known(map(Path, _matches(source)))
     except OSError as error:

@@ -1,6 +1,6 @@
 """Detect objects in an image: python detect.py photo.jpg [--out boxed.jpg].
 
-Needs onnxruntime, numpy and Pillow. Prints one JSON line per box, the surest first.
+Needs onnxruntime, numpy and Pillow. Prints one JSON line per box, the most confident first.
 """
 
 import argparse

@@ -53,10 +53,10 @@ def compare(path: Path, module: nn.Module, batches: Iterable[Tensor]) -> Differe
     differences = []
     for images in batches:
         with torch.no_grad():
-            expected = module(images)
-        wanted = [expected] if isinstance(expected, Tensor) else list(expected)
+            output = module(images)
+        expected = [output] if isinstance(output, Tensor) else list(output)
         found = _run(session, images)
-        differences += [difference(a, b.numpy()) for a, b in zip(found, wanted, strict=True)]
+        differences += [difference(a, b.numpy()) for a, b in zip(found, expected, strict=True)]
     return Difference(
         absolute=max(one.absolute for one in differences),
         relative=max(one.relative for one in differences),
@@ -104,7 +104,7 @@ def compare_picked(
     Raises:
         ExportError: more than STRAYS of the boxes (of fewer than 100: one) differ.
     """
-    wanted = detections(
+    expected = detections(
         torch.from_numpy(decoded),
         confidence=confidence,
         iou=iou,
@@ -112,7 +112,7 @@ def compare_picked(
         multi_label=False,
     )
     boxes, scores, classes, counts = found
-    for image, rows in enumerate(wanted):
+    for image, rows in enumerate(expected):
         own = np.column_stack((boxes[image], scores[image], classes[image]))
         shared = _shared(own[: counts[image]], rows.numpy())
         strays = max(len(rows), int(counts[image])) - shared
@@ -121,7 +121,7 @@ def compare_picked(
                 f"the file picks {counts[image]} boxes, prune's own suppression {len(rows)}, "
                 f"of which {shared} are the same"
             )
-    return sum(map(len, wanted))
+    return sum(map(len, expected))
 
 
 def _shared(mine: Array, theirs: Array) -> int:
@@ -132,7 +132,7 @@ def _shared(mine: Array, theirs: Array) -> int:
     return int(np.any(np.all(close, axis=2), axis=1).sum())
 
 
-def difference(found: Array, wanted: Array) -> Difference:
+def difference(found: Array, expected: Array) -> Difference:
     """Compare one output, [N, boxes, 5 + classes] or a head map [N, C, ny, nx].
 
     Boxes and probabilities are compared apart: beside box pixels up to 1e3, an error in a
@@ -142,15 +142,15 @@ def difference(found: Array, wanted: Array) -> Difference:
     Raises:
         ExportError: the shapes differ.
     """
-    if found.shape != wanted.shape:
+    if found.shape != expected.shape:
         raise ExportError(
-            f"ONNX Runtime gives {list(found.shape)} where torch gives {list(wanted.shape)}"
+            f"ONNX Runtime gives {list(found.shape)} where torch gives {list(expected.shape)}"
         )
-    decoded = wanted.ndim == 3
+    decoded = expected.ndim == 3
     parts = [np.s_[..., :4], np.s_[..., 4:]] if decoded else [np.s_[...]]
     least = FAINT if decoded else 1e-12
-    absolutes = [_worst(found[part] - wanted[part]) for part in parts]
-    scales = [max(_worst(wanted[part]), least) for part in parts]
+    absolutes = [_worst(found[part] - expected[part]) for part in parts]
+    scales = [max(_worst(expected[part]), least) for part in parts]
     return Difference(
         absolute=max(absolutes),
         relative=max(a / scale for a, scale in zip(absolutes, scales, strict=True)),

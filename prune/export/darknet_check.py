@@ -116,13 +116,13 @@ def _as_opencv(net: Darknet, head: int, images: Tensor) -> Tensor:
     return torch.cat((boxes, values[:, 4:5], values[:, 5:] * values[:, 4:5]), dim=1)
 
 
-def _difference(rows: Tensor, wanted: Tensor) -> float:
+def _difference(rows: Tensor, expected: Tensor) -> float:
     """Return the largest difference; below its threshold OpenCV sets a class score to zero."""
-    rows = rows.view(-1, wanted.shape[1])
-    if rows.shape != wanted.shape:
+    rows = rows.view(-1, expected.shape[1])
+    if rows.shape != expected.shape:
         return float("inf")
     shown = torch.cat((torch.ones_like(rows[:, :5], dtype=torch.bool), rows[:, 5:] != 0), dim=1)
-    return float(((rows - wanted).abs() / wanted.abs().clamp(min=1))[shown].max())
+    return float(((rows - expected).abs() / expected.abs().clamp(min=1))[shown].max())
 
 
 def lacking_in_opencv(sections: Sequence[Section]) -> str:

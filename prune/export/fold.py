@@ -69,8 +69,8 @@ def assembled(plain: Plain, original: Darknet) -> Darknet:
 def _prove(found: Darknet, original: Darknet) -> None:
     random = torch.Generator().manual_seed(0)
     image = torch.rand(original.small_image, generator=random, dtype=torch.float64)
-    for own, wanted in zip(found(image), original(image), strict=True):  # [1, A*no, ny, nx]
-        worst = float((own - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
+    for own, expected in zip(found(image), original(image), strict=True):  # [1, A*no, ny, nx]
+        worst = float((own - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
         if not worst <= TOLERANCE:
             raise ExportError(
                 f"folding changes what the network computes by {worst:.2g} relative; at most "

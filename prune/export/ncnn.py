@@ -135,8 +135,8 @@ def _verify(net: Darknet, param: Path, weights: Path) -> Difference:
     found = Difference(0.0, 0.0)
     for image in random_images([(1, 3, rows, columns), (1, 3, rows, columns + net.stride)]):
         own = run(param, weights, image, heads=len(net.heads))
-        wanted = reference(image)
-        for one, other in zip(own, wanted, strict=True):
+        expected = reference(image)
+        for one, other in zip(own, expected, strict=True):
             here = difference(one[None], other.numpy())
             found = max(found, here, key=lambda either: either.relative)
     if not found.relative <= TOLERANCE:

@@ -10,7 +10,7 @@ import onnx
 from prune.export.fold import folded
 from prune.export.onnx import draft
 from prune.models.darknet import Darknet, reactivated
-from prune.quantize.run import for_the_clock
+from prune.quantize.run import quantize_with_noise
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ class Form:
         """Write what `network` returned as the file that is timed; return its path."""
         draft(net, target, imgsz=imgsz)
         if self.int8:
-            onnx.save(for_the_clock(onnx.load(target), self.runtime), target)
+            onnx.save(quantize_with_noise(onnx.load(target), self.runtime), target)
         return target

@@ -27,7 +27,7 @@ from prune.latency.form import Form
 from prune.latency.layers import NOBODY, Timed, Widths, timed
 from prune.latency.table import Sample, Table
 from prune.models.darknet import Darknet
-from prune.quantize.run import for_the_clock
+from prune.quantize.run import quantize_with_noise
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import File, timed_files
 from prune.runtimes.profiles import calm
@@ -116,7 +116,7 @@ def random_widths(
     random = np.random.default_rng(seed)
     steps = np.array([multiple_of(group, step) for group in groups], dtype=np.int64)
     full = np.array([group.channels for group in groups], dtype=np.int64)
-    free = np.array([not group.kept for group in groups])
+    free = np.array([not group.protected for group in groups])
     yield full
     for _ in range(networks - 1):
         # A fraction for the network, and one per group: narrow and wide ones of either kind.
@@ -171,7 +171,7 @@ def step_of(form: Form, setting: Setting) -> int:
         for channels in (64, 52, 60):
             path = Path(folder) / f"{channels}.onnx"
             chain = _chain(channels)
-            onnx.save(for_the_clock(chain, form.runtime) if form.int8 else chain, path)
+            onnx.save(quantize_with_noise(chain, form.runtime) if form.int8 else chain, path)
             files.append(File(form.runtime, path, Setting(setting.threads, (40, 40))))
         found = timed_files(files, rounds=_STEP_ROUNDS)
     most, some = (found.ratio(which).middle for which in (1, 2))

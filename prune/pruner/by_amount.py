@@ -65,8 +65,8 @@ class AmountConfig(ImportanceConfig):
                 criterion=find(criterion)[0],
             )
         for group in selection.touching(session.groups, names):
-            if group.kept:
-                report(f"note: the channels of {group.root} are protected: {group.kept}")
+            if group.protected:
+                report(f"note: the channels of {group.root} are protected: {group.protected}")
         return Choice(plan)
 
 

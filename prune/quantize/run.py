@@ -184,7 +184,7 @@ def quantize(config: QuantizeConfig, *, report: Report = silent) -> QuantizeResu
         settle(source, threads=threads)
     data = spec.load(config.data, splits=("train", config.split))
     done = quantize_model(config, data, report=report)
-    if not done.held:  # under its own name nobody would see that it is not what was requested
+    if not done.held:  # its name shows that it is not what was requested
         target = target.with_name(f"{target.stem}-missed{target.suffix}")
     doubts.note_if_busy(report, threads=threads)
     with replacing(target) as part:  # a file that cannot be timed does not stay
@@ -279,7 +279,7 @@ def _save(model: onnx.ModelProto, part: Path) -> None:
         raise ExportError(f"the INT8 file is no valid ONNX: {error}") from error
 
 
-def for_the_clock(model: onnx.ModelProto, runtime: str) -> onnx.ModelProto:
+def quantize_with_noise(model: onnx.ModelProto, runtime: str) -> onnx.ModelProto:
     """Put all of a float model into INT8 that can be; ranges are of noise, so it can only be timed.
 
     Args:

@@ -1,4 +1,4 @@
-"""What ncnn's .param text says: the blobs a network takes and gives, what its layers hold."""
+"""The content of ncnn's .param text: inputs and outputs of a network, values of its layers."""
 
 from __future__ import annotations
 

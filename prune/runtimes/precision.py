@@ -1,7 +1,7 @@
 """At what precision a runtime computes: read back from what it made of the file, not from the file.
 
-A file's own types say little. ONNX Runtime computes float16 weights in float32 on most CPUs, and a
-convolution between QDQ pairs in float where it cannot fuse them; OpenVINO takes bfloat16 for
+The types in a file show little. ONNX Runtime computes float16 weights in float32 on most CPUs, and
+a convolution between QDQ pairs in float where it cannot fuse them; OpenVINO takes bfloat16 for
 float32 where the CPU has it.
 """
 

@@ -50,7 +50,7 @@ class Origin:
         history: what was done to the network before.
         parent: digest of the file that the network comes from.
         teacher: digest of the teacher's file.
-        pictures: `images_digest` of the training images.
+        images: `images_digest` of the training images.
     """
 
     names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Origin:
     history: Sequence[Mapping[str, object]] = ()
     parent: str | None = None
     teacher: str | None = None
-    pictures: str | None = None
+    images: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _state(run: Run, rows: Sequence[Row], at: Position, origin: Origin) -> dict[
         "scheduler": {
             "batch": len(rows) * _batches(run) + at.batch,
             "batches": _batches(run),
-            "picture_files": origin.pictures,
+            "picture_files": origin.images,
             "losses": list(at.losses),
             "adapters": [adapter.cpu() for adapter in run.adapters] if at.batch else [],
         },

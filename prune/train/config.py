@@ -1,4 +1,4 @@
-"""What `fit` is asked for: one field per option of `prune train`, free of torch."""
+"""The options of `fit`: one field per option of `prune train`. This file does not import torch."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TrainConfig:
             (default: the current one).
 
     Raises:
-        InputError: an option that is a name has none of its names.
+        InputError: the value of an option is none of its names.
     """
 
     weights: Path | None = None

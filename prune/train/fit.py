@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 
 # Fields of the config that are recorded as absolute paths.
 _PATHS = ("weights", "cfg", "data", "hyp", "project", "teacher")
-_METRICS = ("precision", "recall", "f1", "map50", "map")
+METRICS = ("precision", "recall", "f1", "map50", "map")
 # Fields of the result that --json prints.
 DOCUMENTED = (
-    *("epochs", "best_epoch", *_METRICS, "test_map50", "test_map", "seconds"),
+    *("epochs", "best_epoch", *METRICS, "test_map50", "test_map", "seconds"),
     *("folder", "best", "last"),
 )
 
@@ -303,7 +303,7 @@ def _origin(ready: Setup) -> Origin:
         history=ready.source.history,
         parent=ready.source.parent,
         teacher=ready.teacher.digest if ready.teacher else None,
-        pictures=images_digest(ready.spec.pictures("train")),
+        images=images_digest(ready.spec.pictures("train")),
     )
 
 
@@ -370,7 +370,7 @@ def _result(
     return TrainResult(
         epochs=len(rows),
         best_epoch=int(best["epoch"]) if best else 0,
-        **{name: best[name] if best else math.nan for name in _METRICS},
+        **{name: best[name] if best else math.nan for name in METRICS},
         test_map50=test.map50 if test else None,
         test_map=test.map if test else None,
         seconds=sum(row["seconds"] for row in rows),

@@ -132,7 +132,7 @@ def expect_reachable(net: Darknet, pruning: GradualPruning, *, imgsz: Size) -> N
 
 def _exclude_frozen(net: Darknet, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     """Return limits that exclude the outputs of layers that are not trained."""
-    producers = {name for group in groups if not group.kept for name in group.producers}
+    producers = {name for group in groups if not group.protected for name in group.producers}
     return {
         name: {"exclude": True}
         for name in sorted(producers)

@@ -65,7 +65,7 @@ def largest_batch(
     *,
     hyp: Mapping[str, float],
     device: torch.device,
-    pictures: int,
+    images: int,
     teacher: Darknet | None = None,
 ) -> int:
     """Return the largest power of two that trains within the free memory.
@@ -79,13 +79,13 @@ def largest_batch(
         settings: the run's options; their batch size is not used.
         hyp: hyper-parameters.
         device: where to train.
-        pictures: number of training images.
+        images: number of training images.
         teacher: a network to distill from.
 
     Raises:
         TrainError: not even one image fits.
     """
-    most = min(settings.nominal_batch, pictures)
+    most = min(settings.nominal_batch, images)
     if device.type != "cuda":
         return _estimate_on_cpu(net, settings, hyp=hyp, teacher=teacher, most=min(most, _CPU_MOST))
     return _try_on_gpu(net, settings, hyp=hyp, teacher=teacher, device=device, most=most)

@@ -249,7 +249,7 @@ def _largest_batch(
         settings,
         hyp=hyp,
         device=device,
-        pictures=len(spec.pictures("train")),
+        images=len(spec.pictures("train")),
         teacher=teacher,
     )
 

@@ -70,7 +70,9 @@ def on_scales(net: nn.Module, groups: Sequence[Group]) -> Penalty:
         net: where the groups were found; its gradients are added to.
         groups: all groups; protected ones are left out.
     """
-    names = {slot.name for g in groups if not g.kept for slot in g.slots if slot.kind == "norm"}
+    names = {
+        slot.name for g in groups if not g.protected for slot in g.slots if slot.kind == "norm"
+    }
     scales = [weight for name in sorted(names) if (weight := _scale(net, name)) is not None]
 
     def add(strength: float) -> None:
@@ -140,7 +142,7 @@ def _places(net: nn.Module, groups: Sequence[Group]) -> tuple[dict[tuple[str, in
     Returns:
         Name of a weight and axis -> number of the channel at each position; and how many numbers.
     """
-    free = [group for group in groups if not group.kept]
+    free = [group for group in groups if not group.protected]
     total = sum(group.channels for group in free)
     found: dict[tuple[str, int], Tensor] = {}
     first = 0

@@ -43,7 +43,7 @@ def _prices(draw: st.DrawFn, groups: Sequence[Group]) -> list[Numbers | None]:
     numbers = st.integers(0, 12)
     found: list[Numbers | None] = []
     for group in groups:
-        known = not group.kept and draw(st.integers(0, 5)) > 0
+        known = not group.protected and draw(st.integers(0, 5)) > 0
         own = draw(st.lists(numbers, min_size=group.channels, max_size=group.channels))
         found.append(np.array(sorted(own), dtype=float) if known else None)
     return found
@@ -265,7 +265,7 @@ def test_made_up_scores_of_any_size_meet_the_budget_too(allocation: str, wish: s
     random = torch.Generator().manual_seed(4)
     sizes = torch.randn(len(groups), 2, generator=random).exp().tolist()
     own = [
-        None if group.kept else size * torch.rand(group.channels, generator=random)
+        None if group.protected else size * torch.rand(group.channels, generator=random)
         for group, (size, _) in zip(groups, sizes, strict=True)
     ]
     curves = [[(share, drop * share**2) for share in (0.25, 0.5, 0.75)] for _, drop in sizes]
@@ -314,7 +314,7 @@ def test_a_network_of_which_nothing_may_go_is_an_error_with_the_reasons() -> Non
         PlanError, match="nothing to remove: bn cannot compare its channels; it reaches"
     ):
         by_budget(groups, unscored, free, budget=budget, criterion="bn")
-    frozen = [replace(group, kept="it is frozen") for group in groups]
+    frozen = [replace(group, protected="it is frozen") for group in groups]
     with pytest.raises(PlanError, match=r"^nothing to remove: it is frozen$"):
         by_budget(frozen, unscored, free, budget=budget)
 

@@ -47,15 +47,18 @@ def _complete(graph: prune.Graph, plan: Plan) -> Plan:
 
 
 def _all_but_one(groups: tuple[Group, ...]) -> Plan:
-    return plan_of(groups, {i: range(1, g.channels) for i, g in enumerate(groups) if not g.kept})
+    return plan_of(
+        groups, {i: range(1, g.channels) for i, g in enumerate(groups) if not g.protected}
+    )
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_what_must_stay_is_kept_with_its_reason(name: str) -> None:
     _, graph, _ = _traced(name)
-    assert graph.kept.keys() == zoo.ZOO[name].kept.keys()
+    assert graph.kept == graph.protected, "its name until 0.2"
+    assert graph.protected.keys() == zoo.ZOO[name].kept.keys()
     for root, word in zoo.ZOO[name].kept.items():
-        assert word in graph.kept[root]
+        assert word in graph.protected[root]
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -117,7 +120,7 @@ def test_a_trap_is_named_or_cut_rightly(name: str) -> None:
         assert trap.word, error
         assert trap.word in str(error)
         return
-    assert trap.word in graph.kept["a"] if trap.word else "a" not in graph.kept
+    assert trap.word in graph.protected["a"] if trap.word else "a" not in graph.protected
     for amount in (0.5, 0.9):
         plan = prune.select(graph, amount=amount)
         smaller = prune.cut(net, plan)
@@ -130,7 +133,7 @@ def test_what_is_kept_keeps_its_channels_and_replays() -> None:
     x = (torch.rand(1, 3, 24, 56).double(),)
     graph = prune.trace(net, x, keep=[blocks.get_submodule("3"), "stem"])
     assert graph.keep == ("blocks.3", "stem")
-    assert "blocks.3, whose outputs must stay" in graph.kept["blocks.2.conv2"]
+    assert "blocks.3, whose outputs must stay" in graph.protected["blocks.2.conv2"]
     plan = prune.select(graph, amount=0.5)
     smaller = prune.cut(net, prune.from_json(prune.to_json(plan)))
     assert smaller.get_submodule("stem.0").out_channels == 4
@@ -375,7 +378,7 @@ def test_a_pruned_network_is_not_pruned_by_the_same_plan_again() -> None:
 
 def test_a_plan_edited_past_what_the_network_can_do_is_refused() -> None:
     net, graph, _ = _traced("lenet5_fixed")
-    free = tuple(replace(group, kept=None) for group in graph.groups)
+    free = tuple(replace(group, protected=None) for group in graph.groups)
     number = next(i for i, group in enumerate(free) if group.root == "conv2")
     with pytest.raises(PlanError, match=r"cannot be run with .* is invalid for input of size"):
         prune.cut(net, _complete(graph, plan_of(free, {number: [0]})))

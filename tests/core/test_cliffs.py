@@ -46,12 +46,12 @@ def _found(
     """Cut a net uniformly to a share of its MACs; the curve of one group is steep."""
     net = nets.net("chain")
     groups = trace(net, SHAPE)
-    free = [number for number, group in enumerate(groups) if not group.kept]
+    free = [number for number, group in enumerate(groups) if not group.protected]
     curves = [
         curve if n == free[steep] else GENTLE if n in free else () for n in range(len(groups))
     ]
     found = Evaluation(
-        importance=[None if g.kept else torch.arange(float(g.channels)) for g in groups],
+        importance=[None if g.protected else torch.arange(float(g.channels)) for g in groups],
         costs=cost_model(net, groups, SHAPE),
         metric="macs",
         alike=["x"] * len(groups),
@@ -113,7 +113,7 @@ def _removed(share: float, curve: Curve) -> tuple[int, int]:
     net = nets.net("chain")
     groups = trace(net, SHAPE)
     found = Evaluation(
-        importance=[None if g.kept else torch.arange(float(g.channels)) for g in groups],
+        importance=[None if g.protected else torch.arange(float(g.channels)) for g in groups],
         costs=cost_model(net, groups, SHAPE),
         metric="macs",
         alike=["x"] * len(groups),
@@ -121,7 +121,7 @@ def _removed(share: float, curve: Curve) -> tuple[int, int]:
     )
     whole = found.costs.total("macs")
     prices, allowed = ALLOCATIONS["uniform"](found), limits(groups, Constraints())
-    number = next(place for place, group in enumerate(groups) if not group.kept)
+    number = next(place for place, group in enumerate(groups) if not group.protected)
     budgets = (int(share * whole), int(share * whole) + int(EASED * whole))
     removed = [
         int(meet(prices, found.costs, Budget("macs", limit), allowed)[number])

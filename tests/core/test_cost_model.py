@@ -82,7 +82,7 @@ def test_costs_of_a_detector_cut_anyhow(share: float) -> None:
     generator = torch.Generator().manual_seed(3)
     chosen = {}
     for number, group in enumerate(groups):
-        if not group.kept:
+        if not group.protected:
             count_gone = int(share * torch.rand((), generator=generator) * group.channels)
             chosen[number] = torch.randperm(group.channels, generator=generator)[:count_gone]
     plan = plans.plan_of(groups, {n: gone.tolist() for n, gone in chosen.items()})
@@ -99,7 +99,7 @@ def test_costs_of_every_cfg_with_half_of_every_group(name: str) -> None:
     with torch.device("meta"):  # costs are of shapes alone
         net = build((CFG / f"{name}.cfg").read_text())
     groups = trace(net, net.small_image, protected=net.head_convolutions())
-    free = {n: group for n, group in enumerate(groups) if not group.kept}
+    free = {n: group for n, group in enumerate(groups) if not group.protected}
     plan = plans.plan_of(groups, {n: range(g.channels // 2) for n, g in free.items()})
     of = cost_model(net, groups, net.small_image)
     cut = apply_plan(net, groups, plan, share=True)

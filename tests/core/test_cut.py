@@ -31,7 +31,7 @@ def test_the_pruned_network_is_the_masked_one(name: str, data: st.DataObject) ->
 def test_every_channel_but_one_of_every_group_may_go(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
-    chosen = {i: range(1, g.channels) for i, g in enumerate(groups) if not g.kept}
+    chosen = {i: range(1, g.channels) for i, g in enumerate(groups) if not g.protected}
     plan = plan_of(groups, chosen)
     pruned = apply_plan(net, groups, plan)
     assert verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9) <= 1e-9
@@ -42,7 +42,9 @@ def test_attributes_say_what_the_weights_are(name: str) -> None:
     """Two ways to the shapes: cut, and built anew from the attributes after the cut."""
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
-    plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept and g.channels > 1})
+    plan = plan_of(
+        groups, {i: [0] for i, g in enumerate(groups) if not g.protected and g.channels > 1}
+    )
     for module in apply_plan(net, groups, plan).modules():
         if isinstance(module, nets.CONVOLUTIONS):
             twin: nn.Module = type(module)(
@@ -119,7 +121,7 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
     net, shape = nets.net("csp"), (2, 3, 8, 8)
     for _ in range(3):
         groups = trace(net, shape)
-        plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept})
+        plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.protected})
         pruned = apply_plan(net, groups, plan)
         verify(net, pruned, groups, plan, shape=shape, tolerance=1e-9)
         net = pruned

@@ -159,7 +159,7 @@ def test_bn_is_torch_prunings(name: str, scope: str, reduction: str) -> None:
     found = channel_importance(net, groups, criterion="bn", scope=scope)
     for group, own in zip(groups, found, strict=True):
         norms = any(slot.kind == "norm" for slot in group.slots)
-        assert (own is not None) == (norms and not group.kept)
+        assert (own is not None) == (norms and not group.protected)
     for group, own, theirs in _pairs(name, found, importance.BNScaleImportance(reduction, None)):
         np.testing.assert_allclose(own.numpy(), _by_channel(group, theirs), rtol=1e-4)
 
@@ -209,7 +209,7 @@ def test_a_group_scores_by_the_mean_of_its_members(name: str, criterion: str) ->
     )
     for group, own in zip(groups, found, strict=True):
         if own is None:
-            assert group.kept
+            assert group.protected
             continue
         told = []
         for slot in group.slots:
@@ -268,7 +268,7 @@ def test_every_free_group_has_one_score_a_channel(name: str, scope: str, criteri
         net, groups, criterion=criterion, scope=scope, statistics=_evidence(net, shape, reads)
     )
     for group, own in zip(groups, found, strict=True):
-        if group.kept:
+        if group.protected:
             assert own is None
         elif own is None:
             sides = ("in",) if reads in ("gate", "activity") else ("in", "out")

@@ -39,7 +39,7 @@ def test_every_output_of_every_layer_is_in_one_group_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", nets.CASES)
 def test_what_must_stay_is_kept_with_its_reason(name: str) -> None:
-    kept = {root: group.kept for root, group in _groups(name).items() if group.kept}
+    kept = {root: group.protected for root, group in _groups(name).items() if group.protected}
     assert kept.keys() == nets.CASES[name].kept.keys()
     for root, word in nets.CASES[name].kept.items():
         assert word in str(kept[root])
@@ -141,7 +141,7 @@ def _side(function: str, layer: nn.Module) -> str:
 
 def test_protected_outputs_stay() -> None:
     groups = trace(nets.net("csp"), (1, 3, 8, 8), protected=["left.0"])
-    kept = {group.root: group.kept for group in groups if group.kept}
+    kept = {group.root: group.protected for group in groups if group.protected}
     assert kept["left.0"] == "it reaches left.0, whose outputs must stay"
     assert set(kept) == {"left.0", "end"}
 
@@ -149,7 +149,7 @@ def test_protected_outputs_stay() -> None:
 def test_a_kept_convolution_still_reads_what_may_go() -> None:
     groups = _groups("chain")
     assert ("c", "in", 0) in _places(groups["b.0"], 0)
-    assert groups["b.0"].kept is None
+    assert groups["b.0"].protected is None
 
 
 def test_tracing_leaves_the_network_as_it_was() -> None:
@@ -196,5 +196,5 @@ class _Odd(nn.Module):
 def test_the_pictures_own_channels_stay_and_unreached_layers_have_no_group() -> None:
     groups = {group.root: group for group in trace(_Odd(), (1, 3, 8, 8))}
     assert groups.keys() == {"depth", "body", "end"}
-    assert groups["depth"].kept == "it is joined with the network's input"
-    assert groups["body"].kept is None
+    assert groups["depth"].protected == "it is joined with the network's input"
+    assert groups["body"].protected is None

@@ -70,7 +70,7 @@ def _plan(groups: tuple[Group, ...], seed: int) -> Plan:
     chosen = {
         i: random.sample(range(group.channels), random.randint(0, group.channels - 1))
         for i, group in enumerate(groups)
-        if not group.kept
+        if not group.protected
     }
     return plan_of(groups, chosen)
 
@@ -123,7 +123,7 @@ def test_a_random_network_is_cut_rightly_or_says_why_not(
         tally["networks refused whole"] += 1
         return
     tally["groups"] += len(graph.groups)
-    for reason in graph.kept.values():
+    for reason in graph.protected.values():
         assert MISSED not in reason, "the trace had overlooked a coupling"
         tally[f"groups kept: {NUMBERS.sub('#', reason)}"] += 1
     plan = _plan(graph.groups, seed)

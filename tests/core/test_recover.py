@@ -29,7 +29,7 @@ def _pictures(count: int = 24, *, seed: int = 0, size: int = 8) -> list[Tensor]:
 
 
 def _first_free(groups: Sequence[Group]) -> int:
-    return next(i for i, g in enumerate(groups) if not g.kept and g.channels > 1)
+    return next(i for i, g in enumerate(groups) if not g.protected and g.channels > 1)
 
 
 def _cut(net: nn.Module, groups: Sequence[Group], number: int) -> tuple[Plan, nn.Module]:
@@ -139,7 +139,9 @@ def test_a_spread_channel_has_the_mean_of_its_activation() -> None:
 def test_no_layer_comes_out_worse_on_the_pictures_it_was_fitted_on(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
-    plan = plan_of(groups, {i: [0] for i, g in enumerate(groups) if not g.kept and g.channels > 1})
+    plan = plan_of(
+        groups, {i: [0] for i, g in enumerate(groups) if not g.protected and g.channels > 1}
+    )
     pruned = apply_plan(net, groups, plan)
     solved = reconstruct(net, pruned, groups, plan, _pictures())
     assert solved

@@ -28,7 +28,7 @@ WRONG = [
     pytest.param(name, i, number, id=f"{name}, {group.root}: {slot.name} {slot.side}")
     for name in ("chain", "residual", "concat", "depthwise", "grouped", "gate", "implicit", "flat")
     for i, group in enumerate(trace(nets.net(name), nets.CASES[name].shape))
-    if not group.kept
+    if not group.protected
     for number, slot in enumerate(group.slots)
     if slot.name != group.root and slot.kind != "prelu"  # a slope shows where signs change
 ]
@@ -83,7 +83,7 @@ class _Mean(nn.Module):
 
 def test_a_channel_used_behind_the_groups_back_is_found() -> None:
     net = _Mean()
-    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    free = tuple(replace(group, protected=None) for group in trace(net, SHAPE))
     plan = plan_of(free, {0: [2]})
     with pytest.raises(VerificationError, match="differs"):
         verify(net, apply_plan(net, free, plan), free, plan, shape=SHAPE)
@@ -91,7 +91,7 @@ def test_a_channel_used_behind_the_groups_back_is_found() -> None:
 
 def test_an_output_that_shrinks_is_found() -> None:
     net = nets.net("chain")
-    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    free = tuple(replace(group, protected=None) for group in trace(net, SHAPE))
     plan = plan_of(free, {2: [0]})
     with pytest.raises(
         VerificationError, match=r"shapes \[\[2, 4, 4, 4\]\], after the cut \[\[2, 3, 4, 4\]\]"
@@ -101,7 +101,7 @@ def test_an_output_that_shrinks_is_found() -> None:
 
 def test_a_pruned_network_that_does_not_run_is_found() -> None:
     net = nets.net("refused")
-    free = tuple(replace(group, kept=None) for group in trace(net, SHAPE))
+    free = tuple(replace(group, protected=None) for group in trace(net, SHAPE))
     number = next(i for i, group in enumerate(free) if group.root == "constant.0")
     plan = plan_of(free, {number: [0]})
     with pytest.raises(VerificationError, match="does not run"):

@@ -214,7 +214,7 @@ def test_random_widths_are_whole_blocks_or_all_there_is() -> None:
     full = np.array([group.channels for group in groups])
     drawn = list(random_widths(groups, 8, networks=30, seed=0))
     assert (drawn[0] == full).all()
-    fixed = np.array([bool(group.kept) for group in groups])
+    fixed = np.array([bool(group.protected) for group in groups])
     for kept in drawn:
         assert (kept[fixed] == full[fixed]).all()
         assert ((kept % 8 == 0) | (kept == full)).all()

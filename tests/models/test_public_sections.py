@@ -161,7 +161,7 @@ def half_of(groups: Sequence[Group], *, seed: int) -> Plan:
     chosen = {
         index: random.sample(range(group.channels), group.channels // 2)
         for index, group in enumerate(groups)
-        if not group.kept
+        if not group.protected
     }
     return plan_of(groups, chosen)
 
@@ -183,7 +183,7 @@ def test_networks_that_come_with_prune_are_found_by_name(
 def test_only_the_channels_that_are_added_are_coupled() -> None:
     """8 channels of layer 0 are added to the first 8 of layer 1; its other 8 are free."""
     groups = detector_groups(trained(NET + WIDER, decoding="darknet"))
-    assert [(g.root.split(".")[1], g.channels, g.kept) for g in groups][:2] == [
+    assert [(g.root.split(".")[1], g.channels, g.protected) for g in groups][:2] == [
         ("0", 8, None),
         ("1", 8, None),
     ]
@@ -223,7 +223,9 @@ def test_darknets_reorg_reads_memory_as_fewer_larger_channels() -> None:
 
 def test_what_feeds_darknets_reorg_stays_whole_and_is_told_why() -> None:
     kept = {
-        g.root: g.kept for g in detector_groups(trained(NET + REORG, decoding="darknet")) if g.kept
+        g.root: g.protected
+        for g in detector_groups(trained(NET + REORG, decoding="darknet"))
+        if g.protected
     }
     assert kept["module_list.3.Conv2d"] == (
         "its channels go through Darknet's [reorg], which may mix them"

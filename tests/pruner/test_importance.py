@@ -90,7 +90,7 @@ def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
     images, targets = _pictures(data)
     for group, own in zip(subject.groups, found, strict=True):
         if own is None:
-            assert group.kept
+            assert group.protected
             continue
         weight = subject.net.get_submodule(group.root).get_parameter("weight")
         (gradient,) = torch.autograd.grad(_loss(subject, images, targets), [weight])

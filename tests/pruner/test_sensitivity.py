@@ -95,7 +95,7 @@ def sensitivity(
 
 def halves(groups: Sequence[Group]) -> list[Task]:
     """Cut every second channel of every group that may be cut."""
-    free = [(number, group) for number, group in enumerate(groups) if not group.kept]
+    free = [(number, group) for number, group in enumerate(groups) if not group.protected]
     return [Task(number, tuple(range(0, group.channels, 2))) for number, group in free]
 
 
@@ -153,7 +153,9 @@ def test_maps_from_shared_outputs_are_those_of_a_whole_masked_run(setup: Setup) 
 def test_what_a_group_does_not_reach_is_not_computed_again(setup: Setup) -> None:
     subject = session.open_session(setup.weights)
     net = subject.net
-    branch = next(g for g in reversed(subject.groups) if not g.kept)  # feeds the last head alone
+    branch = next(
+        g for g in reversed(subject.groups) if not g.protected
+    )  # feeds the last head alone
     mask = effect.mask(net, branch, [0])
     first, last = net.map_layers
     assert last in mask.layers
@@ -172,7 +174,9 @@ def test_rows_are_of_the_lowest_channels_and_count_what_the_cut_saves(
     subject = session.open_session(setup.weights)
     shape = (1, 3, tiny.SIZE, tiny.SIZE)
     before = count(subject.net, shape)
-    assert [row.group for row in found.rows[::2]] == [g.root for g in subject.groups if not g.kept]
+    assert [row.group for row in found.rows[::2]] == [
+        g.root for g in subject.groups if not g.protected
+    ]
     for row in found.rows:
         group = subject.groups[row.index]
         assert (row.channels, row.removed) == (group.channels, int(row.ratio * group.channels))
@@ -313,7 +317,7 @@ def test_curves_are_the_rows_of_each_group_in_trace_order(setup: Setup, tmp_path
     found = sensitivity(setup, (0.25, 0.5), tmp_path / "s.json")
     subject = session.open_session(setup.weights)
     read_back = known(tmp_path / "s.json", subject).curves
-    assert [not curve for curve in read_back] == [bool(group.kept) for group in subject.groups]
+    assert [not curve for curve in read_back] == [bool(group.protected) for group in subject.groups]
     pairs = [pair for curve in read_back for pair in curve]
     assert pairs == [(row.removed / row.channels, row.drop) for row in found.rows]
 

@@ -27,7 +27,7 @@ def test_every_group_is_cut_in_half_and_proved(path: Path) -> None:
     net = narrow(path)
     shape = (1, 3, net.stride, net.stride)
     groups = trace(net, shape, protected=net.head_convolutions())
-    free = [i for i, group in enumerate(groups) if not group.kept]
+    free = [i for i, group in enumerate(groups) if not group.protected]
     assert len(groups) - len(free) == len(net.head_convolutions())
     assert all(groups[i].channels > 1 for i in free)
     hands = len(free) if ALONE else HANDS

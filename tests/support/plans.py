@@ -28,6 +28,6 @@ def plans(draw: st.DrawFn, groups: Sequence[Group]) -> Plan:
     chosen = {
         i: draw(st.sets(st.integers(0, group.channels - 1), max_size=group.channels - 1))
         for i, group in enumerate(groups)
-        if not group.kept and group.channels > 1
+        if not group.protected and group.channels > 1
     }
     return plan_of(groups, chosen)

@@ -39,7 +39,7 @@ LOSS_RTOL, WEIGHT_ATOL = 1e-4, 1e-4
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A network and seven pictures."""
+    """A network and seven images."""
     tiny.data(tmp_path, pictures=together.PICTURES)
     tiny.weights(tmp_path)
     return tmp_path
@@ -124,7 +124,7 @@ def test_what_a_team_does(folder: Path) -> None:
 
 
 def expect_weighed_means(folder: Path) -> None:
-    """Compare what own BatchNorms met with, by the pictures each has seen, and left with."""
+    """Compare statistics of BatchNorms before and after averaging, weighted by images."""
     both = [torch.load(folder / f"means{rank}.pt") for rank in (0, 1)]
     met = list(zip(*both, strict=True))
     pictures = ((2, 1), (2, 1), (1, 0)) * 2

@@ -1,4 +1,4 @@
-"""Feature imitation: an adapter found in closed form, and a loss in shares of variance."""
+"""Feature distillation: an adapter in closed form, and a loss in fractions of variance."""
 
 from __future__ import annotations
 

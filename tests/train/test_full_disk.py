@@ -1,4 +1,4 @@
-"""Runs that cannot be saved: the last good checkpoint stays, the cause is told, nothing is lost."""
+"""Runs that cannot be saved: the last good checkpoint stays, and the cause is reported."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(
     with no_longer_than(8):
         assert train() == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("hyp.yaml: File too large")
-    with no_longer_than(10_000):  # the first picture of a batch may fit, no weights do
+    with no_longer_than(10_000):  # the first image of a batch may fit, no weights do
         assert train() == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("; nothing was saved before")
 

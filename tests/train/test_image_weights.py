@@ -1,4 +1,4 @@
-"""Weights of pictures: by hand, and where there is little to weigh."""
+"""Weights of images: by hand, and where there is little to weigh."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_schedule_is_the_runs(
 def test_resumed_run_follows_its_schedule(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
-    # No score is better than the first, so that a plateau is one from the start.
+    # No fitness is better than the first, so that a plateau is one from the start.
     monkeypatch.setattr(stopping, "fitness", lambda _: 0.5)
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 8, "--schedule", schedule)
     broken_and_resumed(train, tmp_path, monkeypatch, *words, after=4)
@@ -287,7 +287,7 @@ def test_best_weights_are_scored_on_the_test_split(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (tmp_path / "data.yaml").open("a") as data:
-        data.write("test: images/val\n")  # so that both scores must agree
+        data.write("test: images/val\n")  # so that both metrics must agree
     words = ("--weights", tiny.weights(tmp_path), "--epochs", 2)
     assert train(*words, "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -72,7 +72,7 @@ def _times() -> dict[Path, int]:
 
 
 def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Resume a run in vain; return the one line that is said of it."""
+    """Resume a run in vain; return the one line that is printed."""
     before = _times()
     capsys.readouterr()
     assert main(["train", "--resume", *words]) == 2

@@ -46,7 +46,7 @@ def test_the_group_penalty_is_the_group_lasso(net: Darknet) -> None:
     groups = _groups(net)
     penalty = torch.zeros(())
     for group in groups:
-        if group.kept:
+        if group.protected:
             continue
         for channel in range(group.channels):
             numbers = torch.cat([w.flatten() for w in _weights(net, group, channel)])
@@ -72,7 +72,7 @@ def test_the_scale_penalty_is_the_sum_of_absolute_scales(net: Darknet) -> None:
 
 
 def test_descending_the_group_penalty_alone_makes_channels_fade(net: Darknet) -> None:
-    groups = [group for group in _groups(net) if not group.kept]
+    groups = [group for group in _groups(net) if not group.protected]
     add, before = on_groups(net, groups), _norm(net, groups[0], 0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     for _ in range(20):

@@ -33,7 +33,7 @@ PICTURES = (
     *("pr_curve.png", "f1_curve.png", "confusion_matrix.png"),
 )
 
-# Nothing random in the pictures and big steps: for learning six pictures by heart.
+# No augmentation and large steps: for learning six images by heart.
 BY_HEART = (
     "lr0: 0.1\nmomentum: 0.9\n"
     "mosaic: 0\ntranslate: 0\nscale: 0\nhsv_h: 0\nhsv_s: 0\nhsv_v: 0\nfliplr: 0\n"

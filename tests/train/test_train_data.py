@@ -1,4 +1,4 @@
-"""What `prune train` can make of its data: fitted anchors, one class, pictures drawn by score."""
+"""What `prune train` can make of its data: fitted anchors, one class, images drawn by metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDE = "0 0.5 0.5 {width} 0.05\n1 0.5 0.25 {width} 0.05\n"
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Train on six pictures with a wide box of each class, for an epoch unless told otherwise."""
+    """Train on six images with a wide box of each class, for one epoch by default."""
     monkeypatch.setattr(fit, "draw_results", lambda *_: None)
     boxes = [WIDE.format(width=0.8 + i / 50) for i in range(6)]
     named = {f"{split}/{i}": text for split in ("train", "val") for i, text in enumerate(boxes)}
@@ -44,7 +44,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
 
 def three_pictures_a_class(folder: Path) -> None:
-    """Leave a training picture's box of one class alone: even numbers hold class 0, odd ones 1."""
+    """Keep the boxes of one class per training image: class 0 in even numbers, 1 in odd ones."""
     for number in range(6):
         path = folder / "labels" / "train" / f"{number}.txt"
         path.write_text(f"{number % 2} 0.5 0.5 0.8 0.05\n")
@@ -64,7 +64,7 @@ def test_a_fresh_network_is_trained_with_anchors_that_fit(
     assert train("--cfg", tiny.cfg(tmp_path), "--autoanchor") == 0
     said = capsys.readouterr().err
     assert "anchors: best possible recall 0.0000, 0.00 anchors per box; replaced by better" in said
-    boxes = torch.tensor([[64 * (0.8 + i / 50), 2.4] for i in range(6)])  # 40 x 30 pictures
+    boxes = torch.tensor([[64 * (0.8 + i / 50), 2.4] for i in range(6)])  # 40 x 30 images
     found = anchors.measure(own_anchors(kept(tmp_path)), boxes, anchor_t=SCRATCH["anchor_t"])
     assert found.recall == 1
 

@@ -24,8 +24,8 @@ def net() -> Darknet:
     return build(tiny.CFG.format(width=32))
 
 
-def largest(net: Darknet, settings: Settings = SETTINGS, *, pictures: int = 1000) -> int:
-    return memory.largest_batch(net, settings, hyp=SCRATCH, device=CPU, pictures=pictures)
+def largest(net: Darknet, settings: Settings = SETTINGS, *, images: int = 1000) -> int:
+    return memory.largest_batch(net, settings, hyp=SCRATCH, device=CPU, images=images)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_batch_is_the_largest_power_of_two_that_is_allowed(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: float("inf"))
     assert largest(net) == 64
-    assert largest(net, pictures=23) == 16
+    assert largest(net, images=23) == 16
     assert largest(net, replace(SETTINGS, nominal_batch=32)) == 32
     assert largest(net, replace(SETTINGS, nominal_batch=512)) == 64  # more helps no CPU
 

@@ -1,4 +1,4 @@
-"""Weights of other classes or other layers: what is taken over, what starts fresh, what is said."""
+"""Weights of other classes or layers: what is taken over, what starts fresh, what is noted."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ def _of_torch(document: object, sections: Sequence[Section], decoding: str | Non
         classes = classes_of(sections, found.weights)
     except CheckpointError:  # the heads are others
         classes = None
-    wanted = with_classes(sections, classes) if classes else sections
-    own = decode_as_trained(wanted, found, requested=decoding).sections
+    target = with_classes(sections, classes) if classes else sections
+    own = decode_as_trained(target, found, requested=decoding).sections
     weights = dict(_equal_layers(tensors(own), found.weights))
     layers = frozenset(map(_layer, weights))
     note = f"{found.found}, whose layers are not all those of the cfg"

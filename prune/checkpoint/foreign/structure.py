@@ -118,7 +118,7 @@ def _matching(path: Path, expected: Mapping[str, object]) -> tuple[Section, ...]
         sections = read_cfg(path)
         return sections if _signature(tensors(sections)) == expected else ()
     except CfgError:
-        return ()  # a broken file among others; whoever wants it names it
+        return ()  # a broken file among others; by --cfg it would be an error
 
 
 def _signature(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

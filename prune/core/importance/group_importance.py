@@ -66,7 +66,7 @@ def channel_importance(
         raise PlanError(f"criterion {name} needs images; give it data")
     found = []
     for group in groups:
-        own = None if group.kept else _of(net, group, chosen, scope, generator, statistics)
+        own = None if group.protected else _of(net, group, chosen, scope, generator, statistics)
         found.append(None if own is None else NORMALIZERS[normalize](own))
     return tuple(found)
 

@@ -117,8 +117,8 @@ def changed(constraints: Constraints, fields: Mapping[str, object], *, where: st
 
 
 def _limit(group: Group, constraints: Constraints) -> Limit:
-    if group.kept:
-        return Limit(0, why=group.kept)
+    if group.protected:
+        return Limit(0, why=group.protected)
     if constraints.exclude:
         return Limit(0, why="it is excluded")
     multiple = multiple_of(group, constraints.round_to)

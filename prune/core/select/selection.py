@@ -127,7 +127,7 @@ def by_budget(
         raise PlanError(f"allocation is {allocation!r}; it can be {', '.join(ALLOCATIONS)}")
     if all(own is None for own in found.importance):
         unknown = f"{criterion} cannot compare its channels"
-        reasons = dict.fromkeys(group.kept or unknown for group in groups)
+        reasons = dict.fromkeys(group.protected or unknown for group in groups)
         raise PlanError(f"nothing to remove: {'; '.join(reasons)}")
     prices = ALLOCATIONS[allocation](found)
     counts = meet(prices, found.costs, budget, limits)
@@ -186,8 +186,8 @@ def by_channels(groups: Sequence[Group], layer: str, channels: Collection[int]) 
     chosen: dict[Group, set[int]] = defaultdict(set)
     for position in channels:
         group, channel = place[position]
-        if group.kept:
-            raise PlanError(f"channel {position} of {layer} is protected: {group.kept}")
+        if group.protected:
+            raise PlanError(f"channel {position} of {layer} is protected: {group.protected}")
         chosen[group].add(channel)
     return _plan(
         "given", [cut_of(group, units) for group, units in chosen.items()], (), "no channels"
@@ -222,7 +222,7 @@ def one_after_another(
         raise PlanError(f"criterion is {name!r}; sequential pruning supports {known}")
     generator = Generator().manual_seed(seed)
     touched = touching(groups, layers)
-    free = [group for group in touched if not group.kept]
+    free = [group for group in touched if not group.protected]
     gone: list[set[int]] = [set() for _ in free]
     lost: dict[str, set[int]] = defaultdict(set)  # layer -> input positions that were removed
     times = [0] * len(free)
@@ -319,7 +319,7 @@ def lowest(importance: Tensor, count: int) -> list[int]:
 def _plan(criterion: str, cuts: Iterable[Cut], touched: Iterable[Group], what: str) -> Plan:
     cuts = tuple(cut for cut in cuts if cut.remove)
     if not cuts:
-        reasons = [f"{group.root}: {group.kept}" for group in touched if group.kept]
+        reasons = [f"{group.root}: {group.protected}" for group in touched if group.protected]
         why = "; ".join(reasons) or f"{what} removes no channel of any group"
         raise PlanError(f"nothing to remove: {why}")
     return Plan(network="", criterion=criterion, cuts=cuts)

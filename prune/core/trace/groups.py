@@ -52,13 +52,13 @@ class Group:
         root: the first layer that computes them.
         channels: how many there are to choose from.
         slots: all places of them, in network order.
-        kept: why they are protected; None where they can be pruned.
+        protected: why they cannot be pruned; None where they can.
     """
 
     root: str
     channels: int
     slots: tuple[Slot, ...]
-    kept: str | None = None
+    protected: str | None = None
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def _group(
         root=root,
         channels=len(channels),
         slots=tuple(Slot(p.name, p.side, i, p.kind, p.dim) for p, i in ports),
-        kept=next((doubts[axis] for axis in index if axis in doubts), None),
+        protected=next((doubts[axis] for axis in index if axis in doubts), None),
     )
 
 

@@ -217,7 +217,7 @@ def _jobs(bench: MaskedEvaluation, config: SensitivityConfig) -> list[_Job]:
     jobs = []
     for number, (group, own) in enumerate(zip(groups, found, strict=True)):
         if own is None:
-            if not group.kept:
+            if not group.protected:
                 logger.warning(
                     f"note: {group.root} is left out: "
                     f"{config.criterion} cannot compare its channels"
