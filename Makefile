@@ -19,12 +19,12 @@ test: .venv/tested
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# Minutes: random networks cut at random, each group of each shipped network cut alone, all proved;
+# Minutes: random networks cut at random, each group of each shipped network cut alone, all verified;
 # runs killed at random moments, their files those of a run that nobody killed; networks cut to a
 # part of their time while other processes want the cores, and timed when the machine is idle; ten
 # minutes of files changed at random, each of which its reader accepts or refuses.
 prove: .venv/tested
-	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest \
+	OMP_NUM_THREADS=1 PRUNE_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest -m "slow or not slow" \
 		tests/core/test_random_networks.py tests/pruner/test_shipped_groups.py
 	OMP_NUM_THREADS=1 PRUNE_KILLS=20 $(BIN)/python -m pytest tests/train/test_kill.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --minutes 10 --tries 100000 --keep build/fuzz
