@@ -5,7 +5,7 @@
     │   ├── CfgError           Darknet text: unknown section or key, layers that do not fit
     │   ├── CheckpointError    not a checkpoint, truncated, weights that do not fit the cfg
     │   │   └── ForeignError   weights of another project where ours are expected
-    │   └── DataError          data.yaml, labels, pictures
+    │   └── DataError          data.yaml, labels, images
     ├── PlanError              a cut that cannot be made
     │   ├── WithinBudgetError  a budget that is met as it is
     │   └── OutOfReachError    a budget that no cut within the limits meets
@@ -47,7 +47,7 @@ class ForeignError(CheckpointError):
 
 
 class DataError(InputError):
-    """A data set, label or picture that cannot be used."""
+    """A data set, label or image that cannot be used."""
 
 
 class PlanError(PruneError):

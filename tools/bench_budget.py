@@ -19,8 +19,9 @@ from pathlib import Path
 from trials import Bench, cost, prune
 
 from prune import checkpoint
+from prune.common.choices import LATENCY_RUNTIMES
 from prune.latency.form import Form
-from prune.latency.plan import RUNTIMES, Clock, fill, open_clock, timed_in_turn
+from prune.latency.plan import Clock, fill, open_clock, timed_in_turn
 from prune.pruner import session
 from prune.runtimes.backends import Setting
 from prune.runtimes.machine import machine, threads_of
@@ -73,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="its train split scores channels")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cut networks")
-    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0])
+    parser.add_argument("--runtime", choices=LATENCY_RUNTIMES, default=LATENCY_RUNTIMES[0])
     parser.add_argument("--threads", type=int, default=0, help="of a run (0: one a core)")
     parser.add_argument("--img-size", type=int, default=320)
     parser.add_argument("--shares", type=float, nargs="+", default=(0.7, 0.5), help="of the MACs")

@@ -10,12 +10,11 @@ from typing import Any
 from prune.checkpoint import Checkpoint
 from prune.checkpoint.reading import Names
 from prune.common.amounts import read_latency
-from prune.common.choices import ACTIVATIONS
+from prune.common.choices import ACTIVATIONS, LATENCY_RUNTIMES
 from prune.common.dimensions import SIDE
 from prune.common.schema import Field, expect, flag, listed, mapping, number, text, whole
 from prune.common.size import Size
 from prune.errors import InputError
-from prune.latency.plan import RUNTIMES
 from prune.runtimes.machine import threads_of
 from prune.train.config import TrainConfig
 
@@ -143,7 +142,7 @@ def request(config: AutoConfig, found: Checkpoint) -> Request:
         is_share=is_share,
         int8=config.int8,
         max_drop=config.max_drop,
-        runtime=config.runtime or RUNTIMES[0],
+        runtime=config.runtime or LATENCY_RUNTIMES[0],
         threads=threads_of(config.threads or 0),
         imgsz=size,
         epochs=config.epochs,
@@ -178,7 +177,7 @@ _REQUEST = mapping(
         "is_share": flag(),
         "int8": flag(),
         "max_drop": number(0, 1e9),
-        "runtime": text(choices=RUNTIMES),
+        "runtime": text(choices=LATENCY_RUNTIMES),
         "threads": whole(1, 4096),
         "imgsz": Field((int, list), "one or two whole numbers", 1, SIDE, item=whole(1, SIDE)),
         "epochs": whole(1),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 
 from prune.cli import cutting, options
+from prune.common.choices import BLOCK_CRITERIA
 
 EXAMPLE = """\
   prune depth --blocks 8 --weights best.pt
   prune depth --macs 0.7 --weights best.pt --data mine.yaml --out shallower.pt
   prune depth --macs 30G --criterion bn --dry-run --plan-out plan.json"""
-
-# Of prune.pruner.block_importance, which --help must not import.
-CRITERIA = ("output", "l1", "bn", "random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--criterion",
-        choices=CRITERIA,
+        choices=BLOCK_CRITERIA,
         help="importance of a block: how far its removal moves the head maps (output; default with "
         "--data), its mean weight (l1; default without), or the last scale of its branch (bn)",
     )

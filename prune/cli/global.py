@@ -6,15 +6,13 @@ import argparse
 from pathlib import Path
 
 from prune.cli import cutting, options, ranked, timing
+from prune.common import choices
 
 EXAMPLE = """\
   prune global --weights best.pt --macs 0.5
   prune global --weights best.pt --macs 0.5 --data mine.yaml --steps 4
   prune global --weights best.pt --latency 0.5 --data mine.yaml --depth 4
   prune global --weights best.pt --params 13M --round-to 8 --exclude 0-3"""
-
-# Of prune.core.select.allocation, which --help must not import.
-ALLOCATIONS = ("uniform", "global", "per-cost", "isomorphic", "sensitivity")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     timing.add_arguments(parser, budget)
     parser.add_argument(
         "--allocation",
-        choices=ALLOCATIONS,
+        choices=choices.ALLOCATIONS,
         help="how groups share the cut (default: sensitivity with --sensitivity, per-cost with "
         "taylor and fisher, else uniform)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from prune.cli import options
+from prune.common import choices
 
 
 class Criteria(tuple[str, ...]):
@@ -25,11 +26,7 @@ class Criteria(tuple[str, ...]):
         return bool(entry_points(group="prune.criteria", name=name))
 
 
-CRITERIA = Criteria(("l1", "l2", "bn", "fpgm", "lamp", "taylor", "fisher", "activation", "random"))
-
-# Of prune.core.importance.group_importance, which --help must not import.
-SCOPES = ("root", "group")
-NORMALIZERS = ("none", "mean", "max", "sum")
+CRITERIA = Criteria(choices.CRITERIA)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, scope: str) -> None:
@@ -41,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, criterion: str | None, sco
     add_scope(parser, default=scope)
     parser.add_argument(
         "--normalize",
-        choices=NORMALIZERS,
+        choices=choices.NORMALIZERS,
         default="none",
         help="divide the importance within a group by this (default none)",
     )
@@ -71,7 +68,7 @@ def add_scope(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Add --scope."""
     parser.add_argument(
         "--scope",
-        choices=SCOPES,
+        choices=choices.SCOPES,
         default=default,
         help=f"importance by the first layer of a group, or by all its layers (default {default})",
     )

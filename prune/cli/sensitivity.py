@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune.cli import options, ranked, reading
+from prune.common.choices import SENSITIVITY_METRICS
 from prune.common.layer_ranges import short_name
 from prune.errors import InputError
 
@@ -20,7 +21,6 @@ EXAMPLE = """\
   prune sensitivity --weights best.pt --data mine.yaml --ratios 0.25,0.5,0.75
   prune sensitivity --weights best.pt --data mine.yaml --metric loss --jobs 2"""
 
-METRICS = ("map", "loss")  # of prune.pruner.sensitivity.metrics, which --help must not import
 SHOWN = 15  # groups in the table; the files have all
 
 
@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranked.add_scope(parser, default="group")
     options.seed(parser)
     parser.add_argument(
-        "--metric", choices=METRICS, default="map", help="mAP@.5:.95 (default) or detection loss"
+        "--metric",
+        choices=SENSITIVITY_METRICS,
+        default="map",
+        help="mAP@.5:.95 (default) or detection loss",
     )
     parser.add_argument("--split", "--task", default="val", help="split to evaluate (default val)")
     parser.add_argument(

@@ -6,12 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from prune.cli import options
+from prune.common.choices import LATENCY_RUNTIMES
 from prune.errors import PlanError
 
 if TYPE_CHECKING:
     from prune.pruner.result import Latency
-
-RUNTIMES = ("onnxruntime", "openvino")  # of prune.latency.plan, which --help must not import
 
 
 def add_arguments(
@@ -35,7 +34,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     """Add --runtime and --threads."""
     parser.add_argument(
         "--runtime",
-        choices=RUNTIMES,
+        choices=LATENCY_RUNTIMES,
         help="runtime that is timed for --latency (default onnxruntime)",
     )
     parser.add_argument(

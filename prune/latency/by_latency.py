@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from prune.common.amounts import read_latency
+from prune.common.choices import LATENCY_RUNTIMES
 from prune.common.notes import Report
 from prune.core.importance.own_criteria import find
 from prune.core.select.constraints import Constraints
@@ -107,7 +108,7 @@ class LatencyConfig(BudgetConfig):
         """Time the original; return the clock and the target as a ratio of the original's time."""
         amount, is_fraction = read_latency(self.latency)
         setting = Setting(threads_of(self.threads or 0), self.size_for(session))
-        form = Form(self.runtime or plan.RUNTIMES[0], self.activation or "", self.int8)
+        form = Form(self.runtime or LATENCY_RUNTIMES[0], self.activation or "", self.int8)
         clock = plan.open_clock(session, form=form, setting=setting, report=note)
         target = amount if is_fraction else amount / clock.before_ms
         if clock.busy and not is_fraction:

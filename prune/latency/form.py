@@ -18,7 +18,7 @@ class Form:
     """What will be done to a network before it is deployed.
 
     Attributes:
-        runtime: the runtime, one of `plan.RUNTIMES`.
+        runtime: the runtime, one of `choices.LATENCY_RUNTIMES`.
         activation: the activation that replaces every nonlinear one; "" for none.
         int8: whether it will be quantised.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prune.common.choices import LATENCY_RUNTIMES
 from prune.common.notes import Report
 from prune.core.cost.cost_model import cost_model
 from prune.core.select.constraints import Constraints, limits
@@ -28,7 +29,6 @@ from prune.runtimes import other_processes
 from prune.runtimes.backends import Setting
 from prune.runtimes.compare import ROUNDS, Compared, File, TimedFiles, comparison, timed_files
 
-RUNTIMES = ("onnxruntime", "openvino")  # those that report the time of each layer
 AMISS = 1.25  # factor by which an older table may be wrong about a network with nothing cut
 
 
@@ -38,7 +38,7 @@ class Clock:
 
     Attributes:
         table: times of layers.
-        form: the form in which a network is timed; its runtime is one of RUNTIMES.
+        form: the form in which a network is timed; its runtime is one of LATENCY_RUNTIMES.
         setting: threads, image size and batch.
         before_ms: measured time of the network as it is.
         start_ms: likewise in its form, with nothing cut yet.
@@ -94,8 +94,8 @@ def open_clock(session: Session, *, form: Form, setting: Setting, report: Report
         InputError: the runtime is not installed or does not report the time of layers, the table
             of this machine is damaged, or the network cannot take images of this size.
     """
-    if form.runtime not in RUNTIMES:
-        known = " or ".join(RUNTIMES)
+    if form.runtime not in LATENCY_RUNTIMES:
+        known = " or ".join(LATENCY_RUNTIMES)
         raise InputError(f"runtime is {form.runtime!r}; layers are timed in {known}")
     expect_size(setting.imgsz, session.net)
     here = other_processes.look()

@@ -66,7 +66,7 @@ def in_turn(
     clock: Clock = WALL,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Times:
-    """Time each thing once a round, in an order that is drawn anew for every round.
+    """Time each thing once per round, in an order that is drawn anew for every round.
 
     Before it is timed, it runs once more: its weights are then in the caches again, as in a program
     that runs nothing else, and threads of the one before have gone to sleep.

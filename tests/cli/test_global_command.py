@@ -11,12 +11,13 @@ import tiny
 import torch
 
 from prune import checkpoint
-from prune.cli import main, ranked
-from prune.common import cache_dir
+from prune.cli import main
+from prune.common import cache_dir, choices
 from prune.core.cost.macs import count
 from prune.core.importance.group_importance import NORMALIZERS, SCOPES
 from prune.core.plan import from_json
 from prune.core.select.allocation import ALLOCATIONS
+from prune.pruner.sensitivity.metrics import METRICS
 
 Capture = pytest.CaptureFixture[str]
 Words = Sequence[object]
@@ -57,12 +58,10 @@ def _widths(path: Path) -> dict[int, int]:
 
 
 def test_the_command_line_offers_what_there_is() -> None:
-    import importlib
-
-    command = importlib.import_module("prune.cli.global")
-    assert set(command.ALLOCATIONS) == set(ALLOCATIONS)
-    assert set(ranked.SCOPES) == set(SCOPES)
-    assert set(ranked.NORMALIZERS) == set(NORMALIZERS)
+    assert tuple(ALLOCATIONS) == choices.ALLOCATIONS
+    assert SCOPES == choices.SCOPES
+    assert tuple(NORMALIZERS) == choices.NORMALIZERS
+    assert tuple(METRICS) == choices.SENSITIVITY_METRICS
 
 
 @pytest.mark.parametrize("kind", ["macs", "params"])
