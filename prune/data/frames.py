@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from prune.common.size import Size
 from prune.data.images import Image
 
 GREY = 114  # the published padding value, near the mean of natural images
@@ -85,5 +86,4 @@ def fit(image: Image, shape: Shape) -> tuple[Image, Frame]:
 
 def batch_shape(sizes: Sequence[Shape], stride: int) -> Shape:
     """The least height and width, both multiples of `stride`, that hold every size."""
-    height, width = (-(-max(sides) // stride) * stride for sides in zip(*sizes, strict=True))
-    return height, width
+    return Size(*(max(sides) for sides in zip(*sizes, strict=True))).raised(stride)

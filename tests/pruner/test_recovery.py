@@ -138,11 +138,11 @@ def test_a_step_that_lowers_the_score_is_undone(
     plain = checkpoint.load(dense.with_name("cut.pt"))
     falling = iter((0.5, 0.4, 0.3, 0.35))
 
-    def judge(*_: object, **__: object) -> Metrics:
+    def evaluate(*_: object, **__: object) -> Metrics:
         value = next(falling)
         return Metrics(value, value, 0, 0, 0, (), 1)
 
-    monkeypatch.setattr(recovery, "score", judge)
+    monkeypatch.setattr(recovery, "evaluate_network", evaluate)
     wishes = ["--compensate", "--recalibrate", data, "--score", "--data", data]
     assert main(_cut(dense, *wishes)) == 0
     printed = capsys.readouterr()
@@ -176,11 +176,11 @@ def test_cut_that_leaves_less_than_a_tenth_says_so(
 ) -> None:
     values = iter(maps)
 
-    def judge(*_: object, **__: object) -> Metrics:
+    def evaluate(*_: object, **__: object) -> Metrics:
         value = next(values)
         return Metrics(value, value, 0, 0, 0, (), 1)
 
-    monkeypatch.setattr(recovery, "score", judge)
+    monkeypatch.setattr(recovery, "evaluate_network", evaluate)
     assert main(_cut(dense, *steps, "--score", "--data", data)) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
     assert len(notes) == bool(note) and all(note in line for line in notes)
