@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 from prune.common.device import cores
 from prune.runtimes import other_processes
 from prune.runtimes.other_processes import Neighbours
+
+# A busy machine makes an example slow, and says nothing about the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
