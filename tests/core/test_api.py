@@ -405,7 +405,8 @@ def test_the_readmes_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippet = text.split("## Any network, in Python")[1].split("```python\n")[1].split("```")[0]
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    (snippet,) = (block for block in blocks if "import torch\n" in block)
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "smaller.pt"]
