@@ -1,11 +1,11 @@
-r"""What was trained, pruned and quantised, side by side: mAP, milliseconds, bytes; and a picture.
+r"""What was trained, pruned and quantised, side by side: mAP, milliseconds, bytes; and a image.
 
 python tools/bench_deploy.py --data data/bccd.yaml --img-size 320 --png docs/pareto.png \
     --series "dense, from scratch" s.pt n.pt --series pruned s30.pt n30.pt \
     --series "pruned, INT8" s30-int8.onnx n30-int8.onnx
 
 Checkpoints are exported first. All files are timed in turn, in every runtime named, and scored in
-ONNX Runtime on val and test. The picture has a line a series: mAP on the test split, which chose
+ONNX Runtime on val and test. The image has a line a series: mAP on the test split, which chose
 nothing, over milliseconds in the runtime in which each file is fastest.
 """
 
@@ -40,7 +40,7 @@ class Point:
 
 
 def main() -> None:
-    """Measure what the command line names; print the table, draw the picture."""
+    """Measure what the command line names; print the table, draw the image."""
     args = _arguments().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = {

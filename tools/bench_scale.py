@@ -2,7 +2,7 @@
 
 Measured on this machine, a thread a process, on drawn shapes: steps of one process, of two at once
 that do not know each other (they share caches and memory), of two that train together, as many
-pictures a process everywhere; what of a step is meeting; meeting by itself; and how fast one core
+images a process everywhere; what of a step is meeting; meeting by itself; and how fast one core
 loads. A step is made of the functions that training calls. Rounds go in turn, medians are printed.
 
 A model follows: a step takes what the slowest takes apart, and then the meeting, which nothing
@@ -43,8 +43,8 @@ class Machines:
     float32.
     """
 
-    pictures_s: float = 224.0  # of one H100, alone, as tools/bench_train.py measured
-    pictures: int = 16  # a GPU and step
+    images_s: float = 224.0  # of one H100, alone, as tools/bench_train.py measured
+    images: int = 16  # a GPU and step
     gradient_bytes: float = 212e6
     node: int = 8  # GPUs that NVLink joins
     inside_bytes_s: float = 300e9  # of NVLink
@@ -62,7 +62,7 @@ def ring_s(count: int, total_bytes: float, bytes_s: float) -> float:
 
 def predicted(gpus: int, given: Machines) -> dict[str, float]:
     """Return a step's parts in milliseconds, and the efficiency, of so many GPUs."""
-    alone = given.pictures / given.pictures_s
+    alone = given.images / given.images_s
     rate = given.inside_bytes_s if gpus <= given.node else given.between_bytes_s
     buckets = -(-given.gradient_bytes // given.bucket_bytes)
     hops = 2 * (min(gpus, given.node) + gpus // given.node - 2) if gpus > 1 else 0
@@ -73,7 +73,7 @@ def predicted(gpus: int, given: Machines) -> dict[str, float]:
     return {
         "alone_ms": 1000 * alone,
         "meeting_ms": 1000 * (step - alone),
-        "pictures_s": gpus * given.pictures / step,
+        "pictures_s": gpus * given.images / step,
         "efficiency": alone / step,
     }
 
@@ -179,7 +179,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def started(args: argparse.Namespace, team: Team) -> tuple[Run, TrainLoader]:
-    """Start a run from nothing whose processes see so many pictures each."""
+    """Start a run from nothing whose processes see so many images each."""
     import torch
 
     from prune.common import hyperparameters
@@ -223,8 +223,8 @@ def steps(run: Run, batch: Batch, count: int) -> dict[str, list[float]]:
     training_mode(run.net)
     for index in range(WARM_UP + count):
         began = time.perf_counter()
-        pictures = len(batch.images) * run.team.size
-        items = descend(run, batch, position=index, whole=pictures)
+        images = len(batch.images) * run.team.size
+        items = descend(run, batch, position=index, whole=images)
         between = time.perf_counter()
         all_reduce(run, fraction=1 / run.team.size)
         meeting.append(1000 * (time.perf_counter() - between))
@@ -249,11 +249,11 @@ def meeting_alone(run: Run, count: int) -> list[float]:
 
 
 def loading(batches: TrainLoader) -> float:
-    """Return how many pictures a second this process loads and augments."""
+    """Return how many images a second this process loads and augments."""
     batches.set_epoch(1)
     before = time.perf_counter()
-    pictures = sum(len(batch.images) for batch in batches)
-    return pictures / (time.perf_counter() - before)
+    images = sum(len(batch.images) for batch in batches)
+    return images / (time.perf_counter() - before)
 
 
 if __name__ == "__main__":

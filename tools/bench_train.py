@@ -1,10 +1,10 @@
 """What a training step costs beside the plain loop: `python tools/bench_train.py --data D`.
 
-- The plain loop is what a PyTorch user writes first: NCHW float32, pictures decoded from disk and
+- The plain loop is what a PyTorch user writes first: NCHW float32, images decoded from disk and
   joined as floats by the same number of workers, `loss.item()` every step, an average kept in
   Python, parameter by parameter. Network, batch, augmentation and loss are ours.
 - Our rows take the functions that `prune train` takes, with `--cache ram`.
-- Scoring a split in batches stands beside scoring it one picture at a time, read from disk.
+- Scoring a split in batches stands beside scoring it one image at a time, read from disk.
 
 Every row lives in a process of its own, so that its peak memory is its own; all are set up at once,
 then take turns, block after block. Losses of one batch and scores must agree before anything
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prune.data.spec import DataSpec
-    from prune.data.store import Pictures
+    from prune.data.store import Images
     from prune.evaluate.metrics import Metrics
     from prune.train.run import Run
 
@@ -44,7 +44,7 @@ CFG = Path(__file__).resolve().parents[1] / "cfg" / "yolor_csp_n.cfg"
 BLOCKS = 3
 PROFILED = 20  # steps whose kernels are added up
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 3e-2}
-SCORE_TOLERANCE = 1e-2  # mAP: a batch's pictures are padded otherwise than one alone
+SCORE_TOLERANCE = 1e-2  # mAP: a batch's images are padded otherwise than one alone
 
 
 def main() -> None:
@@ -243,7 +243,7 @@ Answer = Callable[[str, int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Trial:
-    """A row's own: its first batch, those to come, and a step that returns the loss a picture."""
+    """A row's own: its first batch, those to come, and a step that returns the loss a image."""
 
     first: Any
     coming: Iterator[Any]
@@ -406,12 +406,12 @@ def plain(
 
 @dataclass(frozen=True)
 class Decoded:
-    """A plain data set: read from disk, augment, one float picture and its boxes at a time."""
+    """A plain data set: read from disk, augment, one float image and its boxes at a time."""
 
-    pictures: Pictures
+    images: Images
 
     def __len__(self) -> int:
-        return len(self.pictures.paths)
+        return len(self.images.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         import torch
@@ -421,22 +421,22 @@ class Decoded:
         from prune.data.samples import training_sample
 
         drawn = generator(int(torch.randint(2**31, ())), 0, index)
-        sample = training_sample(self.pictures, index, hyp=hyperparameters.SCRATCH, rng=drawn)
+        sample = training_sample(self.images, index, hyp=hyperparameters.SCRATCH, rng=drawn)
         batch = assemble([sample], paths=[])
         return batch.images[0].float() / 255, batch.targets
 
 
 def decoded(data: DataSpec, imgsz: int) -> Any:
-    """Open the training pictures plainly."""
+    """Open the training images plainly."""
     from prune.data.store import gather
     from prune.data.truth import read_truth
 
-    paths = data.pictures("train")
+    paths = data.images("train")
     return Decoded(gather(paths, read_truth(paths, data.form).boxes, imgsz=imgsz, cache=None))
 
 
 def joined(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Join samples into a batch: pictures [N, 3, H, W], boxes [M, 6]."""
+    """Join samples into a batch: images [N, 3, H, W], boxes [M, 6]."""
     import torch
 
     images, targets = zip(*samples, strict=True)
@@ -446,7 +446,7 @@ def joined(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def scoring(args: argparse.Namespace, data: DataSpec, where: torch.device) -> Answer:
-    """Set scoring up: in batches as a run does, and one picture at a time."""
+    """Set scoring up: in batches as a run does, and one image at a time."""
     import torch
 
     from prune import checkpoint

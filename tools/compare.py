@@ -2,7 +2,7 @@
 
 python tools/compare.py --data data/bccd.yaml --img-size 320 dense=a.pt pruned=b.pt
 
-mAP is that of `prune val`; MACs are those of one picture; the file and the latency are those of the
+mAP is that of `prune val`; MACs are those of one image; the file and the latency are those of the
 exported ONNX file, run by ONNX Runtime on this machine, the files in turn, medians.
 """
 

@@ -1,6 +1,6 @@
 """Draw the folders of prune/ on their floors, and what imports what: docs/images/architecture.svg.
 
-python tools/draw_architecture.py           # write the picture
+python tools/draw_architecture.py           # write the image
 python tools/draw_architecture.py --check   # exit status 1 where it is not up to date
 
 The floors are those of the import contract in setup.cfg, the lines are imports. A folder imports
@@ -82,7 +82,7 @@ def lines(rows: list[list[str]]) -> list[tuple[str, str]]:
 
 
 def draw() -> str:
-    """Return the picture as SVG text, the same for the same code."""
+    """Return the image as SVG text, the same for the same code."""
     rows = floors()
     places = {}
     for number, row in enumerate(rows):
@@ -119,7 +119,7 @@ def draw() -> str:
 
 
 def main() -> int:
-    """Write the picture, or compare it with the code."""
+    """Write the image, or compare it with the code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     args = parser.parse_args()

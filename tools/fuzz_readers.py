@@ -25,7 +25,7 @@ from prune.data.convert import Options
 from prune.data.images import read_image
 from prune.data.labels import Form, scan
 from prune.data.orientation import orientation
-from prune.data.store import picture_sizes
+from prune.data.store import image_sizes
 from prune.errors import RunError
 from prune.evaluate.runner import open_weights
 from prune.latency import table
@@ -106,7 +106,7 @@ def _training() -> run.Run:
 
 def _images(path: Path) -> None:
     """Read an image's size, then decode it, then read how it is turned."""
-    picture_sizes([path])
+    image_sizes([path])
     orientation(path.read_bytes(), read_image(path))
 
 

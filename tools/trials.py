@@ -30,7 +30,7 @@ from prune.core.cost.macs import count
 class Bench:
     """Where everything lies, and what it is measured with.
 
-    `workers` load pictures for each of `jobs` processes at once; `device` is theirs. All trainings
+    `workers` load images for each of `jobs` processes at once; `device` is theirs. All trainings
     follow the file `hyp`, if there is one, in what it says.
     """
 
@@ -109,7 +109,7 @@ def trained(
     last, best = (folder / "weights" / f"{file}.pt" for file in ("last", "best"))
     said = [*start, *words, "--data", bench.data, "--img-size", bench.imgsz]
     said += ["--epochs", epochs, "--seed", seed, "--device", bench.device]
-    # Few pictures and few epochs need many steps; all networks are trained alike.
+    # Few images and few epochs need many steps; all networks are trained alike.
     said += ["--batch-size", bench.batch, "--nominal-batch", bench.batch]
     said += ["--hyp", bench.hyp] if bench.hyp else []
     said += ["--cache", "ram", "--val-every", 5, "--bf16", "--workers", bench.workers]

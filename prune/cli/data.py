@@ -258,7 +258,7 @@ def _rows(counts: Mapping[str, Count]) -> list[list[object]]:
     """Make a row for images, boxes, each class and each size, a column for each split."""
     columns = list(counts.values())
     rows: list[list[object]] = [
-        ["images", *(column.pictures for column in columns)],
+        ["images", *(column.images for column in columns)],
         ["  broken", *(column.broken for column in columns)],
         ["  without boxes", *(column.without_boxes for column in columns)],
         ["  without label file", *(column.without_label_file for column in columns)],

@@ -128,6 +128,6 @@ def _lines(result: ExportResult) -> Iterator[str]:
         yield f"  read back by {result.read_back_by}: {agreement}"
     elif result.max_abs_diff is not None:
         agreement = f"{result.max_abs_diff:.2g} ({result.max_rel_diff:.2g} relative)"
-        real = f" and {result.pictures} images" if result.pictures else ""
-        inputs = "" if result.pictures is None else f" on random inputs{real}"
+        real = f" and {result.images} images" if result.images else ""
+        inputs = "" if result.images is None else f" on random inputs{real}"
         yield f"  agrees with torch to {agreement}{inputs}"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from prune.common.device import cores
 from prune.common.inputs import is_file, shown
-from prune.data.images import decode, is_picture, read_bytes
+from prune.data.images import decode, is_image, read_bytes
 from prune.data.orientation import Corners, Size, orientation, swaps, turn
 from prune.data.problem import (
     BROKEN,
@@ -131,7 +131,7 @@ def _look(annotation: Annotation) -> _Look | Problem:
     report = partial(Problem, path=annotation.path)
     if not is_file(annotation.image):
         return report(MISSING, detail=str(annotation.image))
-    if not is_picture(annotation.image):
+    if not is_image(annotation.image):
         return report(UNREADABLE, detail=annotation.image.name)
     try:
         data = read_bytes(annotation.image)

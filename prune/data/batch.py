@@ -15,7 +15,7 @@ from prune.data.frames import Frame, batch_shape, place
 from prune.data.images import Image
 from prune.data.labels import Boxes
 from prune.data.samples import training_sample
-from prune.data.store import Pictures, load, to_shares
+from prune.data.store import Images, load, to_shares
 
 
 class Batch(NamedTuple):
@@ -69,38 +69,36 @@ def share(count: int, part: tuple[int, int]) -> range:
     return range(-(-count * number // size), -(-count * (number + 1) // size))
 
 
-def training_batch(
-    key: TrainKey, *, pictures: Pictures, hyp: Mapping[str, float], seed: int
-) -> Batch:
+def training_batch(key: TrainKey, *, images: Images, hyp: Mapping[str, float], seed: int) -> Batch:
     """Augment the images of one batch, [N, 3, H, W]; N may be zero."""
     if not key.indices:
-        nothing = torch.zeros(pictures.imgsz.batch(0), dtype=torch.uint8)
+        nothing = torch.zeros(images.imgsz.batch(0), dtype=torch.uint8)
         return Batch(nothing, torch.zeros((0, 6)), [], [])
     hyp = hyp if key.mosaics else {**hyp, "mosaic": 0.0}
     samples = [
-        training_sample(pictures, index, hyp=hyp, rng=generator(seed, key.epoch, position))
+        training_sample(images, index, hyp=hyp, rng=generator(seed, key.epoch, position))
         for position, index in enumerate(key.indices, start=key.first)
     ]
-    return assemble(samples, paths=[pictures.paths[index] for index in key.indices])
+    return assemble(samples, paths=[images.paths[index] for index in key.indices])
 
 
 def evaluation_batch(
-    indices: tuple[int, ...], *, pictures: Pictures, stride: int, rectangular: bool
+    indices: tuple[int, ...], *, images: Images, stride: int, rectangular: bool
 ) -> Batch:
     """Letterbox images into the least shape that holds them, or the least that holds `imgsz`."""
-    loaded = [load(pictures, index) for index in indices]
+    loaded = [load(images, index) for index in indices]
     sizes = [(image.shape[0], image.shape[1]) for image, _, _ in loaded]
-    shape = batch_shape(sizes if rectangular else [pictures.imgsz], stride)
+    shape = batch_shape(sizes if rectangular else [images.imgsz], stride)
     batch = assemble(
         [letterbox(image, boxes, shape) for image, boxes, _ in loaded],
-        paths=[pictures.paths[index] for index in indices],
+        paths=[images.paths[index] for index in indices],
         frames=[
             place(original, size, shape)
             for (_, _, original), size in zip(loaded, sizes, strict=True)
         ],
     )
-    truth = [pictures.labels[index] for index in indices]
-    return batch._replace(truth=truth, fullest=pictures.fullest)
+    truth = [images.labels[index] for index in indices]
+    return batch._replace(truth=truth, fullest=images.fullest)
 
 
 def assemble(

@@ -28,7 +28,7 @@ class Count:
     """What a split holds.
 
     Attributes:
-        pictures: images, the broken ones included.
+        images: images, the broken ones included.
         without_boxes: images without a box.
         without_label_file: those of them that have no label file.
         empty_label_file: those of them whose label file has no row.
@@ -37,7 +37,7 @@ class Count:
         sizes: small, medium, large -> boxes; empty where sizes were not measured.
     """
 
-    pictures: int
+    images: int
     without_boxes: int
     without_label_file: int
     empty_label_file: int
@@ -134,7 +134,7 @@ def _count(found: Truth, names: Sequence[str], looks: Sequence[_Look] = ()) -> C
     """Count a split's boxes, one array [n, 5] per image."""
     numbers = Counter(int(index) for rows in found.boxes for index in rows[:, 0])
     return Count(
-        pictures=found.images,
+        images=found.images,
         without_boxes=sum(not len(rows) for rows in found.boxes),
         without_label_file=len(found.without_file),
         empty_label_file=found.empty,
@@ -177,18 +177,18 @@ def _twins(looks: Mapping[str, Sequence[_Look]]) -> list[Problem]:
         for look in found:
             if not look.digest:
                 continue
-            other, picture = first.setdefault(look.digest, (split, look.path))
-            if picture != look.path or other != split:
+            other, image = first.setdefault(look.digest, (split, look.path))
+            if image != look.path or other != split:
                 kind = "image twice" if other == split else "image in two splits"
-                problems.append(Problem(kind, look.path, None, f"{other} has {picture}"))
+                problems.append(Problem(kind, look.path, None, f"{other} has {image}"))
     return problems
 
 
 def _orphans(spec: DataSpec) -> list[Problem]:
     """Find label files that belong to no image, in the folders where labels lie."""
-    pictures = [picture for split in spec.splits.values() for picture in split]
-    known = {label_path(picture) for picture in pictures}
-    folders = {path.parent for path in known} - {picture.parent for picture in pictures}
+    images = [image for split in spec.splits.values() for image in split]
+    known = {label_path(image) for image in images}
+    folders = {path.parent for path in known} - {image.parent for image in images}
     return [
         Problem("label without image", path)
         for folder in sorted(folders)

@@ -11,7 +11,7 @@ from prune.data.coco_files import locate, plain
 from prune.data.coco_json import Entry, entries, identity, load, number, own_id, text
 from prune.data.convert import ANY, BROKEN_BOX, LISTED_TWICE, Converted, Options, convert
 from prune.data.folders import files_below
-from prune.data.images import is_picture
+from prune.data.images import is_image
 from prune.data.orientation import Corners, Size
 from prune.data.problem import Problem
 from prune.data.split import split_in
@@ -218,7 +218,7 @@ def _parse(
 def _file(name: str, image: Path) -> str:
     """Return what an image is called in the data set: by its entry, if that ends as images do."""
     own = plain(name).rpartition("/")[2]
-    return own if is_picture(Path(own)) else image.name
+    return own if is_image(Path(own)) else image.name
 
 
 def _images(document: Entry, path: Path, problems: list[Problem]) -> dict[_Id, Entry]:

@@ -116,7 +116,7 @@ class DataResult:
             "names": list(next(iter(self.splits.values())).boxes),
             "splits": {
                 name: {
-                    "pictures": found.pictures,
+                    "pictures": found.images,
                     "without_boxes": found.without_boxes,
                     "without_label_file": found.without_label_file,
                     "empty_label_file": found.empty_label_file,

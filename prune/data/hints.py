@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prune.data.images import is_hidden, is_picture
+from prune.data.images import is_hidden, is_image
 
 _DEPTH = 4  # how far below a folder images and labels are looked for
 _FOLDERS = 2000  # and in how many folders at most
@@ -46,7 +46,7 @@ def labels_elsewhere(images: Sequence[Path], near: Path, split: str) -> Path | N
 
 def _has_image(files: Sequence[str]) -> bool:
     """Return whether there is an image among the names of files."""
-    return any(is_picture(Path(name)) and not is_hidden(name) for name in files)
+    return any(is_image(Path(name)) and not is_hidden(name) for name in files)
 
 
 def _is_called(path: Path, split: str) -> bool:

@@ -38,7 +38,7 @@ COPIES = frozenset({"__MACOSX", ".ipynb_checkpoints", "@eaDir"})
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Return whether the name ends like an image's."""
     return path.suffix.lower() in SUFFIXES
 

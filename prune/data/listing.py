@@ -10,7 +10,7 @@ from pathlib import Path
 from prune.common.inputs import is_dir, is_file, printable, read_text
 from prune.data import bases
 from prune.data.folders import files_below
-from prune.data.images import COPIES, SUFFIXES, UNREAD, is_hidden, is_picture
+from prune.data.images import COPIES, SUFFIXES, UNREAD, is_hidden, is_image
 from prune.data.problem import MISSING, UNREADABLE, Problem
 from prune.errors import DataError
 
@@ -74,7 +74,7 @@ def _sorted_out(files: Iterable[Path]) -> Listing:
     """
     found = Listing([], [])
     for path in files:
-        if is_picture(path):
+        if is_image(path):
             found.images.append(path)
         elif path.suffix.lower() in UNREAD:
             found.left_out.append(_unreadable(path))
@@ -110,7 +110,7 @@ def _of_list(path: Path, roots: Sequence[tuple[str, Path]]) -> Listing:
         image = base.find(line)
         if image is None or not is_file(image):
             found.left_out.append(Problem(MISSING, path, number, line, fatal=True))
-        elif is_picture(image):
+        elif is_image(image):
             found.images.append(image)
         else:
             found.left_out.append(_unreadable(image))

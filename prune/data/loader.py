@@ -25,7 +25,7 @@ from prune.data.frames import Frame
 from prune.data.samples import HYP_KEYS
 from prune.data.sift import sift
 from prune.data.spec import DataSpec
-from prune.data.store import Pictures, gather, original_sizes
+from prune.data.store import Images, gather, original_sizes
 from prune.data.truth import Truth, expect_truth, read_truth
 from prune.data.workers import Context, start
 from prune.errors import DataError, PruneError
@@ -97,12 +97,12 @@ class TrainLoader(Loader):
     """Training batches of one epoch at a time; the last one may be smaller.
 
     Attributes:
-        pictures: what they are made of.
+        images: what they are made of.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         *,
         batch_size: int,
         hyp: Mapping[str, float],
@@ -111,9 +111,9 @@ class TrainLoader(Loader):
         truth: Truth,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.pictures = pictures
-        self._order = _Order(len(pictures.paths), batch_size, seed, part)
-        make = partial(training_batch, pictures=pictures, hyp=dict(hyp), seed=seed)
+        self.images = images
+        self._order = _Order(len(images.paths), batch_size, seed, part)
+        make = partial(training_batch, images=images, hyp=dict(hyp), seed=seed)
         super().__init__(make, self._order, count=len(self._order), workers=workers, truth=truth)
 
     def set_epoch(
@@ -192,15 +192,15 @@ def train_loader(  # noqa: PLR0913  # what a caller chooses, all by keyword
         )
     if missing := [key for key in HYP_KEYS if key not in hyp]:
         raise DataError(f"hyper-parameters lack {', '.join(missing)}")
-    images = spec.pictures(split)
-    found = read_truth(images, spec.form)
-    if images and labelled:
-        expect_truth(found, images, where=spec.path, split=split)
+    paths = spec.images(split)
+    found = read_truth(paths, spec.form)
+    if paths and labelled:
+        expect_truth(found, paths, where=spec.path, split=split)
         if not found.count:
             raise DataError(f"{spec.path}: {split} holds no box to learn from ({found})")
-    pictures = gather(images, found.boxes, imgsz=size, cache=cache)
+    images = gather(paths, found.boxes, imgsz=size, cache=cache)
     return TrainLoader(
-        pictures,
+        images,
         batch_size=batch_size,
         hyp=hyp,
         workers=workers,
@@ -241,12 +241,12 @@ def evaluation_loader(  # noqa: PLR0913  # as above
         DataError: no images, a broken label or image header, no room for the cache.
     """
     size = check_sizes(imgsz, batch_size, workers)
-    images, found = split_truth(spec, split)
-    pictures = gather(images, found.boxes, imgsz=size, cache=cache)
-    order = by_aspect(pictures) if rectangular else range(len(pictures.paths))
+    paths, found = split_truth(spec, split)
+    images = gather(paths, found.boxes, imgsz=size, cache=cache)
+    order = by_aspect(images) if rectangular else range(len(images.paths))
     keys = [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     keys = keys[part[0] :: part[1]]
-    make = partial(evaluation_batch, pictures=pictures, stride=stride, rectangular=rectangular)
+    make = partial(evaluation_batch, images=images, stride=stride, rectangular=rectangular)
     return Loader(make, keys, count=len(keys), workers=workers, truth=found)
 
 
@@ -256,7 +256,7 @@ def split_truth(spec: DataSpec, split: str) -> tuple[tuple[Path, ...], Truth]:
     Raises:
         DataError: there is no such split, nothing in it, or a label file that cannot be used.
     """
-    images = sift(spec, [split]).pictures(split)
+    images = sift(spec, [split]).images(split)
     found = read_truth(images, spec.form)
     if images:
         expect_truth(found, images, where=spec.path, split=split)
@@ -279,32 +279,32 @@ def check_sizes(imgsz: Sides, batch_size: int, workers: int) -> Size:
     return size
 
 
-def by_aspect(pictures: Pictures) -> list[int]:
+def by_aspect(images: Images) -> list[int]:
     """The images' numbers from widest to tallest, equal ones in their own order."""
-    sizes = original_sizes(pictures)
+    sizes = original_sizes(images)
     return sorted(range(len(sizes)), key=lambda index: sizes[index][0] / sizes[index][1])
 
 
 class _Order:
     """The keys of one epoch, shuffled or drawn by seed, epoch and weights; of each one share."""
 
-    def __init__(self, pictures: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
-        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+    def __init__(self, images: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.part = part
         self.epoch = self.start = 0
         self.weights: NDArray[np.float64] | None = None
         self.mosaics = True
 
     def __len__(self) -> int:
-        return -(-self.pictures // self.batch_size)
+        return -(-self.images // self.batch_size)
 
     def __iter__(self) -> Iterator[TrainKey]:
         random = generator(self.seed, self.epoch, -1)
         if self.weights is None:
-            order = random.permutation(self.pictures).tolist()
+            order = random.permutation(self.images).tolist()
         else:
             shares = self.weights / self.weights.sum()
-            order = random.choice(self.pictures, self.pictures, p=shares).tolist()
+            order = random.choice(self.images, self.images, p=shares).tolist()
         for batch in range(self.start, len(self)):
             begin = batch * self.batch_size
             own = share(self.size(batch), self.part)
@@ -312,7 +312,7 @@ class _Order:
             yield TrainKey(self.epoch, begin + own.start, indices, self.mosaics)
 
     def size(self, batch: int) -> int:
-        return min(self.batch_size, self.pictures - batch * self.batch_size)
+        return min(self.batch_size, self.images - batch * self.batch_size)
 
 
 class _Made(Dataset["Batch | PruneError"], Generic[Key]):

@@ -10,7 +10,7 @@ from prune.common import notes
 from prune.common.inputs import is_dir, is_file
 from prune.data import bases, spec
 from prune.data.document import read_document
-from prune.data.images import is_picture
+from prune.data.images import is_image
 from prune.data.label_files import label_path
 from prune.errors import PruneError
 
@@ -30,7 +30,7 @@ class Parts:
     def holds(self, path: Path) -> bool:
         """Return whether a file is one of the data set's, or would be taken for one."""
         real = os.path.realpath(path)
-        return real in self.files or (is_picture(path) and str(Path(real).parent) in self.folders)
+        return real in self.files or (is_image(path) and str(Path(real).parent) in self.folders)
 
     def is_folder(self, path: Path) -> bool:
         """Return whether a folder is one of images."""

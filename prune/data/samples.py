@@ -8,7 +8,7 @@ from prune.data import augment
 from prune.data.images import Image
 from prune.data.labels import Boxes
 from prune.data.mosaic import mosaic
-from prune.data.store import Pictures, load_next
+from prune.data.store import Images, load_next
 
 WARPS = ("degrees", "translate", "scale", "shear", "perspective")
 GAINS = ("hsv_h", "hsv_s", "hsv_v")
@@ -17,12 +17,12 @@ HYP_KEYS = (*WARPS, *GAINS, *CHANCES)  # what augmentation reads of the hyper-pa
 
 
 def training_sample(
-    pictures: Pictures, index: int, *, hyp: Mapping[str, float], rng: Generator
+    images: Images, index: int, *, hyp: Mapping[str, float], rng: Generator
 ) -> tuple[Image, Boxes]:
     """Make the sample that starts from image `index`.
 
     Args:
-        pictures: the split's images; a mosaic and mixup draw the others from them.
+        images: the split's images; a mosaic and mixup draw the others from them.
         index: the image that must be in it.
         hyp: the augmentation's chances and ranges, `HYP_KEYS`.
         rng: the one source of randomness, so that its seed fixes the sample.
@@ -30,9 +30,9 @@ def training_sample(
     Returns:
         The image, uint8 [H, W, 3] BGR, and its boxes, [n, 5] class + xyxy in pixels.
     """
-    sample = _composed(pictures, index, hyp=hyp, rng=rng)
+    sample = _composed(images, index, hyp=hyp, rng=rng)
     if rng.random() < hyp["mixup"]:
-        other = _composed(pictures, int(rng.integers(len(pictures.paths))), hyp=hyp, rng=rng)
+        other = _composed(images, int(rng.integers(len(images.paths))), hyp=hyp, rng=rng)
         sample = augment.mixup(sample, other, float(rng.beta(8, 8)))
     image, boxes = sample
     hue, saturation, value = (1 + float(rng.uniform(-1, 1)) * hyp[key] for key in GAINS)
@@ -45,17 +45,17 @@ def training_sample(
 
 
 def _composed(
-    pictures: Pictures, index: int, *, hyp: Mapping[str, float], rng: Generator
+    images: Images, index: int, *, hyp: Mapping[str, float], rng: Generator
 ) -> tuple[Image, Boxes]:
     """A mosaic or one letterboxed image, warped to [H, W, 3]."""
-    size = pictures.imgsz
+    size = images.imgsz
     if rng.random() < hyp["mosaic"]:
-        others = rng.integers(len(pictures.paths), size=3)
+        others = rng.integers(len(images.paths), size=3)
         x, y = (int(rng.integers(side // 2, side * 3 // 2, endpoint=True)) for side in size[::-1])
-        tiles = [load_next(pictures, int(i))[:2] for i in (index, *others)]
+        tiles = [load_next(images, int(i))[:2] for i in (index, *others)]
         image, boxes = mosaic(tiles, (x, y), size)
     else:
-        image, boxes, _ = load_next(pictures, index)
+        image, boxes, _ = load_next(images, index)
         image, boxes = augment.letterbox(image, boxes, size)
     source = (image.shape[0], image.shape[1])
     ranges = {key: hyp[key] for key in WARPS}

@@ -202,8 +202,8 @@ def _background(size: int, rng: Generator) -> Image:
     share = np.clip(0.5 + xs * math.cos(angle) + ys * math.sin(angle), 0, 1)[..., None]
     first, second = rng.uniform(20, 235, size=(2, 3))
     blotches = cv2.resize(rng.normal(0, 12, (5, 5, 3)), (size, size))
-    picture = first * share + second * (1 - share) + blotches
-    return np.asarray(np.clip(picture, 0, 255), dtype=np.uint8)
+    image = first * share + second * (1 - share) + blotches
+    return np.asarray(np.clip(image, 0, 255), dtype=np.uint8)
 
 
 def _clutter(image: Image, rng: Generator) -> None:

@@ -51,7 +51,7 @@ class DataSpec:
         """How its label files are read."""
         return Form(len(self.names), self.merged, self.keypoints)
 
-    def pictures(self, split: str) -> tuple[Path, ...]:
+    def images(self, split: str) -> tuple[Path, ...]:
         """Return a split's images.
 
         Raises:

@@ -34,7 +34,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """One split, ready to load: paths, labels, and the size that images are scaled to fit into.
 
     `fullest` is the number of boxes in the fullest image.
@@ -49,7 +49,7 @@ class Pictures:
 
 def gather(
     paths: Sequence[Path], boxes: Sequence[Boxes], *, imgsz: Sides, cache: str | None
-) -> Pictures:
+) -> Images:
     """Join images and their labels, and with cache="ram" read all images, up front.
 
     Raises:
@@ -61,10 +61,10 @@ def gather(
         raise DataError(f"cache is {cache!r}; it can be 'ram' or left out")
     size = Size.of(imgsz)
     kept = fill_cache(paths, size) if cache else None
-    return Pictures(tuple(paths), tuple(boxes), size, kept, max(map(len, boxes)))
+    return Images(tuple(paths), tuple(boxes), size, kept, max(map(len, boxes)))
 
 
-def load_next(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
+def load_next(images: Images, index: int) -> tuple[Image, Boxes, Shape]:
     """Load an image, or where it is broken the next one that is not; see `load`.
 
     Images that are broken from the start were left out; this one broke since, and must not end a
@@ -74,9 +74,9 @@ def load_next(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
         DataError: none of the next ten can be read: then it is not the file but the disk.
     """
     first: DataError | None = None
-    for step in range(min(_TRIES, len(pictures.paths))):
+    for step in range(min(_TRIES, len(images.paths))):
         try:
-            return load(pictures, (index + step) % len(pictures.paths))
+            return load(images, (index + step) % len(images.paths))
         except DataError as error:
             first = first or error
             note(f"{error}; another image takes its place")
@@ -84,20 +84,20 @@ def load_next(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
     raise first
 
 
-def load(pictures: Pictures, index: int) -> tuple[Image, Boxes, Shape]:
+def load(images: Images, index: int) -> tuple[Image, Boxes, Shape]:
     """One image, as large as fits into `imgsz`.
 
     Returns:
         The image, uint8 [h, w, 3] BGR (not to be written to: it may be the cache itself); its
         boxes, [n, 5] class + xyxy in pixels; its original height and width.
     """
-    if pictures.cache is not None:
-        image, original = _cached(pictures.cache, index, pictures.imgsz)
+    if images.cache is not None:
+        image, original = _cached(images.cache, index, images.imgsz)
     else:
-        whole = read_image(pictures.paths[index])
+        whole = read_image(images.paths[index])
         original = (whole.shape[0], whole.shape[1])
-        image = resize(whole, loading_size(original, pictures.imgsz))
-    return image, to_pixels(pictures.labels[index], (image.shape[0], image.shape[1])), original
+        image = resize(whole, loading_size(original, images.imgsz))
+    return image, to_pixels(images.labels[index], (image.shape[0], image.shape[1])), original
 
 
 def to_pixels(boxes: Boxes, shape: Shape) -> Boxes:
@@ -114,18 +114,18 @@ def to_shares(boxes: Boxes, shape: Shape) -> Boxes:
     return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), axis=1)
 
 
-def original_sizes(pictures: Pictures) -> tuple[Shape, ...]:
+def original_sizes(images: Images) -> tuple[Shape, ...]:
     """The height and width of each image before scaling.
 
     Raises:
         DataError: a file cannot be read as an image.
     """
-    if pictures.cache is not None:
-        return pictures.cache.originals
-    return picture_sizes(pictures.paths)
+    if images.cache is not None:
+        return images.cache.originals
+    return image_sizes(images.paths)
 
 
-def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
+def image_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
     """Read the height and width of images as decoded, from the header where that is enough.
 
     Raises:
@@ -134,10 +134,10 @@ def picture_sizes(paths: Sequence[Path]) -> tuple[Shape, ...]:
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         # Nothing is decompressed for a header, however large the image.
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-        return tuple(pool.map(_picture_size, paths))
+        return tuple(pool.map(_image_size, paths))
 
 
-def _picture_size(path: Path) -> Shape:
+def _image_size(path: Path) -> Shape:
     try:
         with open_input(path, "image", error=DataError) as file, PIL.Image.open(file) as header:
             width, height = header.size
@@ -158,7 +158,7 @@ def fill_cache(paths: Sequence[Path], imgsz: Size) -> Cache:
     Raises:
         DataError: a broken image, or not enough shared memory.
     """
-    originals = picture_sizes(paths)
+    originals = image_sizes(paths)
     sizes = [loading_size(original, imgsz) for original in originals]
     ends = np.cumsum([height * width * 3 for height, width in sizes]).tolist()
     starts = (0, *ends[:-1])

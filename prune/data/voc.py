@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from prune.common.inputs import exists, read_text
 from prune.data.annotation import UNREADABLE, Annotation
 from prune.data.convert import AMBIGUOUS, ANY, TRAINVAL, Converted, Options, convert
-from prune.data.images import is_picture
+from prune.data.images import is_image
 from prune.data.problem import MISSING, Problem
 from prune.data.spec import SPLITS
 from prune.data.voc_folders import File, Source, find, image_of, list_folder
@@ -98,7 +98,7 @@ def _paired(source: Source) -> tuple[_Pairs, list[Problem]]:
         if image.path not in used and image.path.stem not in spoiled
     ]
     problems += [
-        Problem(NO_XML, path) if is_picture(path) else Problem(UNREADABLE, path, None, path.name)
+        Problem(NO_XML, path) if is_image(path) else Problem(UNREADABLE, path, None, path.name)
         for path in lone
     ]
     return pairs, problems

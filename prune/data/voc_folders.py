@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from prune.common.inputs import open_input
 from prune.data.folders import as_key, files_below, files_in, identity
-from prune.data.images import UNREAD, is_picture
+from prune.data.images import UNREAD, is_image
 from prune.data.split import split_of
 from prune.errors import DataError, InputError
 
@@ -120,7 +120,7 @@ def _kit(folder: Path) -> Source | None:
         xml = [path for path in files_in(folder / name) if _is_xml(path)]
         for place in _IMAGES if xml else ():
             images = [path for path in files_in(folder / place) if _is_image(path)]
-            if any(is_picture(path) for path in images):
+            if any(is_image(path) for path in images):
                 return _source(folder, _without_folders(xml), _without_folders(images))
     return None
 
@@ -160,7 +160,7 @@ def _is_annotation(path: Path) -> bool:
 def _is_image(path: Path) -> bool:
     """Return whether a file is an image of a scene, readable or not."""
     is_mask = path.parent.name.lower() in _MASKS
-    return not is_mask and (is_picture(path) or path.suffix.lower() in UNREAD)
+    return not is_mask and (is_image(path) or path.suffix.lower() in UNREAD)
 
 
 def _without_folders(paths: Iterable[Path]) -> list[File]:
@@ -170,7 +170,7 @@ def _without_folders(paths: Iterable[Path]) -> list[File]:
 def _source(root: Path, xml: Sequence[File], images: Sequence[File]) -> Source:
     if not xml:
         raise DataError(f"{root}: no XML files in it or below; {_other_format(root) or ADVICE}")
-    if not any(is_picture(image.path) for image in images):
+    if not any(is_image(image.path) for image in images):
         raise DataError(f"{root}: no images in it or below; {ADVICE}")
     return Source(root, tuple(xml), tuple(images))
 
@@ -214,7 +214,7 @@ def image_of(xml: File, named: str, source: Source, *, by_name: bool = False) ->
 def _likeness(xml: File, image: File, name: str, stem: str) -> tuple[bool, bool, bool, bool, int]:
     common = Counter(xml.folders) & Counter(image.folders)
     return (
-        is_picture(image.path),
+        is_image(image.path),
         as_key(image.path.name) == as_key(name),
         stem in (image.path.stem, image.path.name),  # else it differs in upper and lower case
         image.split == xml.split,

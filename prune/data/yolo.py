@@ -40,11 +40,11 @@ _MARK = "# Written by prune data"
 class Sample:
     """An image with its boxes, ready to be written.
 
-    `picture` is a file to link or copy, or pixels [h, w, 3] BGR to encode by the suffix of `file`.
+    `image` is a file to link or copy, or pixels [h, w, 3] BGR to encode by the suffix of `file`.
     """
 
     file: str
-    picture: Path | Image
+    image: Path | Image
     boxes: npt.NDArray[np.float32]  # [n, 5]: class, cx, cy, w, h as fractions of the image
 
 
@@ -95,13 +95,13 @@ def _fill(stage: Path, split: str, samples: Iterable[Sample], copy: bool) -> int
     """Write a split's images and labels; return how many there are."""
     count = 0
     for count, sample in enumerate(samples, start=1):  # noqa: B007 - the last one is the answer
-        picture = stage / "images" / split / sample.file
-        label = label_path(picture)
+        image = stage / "images" / split / sample.file
+        label = label_path(image)
         if label.exists():
-            raise DataError(f"two images of {split} are called {picture.stem}; rename one")
-        for path in (picture, label):
+            raise DataError(f"two images of {split} are called {image.stem}; rename one")
+        for path in (image, label):
             path.parent.mkdir(parents=True, exist_ok=True)
-        _place(sample.picture, picture, copy)
+        _place(sample.image, image, copy)
         label.write_text(to_text(sample.boxes), encoding="utf-8")
     return count
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from prune.common.files import replacing, write_text
 from prune.common.size import Size
 from prune.common.visible import visible
-from prune.data.images import Image, is_picture
+from prune.data.images import Image, is_image
 from prune.data.labels import label_path
 from prune.errors import InputError, WriteError
 from prune.evaluate import plots
@@ -200,7 +200,7 @@ def _text_target(stem: str, output: Output) -> Path:
 
 
 def _target(source: Source, stem: str, output: Output) -> Path:
-    suffix = source.file.suffix if is_picture(source.file) else ".jpg"  # a URL may have none
+    suffix = source.file.suffix if is_image(source.file) else ".jpg"  # a URL may have none
     return output.folder / f"{stem}{suffix}"
 
 

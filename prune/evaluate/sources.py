@@ -29,7 +29,7 @@ from prune.data.images import (
     decode,
     expect_few_pixels,
     is_hidden,
-    is_picture,
+    is_image,
     read_image,
 )
 from prune.errors import DataError
@@ -143,7 +143,7 @@ def _of_url(url: str) -> Source:
 
 
 def _of_file(path: Path) -> Source:
-    if is_picture(path):
+    if is_image(path):
         return Source(str(path), "image")
     if is_video(path):
         return Source(str(path), "video")
@@ -197,7 +197,7 @@ def _listed(line: str, *, beside: Path) -> list[Source]:
 
 def _known(paths: Iterable[Path]) -> list[Source]:
     """Keep images and videos, sorted; hidden names are other programs' own."""
-    files = [path for path in paths if is_picture(path) or is_video(path)]
+    files = [path for path in paths if is_image(path) or is_video(path)]
     shown = (path for path in sorted(files) if not is_hidden(path.name))
     return [_of_file(path) for path in shown if not path.is_dir()]
 
@@ -303,7 +303,7 @@ def _image_in(reply: HTTPResponse, source: Source) -> bytes | None:
     kind = reply.headers.get_content_type()
     if kind == "text/html":
         raise DataError(f"{source.name} is a web page, neither an image nor a stream")
-    if kind.startswith("image/") or (is_picture(source.file) and not kind.startswith("multipart/")):
+    if kind.startswith("image/") or (is_image(source.file) and not kind.startswith("multipart/")):
         return reply.read(_LARGEST)
     return None
 

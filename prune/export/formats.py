@@ -76,7 +76,7 @@ class ExportResult:
         inputs, outputs: shapes by name; open sides are names.
         max_abs_diff, max_rel_diff: the largest difference from torch, and relative to the largest
             value of its output.
-        pictures: real images among those that were compared.
+        images: real images among those that were compared.
         read_back_by: what read Darknet files back to compare them.
         not_in_opencv: what OpenCV does not read in them; "" where it reads all.
     """
@@ -88,14 +88,17 @@ class ExportResult:
     outputs: dict[str, Shape] | None = None
     max_abs_diff: float | None = None
     max_rel_diff: float | None = None
-    pictures: int | None = None
+    images: int | None = None
     read_back_by: str | None = None
     not_in_opencv: str = ""
 
     def document(self) -> dict[str, object]:
         """Return what there is as plain values, as `prune export --json` prints it."""
         out = str(self.out) if isinstance(self.out, Path) else [str(path) for path in self.out]
-        facts = {key: value for key, value in vars(self).items() if value is not None}
+        names = {"images": "pictures"}  # as version 0.1 called it
+        facts = {
+            names.get(key, key): value for key, value in vars(self).items() if value is not None
+        }
         del facts["not_in_opencv"]
         return {**facts, "out": out}
 
@@ -189,7 +192,7 @@ def _images(config: ExportConfig, net: Darknet, imgsz: Size) -> list[Tensor]:
     """Load real images to compare on, if there is a data set."""
     if config.data is None:
         return []
-    paths = spec.load(config.data, splits=("val",)).pictures("val")[: 4 * sample_images.COUNT]
+    paths = spec.load(config.data, splits=("val",)).images("val")[: 4 * sample_images.COUNT]
     paths = sound(paths, where=f"{config.data}: val")
     if config.dynamic:
         return sample_images.least(paths, room=imgsz, stride=net.stride)

@@ -40,7 +40,7 @@ LARGEST = 2**31  # bytes; a longer file would have to be split in two
 class Exported:
     """One written file: what it takes and gives, and how far it is from torch (see `check`).
 
-    `pictures` counts the real ones among those that were compared.
+    `images` counts the real ones among those that were compared.
     """
 
     out: Path
@@ -50,7 +50,7 @@ class Exported:
     max_abs_diff: float
     max_rel_diff: float
     bytes: int
-    pictures: int
+    images: int
 
 
 class Decoded(nn.Module):
@@ -148,7 +148,7 @@ def export(  # noqa: PLR0913  each is a property of the file, with an option of 
         max_abs_diff=difference.absolute,
         max_rel_diff=difference.relative,
         bytes=size,
-        pictures=sum(map(len, images)),
+        images=sum(map(len, images)),
     )
 
 

@@ -187,7 +187,7 @@ def training_images(
     from prune.data.sift import sound
     from prune.evaluate.preprocess import fitted
 
-    paths = spec.load(data, splits=("train",)).pictures("train")
+    paths = spec.load(data, splits=("train",)).images("train")
     apart = max(len(paths) / images, 1)
     chosen = [paths[int(number * apart)] for number in range(min(images, len(paths)))]
     chosen = list(sound(chosen, where=f"{data}: train"))

@@ -222,7 +222,7 @@ def _file(session: Session, images: TrainImages, name: str, seed: int) -> Path:
     """Name the file by everything that the importance depends on."""
     from prune.data.labels import label_path
 
-    shown = images.spec.pictures("train")
+    shown = images.spec.images("train")
     files = [path for image in shown for path in (image, label_path(image)) if path.is_file()]
     facts = (
         session.net.cfg_text(),

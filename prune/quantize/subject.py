@@ -46,7 +46,7 @@ class FloatModel:
             DataError: there is no such split.
             InputError: too few to take ranges from.
         """
-        paths = list(self.spec.pictures("train"))
+        paths = list(self.spec.images("train"))
         count = min(count, len(paths))
         if count < FEWEST:
             raise InputError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from prune import checkpoint
 from prune.data.augment import MIN_SIDE
 from prune.data.frames import loading_size
-from prune.data.store import Pictures, original_sizes
+from prune.data.store import Images, original_sizes
 from prune.models.assignment import worst_ratio
 from prune.models.darknet import Darknet
 from prune.models.sections import with_anchors
@@ -62,15 +62,15 @@ def measure(anchors: Tensor, sizes: Tensor, *, anchor_t: float) -> Fit:
     )
 
 
-def box_sizes(pictures: Pictures) -> Tensor:
+def box_sizes(images: Images) -> Tensor:
     """List the boxes' widths and heights in pixels at the loading size, [M, 2].
 
     Boxes so thin that training leaves them out are left out here too.
     """
-    loaded = [loading_size(size, pictures.imgsz) for size in original_sizes(pictures)]
+    loaded = [loading_size(size, images.imgsz) for size in original_sizes(images)]
     sizes = [
         boxes[:, 3:5] * np.array(shape[::-1], dtype=np.float32)
-        for boxes, shape in zip(pictures.labels, loaded, strict=True)
+        for boxes, shape in zip(images.labels, loaded, strict=True)
     ]
     joined = torch.from_numpy(np.concatenate(sizes))
     return joined[joined.amin(dim=1) > MIN_SIDE]

@@ -303,7 +303,7 @@ def _origin(ready: Setup) -> Origin:
         history=ready.source.history,
         parent=ready.source.parent,
         teacher=ready.teacher.digest if ready.teacher else None,
-        images=images_digest(ready.spec.pictures("train")),
+        images=images_digest(ready.spec.images("train")),
     )
 
 

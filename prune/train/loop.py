@@ -139,7 +139,7 @@ def _image_weights(
     if not run.settings.image_weights:
         return None
     precisions = sampling.latest_precisions(rows, len(origin.names))
-    return sampling.weigh_images(batches.pictures.labels, precisions)
+    return sampling.weigh_images(batches.images.labels, precisions)
 
 
 def _saving(run: Run, log: Log, epoch: int) -> AbstractContextManager[None]:

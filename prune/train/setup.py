@@ -107,7 +107,7 @@ def prepare(
     _report_notes(source.notes, report)
     with from_options():
         settings = settings_of(config, source, device=device.type, report=report)
-        _expect_two_values_per_channel(settings, source.net, images=len(spec.pictures("train")))
+        _expect_two_values_per_channel(settings, source.net, images=len(spec.images("train")))
     hyp = read_hyperparameters(config, resumed=last is not None)
     if config.batch_size == "auto":
         if team.size > 1:
@@ -202,7 +202,7 @@ def _open_source(
     if last is None:
         return open_source(config, names=spec.names), None
     source, state = open_interrupted(last, names=spec.names)
-    expect_images(state, spec.pictures("train"))
+    expect_images(state, spec.images("train"))
     return source, state
 
 
@@ -249,7 +249,7 @@ def _largest_batch(
         settings,
         hyp=hyp,
         device=device,
-        images=len(spec.pictures("train")),
+        images=len(spec.images("train")),
         teacher=teacher,
     )
 
@@ -265,7 +265,7 @@ def _with_anchors(
     """Fit the network's anchors to the boxes."""
     net, found = anchors.fit_anchors(
         source.net,
-        anchors.box_sizes(batches.pictures),
+        anchors.box_sizes(batches.images),
         anchor_t=hyp["anchor_t"],
         seed=config.seed,
         change=config.weights is None,

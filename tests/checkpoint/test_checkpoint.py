@@ -272,7 +272,7 @@ def test_names_are_as_many_as_classes(tiny: Checkpoint) -> None:
         checkpoint.network(replace(tiny, names=["cat"]))
 
 
-def test_networks_for_other_pictures_than_rgb_are_refused(tiny: Checkpoint) -> None:
+def test_networks_for_other_images_than_rgb_are_refused(tiny: Checkpoint) -> None:
     grey = tiny.cfg.replace("channels=3", "channels=1")
     with pytest.raises(CfgError, match=r"line 1, \[net\] channels: is 1; images are RGB"):
         checkpoint.network(replace(tiny, cfg=grey))

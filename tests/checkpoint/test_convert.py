@@ -12,7 +12,7 @@ import pytest
 import torch
 from public import (
     difference,
-    picture,
+    draw_image,
     save_module,
     save_state_dict,
     trained,
@@ -279,9 +279,9 @@ def test_onnx_is_of_the_network_that_was_read(net: Darknet, cfg: Path) -> None:
     words = ["--weights", str(path), "--cfg", str(cfg), "--out", str(out), "--onnx"]
     assert main(["whole", *words]) == 0
     session = onnxruntime.InferenceSession(str(out.with_suffix(".onnx")))
-    (found,) = session.run(None, {"images": picture().numpy()})
+    (found,) = session.run(None, {"images": draw_image().numpy()})
     with torch.no_grad():
-        expected = net.decode(net(picture())).numpy()
+        expected = net.decode(net(draw_image())).numpy()
     assert np.abs(found - expected).max() < 1e-3
 
 

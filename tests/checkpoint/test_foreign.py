@@ -340,7 +340,7 @@ def test_weights_are_laid_out_as_darknet_lays_them_out(tmp_path: Path) -> None:
     }
 
 
-def test_headers_before_version_2_count_pictures_in_four_bytes(tmp_path: Path) -> None:
+def test_headers_before_version_2_count_images_in_four_bytes(tmp_path: Path) -> None:
     path = tmp_path / "old.weights"
     path.write_bytes(struct.pack("<iiii28f", 0, 1, 0, 32, *range(1, 29)))
     assert read_weights(path, parse(TWO_LAYERS))["module_list.1.Conv2d.weight"].sum() == sum(

@@ -71,8 +71,8 @@ def test_table_ends_with_what_to_deploy(
     assert [line.split()[:3] for line in lines[2:4]] == [[str(onnx), "onnxruntime", "float32"]] * 2
     assert f"slowest layers of {onnx} in onnxruntime, ms per run" in lines
     assert lines[-1].startswith(f"deploy {onnx} in onnxruntime: ")
-    picture = cv2.imread(str(tmp_path / "bars.png"))
-    assert picture is not None and picture.std() > 0
+    image = cv2.imread(str(tmp_path / "bars.png"))
+    assert image is not None and image.std() > 0
 
 
 def test_a_file_named_alone_runs_where_it_can(
@@ -100,7 +100,7 @@ def test_scores_stand_beside_milliseconds(
 def test_files_beside_a_fixed_one_are_scored_on_its_shape(
     onnx: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Padded to a square, these pictures lie half a cell off, and the same weights score less."""
+    """Padded to a square, these images lie half a cell off, and the same weights score less."""
     yaml, loose = squares.data(tmp_path, height=56), tmp_path / "open.onnx"
     export(squares.network(), loose, names=squares.NAMES, imgsz=(64, 64), dynamic=True)
 

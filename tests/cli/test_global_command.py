@@ -354,7 +354,7 @@ def test_options_that_cannot_be_read_are_told(
     assert says in capsys.readouterr().err
 
 
-def test_pictures_rank_by_fisher_and_are_looked_at_once(
+def test_images_rank_by_fisher_and_are_looked_at_once(
     dense: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     data, plans = tiny.data(tmp_path / "data"), [tmp_path / "1.json", tmp_path / "2.json"]
@@ -367,7 +367,7 @@ def test_pictures_rank_by_fisher_and_are_looked_at_once(
     assert from_json(plans[0].read_text()).criterion == "fisher"
 
 
-def test_steps_look_at_pictures_each_time(dense: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_steps_look_at_images_each_time(dense: Path, tmp_path: Path, capsys: Capture) -> None:
     data, out = tiny.data(tmp_path / "data"), tmp_path / "out.pt"
     words = ["global", "--weights", dense, "--macs", 0.5, "--data", data, "--images", 2]
     told = _json([*words, "--criterion", "taylor", "--steps", 2, "--out", out], capsys)

@@ -93,7 +93,7 @@ def test_number_stands_for_a_name_that_no_font_has_and_one_note_says_so(
 def test_drawn_names_differ_as_their_letters_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """With OpenCV's own letters all of these were "???"."""
     monkeypatch.setattr(fonts, "system_fonts", no_fonts)
-    image = squares.picture([])
+    image = squares.draw_image([])
     drawn = [plots.draw(image, BOX, [name]) for name in (CYRILLIC, "кость", "γάτα", "?????")]
     for i, one in enumerate(drawn):
         assert not any(np.array_equal(one, other) for other in drawn[:i])

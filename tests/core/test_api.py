@@ -188,7 +188,7 @@ def test_a_wrong_result_is_found_with_its_layer() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "activation"])
-def test_criteria_that_need_pictures_take_batches(criterion: str) -> None:
+def test_criteria_that_need_images_take_batches(criterion: str) -> None:
     _, graph, _ = _traced("senet")
     batches = [(torch.rand(2, 3, 8, 8).double(), torch.tensor([0, 3])) for _ in range(2)]
     with pytest.raises(PlanError, match="needs images; give it data"):

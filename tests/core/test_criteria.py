@@ -81,7 +81,7 @@ def test_every_criterion_but_chance_has_its_formula_here() -> None:
     assert set(CRITERIA) - set(FORMULAS) == {"random"}
 
 
-def test_criteria_that_need_pictures_are_named() -> None:
+def test_criteria_that_need_images_are_named() -> None:
     assert set(NEED_IMAGES) == {"taylor", "fisher", "activation"}
 
 

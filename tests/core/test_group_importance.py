@@ -30,7 +30,7 @@ from prune.errors import PlanError
 Numbers = NDArray[np.float64]
 
 # Not here are bare parameters and a layer at two places, which torch-pruning follows otherwise, and
-# a picture in a concatenation and a chunk of a concatenation, on which it fails.
+# a image in a concatenation and a chunk of a concatenation, on which it fails.
 NAMES = [
     "chain",
     "residual",

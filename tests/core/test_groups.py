@@ -163,14 +163,14 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_groups_are_the_same_at_any_picture_size_and_batch() -> None:
+def test_groups_are_the_same_at_any_image_size_and_batch() -> None:
     net = nets.net("pool_up")
     assert trace(net, (1, 3, 8, 8)) == trace(net, (5, 3, 8, 8))
     csp = nets.net("csp")
     assert trace(csp, (1, 3, 8, 8)) == trace(csp, (1, 3, 64, 32))
 
 
-def test_a_picture_the_network_cannot_take_is_named() -> None:
+def test_a_image_the_network_cannot_take_is_named() -> None:
     with pytest.raises(PlanError, match=r"cannot be run with \[1, 4, 8, 8\]"):
         trace(nets.net("chain"), (1, 4, 8, 8))
 
@@ -180,7 +180,7 @@ def test_a_network_without_layers_has_no_groups() -> None:
 
 
 class _Odd(nn.Module):
-    """A layer never reached, a normalisation of the picture, a depthwise one on the picture."""
+    """A layer never reached, a normalisation of the image, a depthwise one on the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _Odd(nn.Module):
         return out
 
 
-def test_the_pictures_own_channels_stay_and_unreached_layers_have_no_group() -> None:
+def test_the_images_own_channels_stay_and_unreached_layers_have_no_group() -> None:
     groups = {group.root: group for group in trace(_Odd(), (1, 3, 8, 8))}
     assert groups.keys() == {"depth", "body", "end"}
     assert groups["depth"].protected == "it is joined with the network's input"

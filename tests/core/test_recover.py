@@ -22,10 +22,10 @@ from prune.core.trace.groups import Group, Slot, trace
 from prune.errors import InputError
 
 
-def _pictures(count: int = 24, *, seed: int = 0, size: int = 8) -> list[Tensor]:
+def _images(count: int = 24, *, seed: int = 0, size: int = 8) -> list[Tensor]:
     generator = Generator().manual_seed(seed)
-    pictures = torch.rand(count, 3, size, size, generator=generator).double()
-    return list(torch.split(pictures, 7))
+    images = torch.rand(count, 3, size, size, generator=generator).double()
+    return list(torch.split(images, 7))
 
 
 def _first_free(groups: Sequence[Group]) -> int:
@@ -46,9 +46,9 @@ def _flat(output: object) -> Tensor:
     return torch.cat([_flat(value) for value in values])
 
 
-def _distance(net: nn.Module, other: nn.Module, pictures: Sequence[Tensor]) -> float:
+def _distance(net: nn.Module, other: nn.Module, images: Sequence[Tensor]) -> float:
     with torch.no_grad():
-        return max((_flat(net(p)) - _flat(other(p))).abs().max().item() for p in pictures)
+        return max((_flat(net(p)) - _flat(other(p))).abs().max().item() for p in images)
 
 
 def _values(net: nn.Module, slot: Slot) -> list[tuple[Tensor, int]]:
@@ -89,9 +89,9 @@ def test_a_channel_that_another_copies_is_made_up_for_exactly(name: str) -> None
     number = _first_free(groups)
     _make_copies(net, groups[number])
     plan, pruned = _cut(net, groups, number)
-    new = _pictures(3, seed=1)
+    new = _images(3, seed=1)
     assert _distance(net, pruned, new) > 1e-3, "the cut alone must be seen"
-    reconstruct(net, pruned, groups, plan, _pictures())
+    reconstruct(net, pruned, groups, plan, _images())
     assert _distance(net, pruned, new) < 1e-4
 
 
@@ -107,21 +107,21 @@ def test_a_constant_channel_is_compensated_exactly(name: str, points: int) -> No
     number = _first_free(groups)
     _make_constant(net, groups[number])
     plan, pruned = _cut(net, groups, number)
-    pictures = _pictures(3)
-    assert _distance(net, pruned, pictures) > 1e-3, "the cut alone must be seen"
+    images = _images(3)
+    assert _distance(net, pruned, images) > 1e-3, "the cut alone must be seen"
     means = means_from_norms(net, shape, points=points)
-    done = compensate(net, pruned, groups, plan, means=means, image=pictures[0])
+    done = compensate(net, pruned, groups, plan, means=means, image=images[0])
     assert not done.left
-    assert _distance(net, pruned, pictures) < 1e-9
+    assert _distance(net, pruned, images) < 1e-9
 
 
-def test_pictures_and_norms_agree_on_constant_channels() -> None:
+def test_images_and_norms_agree_on_constant_channels() -> None:
     net, shape = nets.net("csp"), nets.CASES["csp"].shape
     groups = trace(net, shape)
     for group in groups:
         _make_constant(net, group)
     places = [(s.name, s.index[0]) for g in groups for s in g.slots if s.side == "in"]
-    seen_means, known_means = means_from_images(net, _pictures()), means_from_norms(net, shape)
+    seen_means, known_means = means_from_images(net, _images()), means_from_norms(net, shape)
     for name, positions in places:
         chosen = list(positions)
         assert torch.allclose(seen_means[name][chosen], known_means[name][chosen])
@@ -136,14 +136,14 @@ def test_a_spread_channel_has_the_mean_of_its_activation() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in nets.CASES if n != "refused"])
-def test_no_layer_comes_out_worse_on_the_pictures_it_was_fitted_on(name: str) -> None:
+def test_no_layer_comes_out_worse_on_the_images_it_was_fitted_on(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan = plan_of(
         groups, {i: [0] for i, g in enumerate(groups) if not g.protected and g.channels > 1}
     )
     pruned = apply_plan(net, groups, plan)
-    solved = reconstruct(net, pruned, groups, plan, _pictures())
+    solved = reconstruct(net, pruned, groups, plan, _images())
     assert solved
     assert all(layer.after <= layer.before for layer in solved)
 
@@ -152,39 +152,39 @@ def test_no_layer_comes_out_worse_on_the_pictures_it_was_fitted_on(name: str) ->
 def test_the_error_told_is_that_of_the_outputs(name: str) -> None:
     """Two ways to the last layer's error: from the normal equations, and by running the nets."""
     net, shape = nets.net(name), nets.CASES[name].shape
-    groups, pictures = trace(net, shape), torch.cat(_pictures())
+    groups, images = trace(net, shape), torch.cat(_images())
     plan, pruned = _cut(net, groups, _first_free(groups))
-    solved = reconstruct(net, pruned, groups, plan, [pictures], settings=Settings(places=64))
+    solved = reconstruct(net, pruned, groups, plan, [images], settings=Settings(places=64))
     last = next(layer for layer in solved if layer.name == "end")
     with torch.no_grad():
-        wished, found = net(pictures), pruned(pictures)
+        wished, found = net(images), pruned(images)
     share = ((wished - found).square().sum() / wished.square().sum()).item()
     assert share == pytest.approx(last.after, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["chain", "residual", "csp", "grouped", "chunk", "pool_up"])
-def test_outputs_on_new_pictures_come_nearer(name: str) -> None:
+def test_outputs_on_new_images_come_nearer(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
     groups = trace(net, shape)
     plan, pruned = _cut(net, groups, _first_free(groups))
-    new = _pictures(6, seed=1)
+    new = _images(6, seed=1)
     before = _distance(net, pruned, new)
-    reconstruct(net, pruned, groups, plan, _pictures(40))
+    reconstruct(net, pruned, groups, plan, _images(40))
     assert _distance(net, pruned, new) < before / 2
 
 
 @pytest.mark.parametrize("name", ["csp", "concat", "grouped", "implicit", "flat"])
 def test_constants_added_before_are_not_added_again(name: str) -> None:
     net, shape = nets.net(name), nets.CASES[name].shape
-    groups, pictures = trace(net, shape), _pictures()
+    groups, images = trace(net, shape), _images()
     plan, pruned = _cut(net, groups, _first_free(groups))
     _, compensated = _cut(net, groups, _first_free(groups))
-    means = means_from_images(net, pictures)
-    compensate(net, compensated, groups, plan, means=means, image=pictures[0])
-    assert _distance(pruned, compensated, pictures) > 1e-3
+    means = means_from_images(net, images)
+    compensate(net, compensated, groups, plan, means=means, image=images[0])
+    assert _distance(pruned, compensated, images) > 1e-3
     for copy in (pruned, compensated):
-        reconstruct(net, copy, groups, plan, pictures)
-    assert _distance(pruned, compensated, pictures) < 1e-9
+        reconstruct(net, copy, groups, plan, images)
+    assert _distance(pruned, compensated, images) < 1e-9
 
 
 def test_little_memory_gives_the_same_weights() -> None:
@@ -192,7 +192,7 @@ def test_little_memory_gives_the_same_weights() -> None:
     groups = trace(net, shape)
     plan, pruned = _cut(net, groups, 0)
     _, again = _cut(net, groups, 0)
-    pictures = _pictures(size=32)
+    images = _images(size=32)
     begun = []
     for copy, memory in ((pruned, 1 << 30), (again, 400_000)):
         passes: list[int] = []
@@ -200,10 +200,10 @@ def test_little_memory_gives_the_same_weights() -> None:
             lambda *_, passes=passes: passes.append(1)
         )
         small = Settings(places=5, memory=memory)
-        reconstruct(net, copy, groups, plan, pictures, settings=small)
+        reconstruct(net, copy, groups, plan, images, settings=small)
         hook.remove()
         begun.append(len(passes))
-    assert begun[0] == len(pictures) + 2, "once a batch, once to look at layers, once at memory"
+    assert begun[0] == len(images) + 2, "once a batch, once to look at layers, once at memory"
     assert begun[1] > begun[0], "what does not fit begins anew"
     for name, tensor in pruned.state_dict().items():
         assert torch.allclose(tensor, again.state_dict()[name], rtol=1e-6, atol=1e-9), name
@@ -214,7 +214,7 @@ def test_a_network_without_a_cut_stays_bit_for_bit() -> None:
     groups = trace(net, shape)
     same = {name: name for name, _ in net.named_modules()}
     copy = apply_plan(net, groups, Plan("", "given", ()))
-    solved = reconstruct(net, copy, groups, Plan("", "given", ()), _pictures(), names=same)
+    solved = reconstruct(net, copy, groups, Plan("", "given", ()), _images(), names=same)
     assert max(layer.before for layer in solved) < 1e-20
     assert all(torch.equal(t, net.state_dict()[k]) for k, t in copy.state_dict().items())
 
@@ -223,12 +223,12 @@ def test_what_is_not_solved_for_is_left_and_said() -> None:
     net, shape = nets.net("shared"), nets.CASES["shared"].shape
     groups = trace(net, shape)
     plan, pruned = _cut(net, groups, _first_free(groups))
-    reasons = {s.name: s.left for s in reconstruct(net, pruned, groups, plan, _pictures())}
+    reasons = {s.name: s.left for s in reconstruct(net, pruned, groups, plan, _images())}
     assert "2 times" in str(reasons["tower"])
     net, shape = nets.net("pool_up"), nets.CASES["pool_up"].shape
     groups = trace(net, shape)
     plan, pruned = _cut(net, groups, _first_free(groups))
-    reasons = {s.name: s.left for s in reconstruct(net, pruned, groups, plan, _pictures())}
+    reasons = {s.name: s.left for s in reconstruct(net, pruned, groups, plan, _images())}
     assert "ConvTranspose2d" in str(reasons["up"])
     assert reasons["end"] is None
 
@@ -238,9 +238,9 @@ def test_a_layer_without_a_place_for_a_constant_is_left_and_said() -> None:
     net.append(nn.Conv2d(5, 2, 1))
     groups = trace(net.double(), (1, 3, 8, 8))
     plan, pruned = _cut(net, groups, 0)
-    picture = _pictures(1)[0]
-    means = means_from_images(net, [picture])
-    done = compensate(net, pruned, groups, plan, means=means, image=picture)
+    image = _images(1)[0]
+    means = means_from_images(net, [image])
+    done = compensate(net, pruned, groups, plan, means=means, image=image)
     assert done.layers == ()
     assert "neither a bias" in done.left["2"]
 
@@ -256,11 +256,11 @@ def test_a_layer_without_a_place_for_a_constant_is_left_and_said() -> None:
     ids=["plain", "oblong", "grouped", "depthwise"],
 )
 def test_places_times_weights_are_the_output(layer: nn.Conv2d) -> None:
-    picture = torch.rand(2, 4, 9, 7)
+    image = torch.rand(2, 4, 9, 7)
     with torch.no_grad():
-        output = layer(picture)
+        output = layer(image)
         at = draw(output, layer, places=5, generator=Generator().manual_seed(0))
-        x = seen(picture, layer, at)
+        x = seen(image, layer, at)
         found = torch.einsum("nsf,sof->nso", x, solve_shape(layer.weight, layer.groups)).flatten(1)
         if layer.bias is not None:
             found = found + layer.bias
@@ -286,13 +286,13 @@ def test_the_equations_give_what_a_solver_gives(constant: bool) -> None:
     assert error(sums, change) == pytest.approx(left)
 
 
-def test_recalibrated_statistics_are_those_of_the_pictures() -> None:
+def test_recalibrated_statistics_are_those_of_the_images() -> None:
     convolution, norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, momentum=0.03)
     net = nn.Sequential(convolution, norm, nn.Dropout(0.5)).double().eval()
-    pictures = _pictures(14)
-    recalibrate(net, pictures)
+    images = _images(14)
+    recalibrate(net, images)
     with torch.no_grad():
-        outputs = [convolution(batch) for batch in pictures]
+        outputs = [convolution(batch) for batch in images]
     variances = torch.stack([o.transpose(0, 1).flatten(1).var(dim=1) for o in outputs])
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -302,7 +302,7 @@ def test_recalibrated_statistics_are_those_of_the_pictures() -> None:
 
 
 @pytest.mark.parametrize("step", ["recalibrate", "reconstruct", "means"])
-def test_no_pictures_are_refused_before_anything_changes(step: str) -> None:
+def test_no_images_are_refused_before_anything_changes(step: str) -> None:
     net = nets.net("chain")
     groups = trace(net, (1, 3, 8, 8))
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}

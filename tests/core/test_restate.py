@@ -24,24 +24,24 @@ def _shaken(name: str) -> tuple[nn.Module, list[Tensor]]:
 
 @pytest.mark.parametrize("name", ["residual", "grouped", "chunk"])
 def test_what_the_network_computes_stays(name: str) -> None:
-    net, pictures = _shaken(name)
-    before = net(pictures[0])
-    restate(net, pictures)
-    torch.testing.assert_close(net(pictures[0]), before, rtol=1e-6, atol=1e-7)
+    net, images = _shaken(name)
+    before = net(images[0])
+    restate(net, images)
+    torch.testing.assert_close(net(images[0]), before, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["residual", "grouped", "chunk"])
 def test_training_on_the_whole_set_begins_where_eval_is(name: str) -> None:
-    net, pictures = _shaken(name)
-    whole = [torch.cat(pictures)]
+    net, images = _shaken(name)
+    whole = [torch.cat(images)]
     restate(net, whole)
     expected, trained = net(whole[0]), copy.deepcopy(net).train()(whole[0])
     torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_recalibration_behind_it_changes_nothing() -> None:
-    net, pictures = _shaken("residual")
-    whole = [torch.cat(pictures)]
+    net, images = _shaken("residual")
+    whole = [torch.cat(images)]
     restate(net, whole)
     other = copy.deepcopy(net)
     recalibrate(other, whole)

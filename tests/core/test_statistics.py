@@ -1,4 +1,4 @@
-"""Statistics from pictures: against gradients taken by hand, and with the network left alone."""
+"""Statistics from images: against gradients taken by hand, and with the network left alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _batches(name: str, *, pictures: int = 4, size: int = 2) -> list[Batch]:
 
 
 def _loss(output: object, targets: object) -> Tensor:
-    """Sum over pictures of something that bends, so that gradients differ."""
+    """Sum over images of something that bends, so that gradients differ."""
     assert isinstance(output, Tensor)
     assert isinstance(targets, Tensor)
     return (output.flatten(1).tanh().mean(dim=1) - targets).pow(2).sum()
@@ -110,7 +110,7 @@ def _scaling(channel: int, factor: float) -> Callable[[nn.Module, tuple[Tensor]]
     return scale
 
 
-def test_a_pictures_gate_does_not_depend_on_its_batch() -> None:
+def test_a_images_gate_does_not_depend_on_its_batch() -> None:
     net = nets.net("residual")
     found = [
         gather(net, _batches("residual", size=size), _loss, what="gate").gate for size in (1, 4)
@@ -195,7 +195,7 @@ def test_a_network_is_left_as_it_was_by_a_failure(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_no_pictures_are_an_error(what: str) -> None:
+def test_no_images_are_an_error(what: str) -> None:
     with pytest.raises(PlanError, match="there are no images"):
         gather(nets.net("chain"), [], _loss, what=what)
 

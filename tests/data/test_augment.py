@@ -1,4 +1,4 @@
-"""Augmentation: boxes follow pixels, whatever happens to the picture."""
+"""Augmentation: boxes follow pixels, whatever happens to the image."""
 
 import math
 
@@ -22,7 +22,7 @@ def boxes_of(*rows: tuple[float, ...]) -> Boxes:
 
 
 def spot(height: int, width: int, box: tuple[int, int, int, int]) -> tuple[Image, Boxes]:
-    """A black picture with one white box (x1, y1, x2, y2), and that box with class 3."""
+    """A black image with one white box (x1, y1, x2, y2), and that box with class 3."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = 255
     return image, boxes_of((3, *box))
@@ -167,7 +167,7 @@ def test_boxes_are_kept_that_still_show_something(
     assert left.tolist() == ([] if kept is None else [[2, *kept]])
 
 
-def test_mixup_keeps_both_pictures_and_all_boxes() -> None:
+def test_mixup_keeps_both_images_and_all_boxes() -> None:
     first, second = spot(32, 32, (2, 2, 12, 12)), spot(32, 32, (20, 20, 30, 30))
     image, boxes = augment.mixup(first, second, 0.25)
     assert boxes.tolist() == [[3, 2, 2, 12, 12], [3, 20, 20, 30, 30]]
@@ -203,7 +203,7 @@ def test_letterboxed_box_maps_back(size: tuple[int, int], shape: tuple[int, int]
     height, width = size
     letterboxed, frame = fit(np.full((height, width, 3), 255, dtype=np.uint8), shape)
     assert letterboxed.shape == (*shape, 3)
-    box = found(letterboxed)  # the whole picture
+    box = found(letterboxed)  # the whole image
     back = (box - (frame.pad_x, frame.pad_y) * 2) / ((frame.scale_x, frame.scale_y) * 2)
     assert (frame.height, frame.width) == size
     assert np.abs(back - (0, 0, width, height)).max() <= 1e-3

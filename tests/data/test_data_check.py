@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import picture, yolo
+from datasets import draw_image, yolo
 
 from prune.cli import main
 from prune.data.check import check
@@ -40,8 +40,8 @@ def test_sound_data_has_no_remarks(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_remarks_leave_the_data_usable(tmp_path: Path) -> None:
     bad = "0 .5 .5 0 .5\n0 .5 .5 .5 .5\n0 .9 .5 .4 .5\n0 .5 .5 .5 .5\n"
     path = yolo(tmp_path, {"train/a": bad, "train/b": "", "val/c": GOOD})
-    picture(tmp_path / "images/val/copy.png", seed=0)  # the pixels of train/a
-    picture(tmp_path / "images/train/twin.png", seed=1)  # the pixels of train/b
+    draw_image(tmp_path / "images/val/copy.png", seed=0)  # the pixels of train/a
+    draw_image(tmp_path / "images/train/twin.png", seed=1)  # the pixels of train/b
     (tmp_path / "labels/val/orphan.txt").write_text(GOOD)
     (tmp_path / "labels/val/classes.txt").write_text("a\nb\n")
     assert told(path) == [
@@ -80,7 +80,7 @@ def test_broken_images_are_all_found(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "images/val/c.png").unlink()
     (tmp_path / "images/val/c.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "images/val/d.png").write_bytes((tmp_path / "images/train/b.png").read_bytes()[9:])
-    picture(tmp_path / "images/val/e.png", seed=9)
+    draw_image(tmp_path / "images/val/e.png", seed=9)
     assert main(["data", "check", str(path), "--json"]) == 0
     assert main(["data", "check", str(path), "--json", "--strict"]) == 2
     plain, strict = capsys.readouterr().out.split("\n}\n", 1)
@@ -98,7 +98,9 @@ def test_broken_images_are_all_found(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_sizes_are_those_of_coco(tmp_path: Path) -> None:
     path = yolo(tmp_path, {"train/a": "0 .5 .5 .1 .1\n0 .5 .5 .2 .2\n0 .5 .5 .8 .8\n", "val/b": ""})
-    picture(tmp_path / "images/train/a.png", size=(200, 200))  # 20 x 20, 40 x 40, 160 x 160 pixels
+    draw_image(
+        tmp_path / "images/train/a.png", size=(200, 200)
+    )  # 20 x 20, 40 x 40, 160 x 160 pixels
     assert check(path).counts["train"].sizes == {"small": 1, "medium": 1, "large": 1}
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import SIZE, coco, picture, snapshot, voc, xml
+from datasets import SIZE, coco, draw_image, snapshot, voc, xml
 
 from prune.cli import main
 from prune.data import CocoConfig, convert_coco, labels, spec
@@ -17,8 +17,8 @@ def box(x: float, y: float, w: float, h: float, **more: object) -> dict[str, obj
 
 
 def one(tmp_path: Path, *annotations: dict[str, object], name: str = "instances_train") -> Path:
-    """Write a file with one picture, in the layout of the original COCO download."""
-    picture(tmp_path / "coco" / "train" / "a.png")
+    """Write a file with one image, in the layout of the original COCO download."""
+    draw_image(tmp_path / "coco" / "train" / "a.png")
     path = tmp_path / "coco" / "annotations" / f"{name}.json"
     return coco(path, ["a.png"], annotations or (box(0, 0, *SIZE),), CATEGORIES)
 
@@ -79,18 +79,18 @@ def test_crowds_are_left_out_and_counted(
 
 
 @pytest.mark.parametrize("place", [".", "images", "..", "../train", "../images/train2017", "train"])
-def test_pictures_are_found_in_the_usual_places(tmp_path: Path, place: str) -> None:
+def test_images_are_found_in_the_usual_places(tmp_path: Path, place: str) -> None:
     path = tmp_path / "set" / "annotations" / "instances_train2017.json"
     coco(path, ["a.png"], [box(0, 0, 9, 9)], CATEGORIES)
-    picture(path.parent / place / "a.png")
+    draw_image(path.parent / place / "a.png")
     assert convert(tmp_path, path) == 0
 
 
-def test_pictures_elsewhere_are_found_when_told(
+def test_images_elsewhere_are_found_when_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = coco(tmp_path / "x/y/train.json", ["a.png"], [box(0, 0, 9, 9)], CATEGORIES)
-    picture(tmp_path / "far" / "a.png")
+    draw_image(tmp_path / "far" / "a.png")
     assert "give the images' folder as --images" in refused(tmp_path, capsys, path)
     assert "no image found" in refused(tmp_path, capsys, path, "--images", tmp_path / "x")
     assert convert(tmp_path, path, "--images", tmp_path / "far") == 0
@@ -98,7 +98,7 @@ def test_pictures_elsewhere_are_found_when_told(
 
 def test_folder_names_the_split_where_the_file_does_not(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        picture(tmp_path / split / "a.png")
+        draw_image(tmp_path / split / "a.png")
         coco(tmp_path / split / "_annotations.coco.json", ["a.png"], [box(0, 0, 9, 9)], CATEGORIES)
     files = [tmp_path / split / "_annotations.coco.json" for split in ("test", "valid", "train")]
     assert convert(tmp_path, *files) == 0
@@ -108,20 +108,20 @@ def test_folder_names_the_split_where_the_file_does_not(tmp_path: Path) -> None:
 def test_single_file_without_a_split_is_dealt_out(tmp_path: Path) -> None:
     names = [f"p{i}.png" for i in range(10)]
     for i, name in enumerate(names):
-        picture(tmp_path / "set" / name, seed=i)
+        draw_image(tmp_path / "set" / name, seed=i)
     path = coco(tmp_path / "set/all.json", names, [box(0, 0, 9, 9)], CATEGORIES)
     assert convert(tmp_path, path) == 0
     loaded = spec.load(tmp_path / "out/d.yaml")
-    assert [len(loaded.pictures(split)) for split in spec.SPLITS] == [8, 1, 1]
+    assert [len(loaded.images(split)) for split in spec.SPLITS] == [8, 1, 1]
 
 
-def test_same_name_in_two_folders_stays_two_pictures(tmp_path: Path) -> None:
+def test_same_name_in_two_folders_stays_two_images(tmp_path: Path) -> None:
     for i, folder in enumerate("ab"):
-        picture(tmp_path / "set" / folder / "x.png", seed=i)
+        draw_image(tmp_path / "set" / folder / "x.png", seed=i)
     path = tmp_path / "set/train.json"
     coco(path, ["a/x.png", "b/x.png"], [box(0, 0, 9, 9)], CATEGORIES)
     assert convert(tmp_path, path) == 0
-    names = [p.name for p in spec.load(tmp_path / "out/d.yaml").pictures("train")]
+    names = [p.name for p in spec.load(tmp_path / "out/d.yaml").images("train")]
     assert names == ["a_x.png", "b_x.png"]
 
 
@@ -136,7 +136,7 @@ def test_one_image_in_two_files_of_a_split_is_joined(
 
 
 def test_categories_of_one_name_become_one_class(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     path = coco(
         tmp_path / "train.json",
         ["a.png"],
@@ -189,7 +189,7 @@ def test_broken_image_is_left_out_and_stops_it_if_strict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = one(tmp_path)
-    picture(tmp_path / "coco/val/b.png")
+    draw_image(tmp_path / "coco/val/b.png")
     val = coco(tmp_path / "coco/annotations/val.json", ["b.png"], [box(0, 0, 9, 9)], CATEGORIES)
     (tmp_path / "coco/train/a.png").write_bytes(b"no picture")
     assert "train/a.png: broken image" in refused(tmp_path, capsys, path, val, "--strict")
@@ -226,7 +226,7 @@ def test_file_that_is_no_coco_file_is_one_line(
 def test_files_that_disagree_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     train = coco(tmp_path / "train.json", ["a.png"], [box(0, 0, 9, 9)], {3: "cat"})
     val = coco(tmp_path / "val.json", ["a.png"], [box(0, 0, 9, 9)], {3: "dog"})
     assert "category 3 is 'dog' here, 'cat' in" in refused(tmp_path, capsys, train, val)
@@ -235,7 +235,7 @@ def test_files_that_disagree_are_refused(
     folder.mkdir()
     for path in (train, other):
         path.rename(folder / path.name)
-    picture(folder / "a.png")
+    draw_image(folder / "a.png")
     said = refused(tmp_path, capsys, folder / "train.json", folder / "more.json")
     assert "more.json: the name does not contain its split" in said
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import SIZE, coco, picture, xml
+from datasets import SIZE, coco, draw_image, xml
 
 from prune.cli import main
 from prune.data import annotation, coco_files, labels, notes, spec, voc
@@ -40,7 +40,7 @@ def pairs(root: Path, annotations: str, images: str, stems: str, text: str = CAT
         path = root / annotations / f"{stem}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        picture(root / images / f"{stem}.jpg", seed=sum(stem.encode()))
+        draw_image(root / images / f"{stem}.jpg", seed=sum(stem.encode()))
 
 
 def kangaroo(root: Path) -> None:
@@ -52,7 +52,7 @@ def pets(root: Path) -> None:
     for stem in ("Abyssinian_1", "Abyssinian_2", "beagle_1"):
         text = DOG.replace("<annotation>", f"<annotation><filename>{stem}.jpg</filename>")
         pairs(root, "annotations/xmls", "images", stem, text)
-        picture(root / "annotations/trimaps" / f"{stem}.png")
+        draw_image(root / "annotations/trimaps" / f"{stem}.png")
         (root / "annotations/trimaps" / f"._{stem}.png").write_bytes(b"\x00\x05\x16\x07")
         (root / "annotations/xmls" / f"._{stem}.xml").write_bytes(b"\x00\x05\x16\x07")
 
@@ -137,7 +137,7 @@ def test_voc_layout_is_read_as_it_is(
     )
     loaded = spec.load(tmp_path / "out/d.yaml")
     assert loaded.names == names
-    assert all(labels.label_path(p).read_text() for s in found for p in loaded.pictures(s))
+    assert all(labels.label_path(p).read_text() for s in found for p in loaded.images(s))
 
 
 def test_classes_are_numbered_once_for_all_splits(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_of_two_images_with_one_stem_the_one_named_counts(
         text = CAT.replace("<annotation>", f"<annotation><filename>{named}</filename>")
         pairs(root, "Annotations", "JPEGImages", stem, text)
     for stem in "abc":
-        picture(root / "JPEGImages" / f"{stem}.png")
+        draw_image(root / "JPEGImages" / f"{stem}.png")
     assert convert(tmp_path, "voc", root, "--split", "1,0,0") == 0
     assert splits(tmp_path) == {"train": ["a.png", "b.jpg", "d.jpg"]}
     err = capsys.readouterr().err
@@ -251,7 +251,7 @@ def entry(image: int | float | str, category: int | float | str = 1) -> dict[str
 def coco_set(root: Path, file: str, images: str, names: list[str], written: str = "{}") -> Path:
     """Write a COCO file, ids from 10, whose names are `written`, with a box in each image."""
     for i, name in enumerate(names):
-        picture(root / images / name, seed=i)
+        draw_image(root / images / name, seed=i)
     boxes = [entry(10 + i) for i in range(len(names))]
     return coco(root / file, [written.format(name) for name in names], boxes, CATEGORIES)
 
@@ -295,7 +295,7 @@ def roboflow_coco(root: Path) -> list[Path]:
     """Roboflow puts a category in front that no box has; the others name it as their parent."""
     made = []
     for split in ("train", "valid", "test"):
-        picture(root / split / f"{split}.png", seed=len(split))
+        draw_image(root / split / f"{split}.png", seed=len(split))
         path = root / split / "_annotations.coco.json"
         coco(path, [f"{split}.png"], [entry(10, 2)], {})
         document = json.loads(path.read_text())
@@ -348,7 +348,7 @@ def test_split_is_said_where_names_do_not(
 def test_files_that_number_the_same_categories_differently_are_matched_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     train = coco(tmp_path / "train.json", ["a.png"], [entry(10)], {1: "cat", 2: "dog"})
     val = coco(tmp_path / "val.json", ["a.png"], [entry(10)], {1: "dog", 2: "cat"})
     assert convert(tmp_path, "coco", train, val) == 0
@@ -369,7 +369,7 @@ def test_two_images_with_one_id_are_refused_by_name(
 def test_one_image_listed_twice_is_joined(
     tmp_path: Path, other: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     boxes = [entry(10), entry(other) | {"bbox": [1, 1, 9, 9]}]
     path = coco(tmp_path / "train.json", ["a.png", "a.png"], boxes, CATEGORIES)
     path.write_text(path.read_text().replace('"id": 11', f'"id": {other}'))
@@ -384,14 +384,14 @@ def test_one_image_listed_twice_is_joined(
 def test_ids_are_compared_as_whole_numbers(
     tmp_path: Path, image: float | str, category: float | str
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     path = coco(tmp_path / "train.json", ["a.png"], [entry(image, category)], CATEGORIES)
     assert convert(tmp_path, "coco", path) == 0
     assert read(tmp_path, "train/a") == [[0, 0.125, 0.25, 0.25, 0.5]]
 
 
 def test_ids_that_are_not_numbers_are_compared_as_text(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     path = coco(tmp_path / "train.json", ["a.png"], [entry("a.png123")], CATEGORIES)
     path.write_text(path.read_text().replace('"id": 10,', '"id": "a.png123",'))
     assert convert(tmp_path, "coco", path) == 0
@@ -403,7 +403,7 @@ def test_a_bare_name_that_two_files_have_is_left_out(
 ) -> None:
     root = tmp_path / "images"
     for name in ("mon/a.png", "tue/a.png", "tue/b.png"):
-        picture(root / name, seed=len(name))
+        draw_image(root / name, seed=len(name))
     names = ["D:\\x\\a.png", "D:\\x\\b.png", "D:\\x\\mon\\a.png"]
     boxes = [entry(10), entry(11), entry(12)]
     path = coco(tmp_path / "train.json", names, boxes, CATEGORIES)
@@ -419,7 +419,7 @@ def test_a_missing_image_is_not_replaced_by_one_of_another_folder(
 ) -> None:
     root = tmp_path / "images"
     for name in ("train/a.png", "val/b.png"):
-        picture(root / name)
+        draw_image(root / name)
     names = ["train/a.png", "train/b.png"]
     path = coco(tmp_path / "train.json", names, [entry(10), entry(11)], CATEGORIES)
     assert convert(tmp_path, "coco", path, "--images", root) == 0
@@ -444,7 +444,7 @@ def test_coco_image_that_no_reader_opens_is_reported_and_not_linked(
 def test_a_box_that_is_not_written_is_taken_around_the_polygons(
     tmp_path: Path, bbox: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     polygons = [[0, 0, 10, 0, 10, 5], [2, 5, 3, 15, 4, 5]]
     box = entry(10) | {"bbox": bbox, "segmentation": polygons}
     path = coco(tmp_path / "train.json", ["a.png"], [box], CATEGORIES)
@@ -457,7 +457,7 @@ def test_a_box_that_is_not_written_is_taken_around_the_polygons(
     ("words", "count"), [([], 1), (["--skip-crowds"], 1), (["--keep-crowds"], 2)], ids=str
 )
 def test_crowds_are_left_out_unless_kept(tmp_path: Path, words: list[str], count: int) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     boxes = [entry(10), entry(10) | {"iscrowd": 1, "bbox": [0, 0, 40, 30]}]
     path = coco(tmp_path / "train.json", ["a.png"], boxes, CATEGORIES)
     assert convert(tmp_path, "coco", path, *words) == 0
@@ -500,7 +500,7 @@ def test_several_image_folders_are_searched_and_a_name_in_two_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i, name in enumerate(("x/a.png", "x/b.png", "y/b.png", "y/c.png", "x/d.png")):
-        picture(tmp_path / name, seed=i)
+        draw_image(tmp_path / name, seed=i)
     boxes = [entry(10 + i) for i in range(4)]
     names = ["a.png", "b.png", "c.png", "d.png"]
     path = coco(tmp_path / "json/train.json", names, boxes, CATEGORIES)
@@ -545,7 +545,7 @@ def test_names_that_differ_in_case_or_accents_alone_are_found(tmp_path: Path, ki
         (root / "images/IMG_1.jpg").rename(root / "images/img_1.JPG")
     else:
         for name in ("Caf\u00e9.jpg", "img_1.JPG"):
-            picture(root / "images" / name)
+            draw_image(root / "images" / name)
         boxes = [entry(10), entry(11)]
         source = coco(root / "train.json", ["Cafe\u0301.jpg", "IMG_1.jpg"], boxes, CATEGORIES)
     assert convert(tmp_path, kind, source, "--split", "1,0,0") == 0
@@ -560,7 +560,7 @@ def test_boxes_in_fractions_are_refused(
     if kind == "voc":
         pairs(source, "annots", "images", "a b", xml([("cat", (0.25, 0.25, 0.75, 0.75))]))
     else:
-        picture(source / "a.png")
+        draw_image(source / "a.png")
         box = entry(10) | {"bbox": [0.25, 0.25, 0.5, 0.5]}
         source = coco(source / "train.json", ["a.png"], [box], CATEGORIES)
     assert convert(tmp_path, kind, source) == 2
@@ -594,7 +594,7 @@ def test_other_formats_are_named(
 
 def test_cvat_xml_of_its_own_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "set"
-    picture(root / "images/a.png")
+    draw_image(root / "images/a.png")
     (root / "annotations.xml").write_text("<annotations><image/></annotations>")
     assert convert(tmp_path, "voc", root) == 2
     assert "this is CVAT's own format" in capsys.readouterr().err
@@ -675,7 +675,7 @@ def test_annotations_without_a_suffix_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["images/train2017", "data", "imgs", "train_images"])
 def test_images_lie_in_folders_of_usual_names(tmp_path: Path, folder: str) -> None:
     path = coco_set(tmp_path / "set", "annotations/train.json", f"../set/{folder}", ["a.png"])
-    picture(tmp_path / "set/images/val2017/a.png", seed=9)
+    draw_image(tmp_path / "set/images/val2017/a.png", seed=9)
     assert convert(tmp_path, "coco", path) == 0
     (link,) = (tmp_path / "out/d/images/train").iterdir()
     assert link.resolve() == (tmp_path / "set" / folder / "a.png").resolve()
@@ -712,7 +712,7 @@ def test_folders_may_stand_in_a_config_file(tmp_path: Path) -> None:
 def test_a_file_may_lack_categories_and_number_the_others_anew(
     tmp_path: Path, turned: bool
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     every, some = {1: "cat", 2: "cow", 3: "dog"}, {1: "cat", 2: "dog"}
     files = [("train.json", every, 3), ("val.json", some, 2)]
     for name, categories, dog in files:
@@ -728,7 +728,7 @@ def test_a_file_may_lack_categories_and_number_the_others_anew(
 def test_odd_ids_and_urls_are_no_accident(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a.png")
+    draw_image(tmp_path / "a.png")
     boxes = [entry(10), entry(10) | {"id": "\udc80", "bbox": [0, 0, 0, 0]}]
     path = coco(tmp_path / "train.json", ["a.png", "https://[b/x.png"], boxes, CATEGORIES)
     assert convert(tmp_path, "coco", path) == 0

@@ -1,4 +1,4 @@
-"""prune data shapes: the same pictures for the same seed, boxes that fit the shapes."""
+"""prune data shapes: the same images for the same seed, boxes that fit the shapes."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_result_is_a_sound_data_set_of_three_classes(tmp_path: Path) -> None:
     report = check(tmp_path / "s.yaml")
     assert report.problems == ()
     assert report.spec.names == ("circle", "square", "triangle")
-    assert [count.pictures for count in report.counts.values()] == [14, 4, 2]
+    assert [count.images for count in report.counts.values()] == [14, 4, 2]
 
 
 def test_second_run_replaces_the_first(tmp_path: Path) -> None:
@@ -41,10 +41,10 @@ def test_second_run_replaces_the_first(tmp_path: Path) -> None:
     assert {name: len(files) for name, files in splits.items()} == {"train": 10, "val": 10}
 
 
-def test_more_pictures_start_with_the_same_ones() -> None:
+def test_more_images_start_with_the_same_ones() -> None:
     few, many = (shapes.samples(n, size=64, seed=3) for n in (10, 40))
     for one, other in zip(few["train"], many["train"], strict=False):
-        np.testing.assert_array_equal(one.picture, other.picture)
+        np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_array_equal(one.boxes, other.boxes)
 
 

@@ -1,4 +1,4 @@
-"""data.yaml in the forms people write it, and pictures as they come."""
+"""data.yaml in the forms people write it, and images as they come."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from prune.errors import DataError, InputError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two train pictures, one of them in a folder below, one val picture, a file that is none."""
+    """Two train images, one of them in a folder below, one val image, a file that is none."""
     for name in ("train/b.jpg", "train/sub/a.PNG", "train/notes.md", "val/c.jpg"):
         path = tmp_path / "set" / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def yaml(root: Path, text: str) -> Path:
 
 
 def found(root: Path, text: str) -> dict[str, list[str]]:
-    """Load and return each split's pictures relative to the images folder."""
+    """Load and return each split's images relative to the images folder."""
     loaded = spec.load(yaml(root, text))
     images = root / "set" / "images"
     return {k: [str(p.relative_to(images)) for p in v] for k, v in loaded.splits.items()}
@@ -61,14 +61,14 @@ TRAIN = ["train/b.jpg", "train/sub/a.PNG"]
     ],
     ids=["folder", "slash", "list", "glob", "file", "dotted", "root", "root-above"],
 )
-def test_every_way_to_name_a_split_finds_the_same_pictures(root: Path, train: str) -> None:
+def test_every_way_to_name_a_split_finds_the_same_images(root: Path, train: str) -> None:
     (root / "set" / "list.txt").write_text("images/train/sub/a.PNG\n\nimages/train/b.jpg\n")
     (root / "set" / "dotted").mkdir()
     (root / "set" / "dotted" / "list.txt").write_text(
         "./../images/train/sub/a.PNG\n./../images/train/b.jpg\n"
     )
     loaded = spec.load(yaml(root, f"{train}\nnames: [x]\n"))
-    resolved = sorted(path.resolve() for path in loaded.pictures("train"))
+    resolved = sorted(path.resolve() for path in loaded.images("train"))
     assert resolved == [(root / "set" / "images" / name).resolve() for name in TRAIN]
 
 
@@ -99,14 +99,14 @@ def test_only_the_splits_asked_for_must_be_there(root: Path) -> None:
         spec.load(path, splits=("val", "test"))
 
 
-def test_names_alone_need_no_pictures(root: Path) -> None:
+def test_names_alone_need_no_images(root: Path) -> None:
     assert spec.load_names(yaml(root, "train: nowhere\nnames: {0: a, 1: b}\n")) == ("a", "b")
 
 
 def test_split_that_is_not_there_is_named(root: Path) -> None:
     loaded = spec.load(yaml(root, "train: images/train\nnames: [x]\n"))
     with pytest.raises(DataError, match="has no split 'val'; it has train"):
-        loaded.pictures("val")
+        loaded.images("val")
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".jpg", ".jp2"])
-def test_picture_is_read_as_opencv_reads_it_and_refused_when_cut(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_image_is_read_as_opencv_reads_it_and_refused_when_cut(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     assert cv2.imwrite(str(path), NOISE)
     np.testing.assert_array_equal(read_image(path), cv2.imread(str(path)))
@@ -176,7 +174,7 @@ def test_picture_is_read_as_opencv_reads_it_and_refused_when_cut(
 
 
 @pytest.mark.parametrize("kept", [NOISE[..., 0], NOISE[..., [0, 1, 2, 0]], NOISE.astype("u2") * 9])
-def test_grey_alpha_and_deep_pictures_become_plain_colour(
+def test_grey_alpha_and_deep_images_become_plain_colour(
     tmp_path: Path, kept: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), kept)
@@ -185,7 +183,7 @@ def test_grey_alpha_and_deep_pictures_become_plain_colour(
     assert image.dtype == np.uint8
 
 
-def test_picture_is_turned_by_its_exif_entry(tmp_path: Path) -> None:
+def test_image_is_turned_by_its_exif_entry(tmp_path: Path) -> None:
     jpeg = cv2.imencode(".jpg", NOISE)[1].tobytes()
     # Big-endian TIFF with one entry: tag 0x0112 (orientation), type SHORT, count 1, value 6.
     tiff = bytes.fromhex("4d4d002a000000080001" + "0112000300000001" + "00060000" + "00000000")
@@ -198,7 +196,7 @@ def test_picture_is_turned_by_its_exif_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "cannot read"), (b"", "is empty"), (b"GIF89a", "cannot decode")]
 )
-def test_file_that_is_no_picture_is_refused(
+def test_file_that_is_no_image_is_refused(
     tmp_path: Path, content: bytes | None, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.jpg"

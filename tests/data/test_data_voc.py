@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import SIZE, picture, snapshot, voc, xml
+from datasets import SIZE, draw_image, snapshot, voc, xml
 
 from prune.cli import main
 from prune.data import labels, spec
@@ -15,7 +15,7 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def three(folder: Path) -> Path:
-    """Three pictures with cats and a dog, dealt out by lists."""
+    """Three images with cats and a dog, dealt out by lists."""
     files = {
         "a": xml([("dog", (5, 4, 14, 9)), ("cat", (1, 1, 40, 30))]),
         "b": xml([("cat", (2, 3, 4, 5))]),
@@ -57,7 +57,7 @@ def test_boxes_count_pixels_from_one_and_include_the_last(tmp_path: Path) -> Non
         boxes(tmp_path, "train/a"),
         [
             [1, (4 + 14) / 2 / 40, (3 + 9) / 2 / 30, 10 / 40, 6 / 30],  # ten by six pixels
-            [0, 0.5, 0.5, 1, 1],  # 1..width is the whole picture
+            [0, 0.5, 0.5, 1, 1],  # 1..width is the whole image
         ],
         rtol=1e-6,
     )
@@ -75,7 +75,7 @@ def test_result_is_a_data_set_and_the_source_is_untouched(tmp_path: Path) -> Non
         "val": ["b.png"],
         "test": ["c.png"],
     }
-    assert labels.label_path(loaded.pictures("test")[0]).read_text() == ""  # background
+    assert labels.label_path(loaded.images("test")[0]).read_text() == ""  # background
     assert "nc: 2" in (tmp_path / "out" / "d.yaml").read_text()
 
 
@@ -197,8 +197,8 @@ def test_trainval_is_dealt_out_and_test_stays_apart(tmp_path: Path) -> None:
     both, test = "\n".join(list(files)[:18]), "\n".join(list(files)[18:])
     assert convert(voc(tmp_path / "voc", files, trainval=both, test=test)) == 0
     loaded = spec.load(tmp_path / "out" / "d.yaml")
-    assert [len(loaded.pictures(name)) for name in spec.SPLITS] == [16, 2, 4]
-    assert [p.stem for p in loaded.pictures("test")] == list(files)[18:]
+    assert [len(loaded.images(name)) for name in spec.SPLITS] == [16, 2, 4]
+    assert [p.stem for p in loaded.images("test")] == list(files)[18:]
 
 
 def test_split_given_wins_over_the_lists(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_lists_name_stems_or_files_with_or_without_marks(tmp_path: Path, entry: 
     assert named == {"train": ["blood cell 1"], "val": ["c.d"]}
 
 
-def test_lists_of_other_pictures_are_refused_before_anything_is_written(
+def test_lists_of_other_images_are_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convert(voc(tmp_path / "voc", {"a": ONE}, train="x\n", val="y\n")) == 2
@@ -257,7 +257,7 @@ def test_everything_odd_is_told_with_file_and_line(
         "d": ONE,
     }
     source = voc(tmp_path / "voc", files, train="a\nc\nghost\n", val="b\n")
-    picture(source / "JPEGImages/lone.png", seed=9)
+    draw_image(source / "JPEGImages/lone.png", seed=9)
     (source / "Annotations/lost.xml").write_text(ONE)
     assert convert(source, "--json") == 0
     told = json.loads(capsys.readouterr().out)["problems"]
@@ -287,7 +287,7 @@ def test_everything_odd_is_told_with_file_and_line(
     [((80, 60), (80, 60)), ((50, 30), SIZE)],
     ids=["resized", "wrong"],
 )
-def test_boxes_fit_the_size_claimed_only_when_the_picture_was_resized(
+def test_boxes_fit_the_size_claimed_only_when_the_image_was_resized(
     tmp_path: Path, claimed: tuple[int, int], size: tuple[int, int]
 ) -> None:
     text = xml([("cat", (1, 1, 10, 10))], size=claimed)
@@ -354,7 +354,7 @@ def test_broken_images_are_left_out_counted_and_stop_it_if_strict(
         assert "note: 2 images are broken and left out; --strict stops instead (e.g. b.png" in err
         assert "c.png: broken image" in out
         assert "stops training" not in out
-        assert [p.stem for p in spec.load(tmp_path / "out/d.yaml").pictures("train")] == ["a"]
+        assert [p.stem for p in spec.load(tmp_path / "out/d.yaml").images("train")] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_a_set_that_replaces_an_earlier_one_says_so(
     assert capsys.readouterr().err == f"note: {yaml}, made earlier, is replaced\n"
 
 
-def test_too_few_pictures_for_the_shares_are_refused(
+def test_too_few_images_for_the_shares_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = voc(tmp_path / "voc", {"a": ONE, "b": ONE})

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from datasets import picture
+from datasets import draw_image
 
 from prune.cli import main
 from prune.data.frames import fit
 from prune.data.images import decode, expect_few_pixels, expect_whole, read_image
-from prune.data.store import picture_sizes
+from prune.data.store import image_sizes
 from prune.data.truncation import is_truncated
 from prune.errors import DataError
 
@@ -155,7 +155,7 @@ def test_criteria_look_past_a_broken_image(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     broken(tmp_path)
-    picture(tmp_path / "images" / "train" / "9.jpg")
+    draw_image(tmp_path / "images" / "train" / "9.jpg")
     weights = str(tiny.weights(tmp_path))
     words = ["global", "--weights", weights, "--macs", "0.9", "--criterion", "taylor"]
     assert main([*words, "--data", "data.yaml", "--out", str(tmp_path / "small.pt")]) == 0
@@ -195,7 +195,7 @@ def test_an_image_that_is_no_regular_file_is_refused_at_once(target: str, tmp_pa
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    for read in (read_image, lambda path: picture_sizes([path])):
+    for read in (read_image, lambda path: image_sizes([path])):
         with pytest.raises(DataError, match=r"x\.jpg"):
             read(path)
 

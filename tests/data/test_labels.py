@@ -107,7 +107,7 @@ def test_scan_goes_on_where_read_stops(tmp_path: Path) -> None:
     assert [(p.line, p.fatal) for p in problems] == [(1, True), (3, True)]
 
 
-# Sizes and centres whose box lies inside the picture, as float32.
+# Sizes and centres whose box lies inside the image, as float32.
 inside = st.tuples(
     st.integers(0, 79),
     *[st.floats(0.25, 0.75, width=32)] * 2,

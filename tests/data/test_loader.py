@@ -1,4 +1,4 @@
-"""Loading: the same batches whatever the machine does, every picture where it belongs."""
+"""Loading: the same batches whatever the machine does, every image where it belongs."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ PLAIN = dict.fromkeys(HYP, 0.0)
 
 @pytest.fixture
 def spec(tmp_path: Path) -> DataSpec:
-    """Seven black pictures, number i with i red boxes of class i % 2; 0 has no label file."""
+    """Seven black images, number i with i red boxes of class i % 2; 0 has no label file."""
     paths = []
     for i, (height, width) in enumerate(SIZES):
         path = tmp_path / "images" / f"{i}.png"
@@ -159,10 +159,10 @@ def test_broken_off_iteration_starts_anew(spec: DataSpec) -> None:
     assert digest(loader) == epochs(training(spec))[1]
 
 
-def test_an_epoch_shows_every_picture_once(spec: DataSpec) -> None:
+def test_an_epoch_shows_every_image_once(spec: DataSpec) -> None:
     batches = list(training(spec))
     paths = [path for batch in batches for path in batch.paths]
-    assert sorted(paths) == sorted(spec.pictures("train"))
+    assert sorted(paths) == sorted(spec.images("train"))
     assert [len(batch.images) for batch in batches] == [2, 2, 2, 1]
 
 
@@ -197,7 +197,7 @@ def test_loading_leaves_torch_numbers_alone(spec: DataSpec) -> None:
 
 
 def test_samples_leave_the_cache_alone(spec: DataSpec) -> None:
-    images = spec.pictures("train")
+    images = spec.images("train")
     pictures = store.gather(images, read_truth(images, spec.form).boxes, imgsz=64, cache="ram")
     assert pictures.cache is not None
     before = pictures.cache.pixels.clone()
@@ -207,9 +207,9 @@ def test_samples_leave_the_cache_alone(spec: DataSpec) -> None:
     assert torch.equal(pictures.cache.pixels, before)
 
 
-def test_pictures_without_boxes_make_an_empty_target(spec: DataSpec) -> None:
-    bare = DataSpec(spec.path, spec.names, {"train": spec.pictures("train")[:1]})
-    labels.label_path(spec.pictures("train")[0]).write_text("")
+def test_images_without_boxes_make_an_empty_target(spec: DataSpec) -> None:
+    bare = DataSpec(spec.path, spec.names, {"train": spec.images("train")[:1]})
+    labels.label_path(spec.images("train")[0]).write_text("")
     (batch,) = training(bare, labelled=False)
     assert batch.targets.shape == (0, 6)
     (batch,) = evaluation_loader(bare, split="train", imgsz=64, batch_size=4, workers=0)
@@ -217,13 +217,13 @@ def test_pictures_without_boxes_make_an_empty_target(spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_rectangles_cover_every_picture_once_and_are_least(spec: DataSpec, workers: int) -> None:
+def test_rectangles_cover_every_image_once_and_are_least(spec: DataSpec, workers: int) -> None:
     loader = evaluation_loader(
         spec, split="train", imgsz=128, batch_size=3, stride=32, workers=workers
     )
     batches = list(loader)
     assert len(batches) == len(loader) == 3
-    assert sorted(p for batch in batches for p in batch.paths) == list(spec.pictures("train"))
+    assert sorted(p for batch in batches for p in batch.paths) == list(spec.images("train"))
     for batch in batches:
         needed = [
             (round(frame.height * frame.scale_y), round(frame.width * frame.scale_x))
@@ -239,7 +239,7 @@ def test_squares_keep_the_order(spec: DataSpec) -> None:
         spec, split="train", imgsz=80, batch_size=4, stride=32, workers=0, rectangular=False
     )
     batches = list(loader)
-    assert [path for batch in batches for path in batch.paths] == list(spec.pictures("train"))
+    assert [path for batch in batches for path in batch.paths] == list(spec.images("train"))
     assert {batch.images.shape[2:] for batch in batches} == {(96, 96)}
 
 
@@ -268,20 +268,20 @@ def test_turned_photographs_are_upright(tmp_path: Path, cache: str | None) -> No
     PIL.Image.new("RGB", (40, 20)).save(path, exif=exif)  # lies on its side: 20 wide, 40 high
     path.with_suffix(".txt").touch()
     spec = DataSpec(tmp_path, ("thing",), {"val": (path,)})
-    assert store.picture_sizes([path]) == ((40, 20),)
+    assert store.image_sizes([path]) == ((40, 20),)
     (batch,) = evaluation_loader(spec, split="val", imgsz=64, batch_size=1, workers=0, cache=cache)
     assert batch.images.shape[2:] == (64, 32)
     assert (batch.frames[0].height, batch.frames[0].width) == (40, 20)
 
 
 @pytest.mark.parametrize("limit", [500, 100], ids=["warned of", "refused by Pillow"])
-def test_size_of_a_huge_picture_is_read_without_a_warning(
+def test_size_of_a_huge_image_is_read_without_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Pillow warns of pictures above its limit and refuses those above twice that."""
+    """Pillow warns of images above its limit and refuses those above twice that."""
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
     PIL.Image.new("RGB", (40, 20)).save(tmp_path / "huge.png")
-    assert store.picture_sizes([tmp_path / "huge.png"]) == ((20, 40),)
+    assert store.image_sizes([tmp_path / "huge.png"]) == ((20, 40),)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -290,13 +290,13 @@ def test_an_image_that_breaks_while_training_is_replaced_by_the_next(
 ) -> None:
     loader = training(spec, workers=workers, hyp=PLAIN)
     whole = seen(loader)
-    spec.pictures("train")[3].write_bytes(b"no image")
+    spec.images("train")[3].write_bytes(b"no image")
     assert seen(loader) == {**whole, "3": whole["4"]}
 
 
 def test_when_no_image_can_be_read_any_more_it_is_one_clean_error(spec: DataSpec) -> None:
     loader = training(spec)
-    for path in spec.pictures("train"):
+    for path in spec.images("train"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError) as caught:
         list(loader)
@@ -307,14 +307,14 @@ def test_when_no_image_can_be_read_any_more_it_is_one_clean_error(spec: DataSpec
 
 @pytest.mark.parametrize("cache", [None, "ram"])
 def test_scoring_leaves_a_broken_image_out(spec: DataSpec, cache: str | None) -> None:
-    spec.pictures("train")[3].write_bytes(b"")
+    spec.images("train")[3].write_bytes(b"")
     loader = evaluation_loader(spec, split="train", imgsz=64, batch_size=2, cache=cache, workers=0)
     scored = sorted(path.stem for batch in loader for path in batch.paths)
     assert scored == ["0", "1", "2", "4", "5", "6"]
 
 
 def test_broken_label_is_found_before_training(spec: DataSpec) -> None:
-    label = labels.label_path(spec.pictures("train")[2])
+    label = labels.label_path(spec.images("train")[2])
     label.write_text("1 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match=r"2\.txt:2"):
         training(spec)
@@ -358,7 +358,7 @@ def test_one_class_is_all_that_is_loaded(spec: DataSpec) -> None:
     assert one.as_one_class() is one
 
 
-def test_weights_draw_pictures_by_seed_epoch_and_weights_alone(spec: DataSpec) -> None:
+def test_weights_draw_images_by_seed_epoch_and_weights_alone(spec: DataSpec) -> None:
     weights = np.array([0, 1, 0, 5, 0, 0, 1.0])
 
     def drawn(epoch: int, given: NDArray[np.float64] | None, *, seed: int = 0) -> list[str]:
@@ -372,7 +372,7 @@ def test_weights_draw_pictures_by_seed_epoch_and_weights_alone(spec: DataSpec) -
     assert {stem: many.count(stem) > 70 for stem in many} == {"1": False, "3": True, "6": False}
     assert drawn(0, weights) == drawn(0, 2 * weights) == many[: len(SIZES)]
     assert drawn(0, weights, seed=1) != drawn(0, weights) != drawn(1, weights)
-    assert sorted(drawn(0, None)) == [path.stem for path in spec.pictures("train")]
+    assert sorted(drawn(0, None)) == [path.stem for path in spec.images("train")]
 
 
 def test_weighted_epoch_can_be_entered_in_the_middle(spec: DataSpec) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from datasets import picture, yolo
+from datasets import draw_image, yolo
 
 from prune.cli import main
 from prune.data import spec
@@ -63,7 +63,7 @@ def test_same_description_means_the_same_data_from_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "images" / "project"
-    picture(project / "pics" / "a.png")
+    draw_image(project / "pics" / "a.png")
     touched(project / "pics" / "a.txt")
     data = touched(project / "data.yaml", "train: pics\nval: pics\nnames: [x]\n")
     found = []
@@ -71,7 +71,7 @@ def test_same_description_means_the_same_data_from_everywhere(
         monkeypatch.chdir(folder)
         for path in (data, Path(os.path.relpath(data))):
             loaded = spec.load(path)
-            found.append((loaded.splits, read_truth(loaded.pictures("train"), loaded.form).count))
+            found.append((loaded.splits, read_truth(loaded.images("train"), loaded.form).count))
     assert found[0] == ({"train": (project / "pics/a.png",), "val": (project / "pics/a.png",)}, 1)
     assert all(each == found[0] for each in found)
 
@@ -189,7 +189,7 @@ def test_nothing_is_learnt_scored_or_pruned_without_label_files(
     command: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny.data(tmp_path, pictures=3)
+    tiny.data(tmp_path, images=3)
     tiny.weights(tmp_path)
     tiny.cfg(tmp_path)
     moved(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import yolo_layouts
-from datasets import picture, yolo
+from datasets import draw_image, yolo
 from loguru import logger
 from yolo_layouts import LAYOUTS, NAMES, ROWS
 
@@ -88,7 +88,7 @@ def test_own_folder_wins_over_the_working_folder_and_that_is_told(
     own = yolo(tmp_path / "own", {"train/a": ROWS, "val/b": ROWS}, names=NAMES)
     yolo(tmp_path / "here", {"train/a": ROWS, "val/b": ROWS}, names=NAMES)
     monkeypatch.chdir(tmp_path / "here")
-    assert spec.load(own).pictures("train") == (tmp_path / "own/images/train/a.png",)
+    assert spec.load(own).images("train") == (tmp_path / "own/images/train/a.png",)
     (line,) = said
     assert "images/train is there twice" in line
     assert f"{tmp_path}/here/images/train in the working folder is not" in line
@@ -142,12 +142,12 @@ HIDDEN = (".ipynb_checkpoints/a-checkpoint.png", "._a.png", "__MACOSX/._a.png", 
 def test_hidden_names_are_left_out_everywhere(tmp_path: Path, train: str) -> None:
     data = yolo(tmp_path, {"train/a": ROWS, "val/b": ROWS}, names=NAMES)
     for name in HIDDEN:
-        picture(tmp_path / "images/train" / name)
+        draw_image(tmp_path / "images/train" / name)
     (tmp_path / "labels/train/.a.txt").write_text(ROWS)
     lines = "".join(f"images/train/{name}\n" for name in ("a.png", *HIDDEN))
     (tmp_path / "list.txt").write_text(lines)
     data.write_text(f"train: {train}\nval: images/val\nnames: [red, blue]\n")
-    assert spec.load(data).pictures("train") == (tmp_path / "images/train/a.png",)
+    assert spec.load(data).images("train") == (tmp_path / "images/train/a.png",)
     assert main(["data", "check", str(data)]) == 0
 
 
@@ -156,7 +156,7 @@ def test_a_data_set_in_a_hidden_folder_is_read(tmp_path: Path) -> None:
     data = yolo(home, {"train/a": ROWS})
     (home / "list.txt").write_text(f"{home}/images/train/a.png\n")
     data.write_text("train: [images/train, list.txt]\nnames: [red, blue]\n")
-    assert len(spec.load(data).pictures("train")) == 1
+    assert len(spec.load(data).images("train")) == 1
 
 
 @pytest.mark.parametrize("train", ["images/train", "images/train/*", "list.txt"])

@@ -222,7 +222,7 @@ def test_short_weights_alone_are_no_short_arithmetic(tmp_path: Path) -> None:
     assert told == ("float32" if platform.machine() == "x86_64" else told)
 
 
-def test_an_input_beside_the_pictures_gets_a_number(tmp_path: Path) -> None:
+def test_an_input_beside_the_images_gets_a_number(tmp_path: Path) -> None:
     path = quantised(tmp_path / "m.onnx")
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("ceiling", TensorProto.FLOAT, [1]))
@@ -374,7 +374,7 @@ def test_open_sides_need_a_size_from_somebody(files: dict[str, Path], tmp_path: 
         ("pt", {"imgsz": 100}, "image size is 100; .* takes multiples of 16, e.g. 112"),
     ],
 )
-def test_other_pictures_than_a_file_takes_are_refused(
+def test_other_images_than_a_file_takes_are_refused(
     files: dict[str, Path], name: str, wish: dict[str, int], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -36,9 +36,9 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def picture(folder: Path, *, factor: float = 1) -> Path:
+def draw_image(folder: Path, *, factor: float = 1) -> Path:
     """Draw squares; a factor away from 1 makes both sides resize."""
-    image = squares.picture(SQUARES)
+    image = squares.draw_image(SQUARES)
     size = [round(side * factor) for side in image.shape[1::-1]]
     path = folder / "squares.png"
     cv2.imwrite(str(path), cv2.resize(image, size, interpolation=cv2.INTER_NEAREST))
@@ -95,7 +95,7 @@ def test_script_finds_what_prune_detect_finds(
     """The script resizes as training does, without OpenCV; only its rounding differs."""
     weights, made = squares.save(tmp_path / "net.pt"), tmp_path / "made"
     assert main(["export", "--weights", str(weights), "--bundle", str(made), *words]) == 0
-    path = picture(tmp_path, factor=factor)
+    path = draw_image(tmp_path, factor=factor)
     found = numbers(list(detect(made, str(path))))
     wanted = numbers(detected(capsys, made / "model.onnx", path))
     assert found.shape == wanted.shape
@@ -133,7 +133,7 @@ def test_readme_has_the_scores_that_the_checkpoint_knows(tmp_path: Path) -> None
 
 
 def test_script_draws_and_heeds_its_thresholds(made: Path, tmp_path: Path) -> None:
-    path, drawn = picture(tmp_path), tmp_path / "drawn.png"
+    path, drawn = draw_image(tmp_path), tmp_path / "drawn.png"
     assert len(detect(made, str(path), "--out", str(drawn))) == len(SQUARES)
     with Image.open(path) as before, Image.open(drawn) as after:
         assert before.size == after.size
@@ -142,7 +142,7 @@ def test_script_draws_and_heeds_its_thresholds(made: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"], ids=["none", "no picture"])
-def test_script_says_in_one_line_that_a_picture_cannot_be_read(
+def test_script_says_in_one_line_that_a_image_cannot_be_read(
     made: Path, tmp_path: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "file.jpg"
@@ -221,6 +221,6 @@ def test_a_fresh_environment_with_three_packages_is_enough(made: Path, tmp_path:
     python = tmp_path / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
     packages = ["onnxruntime", "numpy", "pillow"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    script, path = made / "detect.py", picture(tmp_path)
+    script, path = made / "detect.py", draw_image(tmp_path)
     done = subprocess.run([python, script, path], capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == len(SQUARES)

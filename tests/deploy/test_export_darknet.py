@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from public import difference, picture, trained, yolor_cfg, yolov3_tiny_cfg
+from public import difference, draw_image, trained, yolor_cfg, yolov3_tiny_cfg
 from shipped import CFGS, narrow
 from yolov2_cfg import YOLOV2
 
@@ -49,11 +49,11 @@ def test_opencv_computes_the_same_head_maps(
     net = trained(make(), decoding=decoding)
     cfg, weights, _ = write_darknet(net, tmp_path / "net.cfg")
     there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
-    there.setInput(picture().numpy())
+    there.setInput(draw_image().numpy())
     layers = [head_path(net.sections, head)[-1] for head in heads(net.sections)]
     found = there.forward([f"conv_{layer}" for layer in layers])
     with torch.no_grad():
-        expected = [x.numpy() for x in net(picture())]
+        expected = [x.numpy() for x in net(draw_image())]
     for one, other in zip(found, expected, strict=True):
         # OpenCV divides by sqrt(variance + 1e-6), Darknet by sqrt(variance + 1e-5).
         assert np.abs(one - other).max() < 1e-4 * np.abs(other).max()

@@ -283,15 +283,15 @@ SIZES = {
 
 
 @pytest.mark.parametrize(("words", "pictures"), SIZES.values(), ids=SIZES.keys())
-def test_real_pictures_are_compared_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], pictures: int
+def test_real_images_are_compared_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], images: int
 ) -> None:
     weights, data = squares.save(tmp_path / "net.pt"), squares.data(tmp_path)
     line = ["export", "--weights", str(weights), "--data", str(data), *words]
     assert main([*line, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["pictures"] == pictures
+    assert json.loads(capsys.readouterr().out)["pictures"] == images
     assert main(line) == 0
-    assert f"on random inputs and {pictures} images" in capsys.readouterr().out
+    assert f"on random inputs and {images} images" in capsys.readouterr().out
 
 
 LEGACY = {"usual": ([], 13), "oldest": (["--opset", "11"], 11), "newest": (["--opset", "17"], 17)}

@@ -23,7 +23,7 @@ from prune.export.onnx import export
 from prune.models.darknet import Darknet, build
 
 # Two heads at strides 16 and 8, one for each decoding, and every operation whose size in ONNX
-# depends on the picture's: pooling, upsampling, concatenation, the cells of the decoding.
+# depends on the image's: pooling, upsampling, concatenation, the cells of the decoding.
 TWO_HEADS = """
 [net]
 channels=3
@@ -92,7 +92,7 @@ NAMES = ("it's red", "blue")
 
 
 class Case(NamedTuple):
-    """How to export, and a picture size and batch that the file must take."""
+    """How to export, and a image size and batch that the file must take."""
 
     options: dict[str, bool | int | str]
     shape: tuple[int, int, int, int]

@@ -264,7 +264,7 @@ def test_milliseconds_on_a_busy_machine_are_said_as_a_ratio(
     assert re.search(r"ms are 0\.60 of the .* ms that the network takes on this busy machine", err)
 
 
-def test_layers_are_measured_once_for_each_picture_size(
+def test_layers_are_measured_once_for_each_image_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: Path, capsys: Capture
 ) -> None:
     machine = _settle(tmp_path, monkeypatch)

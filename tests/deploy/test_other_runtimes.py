@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from public import picture, trained, yolor_cfg, yolov3_tiny_cfg
+from public import draw_image, trained, yolor_cfg, yolov3_tiny_cfg
 from unfoldable_cfgs import STAY
 
 from prune import checkpoint
@@ -127,7 +127,7 @@ def test_another_runtime_decodes_the_same_boxes(
 ) -> None:
     text, decoding = NETWORKS[name]
     net = trained(text, decoding=decoding)
-    images = picture(3, size=96)
+    images = draw_image(3, size=96)
     with torch.no_grad():
         wanted = net.decode(net(images)).numpy()
     found = runtime(net, tmp_path, images)
@@ -141,7 +141,7 @@ def test_suppression_runs_in_openvino_too(tmp_path: Path) -> None:
     done = onnx_files.export(
         net, tmp_path / "m.onnx", names=NAMES, imgsz=(64, 64), max_detections=20
     )
-    images = picture().numpy()
+    images = draw_image().numpy()
     session = onnxruntime.InferenceSession(str(done.out), providers=["CPUExecutionProvider"])
     wanted = dict(zip(done.outputs, session.run(None, {"images": images}), strict=True))
     compiled = openvino.Core().compile_model(done.out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

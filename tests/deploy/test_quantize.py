@@ -39,7 +39,7 @@ from prune.train.initial_weights import open_source
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a data set and a float file of a network that knows nothing."""
     folder = tmp_path_factory.mktemp("int8")
-    tiny.data(folder, pictures=10)
+    tiny.data(folder, images=10)
     found = checkpoint.load(tiny.weights(folder))
     net = checkpoint.network(found)
     export(net, folder / "net.onnx", names=found.names, imgsz=(64, 64))
@@ -226,21 +226,21 @@ def test_ranges_are_those_of_the_shapes_that_are_detected_in(folder: Path, tmp_p
         path = tmp_path / f"{name}.onnx"
         export(net, path, names=tiny.NAMES, imgsz=(64, 64), dynamic=dynamic)
         subject = open_subject(path, data_of(folder))
-        (pictures,) = subject.batches([tmp_path / "wide.png"])
-        assert pictures.shape == (1, 3, *shape)
+        (images,) = subject.batches([tmp_path / "wide.png"])
+        assert images.shape == (1, 3, *shape)
 
 
 def test_with_every_node_in_float_nothing_changes(folder: Path) -> None:
     subject = open_subject(folder / "net.onnx", data_of(folder))
-    pictures = subject.images(8, seed=0)
+    images = subject.images(8, seed=0)
     operators = OPERATORS["onnxruntime"]
     seen = calibrate.ranges(
-        subject.model, subject.batches(pictures), operators=operators, method="minmax"
+        subject.model, subject.batches(images), operators=operators, method="minmax"
     )
     everything = [node.name for node in subject.model.graph.node]
     same = in_int8(subject.model, seen, operators=operators, floating=everything)
     for found, wanted in zip(
-        subject.outputs(same, pictures), subject.outputs(subject.model, pictures), strict=True
+        subject.outputs(same, images), subject.outputs(subject.model, images), strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
         assert search.change(found, wanted) == 0.0
@@ -283,7 +283,7 @@ def test_a_box_that_moves_where_an_object_is_counts() -> None:
     assert search.change(unseen, wanted) == 0.0
 
 
-def test_what_moved_is_the_worst_of_all_pictures(
+def test_what_moved_is_the_worst_of_all_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = FloatModel.outputs
@@ -291,7 +291,7 @@ def test_what_moved_is_the_worst_of_all_pictures(
     def moving(self: FloatModel, model: onnx.ModelProto, paths: Sequence[Path]) -> list[Array]:
         found = list(outputs(self, model, paths))
         if model is not self.model:
-            found[1] = found[1] + 100.0  # of the second picture alone
+            found[1] = found[1] + 100.0  # of the second image alone
         return found
 
     whole = in_memory(folder).moved

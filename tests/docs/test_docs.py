@@ -247,6 +247,6 @@ def test_make_demo_takes_an_index_for_torch(index: str) -> None:
     assert ("--extra-index-url" in line, index in line) == (bool(index), True)
 
 
-def test_the_picture_of_the_folders_is_of_this_code() -> None:
+def test_the_image_of_the_folders_is_of_this_code() -> None:
     drawn = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))["draw"]()
     assert (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8") == drawn

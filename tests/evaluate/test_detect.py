@@ -31,7 +31,7 @@ PICTURES = len(squares.SPLIT)
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    """Return the command's words with a checkpoint, a folder of pictures and one for runs."""
+    """Return the command's words with a checkpoint, a folder of images and one for runs."""
     squares.data(tmp_path)
     weights = squares.save(tmp_path / "net.pt")
     places = ["--weights", str(weights), "--source", str(tmp_path / "images" / "val")]
@@ -39,7 +39,7 @@ def words(tmp_path: Path) -> list[str]:
 
 
 def boxes_of(document: dict[str, list[dict[str, object]]]) -> list[tuple[object, object]]:
-    """Return (class, corners) of one picture's boxes, in a fixed order."""
+    """Return (class, corners) of one image's boxes, in a fixed order."""
     return sorted((box["class"], box["xyxy"]) for box in document["boxes"])
 
 
@@ -59,7 +59,7 @@ def test_json_names_every_square(
     assert not (tmp_path / "runs").exists()
 
 
-def test_pictures_are_written_with_boxes(words: list[str], tmp_path: Path) -> None:
+def test_images_are_written_with_boxes(words: list[str], tmp_path: Path) -> None:
     assert main(words) == 0
     folder = tmp_path / "runs" / "exp"
     assert (folder / "run.json").is_file()
@@ -107,10 +107,10 @@ def test_old_habit_is_taken_with_a_note(
 
 def film(path: Path, codec: str = "mp4v") -> Path:
     """Write a video of six frames in which the red square moves on."""
-    size = squares.picture([]).shape[1::-1]
+    size = squares.draw_image([]).shape[1::-1]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 5, size)
     for column in range(6):
-        writer.write(squares.picture([(0, 2, column)]))
+        writer.write(squares.draw_image([(0, 2, column)]))
     writer.release()
     return path
 
@@ -158,7 +158,7 @@ def test_broken_file_is_one_line_and_nothing_written(
     assert not list((tmp_path / "runs").glob("*"))
 
 
-def test_broken_picture_does_not_stop_the_others(
+def test_broken_image_does_not_stop_the_others(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images" / "val" / "1.png").write_bytes(b"no picture")
@@ -272,7 +272,7 @@ def test_nothing_found_says_how_sure_the_surest_box_was(
 ) -> None:
     """A square half as bright: objectness and class are sigmoid(40 * 128 / 255 - 20) = 0.52."""
     dim = tmp_path / "dim.png"
-    cv2.imwrite(str(dim), squares.picture([(0, 1, 1)]) // 255 * 128)
+    cv2.imwrite(str(dim), squares.draw_image([(0, 1, 1)]) // 255 * 128)
     shy = [*words, "--source", str(dim), "--conf-thres", "0.5", "--nosave"]
     assert main(shy) == 0
     told = "0 boxes in 1 image; the highest confidence of any box was 0.27, and the threshold is 0"
@@ -301,7 +301,7 @@ def test_ctrl_c_ends_a_stream_and_keeps_its_video(
         for number in itertools.count():
             if number == 3:
                 os.kill(os.getpid(), signal.SIGINT)
-            yield squares.picture([(0, 2, 1)])
+            yield squares.draw_image([(0, 2, 1)])
 
     monkeypatch.setitem(sources.OPENERS, "stream", lambda _: sources.Reel(endless(), rate=5))
     source = ["--source", "rtsp://me:secret@camera.example:554/live", "--save-txt"]
@@ -322,7 +322,7 @@ def server() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the library's name
-            jpeg = cv2.imencode(".jpg", squares.picture([(0, 2, 1)]))[1].tobytes()
+            jpeg = cv2.imencode(".jpg", squares.draw_image([(0, 2, 1)]))[1].tobytes()
             page = ("text/html", b"<html></html>")
             part = b"--next\r\nContent-Type: image/jpeg\r\n"
             part += f"Content-Length: {len(jpeg)}\r\n\r\n".encode() + jpeg + b"\r\n"
@@ -376,7 +376,7 @@ def test_web_server_gives_images_and_streams(
         assert not list((tmp_path / "runs").glob("*"))
 
 
-def test_glob_finds_pictures_in_subfolders(tmp_path: Path) -> None:
+def test_glob_finds_images_in_subfolders(tmp_path: Path) -> None:
     squares.data(tmp_path)
     assert len(sources.find(f"{tmp_path}/**/*.png")) == PICTURES
     with pytest.raises(DataError, match="no such file or match"):

@@ -65,7 +65,7 @@ def test_network_and_its_parts_come_back_in_their_modes(loader: Loader, training
     assert not frozen.training, "one that training keeps in eval mode"
 
 
-def test_loss_is_the_mean_over_pictures(loader: Loader) -> None:
+def test_loss_is_the_mean_over_images(loader: Loader) -> None:
     def boxes_and_one(maps: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         return torch.tensor([len(targets) / len(maps[0]), 1.0])
 
@@ -112,14 +112,12 @@ def test_cores_that_share_a_batch_find_what_one_alone_finds(loader: Loader) -> N
         (6, [(2, 1), (2, 1), (1, 1), (1, 1)]),
     ],
 )
-def test_no_core_is_idle(pictures: int, parts: list[tuple[int, int]]) -> None:
+def test_no_core_is_idle(images: int, parts: list[tuple[int, int]]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         with sharing(CPU) as share:
-            seen = share(
-                lambda part: (len(part), torch.get_num_threads()), torch.zeros(pictures, 1)
-            )
+            seen = share(lambda part: (len(part), torch.get_num_threads()), torch.zeros(images, 1))
         assert seen == parts
         assert torch.get_num_threads() == 4
     finally:
@@ -270,7 +268,7 @@ def test_fixed_file_takes_its_own_size_only(tmp_path: Path) -> None:
         runner.image_size(Size.of(32))
 
 
-def test_drawing_leaves_the_picture_alone_and_marks_the_box() -> None:
+def test_drawing_leaves_the_image_alone_and_marks_the_box() -> None:
     image = np.zeros((60, 80, 3), dtype=np.uint8)
     boxes = np.array([[10, 20, 70, 50, 0.9, 1], [60, 1, 79, 59, 0.5, 0]], dtype=np.float32)
     drawn = plots.draw(image, boxes, squares.NAMES)
@@ -284,7 +282,7 @@ def test_many_neighbouring_classes_have_different_colours() -> None:
 
 
 @pytest.mark.parametrize("classes", [0, 1, 40], ids=["nothing there", "one class", "many classes"])
-def test_plots_are_pictures(tmp_path: Path, classes: int) -> None:
+def test_plots_are_images(tmp_path: Path, classes: int) -> None:
     names = [f"class {i} 字" for i in range(max(classes, 1))]
     truth = [np.array([[i, 0, 0, 9, 9] for i in range(classes)], dtype=float).reshape(-1, 5)]
     found = [np.array([[0, 0, 9, 9, 0.5, i] for i in range(classes)], dtype=float).reshape(-1, 6)]

@@ -24,12 +24,12 @@ from prune.evaluate.metrics import (
 NAMES = ("a", "b", "c")
 
 
-def random_split(seed: int, pictures: int = 6) -> tuple[list[Boxes], list[Boxes]]:
+def random_split(seed: int, images: int = 6) -> tuple[list[Boxes], list[Boxes]]:
     """Truth, and detections scattered around it with some made up; class "c" has no truth."""
     rng = np.random.default_rng(seed)
     truth: list[Boxes] = []
     found: list[Boxes] = []
-    for _ in range(pictures):
+    for _ in range(images):
         count = int(rng.integers(0, 8))
         corner, size = rng.uniform(0, 200, (count, 2)), rng.uniform(5, 90, (count, 2))
         real = np.concatenate([rng.integers(0, 2, (count, 1)), corner, corner + size], axis=1)
@@ -87,7 +87,7 @@ def test_average_precision_equals_pycocotools(seed: int) -> None:
     assert (scores.map, scores.map50) == pytest.approx(pycocotools_scores(truth, found), abs=1e-6)
 
 
-def test_hundred_a_picture_and_class_as_coco_does() -> None:
+def test_hundred_a_image_and_class_as_coco_does() -> None:
     truth = [np.array([[0.0, 0, 0, 10, 10]])]
     wrong = np.tile([50.0, 50, 60, 60, 0.9, 0], (100, 1))
     right = np.array([[0.0, 0, 10, 10, 0.1, 0]])
@@ -97,7 +97,7 @@ def test_hundred_a_picture_and_class_as_coco_does() -> None:
 
 
 def test_more_than_a_hundred_count_as_coco_counts_them() -> None:
-    """Many to a picture, of two classes, with confidences that they share."""
+    """Many to a image, of two classes, with confidences that they share."""
     rng = np.random.default_rng(3)
     truth, found = random_split(3)
     for i, real in enumerate(truth):

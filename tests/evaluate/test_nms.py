@@ -63,7 +63,7 @@ def test_classes_do_not_meet_where_coordinates_are_negative() -> None:
 
 @pytest.fixture
 def decoded() -> Tensor:
-    """One picture: two overlapping boxes, one apart, one with low objectness; two classes."""
+    """One image: two overlapping boxes, one apart, one with low objectness; two classes."""
     return torch.tensor(
         [
             [50.0, 50, 20, 40, 0.9, 0.8, 0.5],

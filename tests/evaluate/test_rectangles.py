@@ -366,7 +366,7 @@ def test_an_interrupted_run_keeps_its_size(
 
 
 def test_int8_ranges_come_from_images_of_the_file(tmp_path: Path, capsys: Capture) -> None:
-    weights, yaml = sized(tmp_path, WIDE), tiny.data(tmp_path, pictures=8)
+    weights, yaml = sized(tmp_path, WIDE), tiny.data(tmp_path, images=8)
     file = tmp_path / "wide.onnx"
     document(capsys, "export", "--weights", weights, "--out", file)
     words = ("--data", yaml, "--images", 8, "--max-drop", 100, "--threads", 1)

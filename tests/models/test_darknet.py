@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from public import with_torch_decoding
-from reference import CFG, GOLDEN, fill, picture
+from reference import CFG, GOLDEN, draw_image, fill
 from torch import Tensor, nn
 
 from prune.models.darknet import Darknet, build
@@ -134,7 +134,7 @@ def test_shipped_networks_have_their_strides(name: str) -> None:
     assert [layer.stride for layer in net.layers if layer.kind == "yolo"] == strides
 
 
-def test_a_pictures_sides_divide_by_every_stride() -> None:
+def test_a_images_sides_divide_by_every_stride() -> None:
     """Heads at strides 2 and 3: no multiple of the larger alone will do."""
     head = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=9,9\nclasses=1\n"
     pools = [f"[maxpool]\nsize={s}\nstride={s}\n" for s in (2, 3)]
@@ -162,7 +162,7 @@ def test_outputs_are_those_of_the_public_code(name: str) -> None:
     net = shipped(name, classes=3).eval()
     fill(net)
     with torch.no_grad():
-        maps = net(picture())
+        maps = net(draw_image())
         decoded = net.decode(maps)
     for i, (head, x) in enumerate(zip(net.heads, maps, strict=True)):
         assert np.abs(head.split(x).numpy() - golden[f"raw{i}"]).max() < 1e-4

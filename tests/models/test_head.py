@@ -38,7 +38,7 @@ def size_of(value: float, anchor: float, *, new_coords: bool) -> float:
 
 
 def boxes_by_hand(x: Tensor, *, new_coords: bool) -> list[list[float]]:
-    """Decode the first picture of a map with plain numbers."""
+    """Decode the first image of a map with plain numbers."""
     _, _, rows, columns = x.shape
     found = []
     for a, (width, height) in enumerate(ANCHORS.tolist()):

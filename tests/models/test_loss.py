@@ -20,7 +20,7 @@ from prune.models.loss import detection_loss
 from prune.models.sections import parse, with_classes
 
 ANCHORS = ((8.0, 12.0), (20.0, 10.0), (30.0, 30.0))
-SIZE = 64  # pixels of the pictures in these tests
+SIZE = 64  # pixels of the images in these tests
 
 
 def make_head(stride: int, *, classes: int = 3, scale: float = 2.0, exp: bool = False) -> Yolo:
@@ -28,23 +28,23 @@ def make_head(stride: int, *, classes: int = 3, scale: float = 2.0, exp: bool = 
     return Yolo(anchors, stride=stride, classes=classes, scale_x_y=scale, new_coords=not exp)
 
 
-def make_maps(heads: Sequence[Yolo], *, pictures: int, seed: int) -> list[Tensor]:
+def make_maps(heads: Sequence[Yolo], *, images: int, seed: int) -> list[Tensor]:
     torch.manual_seed(seed)
     return [
         torch.randn(
-            (pictures, 3 * (5 + head.classes), SIZE // head.stride, SIZE // head.stride),
+            (images, 3 * (5 + head.classes), SIZE // head.stride, SIZE // head.stride),
             requires_grad=True,
         )
         for head in heads
     ]
 
 
-def make_targets(count: int, *, pictures: int, classes: int, seed: int) -> Tensor:
+def make_targets(count: int, *, images: int, classes: int, seed: int) -> Tensor:
     random = np.random.default_rng(seed)
     size = random.uniform(0.05, 0.7, (count, 2))
     centre = size / 2 + random.random((count, 2)) * (1 - size)
-    picture, label = random.integers(pictures, size=count), random.integers(classes, size=count)
-    return torch.tensor(np.column_stack([picture, label, centre, size]), dtype=torch.float32)
+    image, label = random.integers(images, size=count), random.integers(classes, size=count)
+    return torch.tensor(np.column_stack([image, label, centre, size]), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["yolor_csp", "yolor_p6", "yolov4_csp"])
@@ -88,8 +88,8 @@ CASES: dict[str, tuple[list[Yolo], dict[str, float]]] = {
 def test_loss_equals_the_sum_worked_out_box_by_box(case: str, seed: int) -> None:
     heads, changes = CASES[case]
     hyp = {**SCRATCH, **changes}
-    maps = make_maps(heads, pictures=2, seed=seed)
-    targets = make_targets(12, pictures=2, classes=heads[0].classes, seed=seed)
+    maps = make_maps(heads, images=2, seed=seed)
+    targets = make_targets(12, images=2, classes=heads[0].classes, seed=seed)
     total, items = detection_loss(maps, heads, targets, hyp=hyp)
     expected = slow_loss(maps, heads, targets, hyp)
     assert items[:3].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -98,7 +98,7 @@ def test_loss_equals_the_sum_worked_out_box_by_box(case: str, seed: int) -> None
 
 def test_batch_without_boxes_gives_a_finite_loss_and_gradient() -> None:
     heads = [make_head(8), make_head(16)]
-    maps = make_maps(heads, pictures=2, seed=0)
+    maps = make_maps(heads, images=2, seed=0)
     total, items = detection_loss(maps, heads, torch.zeros(0, 6), hyp=SCRATCH)
     total.backward()  # type: ignore[no-untyped-call]
     assert items[[0, 2]].tolist() == [0, 0]
@@ -110,7 +110,7 @@ def test_batch_without_boxes_gives_a_finite_loss_and_gradient() -> None:
 
 def test_gradient_reaches_every_objectness_and_the_boxes_of_positives_alone() -> None:
     heads = [make_head(8)]
-    (raw,) = maps = make_maps(heads, pictures=1, seed=0)
+    (raw,) = maps = make_maps(heads, images=1, seed=0)
     targets = torch.tensor([[0, 1, 0.4, 0.6, 0.2, 0.25]])
     total, _ = detection_loss(maps, heads, targets, hyp=SCRATCH)
     total.backward()  # type: ignore[no-untyped-call]
@@ -127,8 +127,8 @@ def test_gradient_reaches_every_objectness_and_the_boxes_of_positives_alone() ->
 
 def test_half_precision_maps_give_the_loss_of_their_float_values() -> None:
     heads = [make_head(8)]
-    maps = [raw.detach().bfloat16() for raw in make_maps(heads, pictures=1, seed=0)]
-    targets = make_targets(5, pictures=1, classes=3, seed=0)
+    maps = [raw.detach().bfloat16() for raw in make_maps(heads, images=1, seed=0)]
+    targets = make_targets(5, images=1, classes=3, seed=0)
     _, items = detection_loss(maps, heads, targets, hyp=SCRATCH)
     _, wide = detection_loss([raw.float() for raw in maps], heads, targets, hyp=SCRATCH)
     assert items.equal(wide)
@@ -136,15 +136,15 @@ def test_half_precision_maps_give_the_loss_of_their_float_values() -> None:
 
 def test_one_class_has_no_class_loss() -> None:
     heads = [make_head(8, classes=1)]
-    maps = make_maps(heads, pictures=1, seed=0)
-    targets = make_targets(5, pictures=1, classes=1, seed=0)
+    maps = make_maps(heads, images=1, seed=0)
+    targets = make_targets(5, images=1, classes=1, seed=0)
     assert detection_loss(maps, heads, targets, hyp=SCRATCH)[1][2] == 0
 
 
 def test_more_heads_than_the_recipe_knows_are_refused() -> None:
     heads = [make_head(8)] * 6
     with pytest.raises(TrainError, match="6 heads"):
-        detection_loss(make_maps(heads, pictures=1, seed=0), heads, torch.zeros(0, 6), hyp=SCRATCH)
+        detection_loss(make_maps(heads, images=1, seed=0), heads, torch.zeros(0, 6), hyp=SCRATCH)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def slow_level(
     misses, entropies = [], []
     for step in STEPS if head.scale_x_y >= 2 else STEPS[:1]:
         for a, anchor in enumerate(head.anchors.tolist()):
-            for picture, label, *box in targets:
+            for image, label, *box in targets:
                 x, y = box[0] * columns, box[1] * rows
                 size = box[2] * columns * head.stride, box[3] * rows * head.stride
                 ratios = [side / own for side, own in zip(size, anchor, strict=True)]
@@ -230,9 +230,9 @@ def slow_level(
                 fits = max(max(ratio, 1 / ratio) for ratio in ratios) < hyp["anchor_t"]
                 if not (near and inside and fits):
                     continue
-                cell = values[int(picture)][a][row][column]
+                cell = values[int(image)][a][row][column]
                 overlap = slow_overlap(cell, head, anchor, (x - column, y - row, *size))
-                wanted[int(picture), a, row, column] = max(overlap, 0)
+                wanted[int(image), a, row, column] = max(overlap, 0)
                 misses.append(1 - overlap)
                 entropies += slow_classes(cell[5:], int(label), hyp)
     objectness = [

@@ -17,7 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from plans import plan_of
-from public import picture, trained
+from public import draw_image, trained
 from public_cfgs import HEAD, NET, WIDER, conv
 
 from prune.checkpoint.convert import import_foreign
@@ -115,7 +115,7 @@ def files(net: Darknet, folder: Path) -> tuple[Path, Path]:
 def by_opencv(cfg: Path, weights: Path, layer: int) -> NDArray[np.float32]:
     """Compute the map of a convolution, [1, C, ny, nx], by another reader of the two files."""
     there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
-    there.setInput(picture().numpy())
+    there.setInput(draw_image().numpy())
     return np.asarray(there.forward(f"conv_{layer}"), dtype=np.float32)
 
 
@@ -127,7 +127,7 @@ def agrees(net: Darknet, folder: Path) -> bool:
     (layer,) = (head - 1 for head in net.map_layers)
     found = by_opencv(*files(net, folder), layer)
     with torch.no_grad():
-        (wanted,) = (x.numpy() for x in net(picture()))
+        (wanted,) = (x.numpy() for x in net(draw_image()))
     return found.shape == wanted.shape and bool(
         np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
     )
@@ -152,7 +152,7 @@ def test_a_cut_network_is_the_masked_one_and_its_cfg_means_the_same(
     again = Darknet(parse(smaller.cfg_text())).eval()
     again.load_state_dict(smaller.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(again(picture()), smaller(picture()))
+        torch.testing.assert_close(again(draw_image()), smaller(draw_image()))
 
 
 def half_of(groups: Sequence[Group], *, seed: int) -> Plan:
@@ -242,7 +242,7 @@ def test_a_wide_kernel_spreads_its_padding_as_well() -> None:
     own = net.module_list[0]
     assert isinstance(own, Convolution)
     assert (own.Conv2d.dilation, own.Conv2d.padding) == ((2, 2), (2, 2))
-    assert net(picture())[0].shape[-2:] == (64, 64)
+    assert net(draw_image())[0].shape[-2:] == (64, 64)
 
 
 def test_everything_that_is_not_supported_is_named_at_once() -> None:

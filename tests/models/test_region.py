@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from public import picture, trained, with_torch_decoding
+from public import draw_image, trained, with_torch_decoding
 from torch import Tensor
 from torch.nn import functional
 from yolov2_cfg import YOLOV2
@@ -44,7 +44,7 @@ def files(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
 def by_opencv(cfg: Path, weights: Path) -> Tensor:
     """Decode by OpenCV: [ny*nx*A, 5 + classes] in pixels, each class times its objectness."""
     there = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
-    there.setInput(picture().numpy())
+    there.setInput(draw_image().numpy())
     rows = torch.from_numpy(np.asarray(there.forward())).double()
     return torch.cat((rows[:, :4] * 64, rows[:, 4:]), dim=1)
 
@@ -69,7 +69,7 @@ def assert_close(own: Tensor, theirs: Tensor) -> None:
 def test_boxes_are_opencvs(tmp_path: Path) -> None:
     net = network()
     with torch.no_grad():
-        own = as_opencv(net.decode(net(picture())), 3)
+        own = as_opencv(net.decode(net(draw_image())), 3)
     theirs = by_opencv(*files(tmp_path))
     assert own.shape == theirs.shape == (8 * 8 * 3, 8)
     assert_close(own, theirs)
@@ -110,7 +110,7 @@ def test_other_classes_and_anchors_are_written_as_the_section_has_them() -> None
     assert "mask" not in sections[-1].options
     assert net.heads[0].anchors.tolist() == [[8, 16], [24, 32], [40, 52]]
     assert net.heads[0].anchor_unit == 8
-    assert net(picture())[0].shape[1] == 3 * 10
+    assert net(draw_image())[0].shape[1] == 3 * 10
 
 
 def test_classes_that_exclude_one_another_are_trained_by_cross_entropy() -> None:
@@ -148,7 +148,7 @@ def test_a_teacher_of_the_same_kind_is_imitated() -> None:
     net, other = network(), network(seed=1)
     expect_alike(net, other)
     with torch.no_grad():
-        own, theirs = net(picture()), other(picture())
+        own, theirs = net(draw_image()), other(draw_image())
     assert float(output_loss(own, own, net.heads, hyp=SCRATCH)) == pytest.approx(0, abs=1e-4)
     assert float(output_loss(own, theirs, net.heads, hyp=SCRATCH)) > 0.01
     (head,) = net.heads
@@ -174,7 +174,7 @@ def test_a_pair_goes_through_every_command(
     assert main(["export", "--weights", str(cut), "--format", "darknet", "--out", str(out)]) == 0
     net = checkpoint.network(checkpoint.load(cut))
     with torch.no_grad():
-        own = as_opencv(net.decode(net(picture())), 3)
+        own = as_opencv(net.decode(net(draw_image())), 3)
     theirs = by_opencv(out, out.with_suffix(".weights"))
     assert_close(own, theirs)
     assert main(["export", "--weights", str(cut), "--out", str(tmp_path / "cut.onnx")]) == 0

@@ -125,11 +125,11 @@ def test_costs_are_what_the_network_loses() -> None:
 def test_the_output_changes_as_it_does_in_the_network_without_the_block() -> None:
     net = stacks.net()
     places = residuals(net.sections)
-    pictures = torch.rand(5, 3, 32, 64, generator=torch.Generator().manual_seed(1))
-    found = block_importance.importance(net, places, images=pictures)
+    images = torch.rand(5, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    found = block_importance.importance(net, places, images=images)
     with torch.no_grad():
-        whole = net(pictures)[0]
-        others = [depth.without(net, [place])(pictures)[0] for place in places]
+        whole = net(images)[0]
+        others = [depth.without(net, [place])(images)[0] for place in places]
     expected = [float((other - whole).norm() / whole.norm()) for other in others]
     assert found == pytest.approx(expected, rel=1e-4)
     assert min(found) > 1e-3
@@ -302,7 +302,7 @@ def test_depth_meets_a_budget_and_prints_it(stack: Path, tmp_path: Path, capsys:
     assert macs[1] <= 0.8 * macs[0]
 
 
-def test_pictures_are_looked_at_where_there_are_any(tmp_path: Path, capsys: Capture) -> None:
+def test_images_are_looked_at_where_there_are_any(tmp_path: Path, capsys: Capture) -> None:
     data = tiny.data(tmp_path)
     path = tiny.weights(tmp_path)
     words = ["depth", "--weights", path, "--blocks", 1, "--dry-run", "--json"]

@@ -54,7 +54,7 @@ def _files(subject: Session) -> list[Path]:
     return sorted(cache_dir.folder("scores").glob("*.scores"))
 
 
-def test_weights_are_ranked_without_pictures_or_files(subject: Session) -> None:
+def test_weights_are_ranked_without_images_or_files(subject: Session) -> None:
     for criterion in ("l1", "bn", "random"):
         found = importance_of(subject, criterion=criterion)
         assert _same(
@@ -64,10 +64,10 @@ def test_weights_are_ranked_without_pictures_or_files(subject: Session) -> None:
     assert not _files(subject)
 
 
-def _pictures(data: DataSpec) -> tuple[Tensor, Tensor]:
-    """Read the pictures as they are, whole: they have the network's size. Returns targets too."""
+def _images(data: DataSpec) -> tuple[Tensor, Tensor]:
+    """Read the images as they are, whole: they have the network's size. Returns targets too."""
     images, targets = [], []
-    for number, path in enumerate(data.pictures("train")):
+    for number, path in enumerate(data.images("train")):
         image = cv2.imread(str(path))
         assert image is not None
         images.append(torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float() / 255)
@@ -81,13 +81,13 @@ def _loss(subject: Session, images: Tensor, targets: Tensor) -> Tensor:
     return detection_loss(maps, subject.net.heads, targets, hyp=SCRATCH)[0]
 
 
-def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
+def test_taylor_is_of_the_detection_loss_on_the_images_as_they_are(
     subject: Session, data: DataSpec
 ) -> None:
     found = importance_of(
         subject, criterion="taylor", images=TrainImages(data, 6, Size.of(tiny.SIZE))
     )
-    images, targets = _pictures(data)
+    images, targets = _images(data)
     for group, own in zip(subject.groups, found, strict=True):
         if own is None:
             assert group.protected
@@ -98,17 +98,17 @@ def test_taylor_is_of_the_detection_loss_on_the_pictures_as_they_are(
         np.testing.assert_allclose(own.numpy(), expected.numpy(), rtol=1e-2, atol=1e-5)
 
 
-def test_fisher_looks_at_each_picture_alone(subject: Session, data: DataSpec) -> None:
+def test_fisher_looks_at_each_image_alone(subject: Session, data: DataSpec) -> None:
     found = importance_of(
         subject, criterion="fisher", images=TrainImages(data, 6, Size.of(tiny.SIZE))
     )
-    images, targets = _pictures(data)
+    images, targets = _images(data)
     (number,) = (i for i, g in enumerate(subject.groups) if g.root == "module_list.0.Conv2d")
     reader = subject.net.get_submodule("module_list.1.Conv2d").get_parameter("weight")
     total = torch.zeros(8)
-    for picture in range(6):
-        own = targets[targets[:, 0] == picture] * torch.tensor([0.0, 1, 1, 1, 1, 1])
-        (gradient,) = torch.autograd.grad(_loss(subject, images[[picture]], own), [reader])
+    for image in range(6):
+        own = targets[targets[:, 0] == image] * torch.tensor([0.0, 1, 1, 1, 1, 1])
+        (gradient,) = torch.autograd.grad(_loss(subject, images[[image]], own), [reader])
         total += (reader * gradient).sum(dim=(0, 2, 3)).pow(2).detach()
     scored = found[number]
     assert scored is not None
@@ -120,8 +120,8 @@ def test_a_second_call_reads_what_the_first_kept(
     criterion: str, subject: Session, data: DataSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    pictures = TrainImages(data, 4, Size.of(tiny.SIZE))
-    first = importance_of(subject, criterion=criterion, images=pictures, report=said.append)
+    images = TrainImages(data, 4, Size.of(tiny.SIZE))
+    first = importance_of(subject, criterion=criterion, images=images, report=said.append)
     (kept,) = _files(subject)
     assert kept.name.startswith(f"dense.{criterion}-root-none-")
 
@@ -129,7 +129,7 @@ def test_a_second_call_reads_what_the_first_kept(
         raise AssertionError("pictures were read again")
 
     monkeypatch.setattr(loader, "train_loader", broken)
-    again = importance_of(subject, criterion=criterion, images=pictures, report=said.append)
+    again = importance_of(subject, criterion=criterion, images=images, report=said.append)
     assert _same(first, again)
     assert said == [
         f"importance of channels saved in {kept}",
@@ -143,38 +143,38 @@ def test_without_a_place_to_keep_scores_the_command_goes_on(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     said: list[str] = []
-    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
-    assert importance_of(subject, criterion="activation", images=pictures, report=said.append)
+    images = TrainImages(data, 2, Size.of(tiny.SIZE))
+    assert importance_of(subject, criterion="activation", images=images, report=said.append)
     assert said[-1].endswith("the importance of channels is computed again next time")
 
 
 @pytest.mark.parametrize("bytes_left", [0, 4, 300])
 def test_damaged_scores_are_named(bytes_left: int, subject: Session, data: DataSpec) -> None:
-    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
-    importance_of(subject, criterion="activation", images=pictures)
+    images = TrainImages(data, 2, Size.of(tiny.SIZE))
+    importance_of(subject, criterion="activation", images=images)
     (kept,) = _files(subject)
     kept.write_bytes(kept.read_bytes()[:bytes_left])
     with pytest.raises(InputError, match="is damaged; remove it to compute it anew"):
-        importance_of(subject, criterion="activation", images=pictures)
+        importance_of(subject, criterion="activation", images=images)
 
 
 Asking = Callable[[Session, TrainImages], tuple[Session, TrainImages, dict[str, object]]]
 
 
 def _other_weights(
-    subject: Session, pictures: TrainImages
+    subject: Session, images: TrainImages
 ) -> tuple[Session, TrainImages, dict[str, object]]:
     with torch.no_grad():
         subject.net.get_parameter("module_list.1.Conv2d.weight")[0, 0, 0, 0] += 1
-    return subject, pictures, {}
+    return subject, images, {}
 
 
 def _other_label(
-    subject: Session, pictures: TrainImages
+    subject: Session, images: TrainImages
 ) -> tuple[Session, TrainImages, dict[str, object]]:
-    label = pictures.spec.path.parent / "labels" / "train" / "0.txt"
+    label = images.spec.path.parent / "labels" / "train" / "0.txt"
     label.write_text(label.read_text().splitlines()[0] + "\n")
-    return subject, pictures, {}
+    return subject, images, {}
 
 
 OTHERS: dict[str, Asking] = {
@@ -191,22 +191,22 @@ OTHERS: dict[str, Asking] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_question_has_another_file(what: str, subject: Session, data: DataSpec) -> None:
-    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
-    importance_of(subject, criterion="taylor", images=pictures)
-    subject, pictures, wish = OTHERS[what](subject, pictures)
-    importance_of(subject, **{"criterion": "taylor", "images": pictures, **wish})  # type: ignore[arg-type]  # a table
+    images = TrainImages(data, 2, Size.of(tiny.SIZE))
+    importance_of(subject, criterion="taylor", images=images)
+    subject, images, wish = OTHERS[what](subject, images)
+    importance_of(subject, **{"criterion": "taylor", "images": images, **wish})  # type: ignore[arg-type]  # a table
     assert len(_files(subject)) == 2
 
 
 def test_a_network_after_a_cut_is_scored_anew(subject: Session, data: DataSpec) -> None:
     """As in steps, where the checkpoint's file is one and the same."""
-    pictures = TrainImages(data, 2, Size.of(tiny.SIZE))
-    found = importance_of(subject, criterion="taylor", images=pictures)
+    images = TrainImages(data, 2, Size.of(tiny.SIZE))
+    found = importance_of(subject, criterion="taylor", images=images)
     plan = by_amount(subject.groups, found, [subject.groups[0].root], amount=0.5)
     net = apply_plan(subject.net, subject.groups, plan)
     groups = trace(net, net.small_image, protected=net.head_convolutions())
     after = importance_of(
-        replace(subject, net=net, groups=groups), criterion="taylor", images=pictures
+        replace(subject, net=net, groups=groups), criterion="taylor", images=images
     )[0]
     assert after is not None
     assert len(after) == subject.groups[0].channels // 2
@@ -214,7 +214,7 @@ def test_a_network_after_a_cut_is_scored_anew(subject: Session, data: DataSpec) 
 
 @pytest.mark.parametrize(("wanted", "looked_at"), [(1, 1), (5, 5), (6, 6), (99, 6)])
 @pytest.mark.parametrize("criterion", NEED_IMAGES)
-def test_so_many_pictures_are_looked_at_or_all(
+def test_so_many_images_are_looked_at_or_all(
     criterion: str,
     wanted: int,
     looked_at: int,
@@ -236,7 +236,7 @@ def test_so_many_pictures_are_looked_at_or_all(
     assert seen == [looked_at]
 
 
-def test_a_batch_that_is_too_many_loses_pictures_and_their_boxes() -> None:
+def test_a_batch_that_is_too_many_loses_images_and_their_boxes() -> None:
     targets = torch.tensor([[0.0, 1], [1, 0], [1, 1], [2, 0]])
     images = torch.full((3, 3, 2, 2), 255, dtype=torch.uint8)
     batch = loader.Batch(images, targets, paths=[], frames=[])
@@ -253,12 +253,12 @@ def test_other_classes_are_refused(subject: Session, data: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("criterion", NEED_IMAGES)
-def test_without_pictures_it_is_said_what_to_give(criterion: str, subject: Session) -> None:
+def test_without_images_it_is_said_what_to_give(criterion: str, subject: Session) -> None:
     with pytest.raises(PlanError, match=f"criterion {criterion} needs images; give --data"):
         importance_of(subject, criterion=criterion)
 
 
-def test_no_pictures_at_all_are_no_wish(data: DataSpec) -> None:
+def test_no_images_at_all_are_no_wish(data: DataSpec) -> None:
     with pytest.raises(InputError, match="images is 0; it must be at least 1"):
         TrainImages(data, 0, Size.of(tiny.SIZE))
 

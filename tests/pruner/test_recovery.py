@@ -71,7 +71,7 @@ def test_least_squares_make_up_for_another_activation(
     dense: Path, data: Path, capsys: Capture
 ) -> None:
     original = checkpoint.network(checkpoint.load(dense))
-    picture = torch.rand(original.small_image, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(original.small_image, generator=torch.Generator().manual_seed(1))
     away = []
     for more, steps in (
         ([], ["activation"]),
@@ -83,7 +83,7 @@ def test_least_squares_make_up_for_another_activation(
         assert "leaky" not in found.cfg and found.cfg.count("activation=relu") == 5
         assert found.history[-1]["activation"] == "relu"
         with torch.inference_mode():
-            pairs = zip(checkpoint.network(found)(picture), original(picture), strict=True)
+            pairs = zip(checkpoint.network(found)(image), original(image), strict=True)
             away.append(sum(float((one - two).square().mean()) for one, two in pairs))
     assert away[1] < 0.5 * away[0]
 
@@ -226,6 +226,6 @@ def test_wrong_input_is_one_line_before_any_work(
     assert not dense.with_name("cut.pt").exists()
 
 
-def test_scores_need_pictures(dense: Path, capsys: Capture) -> None:
+def test_scores_need_images(dense: Path, capsys: Capture) -> None:
     assert main(_cut(dense, "--score")) == 2
     assert "--data" in capsys.readouterr().err

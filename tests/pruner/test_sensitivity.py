@@ -429,7 +429,7 @@ def test_the_same_weights_in_another_file_are_the_same(measured: Path, setup: Se
     assert main([*words, "--macs", "0.6", "--max-ratio", "1", "--dry-run"]) == 0
 
 
-def test_what_was_measured_with_pictures_asks_for_them(
+def test_what_was_measured_with_images_asks_for_them(
     measured: Path, setup: Setup, capsys: Capture
 ) -> None:
     found = read(measured)

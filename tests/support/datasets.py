@@ -12,8 +12,8 @@ SIZE = (40, 30)  # width and height: different, so that mixing them up shows
 Corners = tuple[float, float, float, float]
 
 
-def picture(path: Path, *, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
-    """Write a picture of noise; another seed gives another file content."""
+def draw_image(path: Path, *, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
+    """Write a image of noise; another seed gives another file content."""
     width, height = size
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -36,9 +36,9 @@ def xml(
 
 
 def voc(folder: Path, files: Mapping[str, str], **lists: str) -> Path:
-    """Write a VOC folder: XML text by stem, a picture for each, split lists as keywords."""
+    """Write a VOC folder: XML text by stem, a image for each, split lists as keywords."""
     for i, (stem, text) in enumerate(files.items()):
-        picture(folder / "JPEGImages" / f"{stem}.png", seed=i)
+        draw_image(folder / "JPEGImages" / f"{stem}.png", seed=i)
         path = folder / "Annotations" / f"{stem}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -71,10 +71,10 @@ def coco(
 
 
 def yolo(folder: Path, labels: Mapping[str, str], *, names: Sequence[str] = ("a", "b")) -> Path:
-    """Write a data.yaml with label text by "split/stem"; each gets a picture of its own."""
+    """Write a data.yaml with label text by "split/stem"; each gets a image of its own."""
     splits = dict.fromkeys(key.split("/")[0] for key in labels)
     for i, (key, text) in enumerate(labels.items()):
-        picture(folder / "images" / f"{key}.png", seed=i)
+        draw_image(folder / "images" / f"{key}.png", seed=i)
         path = folder / "labels" / f"{key}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

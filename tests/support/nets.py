@@ -61,7 +61,7 @@ class Residual(nn.Module):
 
 
 class Concat(nn.Module):
-    """Unequal branches and the picture joined: positions are shifted by what stands before."""
+    """Unequal branches and the image joined: positions are shifted by what stands before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Chunk(nn.Module):
 
 
 class Flat(nn.Module):
-    """A picture flattened into a linear layer: one channel is a block of its inputs."""
+    """A image flattened into a linear layer: one channel is a block of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ class Refused(nn.Module):
             conv(3, 6),
             conv(3, 6),
         )
-        self.picture, self.constant, self.summed, self.sliced = (
+        self.image, self.constant, self.summed, self.sliced = (
             conv(3, 3),
             conv(3, 6),
             conv(3, 6),
@@ -323,7 +323,7 @@ class Refused(nn.Module):
             self.mixed(x).softmax(dim=1),
             self.norm(self.normed(x)),
             first,
-            x + self.picture(x),
+            x + self.image(x),
             self.constant(x) * self.fixed,
             self.summed(x).sum(dim=1, keepdim=True),
             self.sliced(x)[:, 1:2],

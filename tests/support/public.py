@@ -114,15 +114,15 @@ def trained(text: str, *, decoding: str, seed: int = 0) -> Darknet:
     return net.eval()
 
 
-def picture(seed: int = 0, *, size: int = 64) -> Tensor:
-    """A random picture, [1, 3, size, size] in 0..1."""
+def draw_image(seed: int = 0, *, size: int = 64) -> Tensor:
+    """A random image, [1, 3, size, size] in 0..1."""
     return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def difference(first: Darknet, second: Darknet) -> float:
-    """The largest difference of two networks' boxes (pixels, probabilities) on one picture."""
-    image = picture()
+    """The largest difference of two networks' boxes (pixels, probabilities) on one image."""
+    image = draw_image()
     one, other = first.decode(first(image)), second.decode(second(image))
     return float((one - other).abs().max())
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SIDE = 8  # of the pictures
+SIDE = 8  # of the images
 PICTURES = (3, 4)  # channels of the two inputs
 
 
@@ -39,7 +39,7 @@ def _alone(function: Function) -> Function:
 
 
 class RandomNet(nn.Module):
-    """Runs a program on two pictures; what nobody reads in the end is pooled and read by a head."""
+    """Runs a program on two images; what nobody reads in the end is pooled and read by a head."""
 
     def __init__(self, program: tuple[Step, ...]) -> None:
         super().__init__()

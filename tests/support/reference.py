@@ -1,6 +1,6 @@
-"""Weights and a picture that the golden numbers in golden/ were measured with.
+"""Weights and a image that the golden numbers in golden/ were measured with.
 
-The public YOLOR code was given these weights and this picture, and its outputs were stored. Every
+The public YOLOR code was given these weights and this image, and its outputs were stored. Every
 array follows from its own name alone, so a network with the same state-dict names gets the same
 weights whatever order it is built in.
 """
@@ -46,13 +46,13 @@ def fill(net: nn.Module) -> None:
     net.load_state_dict(state)
 
 
-def picture() -> Tensor:
-    """Draw the picture, [2, 3, 128, 192] in 0..1."""
+def draw_image() -> Tensor:
+    """Draw the image, [2, 3, 128, 192] in 0..1."""
     return torch.from_numpy(generator("image").random((2, 3, 128, 192)).astype(np.float32))
 
 
 def targets() -> Tensor:
-    """Draw 14 boxes, rows (picture, class, cx, cy, w, h), normalised to 0..1."""
+    """Draw 14 boxes, rows (image, class, cx, cy, w, h), normalised to 0..1."""
     random, boxes = generator("targets"), 14
     size = random.uniform(0.05, 0.6, (boxes, 2))
     centre = size / 2 + random.random((boxes, 2)) * (1 - size)

@@ -1,4 +1,4 @@
-"""A network that provably finds what is in its pictures: red and blue squares on black.
+"""A network that provably finds what is in its images: red and blue squares on black.
 
 One convolution looks at cells of 8 x 8 pixels: objectness is 40 (red + blue - 2 green) - 20, so a
 cell that a square fills scores 1, and black, grey padding or a half-filled cell hardly more than 0.
@@ -80,7 +80,7 @@ def save(path: Path) -> Path:
     return path
 
 
-def picture(squares: list[Square], *, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+def draw_image(squares: list[Square], *, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     """Draw squares at twice the network's size, [2 * height, 2 * width, 3] BGR."""
     image = np.zeros((2 * height, 2 * width, 3), dtype=np.uint8)
     for label, row, column in squares:
@@ -90,7 +90,7 @@ def picture(squares: list[Square], *, height: int = 48, width: int = 64) -> NDAr
 
 
 def corners(square: Square) -> list[int]:
-    """Return a square's x1, y1, x2, y2 in pixels of `picture`."""
+    """Return a square's x1, y1, x2, y2 in pixels of `image`."""
     _, row, column = square
     return [2 * CELL * side for side in (column, row, column + 1, row + 1)]
 
@@ -115,9 +115,9 @@ def data(
     width: int = SIZE,
     split: Sequence[list[Square]] = SPLIT,
 ) -> Path:
-    """Write the pictures of `split` as a data set's val split; return its data.yaml."""
+    """Write the images of `split` as a data set's val split; return its data.yaml."""
     for number, squares in enumerate(split):
-        image = picture(squares, height=height, width=width)
+        image = draw_image(squares, height=height, width=width)
         path = folder / "images" / "val" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image)

@@ -1,4 +1,4 @@
-"""A detector and a picture set that train within seconds: coloured squares, two heads."""
+"""A detector and a image set that train within seconds: coloured squares, two heads."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def grouped(folder: Path, *, groups: int, width: int = 32) -> Path:
     return path
 
 
-def data(folder: Path, *, pictures: int = 6) -> Path:
-    """Write pictures with one red and one blue square each, the same for train and val."""
+def data(folder: Path, *, images: int = 6) -> Path:
+    """Write images with one red and one blue square each, the same for train and val."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
-    for number in range(pictures):
+    for number in range(images):
         image = random.integers(0, 60, (SIZE, SIZE, 3), dtype=np.uint8)
         rows = []
         for label, (channel, left) in enumerate(((2, 2), (0, 34))):

@@ -39,7 +39,7 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 def values(rows: list[int]) -> Tensor:
-    """Return activations of so many of four pictures, [N, 3, 2, 2], far from zero mean."""
+    """Return activations of so many of four images, [N, 3, 2, 2], far from zero mean."""
     every = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)) * 3 + 50
     return every[rows]
 
@@ -112,7 +112,7 @@ def scores(team: Team, folder: Path) -> None:
 
 
 def score_tiny(folder: Path, batch: int, team: Team) -> tuple[object, ...]:
-    """Score the network on the pictures; return all but times."""
+    """Score the network on the images; return all but times."""
     kept = checkpoint.load(folder / "dense.pt")
     net = checkpoint.network(kept)
     data = spec.load(folder / "data.yaml", splits=("val",))

@@ -49,7 +49,7 @@ class Trap:
 
 
 def conv(inputs: int = 3, outputs: int = 6, size: int = 1, **more: Any) -> nn.Conv2d:
-    """Make a convolution that keeps the picture's size."""
+    """Make a convolution that keeps the image's size."""
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, **more)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import picture
+from datasets import draw_image
 
 ROWS = "0 0.25 0.5 0.3 0.4\n1 0.75 0.5 0.3 0.4\n"
 NAMES = ("red", "blue")
@@ -38,7 +38,7 @@ def _images(
         called = (splits or {}).get(split, split)
         for stem in stems:
             image = folder / images.format(called) / f"{stem}{suffix}"
-            written.append(picture(image, seed=number * 10 + ord(stem)))
+            written.append(draw_image(image, seed=number * 10 + ord(stem)))
             _text(folder / labels.format(called) / f"{stem}.txt", ROWS)
     return written
 
@@ -171,7 +171,7 @@ def datumaro_ultralytics(root: Path) -> Built:
 def label_studio(root: Path) -> Built:
     """Label Studio's YOLO with images: no yaml and no splits, so that 1 of 4 goes to val."""
     for number, stem in enumerate("abcd"):
-        picture(root / "images" / f"{stem}.jpg", seed=number)
+        draw_image(root / "images" / f"{stem}.jpg", seed=number)
         _text(root / "labels" / f"{stem}.txt", ROWS)
     _text(root / "classes.txt", "red\nblue\n")
     categories = [{"id": i, "name": name} for i, name in enumerate(NAMES)]

@@ -282,48 +282,48 @@ class Zoo:
         )
 
 
-def _picture(*shape: int) -> tuple[Spec, ...]:
+def _image(*shape: int) -> tuple[Spec, ...]:
     return (Spec(shape, "float64"),)
 
 
-_SIAMESE = (*_picture(2, 3, 6, 6) * 2, *_picture(2, 2), Spec((2,), "int64"))
+_SIAMESE = (*_image(2, 3, 6, 6) * 2, *_image(2, 2), Spec((2,), "int64"))
 _FC = {"fc": "output"}
 ZOO: dict[str, Zoo] = {
-    "lenet5": Zoo(LeNet5, _picture(2, 1, 28, 28), _FC),
+    "lenet5": Zoo(LeNet5, _image(2, 1, 28, 28), _FC),
     "lenet5_fixed": Zoo(
-        lambda: LeNet5(fixed=True), _picture(2, 1, 28, 28), {**_FC, "conv2": "invalid for input"}
+        lambda: LeNet5(fixed=True), _image(2, 1, 28, 28), {**_FC, "conv2": "invalid for input"}
     ),
-    "vgg": Zoo(Vgg, _picture(2, 3, 16, 16), {"classifier.3": "output"}),
-    "captcha_resnet18": Zoo(CaptchaResNet18, _picture(1, 3, 24, 56), _FC),
-    "inception": Zoo(Inception, _picture(2, 3, 8, 8), _FC, unused=("aux",)),
-    "densenet": Zoo(DenseNet, _picture(2, 3, 8, 8), {"classifier": "output"}),
-    "mobilenet_v2": Zoo(MobileNetV2, _picture(2, 3, 16, 16), {"classifier": "output"}),
-    "resnext": Zoo(ResNeXt, _picture(2, 3, 8, 8), _FC),
-    "shufflenet": Zoo(ShuffleNet, _picture(2, 3, 8, 8), {**_FC, "before.0": "View"}),
-    "senet": Zoo(SeNet, _picture(2, 3, 8, 8), _FC),
-    "c2f": Zoo(C2f, _picture(2, 3, 8, 8), {"head": "output"}),
+    "vgg": Zoo(Vgg, _image(2, 3, 16, 16), {"classifier.3": "output"}),
+    "captcha_resnet18": Zoo(CaptchaResNet18, _image(1, 3, 24, 56), _FC),
+    "inception": Zoo(Inception, _image(2, 3, 8, 8), _FC, unused=("aux",)),
+    "densenet": Zoo(DenseNet, _image(2, 3, 8, 8), {"classifier": "output"}),
+    "mobilenet_v2": Zoo(MobileNetV2, _image(2, 3, 16, 16), {"classifier": "output"}),
+    "resnext": Zoo(ResNeXt, _image(2, 3, 8, 8), _FC),
+    "shufflenet": Zoo(ShuffleNet, _image(2, 3, 8, 8), {**_FC, "before.0": "View"}),
+    "senet": Zoo(SeNet, _image(2, 3, 8, 8), _FC),
+    "c2f": Zoo(C2f, _image(2, 3, 8, 8), {"head": "output"}),
     "c2f_split": Zoo(
         lambda: C2f(split=True),
-        _picture(2, 3, 8, 8),
+        _image(2, 3, 8, 8),
         dict.fromkeys(("first.0", "inner.0.1.0"), "fixed places") | {"head": "output"},
     ),
-    "unet": Zoo(UNet, _picture(1, 3, 16, 16), {"head": "output"}),
+    "unet": Zoo(UNet, _image(1, 3, 16, 16), {"head": "output"}),
     "siamese": Zoo(odd.Siamese, _SIAMESE, _FC),
-    "layer_scale": Zoo(odd.LayerScale, _picture(2, 3, 8, 8), {**_FC, "other.0": "unclear"}),
-    "convnext": Zoo(odd.ConvNeXt, _picture(2, 3, 16, 16), {**_FC, "stem": "LayerNorm"}),
-    "transformer": Zoo(odd.Transformer, _picture(2, 3, 8, 8), {**_FC, "patch": "LayerNorm"}),
-    "crnn": Zoo(odd.Crnn, _picture(2, 3, 8, 12), {"fc": "LogSoftmax"}),
-    "recurrent": Zoo(odd.Recurrent, _picture(2, 3, 8, 8), {**_FC, "b.0": "mix"}),
-    "sound": Zoo(odd.Sound, _picture(2, 2, 24), _FC),
-    "video": Zoo(odd.Video, _picture(1, 3, 8, 8, 8), _FC),
+    "layer_scale": Zoo(odd.LayerScale, _image(2, 3, 8, 8), {**_FC, "other.0": "unclear"}),
+    "convnext": Zoo(odd.ConvNeXt, _image(2, 3, 16, 16), {**_FC, "stem": "LayerNorm"}),
+    "transformer": Zoo(odd.Transformer, _image(2, 3, 8, 8), {**_FC, "patch": "LayerNorm"}),
+    "crnn": Zoo(odd.Crnn, _image(2, 3, 8, 12), {"fc": "LogSoftmax"}),
+    "recurrent": Zoo(odd.Recurrent, _image(2, 3, 8, 8), {**_FC, "b.0": "mix"}),
+    "sound": Zoo(odd.Sound, _image(2, 2, 24), _FC),
+    "video": Zoo(odd.Video, _image(1, 3, 8, 8, 8), _FC),
     "normed": Zoo(
         odd.Normed,
-        _picture(2, 3, 8, 8),
+        _image(2, 3, 8, 8),
         {**_FC, "a": "GroupNorm", "b": "LayerNorm", "c": "InstanceNorm", "d": "LocalResponseNorm"},
     ),
     "super_resolution": Zoo(
         odd.SuperResolution,
-        (*_picture(1, 3, 4, 4), *_picture(1, 4)),
+        (*_image(1, 3, 4, 4), *_image(1, 4)),
         {"end": "output", "b.0": "PixelShuffle", "noise": "View"},
     ),
 }

@@ -1,4 +1,4 @@
-"""Networks of which parts cannot be followed, or which take and hold more than pictures."""
+"""Networks of which parts cannot be followed, or which take and hold more than images."""
 
 # ruff: noqa: D102  a network's forward is its definition
 
@@ -21,7 +21,7 @@ def unit(
 
 
 class Siamese(nn.Module):
-    """Two pictures through one branch, a table of numbers beside them: three inputs."""
+    """Two images through one branch, a table of numbers beside them: three inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Normed(nn.Module):
 
 
 class SuperResolution(nn.Module):
-    """Shi et al. 2016: depth to space at the end, and a linear map bent into a picture."""
+    """Shi et al. 2016: depth to space at the end, and a linear map bent into a image."""
 
     def __init__(self) -> None:
         super().__init__()

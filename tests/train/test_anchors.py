@@ -50,7 +50,7 @@ def test_fit_is_what_counting_by_hand_gives() -> None:
 def test_sizes_are_pixels_at_the_loading_size(tmp_path: Path) -> None:
     yaml = yolo(tmp_path, {"train/a": "0 0.5 0.5 0.5 0.2\n1 0.5 0.5 0.01 0.5\n", "train/b": ""})
     data = spec.load(yaml)
-    paths = data.pictures("train")  # 40 wide, 30 high
+    paths = data.images("train")  # 40 wide, 30 high
     boxes = read_truth(paths, data.form).boxes
     for cache in (None, "ram"):
         sizes = anchors.box_sizes(gather(paths, boxes, imgsz=80, cache=cache))

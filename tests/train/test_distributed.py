@@ -40,7 +40,7 @@ LOSS_RTOL, WEIGHT_ATOL = 1e-4, 1e-4
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A network and seven images."""
-    tiny.data(tmp_path, pictures=together.PICTURES)
+    tiny.data(tmp_path, images=together.PICTURES)
     tiny.weights(tmp_path)
     return tmp_path
 
@@ -127,8 +127,8 @@ def expect_weighed_means(folder: Path) -> None:
     """Compare statistics of BatchNorms before and after averaging, weighted by images."""
     both = [torch.load(folder / f"means{rank}.pt") for rank in (0, 1)]
     met = list(zip(*both, strict=True))
-    pictures = ((2, 1), (2, 1), (1, 0)) * 2
-    for ((one, after), (other, again)), (first, second) in zip(met[:6], pictures, strict=True):
+    images = ((2, 1), (2, 1), (1, 0)) * 2
+    for ((one, after), (other, again)), (first, second) in zip(met[:6], images, strict=True):
         assert not one.equal(other)
         wanted = (first * one + second * other) / (first + second)
         torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-7)
@@ -219,7 +219,7 @@ def test_all_shares_together_are_the_batches_of_one(folder: Path) -> None:
     assert len(parts[1][-1]) == 0
 
 
-def test_fewer_pictures_a_batch_than_processes_are_refused(folder: Path) -> None:
+def test_fewer_images_a_batch_than_processes_are_refused(folder: Path) -> None:
     data = spec.load(folder / "data.yaml", splits=("train",))
     with pytest.raises(DataError, match="2 processes divide a batch, so that it must be 2 or more"):
         train_loader(data, imgsz=64, batch_size=1, hyp=SCRATCH, part=(0, 2))

@@ -65,17 +65,17 @@ def test_gradients_reach_the_network_and_not_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("distill", ["output", "feature", "both"])
-def test_imitation_counts_every_picture_alike(distill: str) -> None:
+def test_imitation_counts_every_image_alike(distill: str) -> None:
     torch.manual_seed(0)
     net, teacher = (build(tiny.CFG.format(width=width)) for width in (12, 16))
     settings = Settings(epochs=1, imgsz=Size.of(tiny.SIZE), distill=distill)
     cpu = torch.device("cpu")
     run = start(net, 1, settings=settings, hyp=SCRATCH, device=cpu, teacher=teacher)
     run.net.train()
-    picture = torch.randint(0, 255, (1, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
+    image = torch.randint(0, 255, (1, 3, tiny.SIZE, tiny.SIZE), dtype=torch.uint8)
     found = []
     for number in (1, 3):  # a batch of equals has the same statistics
-        batch = Batch(picture.repeat(number, 1, 1, 1), torch.zeros(0, 6), paths=[], frames=[])
+        batch = Batch(image.repeat(number, 1, 1, 1), torch.zeros(0, 6), paths=[], frames=[])
         items = loop.descend(run, batch, position=0, adapt=True)
         gradients = [p.grad / number for p in run.net.parameters() if p.grad is not None]
         run.passes.clear(run.net.parameters())

@@ -35,7 +35,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def words(tmp_path: Path) -> tuple[str, ...]:
     """Options of a run of some seconds; its files lie beside."""
-    tiny.data(tmp_path, pictures=PICTURES)
+    tiny.data(tmp_path, images=PICTURES)
     tiny.weights(tmp_path)
     given = ("--data", "data.yaml", "--weights", "dense.pt", "--batch", "2", "--epochs", "20")
     return (*given, "--noval", "--device", "cpu", "--project", "runs")

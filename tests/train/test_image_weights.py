@@ -10,13 +10,13 @@ from prune.evaluate.metrics import ClassMetrics, Metrics
 from prune.train import sampling
 
 
-def picture(*classes: int) -> Boxes:
+def draw_image(*classes: int) -> Boxes:
     boxes = np.full((len(classes), 5), 0.5, dtype=np.float32)
     boxes[:, 0] = classes
     return boxes
 
 
-LABELS = [picture(0, 0, 1), picture(), picture(0), picture(0, 2)]
+LABELS = [draw_image(0, 0, 1), draw_image(), draw_image(0), draw_image(0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_weights_are_those_counted_by_hand(
     assert sampling.weigh_images(LABELS, precision) == pytest.approx(weights)
 
 
-def test_pictures_without_boxes_weigh_the_same() -> None:
-    assert sampling.weigh_images([picture(), picture()], [0.0, 0.0]).tolist() == [1, 1]
+def test_images_without_boxes_weigh_the_same() -> None:
+    assert sampling.weigh_images([draw_image(), draw_image()], [0.0, 0.0]).tolist() == [1, 1]
 
 
 def test_a_class_without_boxes_changes_nothing() -> None:

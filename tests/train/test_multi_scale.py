@@ -52,7 +52,7 @@ def test_a_size_is_a_function_of_seed_and_position() -> None:
     )
 
 
-def test_resized_pictures_keep_their_content() -> None:
+def test_resized_images_keep_their_content() -> None:
     ramp = torch.linspace(0, 1, 64).expand(2, 3, 64, 64)
     found = sampling.resize(ramp, Size(48, 80))
     assert found.shape == (2, 3, 48, 80)

@@ -191,7 +191,7 @@ def test_loaders_may_be_said_anew_even_as_many_as_are_meant_unsaid(
     assert meant == [0, 2]
 
 
-def test_pictures_of_an_earlier_run_do_not_stay_in_its_folder(train: Train) -> None:
+def test_images_of_an_earlier_run_do_not_stay_in_its_folder(train: Train) -> None:
     drawn = [Path("runs/exp") / name for name in ("results.png", "pr_curve.png", "profile.txt")]
     own = Path("runs/exp/notes.txt")
     assert train() == 0
@@ -292,8 +292,8 @@ def _renamed() -> None:
 
 
 def _replaced() -> None:
-    with Path("squares/images/train/3.png").open("ab") as picture:
-        picture.write(b"more")
+    with Path("squares/images/train/3.png").open("ab") as image:
+        image.write(b"more")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_run_does_not_go_on_with_other_data(
     assert message in _refusal(capsys, str(broken))
 
 
-def test_state_of_an_early_version_tells_no_pictures(broken: Path) -> None:
+def test_state_of_an_early_version_tells_no_images(broken: Path) -> None:
     found = checkpoint.load(broken)
     position = cast("dict[str, object]", found.training["scheduler"])
     del position["picture_files"]
@@ -322,13 +322,13 @@ def test_state_of_an_early_version_tells_no_pictures(broken: Path) -> None:
     assert main(["train", "--resume", str(broken)]) == 0
 
 
-def test_pictures_are_listed_by_names_below_their_common_folder_and_sizes(tmp_path: Path) -> None:
+def test_images_are_listed_by_names_below_their_common_folder_and_sizes(tmp_path: Path) -> None:
     def listing(*files: str, size: int = 7) -> str:
-        pictures = [tmp_path / file for file in files]
-        for picture in pictures:
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.write_bytes(b"x" * size)
-        return checkpointing.images_digest(pictures)
+        images = [tmp_path / file for file in files]
+        for image in images:
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(b"x" * size)
+        return checkpointing.images_digest(images)
 
     one = listing("a/x/1.png", "a/y/2.png")
     assert one == listing("b/c/x/1.png", "b/c/y/2.png")

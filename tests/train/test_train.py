@@ -56,7 +56,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     return run
 
 
-def test_six_pictures_are_learnt_by_heart(
+def test_six_images_are_learnt_by_heart(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "hyp.yaml").write_text(BY_HEART)
@@ -408,7 +408,7 @@ def any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("any_rate")
-def test_loss_that_is_not_finite_stops_with_the_pictures(
+def test_loss_that_is_not_finite_stops_with_the_images(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "hyp.yaml").write_text("lr0: 1e30\nwarmup_epochs: 0\nclip: 0\n")
@@ -540,7 +540,7 @@ def test_records_are_strictly_better_than_all_before() -> None:
     [(2, 64, 1), (2, 6, 1), (2, 4, 2), (2, 2, 3), (6, 2, 1)],
     ids=["set below nominal", "all", "a rest is used too", "none gathered", "batch above nominal"],
 )
-def test_updates_of_an_epoch_of_six_pictures(
+def test_updates_of_an_epoch_of_six_images(
     train: Train, tmp_path: Path, *, batch: int, nominal: int, updates: int
 ) -> None:
     (tmp_path / "hyp.yaml").write_text("warmup_epochs: 0\n")

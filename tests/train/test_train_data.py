@@ -43,7 +43,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     return run
 
 
-def three_pictures_a_class(folder: Path) -> None:
+def three_images_a_class(folder: Path) -> None:
     """Keep the boxes of one class per training image: class 0 in even numbers, 1 in odd ones."""
     for number in range(6):
         path = folder / "labels" / "train" / f"{number}.txt"
@@ -115,7 +115,7 @@ def test_weights_of_several_classes_get_heads_for_one(
 def test_resumed_run_ends_with_the_same_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
 ) -> None:
-    three_pictures_a_class(tmp_path)
+    three_images_a_class(tmp_path)
     monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     start = ("--cfg", tiny.cfg(tmp_path), "--epochs", 3, "--val-every", 2, *option)
     assert train(*start, "--name", "whole") == 0
@@ -138,10 +138,10 @@ def test_resumed_run_ends_with_the_same_weights(
     assert all(weights[key].equal(value) for key, value in whole.state_dict().items())
 
 
-def test_pictures_of_the_worse_class_are_drawn_in_the_next_epoch(
+def test_images_of_the_worse_class_are_drawn_in_the_next_epoch(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    three_pictures_a_class(tmp_path)
+    three_images_a_class(tmp_path)
     monkeypatch.setattr(sampling, "class_precisions", lambda _: {"map_0": 1.0, "map_1": 0.5})
     drawn: list[list[str]] = [[], []]
 

@@ -68,7 +68,7 @@ def test_batch_is_the_largest_power_of_two_that_is_allowed(
     assert largest(net, replace(SETTINGS, nominal_batch=512)) == 64  # more helps no CPU
 
 
-def test_batch_halves_with_memory_and_pictures_that_grow(
+def test_batch_halves_with_memory_and_images_that_grow(
     net: Darknet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_bytes(free: float, settings: Settings = SETTINGS) -> int:

@@ -44,7 +44,7 @@ def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "draw_results", lambda *_: None)
 
 
-def test_board_shows_rates_scores_scales_and_pictures(train: Train, tmp_path: Path) -> None:
+def test_board_shows_rates_scores_scales_and_images(train: Train, tmp_path: Path) -> None:
     assert train() == 0
     board = event_accumulator.EventAccumulator(
         str(tmp_path / "runs" / "exp"), size_guidance={"images": 9}

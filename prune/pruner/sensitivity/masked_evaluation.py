@@ -77,7 +77,7 @@ class MaskedEvaluation:
     @property
     def paths(self) -> tuple[Path, ...]:
         """The images in use."""
-        return self.spec.pictures(self.setup.split)
+        return self.spec.images(self.setup.split)
 
     def tally(self) -> Tally:
         """Start the metric of one cut."""
@@ -144,7 +144,7 @@ def _check(setup: Setup) -> None:
 
 def _some(spec: DataSpec, setup: Setup) -> DataSpec:
     """Leave `setup.images` images in the split, evenly spaced."""
-    paths = spec.pictures(setup.split)
+    paths = spec.images(setup.split)
     count = min(setup.images or len(paths), len(paths))
     chosen = tuple(paths[i * len(paths) // count] for i in range(count))
     return replace(spec, splits={**spec.splits, setup.split: chosen})
