@@ -19,6 +19,7 @@ from prune.common import inputs
 from prune.data.document import Document
 
 WILDCARDS = frozenset("*?[")
+_LONGEST_PATTERN = 4096  # letters; Linux has no longer path
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ def is_glob(path: Path) -> bool:
 
 
 def glob(pattern: Path) -> Iterator[Path]:
-    """Yield what an absolute pattern matches; one with a name that no file can have, nothing."""
+    """Yield what an absolute pattern matches; one with a name that no file can have, nothing.
+
+    A pattern longer than any path is none: a hundred thousand brackets take fnmatch minutes.
+    """
+    if len(str(pattern)) > _LONGEST_PATTERN:
+        return
     anchor = Path(pattern.anchor)
     with suppress(OSError, ValueError):
         yield from anchor.glob(str(pattern.relative_to(anchor)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from prune.data import labels, spec
+from prune.data import bases, labels, spec
 from prune.data.coco import Source, read
 from prune.data.convert import Options
 from prune.data.labels import Form
@@ -158,3 +159,9 @@ def test_broken_values_of_a_coco_file_are_shown_in_bounds(folder: Path) -> None:
     with pytest.raises(DataError, match="an entry's id is") as caught:
         read([Source(_coco(folder, categories=[{"id": deep, "name": "x"}]))], Options())
     assert len(str(caught.value)) < 800
+
+
+def test_a_pattern_longer_than_any_path_matches_nothing_at_once() -> None:
+    began = time.process_time()
+    assert not list(bases.glob(Path("/" + "[" * 100_000)))
+    assert time.process_time() - began < 1
