@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,6 +12,10 @@ import torch
 from prune.common.device import cores
 from prune.runtimes import other_processes
 from prune.runtimes.other_processes import Neighbours
+
+# A shell that starts the tests in its background has them, and all they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes an example slow, and says nothing about the code.
 hypothesis.settings.register_profile("patient", deadline=None)
