@@ -282,7 +282,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("words", "pictures"), SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize(("words", "images"), SIZES.values(), ids=SIZES.keys())
 def test_real_images_are_compared_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], images: int
 ) -> None:

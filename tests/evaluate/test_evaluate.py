@@ -103,7 +103,7 @@ def test_cores_that_share_a_batch_find_what_one_alone_finds(loader: Loader) -> N
 
 
 @pytest.mark.parametrize(
-    ("pictures", "parts"),
+    ("images", "parts"),
     [
         (0, [(0, 4)]),
         (1, [(1, 4)]),

@@ -373,7 +373,7 @@ CASES: dict[str, Case] = {
             "mixed.0": "Softmax",
             "normed.0": "GroupNorm",
             "split.0": "fixed places",
-            "picture.0": "network's input",
+            "image.0": "network's input",
             "constant.0": "constant tensor",
             "summed.0": "Sum",
             "sliced.0": "fixed places",
