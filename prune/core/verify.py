@@ -87,7 +87,8 @@ def verify_on(
     if second.outputs > tolerance / 1000 or second.layers > RELATIVE / 1000:
         raise VerificationError(
             f"the pruned network differs from the masked original by {first.outputs:.3g} "
-            f"(allowed: {tolerance:g}); the first layer to differ is "
+            f"(allowed: {tolerance:g}), a layer by {first.layers:.3g} of its largest value "
+            f"(allowed: {RELATIVE:g}); the first layer to differ is "
             f"{second.parting or 'none, only what follows the last one'}"
         )
     return first.outputs
