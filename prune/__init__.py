@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prune.common.dimensions import IMAGE
+from prune.common.lazy_names import lazy_names
 
 # OpenCV reads the header of an image and refuses more pixels than this before it decodes any; it
 # looks up its limit, 2^30, only once: when it is first imported.
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from prune.errors import WithinBudgetError as WithinBudgetError
     from prune.errors import WriteError as WriteError
 
+# Module -> the public names that it defines; it is imported once one of them is used.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "prune.api": (
+    "api": (
         "Graph",
         "count",
         "cut",
@@ -62,15 +63,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "trace",
         "verify",
     ),
-    "prune.core.cost.macs": ("Cost",),
-    "prune.core.importance.criteria": ("Criterion",),
-    "prune.core.plan": (
+    "core.cost.macs": ("Cost",),
+    "core.importance.criteria": ("Criterion",),
+    "core.plan": (
         "Cut",
         "Plan",
     ),
-    "prune.core.trace.groups": ("Group",),
-    "prune.detector": ("Detector",),
-    "prune.errors": (
+    "core.trace.groups": ("Group",),
+    "detector": ("Detector",),
+    "errors": (
         "CfgError",
         "CheckpointError",
         "DataError",
@@ -92,12 +93,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    """Import torch only once one of the public names is used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'prune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # so that mypy does not take every name for one of the package's
+    __getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

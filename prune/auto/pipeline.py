@@ -27,6 +27,7 @@ from prune.checkpoint import Checkpoint
 from prune.checkpoint.convert import Reading, open_weights
 from prune.checkpoint.reading import as_our_file, note_reading, reading_of
 from prune.common import device, lock, run_dir
+from prune.common.choices import LATENCY_RUNTIMES
 from prune.common.files import write_text
 from prune.common.inputs import is_dir, naming, resolved
 from prune.common.notes import Report, silent
@@ -137,7 +138,7 @@ def auto(
 def resume(
     folder: Path,
     *,
-    read_training: Callable[[Sequence[str]], TrainConfig] = lambda _: TrainConfig(),
+    read_training: Callable[[Sequence[str]], TrainConfig],
     report: Report = silent,
     isolate: Isolate | None = None,
 ) -> AutoResult:
@@ -332,7 +333,7 @@ def _bench(run: AutoRun) -> Facts:
     asked = run.request
     named = [run.journal.stages[stage].get("file") for stage in ("dense", "export", "quantize")]
     files = tuple(Path(str(file)) for file in named if file)
-    others = [name for name in ("onnxruntime", "openvino") if name in installed()]
+    others = [name for name in LATENCY_RUNTIMES if name in installed()]
     config = BenchConfig(
         files=files,
         data=asked.data,
